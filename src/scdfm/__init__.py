@@ -1,0 +1,1 @@
+"""scdfm predicts how populations of cells answer perturbations nobody has measured."""

@@ -1,0 +1,295 @@
+"""Every option of scdfm, in one schema for Python, TOML and the command line.
+
+Unknown keys are refused, values are checked, and the three presets (`default`, `paper`, `tiny`) stand at the
+end. Letters as in the documentation: G panel genes, T genes of one step, B cells of a batch, C conditions.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from scdfm.errors import ConfigError
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Cells = Literal["training", "all"]
+
+
+class Section(BaseModel):
+    """A frozen group of options that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PanelConfig(Section):
+    """Which genes are modelled."""
+
+    n_genes: Count = 2000
+    """Highly variable genes; every measured target is added to them."""
+    flavor: Literal["seurat", "cell_ranger"] = "seurat"
+    """scanpy's ranking of variable genes (on log1p values)."""
+    cells: Cells = "training"
+    """Cells that choose the genes. `all` is the published leak: test cells take part."""
+
+
+class GraphConfig(Section):
+    """The co-expression graph that masks the gene encoder's attention."""
+
+    enabled: bool = True
+    """Off: every gene attends to every gene."""
+    k: Count = 30
+    """Neighbours kept per gene, by |Pearson r|."""
+    negative_edges: bool = True
+    """Off: only positive correlations count."""
+    faithful: bool = False
+    """On: the official code's two quirks (a second log1p; edges ranked before negative ones are dropped)."""
+
+
+class ModelConfig(Section):
+    """The velocity field."""
+
+    backbone: Literal["differential_perceiver", "differential_transformer", "perceiver"] = "differential_perceiver"
+    attention: Literal["differential", "softmax"] = "differential"
+    """`softmax` keeps only the first map of each differential attention (the ablation)."""
+    perturbation: Literal["genes", "drugs"] = "genes"
+    """`genes`: the gene encoder speaks for targets; `drugs`: a learned table."""
+    width: Count = 128
+    heads: Count = 4
+    """Heads of the blocks; width must be a multiple."""
+    gene_heads: Count = 8
+    """Heads of the gene encoder; width must be a multiple."""
+    layers: Count = 3
+    dropout: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _divisible(self) -> ModelConfig:
+        for name in ("heads", "gene_heads"):
+            if self.width % getattr(self, name):
+                raise ValueError(f"width {self.width} is not a multiple of {name} {getattr(self, name)}")
+        if self.backbone == "perceiver" and self.attention == "softmax":
+            raise ValueError("attention 'softmax' has no effect on backbone 'perceiver', which has no differential map")
+        return self
+
+
+class FlowConfig(Section):
+    """The probability path and what a step sees."""
+
+    source: Literal["gaussian", "poisson"] = "gaussian"
+    """Distribution of x₀: N(0, I), or Poisson counts with the training cells' mean per gene, log1p."""
+    time: Literal["uniform", "stratified"] = "stratified"
+    """`stratified` draws one t in each of B equal pieces of [0, 1]: the same law with less variance."""
+    genes_per_step: Count | None = 512
+    """T: genes drawn at random from the panel for each step; none or T ≥ G takes the whole panel."""
+
+
+class MMDConfig(Section):
+    """The MMD term that aligns the generated with the real population, within one condition."""
+
+    weight: Annotated[float, Field(ge=0)] = 0.5
+    """γ of L = L_CFM + γ·MMD²; 0 switches it off."""
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.5, 1.0, 2.0, 4.0)
+    """σ² = scale · median squared distance of the target cells, one Gaussian kernel each."""
+    bandwidths: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    """σ of each kernel, given instead of `scales` · median."""
+
+
+class TrainingConfig(Section):
+    """The optimisation."""
+
+    max_steps: Count = 10_000
+    conditions_per_batch: Count = 4
+    cells_per_condition: Annotated[int, Field(ge=2)] = 24
+    sampling: Literal["condition", "cell"] = "condition"
+    """Conditions are drawn uniformly, or by their number of cells."""
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    learning_rate: Positive = 1e-3
+    min_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
+    """Where the cosine ends."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 200
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Largest norm of the gradient; 0 switches clipping off."""
+    ema_decay: Fraction = 0.999
+    """Decay of the averaged weights that validate and predict; 0 uses the raw weights."""
+    validate_every: Count = 500
+    """Steps between validations; each also saves the checkpoint `last`."""
+    validation_cells: Annotated[int, Field(ge=2)] = 64
+    """Cells generated for each validation condition."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Stop after this many validations without a better one; 0 never stops early."""
+    precision: Literal["32", "bf16"] = "32"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: Count | Literal["auto"] = 1
+    logger: Literal["csv", "tensorboard", "wandb"] = "csv"
+    """The CSV log is always written; the other two need their extras."""
+    keep_controls: Annotated[int, Field(ge=0)] = 2000
+    """Control cells stored in the run folder, so that it predicts alone; 0 stores none."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TrainingConfig:
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(f"min_learning_rate {self.min_learning_rate} exceeds learning_rate {self.learning_rate}")
+        if self.weight_decay and self.optimizer == "adam":
+            raise ValueError("weight_decay has no effect on optimizer 'adam'; set it to 0 or choose 'adamw'")
+        return self
+
+
+class SamplingConfig(Section):
+    """How populations are generated."""
+
+    cells: Count = 128
+    """Cells per condition unless asked otherwise."""
+    solver: Literal["euler", "midpoint", "rk4", "dopri5"] = "midpoint"
+    """`rk4` is the 3/8 rule. `dopri5` chooses its own steps and takes `tolerance` instead of `steps`."""
+    steps: Count = 20
+    tolerance: Positive = 1e-4
+    genes: Literal["chunks", "joint"] = "chunks"
+    """`chunks` solves random sets of T genes, the law of training; `joint` solves the panel at once (published)."""
+    clamp: bool = True
+    """Cut negative expression to 0 at t = 1."""
+    dropout: bool = False
+    """The official code leaves dropout on while sampling."""
+
+
+class SplitConfig(Section):
+    """Which conditions are kept for the test, and which of the rest for validation."""
+
+    kind: Literal["additive", "holdout", "combinations", "column", "file"] = "additive"
+    fold: Annotated[int, Field(ge=0)] = 0
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of doubles (additive, combinations) kept for the test."""
+    held_out_targets: Count = 12
+    """Targets whose single and doubles are the test of `holdout`."""
+    validation_fraction: Fraction = 0.1
+    """Share of the training conditions that validate; at least one unless 0. Never taken from the test."""
+    column: str | None = None
+    """Column of obs for `column`, with values train, validation and test."""
+    path: Path | None = None
+    """TOML file for `file`, with lists `test`, `validation` and `train`."""
+
+    @model_validator(mode="after")
+    def _sources(self) -> SplitConfig:
+        for kind, name in (("column", "column"), ("file", "path")):
+            if (self.kind == kind) != (getattr(self, name) is not None):
+                raise ValueError(f"split.{name} goes with split.kind = '{kind}', and only with it")
+        return self
+
+
+class Config(Section):
+    """All options of a fit; `Config.preset(name)` and `Config.load(path)` are the usual ways to one."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    panel: PanelConfig = PanelConfig()
+    graph: GraphConfig = GraphConfig()
+    model: ModelConfig = ModelConfig()
+    flow: FlowConfig = FlowConfig()
+    mmd: MMDConfig = MMDConfig()
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    split: SplitConfig = SplitConfig()
+
+    @classmethod
+    def preset(cls, name: str) -> Config:
+        """The preset called `name`: default, paper or tiny."""
+        if name not in PRESETS:
+            raise ConfigError(f"preset '{name}': expected one of {', '.join(PRESETS)}")
+        return cls.model_validate(PRESETS[name])
+
+    @classmethod
+    def load(cls, path: str | Path, base: Config | None = None) -> Config:
+        """The options of a TOML file, over `base` (the preset `default` when none is given)."""
+        try:
+            with Path(path).open("rb") as handle:
+                values = tomllib.load(handle)
+        except OSError as error:
+            raise ConfigError(f"config file {path} cannot be read ({error.strerror}); check the path") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"config file {path} is not TOML: {error}") from error
+        return (base or cls.preset("default")).updated(values, where=f"config file {path}")
+
+    def updated(self, values: Mapping[str, Any], where: str = "config") -> Config:
+        """This config with nested `values` put over it, checked as a whole."""
+        return validated(_merged(self.model_dump(), values), where)
+
+    def with_settings(self, settings: list[str]) -> Config:
+        """This config with `section.key=value` texts put over it; values are read as TOML, else as text."""
+        values: dict[str, Any] = {}
+        for setting in settings:
+            key, sign, text = setting.partition("=")
+            if not sign or not key.strip():
+                raise ConfigError(f"--set {setting}: expected section.key=value, e.g. training.max_steps=500")
+            try:
+                value = tomllib.loads(f"value = {text}")["value"]
+            except tomllib.TOMLDecodeError:
+                value = text.strip()
+            *parents, leaf = key.strip().split(".")
+            inner = values
+            for parent in parents:
+                inner = inner.setdefault(parent, {})
+            inner[leaf] = None if value == "none" else value
+        return self.updated(values, where="--set")
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def validated(values: Mapping[str, Any], where: str = "config") -> Config:
+    """A Config of nested `values`; ConfigError names the key, what was expected and what was found."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(_complaint(item) for item in error.errors())) from error
+
+
+def _complaint(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"unknown key '{key}'; known here: {', '.join(_known_keys(item['loc'][:-1]))}"
+    found = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
+    return f"{key or 'config'}: {item['msg'].removeprefix('Value error, ')}{found}"
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    section: Any = Config
+    for part in location:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)
+
+
+# The published settings (their sources: docs/differences.md). Test cells still never choose checkpoints.
+PAPER: dict[str, Any] = {
+    "panel": {"n_genes": 5000, "cells": "all"},
+    "graph": {"k": 30, "faithful": True},
+    "model": {"width": 512, "heads": 8, "layers": 4, "dropout": 0.1},
+    "flow": {"time": "uniform", "genes_per_step": 1000},
+    "mmd": {"weight": 0.5},
+    "training": {
+        "max_steps": 100_000, "conditions_per_batch": 1, "cells_per_condition": 96, "optimizer": "adam",
+        "learning_rate": 5e-5, "min_learning_rate": 1e-6, "warmup_steps": 0, "weight_decay": 0.0,
+        "clip_norm": 0.0, "ema_decay": 0.0, "validate_every": 5000,
+    },
+    "sampling": {"cells": 128, "solver": "rk4", "steps": 19, "genes": "joint", "dropout": True},
+    "split": {"validation_fraction": 0.0},
+}  # fmt: skip
+
+TINY: dict[str, Any] = {
+    "panel": {"n_genes": 200},
+    "graph": {"k": 10},
+    "model": {"width": 64, "heads": 4, "layers": 2, "dropout": 0.0},
+    "flow": {"genes_per_step": 256},
+    "training": {"max_steps": 1500, "warmup_steps": 100, "learning_rate": 2e-3, "ema_decay": 0.99, "validate_every": 300},
+    "sampling": {"steps": 10},
+}
+
+PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER, "tiny": TINY}

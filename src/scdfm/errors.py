@@ -1,0 +1,25 @@
+"""One small tree of errors: every message names the label, what was expected, what was found, the remedy."""
+
+
+class ScdfmError(Exception):
+    """Anything scdfm tells its user. The command line prints it as one line and exits with code 2."""
+
+
+class DataError(ScdfmError, ValueError):
+    """A file, table, column, label or value that cannot be used as it is."""
+
+
+class ConditionError(DataError):
+    """A condition or target that is unknown, malformed or asked for in vain."""
+
+
+class ConfigError(ScdfmError, ValueError):
+    """An option that does not exist or has a value that cannot be."""
+
+
+class RunError(ScdfmError):
+    """A run folder that is incomplete, of another version, or does not fit what is asked of it."""
+
+
+class TrainingError(ScdfmError, RuntimeError):
+    """A fit that cannot go on."""

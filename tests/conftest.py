@@ -1,0 +1,24 @@
+"""Fixtures of every test: the public data folder, and shapes checked while testing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# Shapes in signatures are promises; beartype holds the code to them during tests.
+install_import_hook(["scdfm.model", "scdfm.flow"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of public data and golden files beside the checkout; without it the test is skipped (CI: fails)."""
+    if not (SHARED / "golden").is_dir():
+        if os.environ.get("CI"):
+            pytest.fail(f"real-data tests would be skipped: {SHARED} is missing")
+        pytest.skip(f"needs public data files in {SHARED}")
+    return SHARED
