@@ -1,1 +1,84 @@
-"""scdfm predicts how populations of cells answer perturbations nobody has measured."""
+"""scdfm predicts how populations of cells answer perturbations nobody has measured.
+
+    cells = scdfm.read_cells("screen.h5ad", perturbation_key="perturbation", control="control")
+    split = scdfm.additive_split(cells.conditions, fold=0)
+    run = scdfm.fit(cells, split, scdfm.Config.preset("default"), out="run")
+    predicted = run.predict(["A+B"], n_cells=200, seed=0)
+    table = scdfm.evaluate(predicted, "screen.h5ad", training=run)
+
+Names are imported when they are first used, so that `import scdfm` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scdfm.config import Config
+    from scdfm.data import (
+        CellTable,
+        Split,
+        additive_split,
+        column_split,
+        combinations_split,
+        file_split,
+        holdout_split,
+        make_split,
+        read_cells,
+        simulate,
+    )
+    from scdfm.errors import ScdfmError
+    from scdfm.evaluation import evaluate, summarise
+    from scdfm.run import Run
+    from scdfm.training import fit
+
+_HOMES = {
+    "Config": "scdfm.config",
+    "CellTable": "scdfm.data",
+    "Split": "scdfm.data",
+    "additive_split": "scdfm.data",
+    "column_split": "scdfm.data",
+    "combinations_split": "scdfm.data",
+    "file_split": "scdfm.data",
+    "holdout_split": "scdfm.data",
+    "make_split": "scdfm.data",
+    "read_cells": "scdfm.data",
+    "simulate": "scdfm.data",
+    "ScdfmError": "scdfm.errors",
+    "evaluate": "scdfm.evaluation",
+    "summarise": "scdfm.evaluation",
+    "Run": "scdfm.run",
+    "fit": "scdfm.training",
+}
+
+__all__ = [
+    "CellTable",
+    "Config",
+    "Run",
+    "ScdfmError",
+    "Split",
+    "additive_split",
+    "column_split",
+    "combinations_split",
+    "evaluate",
+    "file_split",
+    "fit",
+    "holdout_split",
+    "make_split",
+    "read_cells",
+    "simulate",
+    "summarise",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("scdfm")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'scdfm' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

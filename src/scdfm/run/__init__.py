@@ -1,0 +1,5 @@
+"""The run folder: a trained model with its provenance, and the populations it predicts."""
+
+from scdfm.run.folder import Run
+
+__all__ = ["Run"]

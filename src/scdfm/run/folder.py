@@ -1,0 +1,208 @@
+"""A run: the folder a fit leaves behind, and the model it holds.
+
+    manifest.json         config, vocabulary, panel, split, scale, versions, seed
+    weights.safetensors   the weights that predict
+    graph.safetensors     edges of the co-expression graph over the vocabulary
+    means.csv             mean log1p expression of control and of each training and validation condition
+    controls.h5ad         control cells, so that the run predicts alone (unless training.keep_controls is 0)
+    log.csv               the training curves
+    checkpoints/          last and best, for --resume
+Nothing in it is unpickled.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from scdfm.config import Config
+from scdfm.data import CellTable, Split, Vocabulary, read_cells
+from scdfm.errors import RunError
+from scdfm.files import written_whole
+from scdfm.model import VelocityField
+from scdfm.run.manifest import Manifest
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+WEIGHTS, GRAPH, MEANS, CONTROLS, LOG = "weights.safetensors", "graph.safetensors", "means.csv", "controls.h5ad", "log.csv"
+
+
+class Run:
+    """A trained model with its provenance, read from a run folder by `Run.load(path)`."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def load(cls, path: str | Path) -> Run:
+        """Open the run folder `path`; RunError when it is incomplete, damaged or of a newer version."""
+        path = Path(path)
+        if not path.is_dir():
+            raise RunError(f"run folder {path} does not exist; give the --out folder of a fit")
+        manifest = Manifest.load(path)
+        if not manifest.digests:
+            raise RunError(f"run {path} is not finished; continue it with fit --resume")
+        for name, digest in manifest.digests.items():
+            if name not in (WEIGHTS, GRAPH, MEANS, CONTROLS):
+                raise RunError(f"run {path}: the manifest names an unknown file '{name}'; restore it or fit again")
+            if not (path / name).is_file():
+                raise RunError(f"run {path} is incomplete: {name} is missing; restore it or fit again")
+            if file_digest(path / name) != digest:
+                raise RunError(f"run {path}: {name} is not the file of this run (digest differs); restore it or fit again")
+        return cls(path, manifest)
+
+    @property
+    def config(self) -> Config:
+        """Every option of the fit."""
+        return self.manifest.config
+
+    @property
+    def genes(self) -> list[str]:
+        """Names of the G modelled genes, the columns of every prediction."""
+        return self.manifest.panel
+
+    @functools.cached_property
+    def split(self) -> Split:
+        """The conditions trained on, validated on, and kept for the test."""
+        return Split.from_dict(self.manifest.split)
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Tokens of genes and targets."""
+        return Vocabulary(tuple(self.manifest.vocabulary))
+
+    @functools.cached_property
+    def means(self) -> pd.DataFrame:
+        """Mean log1p expression, condition × G, of control, training and validation conditions; never of test ones."""
+        return read_means(self.path / MEANS)
+
+    @functools.cached_property
+    def rates(self) -> torch.Tensor:
+        """[G] rates of the Poisson source."""
+        return source_rates(self.means)
+
+    @property
+    def log(self) -> pd.DataFrame:
+        """Training curves: one row for each logged step."""
+        return pd.read_csv(self.path / LOG) if (self.path / LOG).is_file() else pd.DataFrame()
+
+    @functools.cached_property
+    def field(self) -> VelocityField:
+        """The velocity field with the weights kept, in evaluation mode."""
+        enabled = self.config.graph.enabled
+        graph = read_graph(self.path / GRAPH, len(self.vocabulary.tokens)) if enabled else None
+        field = build_field(self.config, self.vocabulary, graph)
+        weights = read_tensors(self.path / WEIGHTS)
+        try:
+            field.load_state_dict(weights)
+        except RuntimeError as error:
+            raise RunError(f"run {self.path}: {WEIGHTS} does not fit the manifest's model; restore it or fit again") from error
+        return field.eval()
+
+    @functools.cached_property
+    def controls(self) -> CellTable:
+        """The control cells stored with the run, on the panel's genes."""
+        if CONTROLS not in self.manifest.digests:
+            raise RunError(f"run {self.path} stores no control cells; give some with --controls (controls=...)")
+        return read_cells(self.path / CONTROLS, self.manifest.perturbation_key, control="control")
+
+    def predict(
+        self,
+        conditions: Sequence[str] | None = None,
+        controls: CellTable | AnnData | str | Path | None = None,
+        n_cells: int | None = None,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> AnnData:
+        """Generate a population for each of `conditions` (None: the test conditions of the run's split).
+
+        Returns AnnData of the panel's genes in log1p at the run's scale; see `scdfm.run.predict.predict`.
+        """
+        from scdfm.run.predict import predict
+
+        return predict(self, conditions, controls, n_cells=n_cells, seed=seed, progress=progress)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {len(self.genes)} genes, {len(self.split.train)} training conditions)"
+
+
+def build_field(config: Config, vocabulary: Vocabulary, graph: torch.Tensor | None) -> VelocityField:
+    """A velocity field of `config` over `vocabulary`; weights from the config's seed, global generator untouched."""
+    from scdfm.seeds import derive
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(config.seed, "weights"))
+        return VelocityField(config.model, graph, len(vocabulary.tokens))
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write named tensors as safetensors, whole or not at all."""
+    with written_whole(path) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Named tensors of a safetensors file."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} cannot be read as safetensors ({error}); restore it or fit again") from error
+
+
+def write_graph(path: Path, graph: np.ndarray) -> None:
+    """Store a graph bool [V, V] (True = may attend) as its edges, int32 [2, E]."""
+    write_tensors(path, {"edges": torch.from_numpy(np.stack(np.nonzero(graph)).astype(np.int32))})
+
+
+def read_graph(path: Path, n_tokens: int) -> torch.Tensor:
+    """The graph bool [V, V] of `write_graph`."""
+    edges = read_tensors(path)["edges"].long()
+    graph = torch.zeros(n_tokens, n_tokens, dtype=torch.bool)
+    graph[edges[0], edges[1]] = True
+    return graph
+
+
+def read_means(path: Path) -> pd.DataFrame:
+    """The means of `write_table`, names kept as text."""
+    table = pd.read_csv(path, index_col=0, float_precision="round_trip", keep_default_na=False)
+    table.index = table.index.astype(str)
+    return table
+
+
+def source_rates(means: pd.DataFrame) -> torch.Tensor:
+    """[G] expected counts per gene of the Poisson source: the training conditions' average, off the log scale."""
+    return torch.from_numpy(np.expm1(means.to_numpy(np.float64).mean(0)).astype(np.float32))
+
+
+def write_cells(path: Path, cells: CellTable, rows: np.ndarray, columns: np.ndarray) -> None:
+    """Store some cells on the panel's genes as .h5ad, whole or not at all."""
+    import anndata as ad
+
+    obs = pd.DataFrame({cells.perturbation_key: cells.obs[cells.perturbation_key].iloc[rows].astype(str)})
+    genes = pd.Index([cells.genes[j] for j in columns], name="gene")
+    adata = ad.AnnData(cells.X[rows][:, columns], obs=obs, var=pd.DataFrame(index=genes))
+    with written_whole(path) as temporary:
+        adata.write_h5ad(temporary, compression="gzip")
+
+
+def write_table(path: Path, table: pd.DataFrame, **options: Any) -> None:
+    """Write a table as CSV with every digit, whole or not at all."""
+    with written_whole(path) as temporary:
+        table.to_csv(temporary, **options)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,152 @@
+"""Whole predicted populations: a run, control cells and condition names in; cells with gene names out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from tqdm.auto import tqdm
+
+from scdfm.data import CONTROL, CellTable, canonical, read_cells, targets
+from scdfm.errors import ConditionError, DataError
+from scdfm.flow import generate
+from scdfm.seeds import numpy_rng, torch_rng
+
+if TYPE_CHECKING:
+    from scdfm.run.folder import Run
+
+
+def predict(
+    run: Run,
+    conditions: Sequence[str] | None = None,
+    controls: CellTable | ad.AnnData | str | Path | None = None,
+    *,
+    n_cells: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> ad.AnnData:
+    """Generate `n_cells` cells for each condition, each conditioned on one control cell.
+
+    conditions: names such as "A+B" in any order; None predicts the test conditions of the run's split.
+    controls: control cells (log1p, at the run's scale); None takes those stored with the run. Other
+        conditions in the table are ignored.
+    n_cells: cells per condition; None takes `sampling.cells` of the run's config.
+    seed: each condition draws from streams of its own, so a population does not depend on what else is asked.
+
+    Returns AnnData [conditions · n_cells, G] of log1p expression; obs holds the condition under the run's
+    perturbation key and `source_control`, the name of the control cell; uns["scdfm"] the provenance.
+    Raises ConditionError for an unknown target, DataError for controls that do not fit the run.
+    """
+    n_cells = run.config.sampling.cells if n_cells is None else n_cells
+    if n_cells < 1:
+        raise DataError(f"cells per condition: expected at least 1, found {n_cells}")
+    names = _condition_names(run, conditions)
+    table = run.controls if controls is None else _control_table(run, controls)
+    expression, cell_names = _on_panel(run, table)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    field = run.field.to(device)
+    blocks, sources = [], []
+    for name in tqdm(names, desc="predict", unit="condition", disable=not progress):
+        rows = _draw(len(cell_names), n_cells, numpy_rng(seed, "controls", name))
+        control = torch.from_numpy(expression[rows].toarray()).to(device)
+        blocks.append(sp.csr_matrix(_population(run, field, name, control, seed)))
+        sources += [cell_names[row] for row in rows]
+    return _as_adata(run, names, n_cells, sp.vstack(blocks, format="csr"), sources, seed, controls is None)
+
+
+def _condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
+    if conditions is None:
+        conditions = run.split.test
+    if isinstance(conditions, str):
+        conditions = [conditions]
+    names = list(dict.fromkeys(canonical(name, run.manifest.control) for name in conditions))
+    if not names:
+        raise ConditionError("no condition to predict: give at least one name, e.g. 'A' or 'A+B'")
+    if CONTROL in names:
+        raise ConditionError("condition 'control': nothing to predict; ask for perturbed conditions only")
+    run.vocabulary.encode(names, run.manifest.slots)  # refuses unknown targets before any work is done
+    for name in names if run.config.model.perturbation == "drugs" else ():
+        unseen = sorted(set(targets(name)) - set(run.manifest.targets))
+        if unseen:
+            raise ConditionError(
+                f"condition '{name}': nothing is known of '{unseen[0]}', which was in no training condition; "
+                "a learned table predicts only what it was trained on"
+            )
+    return names
+
+
+def _control_table(run: Run, controls: CellTable | ad.AnnData | str | Path) -> CellTable:
+    """The control cells of `controls`, read at the run's scale."""
+    if not isinstance(controls, CellTable):
+        scale = run.manifest.scale
+        target_sum = scale["target_sum"] if scale["declared"] == "counts" else None
+        controls = read_cells(
+            controls, run.manifest.perturbation_key, run.manifest.control, target_sum=target_sum, layer=scale["layer"]
+        )
+    return controls.select([CONTROL])
+
+
+def _on_panel(run: Run, table: CellTable) -> tuple[sp.csr_matrix, list[str]]:
+    """Control expression [n, G] in the panel's order, and the cells' names."""
+    column = {gene: j for j, gene in enumerate(table.genes)}
+    missing = [gene for gene in run.genes if gene not in column]
+    if missing:
+        raise DataError(
+            f"controls: {len(missing)} of the run's {len(run.genes)} genes are missing (first: {', '.join(missing[:3])}); "
+            "give control cells measured on the genes of the training data"
+        )
+    columns = [column[gene] for gene in run.genes]
+    return table.X.tocsc()[:, columns].tocsr(), list(map(str, table.obs.index))
+
+
+def _draw(n_controls: int, n_cells: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows of control cells: without replacement as far as they go."""
+    rounds = [rng.permutation(n_controls) for _ in range(-(-n_cells // n_controls))]
+    return np.concatenate(rounds)[:n_cells]
+
+
+def _population(run: Run, field: Any, name: str, control: torch.Tensor, seed: int) -> np.ndarray:
+    """One predicted population [M, G]."""
+    sampling = run.config.sampling
+    perturbation = torch.from_numpy(run.vocabulary.encode([name], run.manifest.slots)).to(control.device)
+    condition = torch.zeros(len(control), dtype=torch.long, device=control.device)
+    genes = torch.from_numpy(run.vocabulary.gene_ids(run.genes)).to(control.device)
+    flow = run.config.flow
+    cells = generate(
+        field, control=control, perturbation=perturbation, condition=condition, genes=genes, sampling=sampling,
+        genes_per_step=flow.genes_per_step, rng=torch_rng(seed, "noise", name), source=flow.source, rates=run.rates,
+    )  # fmt: skip
+    return cells.float().cpu().numpy()
+
+
+def _as_adata(
+    run: Run, names: list[str], n_cells: int, cells: sp.csr_matrix, sources: list[str], seed: int, stored: bool
+) -> ad.AnnData:
+    labels = np.repeat(names, n_cells)
+    index = [f"{name}_{i}" for name in names for i in range(n_cells)]
+    obs = pd.DataFrame(
+        {run.manifest.perturbation_key: pd.Categorical(labels, categories=names), "source_control": sources},
+        index=pd.Index(index, name="cell"),
+    )
+    adata = ad.AnnData(cells, obs=obs, var=pd.DataFrame(index=pd.Index(run.genes, name="gene")))
+    adata.uns["scdfm"] = {
+        "version": run.manifest.versions["scdfm"],
+        "weights": run.manifest.digests["weights.safetensors"],
+        "data": run.manifest.data["digest"],
+        "split": run.split.digest,
+        "scale": {key: value for key, value in run.manifest.scale.items() if value is not None},
+        "seed": seed,
+        "sampling": run.config.sampling.model_dump_json(),
+        "config": hashlib.sha256(run.config.model_dump_json().encode()).hexdigest(),
+        "controls": "stored with the run" if stored else "given",
+        "cells_per_condition": n_cells,
+        "extrapolated": [name for name in names if not set(targets(name)) <= set(run.manifest.targets)],
+    }
+    return adata

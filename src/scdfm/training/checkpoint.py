@@ -1,0 +1,73 @@
+"""Lightning's checkpoints as safetensors: tensors as they are, everything else as JSON in the header. No pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from scdfm.errors import RunError
+from scdfm.files import written_whole
+
+
+class SafetensorsIO(CheckpointIO):
+    """Saves and loads a checkpoint dictionary whole or not at all."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write `checkpoint` to `path`."""
+        tensors: dict[str, torch.Tensor] = {}
+        tree = _flatten(checkpoint, tensors)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as temporary:
+            save_file(tensors, temporary, metadata={"tree": json.dumps(tree)})
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read the checkpoint at `path`; RunError when it is damaged."""
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete the checkpoint at `path`, if it is there."""
+        Path(path).unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The checkpoint dictionary written by SafetensorsIO."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            tree = json.loads(handle.metadata()["tree"])
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        checkpoint: dict[str, Any] = _unflatten(tree, tensors)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"checkpoint {path} cannot be read ({error}); remove it to resume from an older one") from error
+    return checkpoint
+
+
+def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """JSON of `value`, its tensors moved to `tensors`; keys that are no text become pairs."""
+    if isinstance(value, torch.Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous().clone()  # a copy: safetensors refuses shared memory
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"items": [[_flatten(key, tensors), _flatten(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return {type(value).__name__: [_flatten(item, tensors) for item in value]}
+    assert value is None or isinstance(value, bool | int | float | str), f"cannot save {type(value)} in a checkpoint"
+    return value
+
+
+def _unflatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, inner),) = value.items()
+    if kind == "tensor":
+        return tensors[inner]
+    if kind == "items":
+        return {_unflatten(key, tensors): _unflatten(item, tensors) for key, item in inner}
+    items = [_unflatten(item, tensors) for item in inner]
+    return items if kind == "list" else tuple(items)

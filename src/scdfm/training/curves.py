@@ -1,0 +1,60 @@
+"""The training curves as log.csv, part of the checkpoint: a resumed fit's log equals an undisturbed one's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+
+from scdfm.files import written_whole
+
+COLUMNS = ["step", "loss", "cfm", "mmd", "learning_rate", "val_l2", "val_pearson_delta"]
+
+
+class Curves(L.Callback):
+    """Keeps a row every `every` steps and one for each validation; writes the table at validations and at the end."""
+
+    def __init__(self, path: Path, every: int = 20) -> None:
+        self.path, self.every = path, every
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Add the losses of this step."""
+        step = trainer.global_step
+        if step % self.every == 0 or step == 1:
+            seen = trainer.callback_metrics
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            self._add({"step": step, "learning_rate": rate, **{k: float(seen[k]) for k in ("loss", "cfm", "mmd")}})
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Add the validation scores and write the table."""
+        if not trainer.sanity_checking:
+            scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val_")}
+            self._add({"step": trainer.global_step, **scores})
+            self._write(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Write the table."""
+        self._write(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": [dict(row) for row in self.rows]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the rows of a checkpoint."""
+        self.rows = state_dict["rows"]
+
+    def _add(self, values: dict[str, float]) -> None:
+        """One row for each step: values of a step already there join it."""
+        if self.rows and self.rows[-1]["step"] == values["step"]:
+            self.rows[-1].update(values)
+        else:
+            self.rows.append(values)
+
+    def _write(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero and self.rows:
+            with written_whole(self.path) as temporary:
+                pd.DataFrame(self.rows, columns=COLUMNS).to_csv(temporary, index=False)

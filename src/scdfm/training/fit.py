@@ -1,0 +1,282 @@
+"""From a table of cells to a run folder: panel, graph, means, then the loop."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from torch.utils.data import DataLoader
+
+from scdfm.config import Config, TrainingConfig
+from scdfm.data import (
+    CONTROL,
+    CellTable,
+    ConditionSampler,
+    GenePanel,
+    Split,
+    Vocabulary,
+    coexpression_graph,
+    make_split,
+    select_genes,
+    targets,
+    vocabulary_graph,
+)
+from scdfm.errors import RunError
+from scdfm.files import new_folder
+from scdfm.run import Run, folder
+from scdfm.run.manifest import FORMAT, Manifest, versions
+from scdfm.seeds import derive, numpy_rng
+from scdfm.training.averaging import AveragedWeights
+from scdfm.training.checkpoint import SafetensorsIO, read_checkpoint
+from scdfm.training.curves import Curves
+from scdfm.training.module import FlowModule
+from scdfm.training.steps import StepBatches, StepsFrom, ValidationConditions, unbatched
+
+CHECKPOINTS = "checkpoints"
+
+
+def fit(
+    cells: CellTable,
+    split: Split | None = None,
+    config: Config | None = None,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Train a velocity field on the training conditions of `split` and leave a run folder at `out`.
+
+    cells: log1p expression of control and perturbed cells (`read_cells`).
+    split: None makes the one that `config.split` describes.
+    config: None is the preset `default`.
+    resume: continue the fit that was interrupted in `out`; on CPU the weights are, bit for bit, those of an
+        uninterrupted one. A finished run is returned as it is; an empty `out` starts a new fit.
+
+    Test cells choose nothing: genes, graph, means and checkpoint come from training and validation conditions.
+    Raises DataError for cells or an output folder that cannot be used, RunError when `resume` meets another run.
+    """
+    config = config or Config.preset("default")
+    split = split or make_split(cells, config.split, seed=config.seed)
+    split.check(cells.conditions)
+    cells.require_cells((CONTROL, *split.train, *split.validation), at_least=2)
+    out = Path(out)
+    resuming = resume and (out / "manifest.json").is_file()
+    if not resuming:
+        new_folder(out)
+    manifest, panel, vocabulary = _prepare(cells, split, config)
+    if resuming:
+        _same_run(Manifest.load(out), manifest, out)
+        if Manifest.load(out).digests:
+            return Run.load(out)
+    else:
+        _write_inputs(cells, split, panel, vocabulary, config, out)
+        manifest.save(out)
+    data = StepData(cells, split, panel, vocabulary, config, manifest.slots, first_step=_step_reached(out))
+    _train(data, manifest, out, progress)
+    return Run.load(out)
+
+
+def _prepare(cells: CellTable, split: Split, config: Config) -> tuple[Manifest, GenePanel, Vocabulary]:
+    """Choose the genes, name the tokens, and say all of it in a manifest."""
+    panel = select_genes(cells, split, config.panel)
+    every_target = {target for condition in cells.conditions for target in targets(condition)}
+    vocabulary = Vocabulary.build(panel.genes, every_target)
+    sizes = [len(targets(condition)) for condition in (*split.train, *split.validation, *split.test)]
+    manifest = Manifest(
+        format=FORMAT,
+        seed=config.seed,
+        config=config,
+        vocabulary=list(vocabulary.tokens),
+        panel=list(panel.genes),
+        targets=sorted({target for condition in split.train for target in targets(condition)}),
+        slots=max(2, *sizes),  # two even for a screen of singles: the published form, which composes doubles
+        split=split.to_dict(),
+        scale=cells.scale.to_dict(),
+        perturbation_key=cells.perturbation_key,
+        control=cells.control,
+        data={
+            "path": None if cells.source is None else str(cells.source),
+            "digest": cells.digest(),
+            "n_cells": len(cells.codes),
+            "n_genes": len(cells.genes),
+        },
+        versions=versions(),
+    )
+    return manifest, panel, vocabulary
+
+
+def _write_inputs(
+    cells: CellTable, split: Split, panel: GenePanel, vocabulary: Vocabulary, config: Config, out: Path
+) -> None:
+    """Graph, means and control cells: what prediction and evaluation need of the training data."""
+    columns = cells.columns(panel.genes)
+    if config.graph.enabled:
+        training = np.concatenate([cells.rows(name) for name in (CONTROL, *split.train)])
+        graph = coexpression_graph(
+            cells.X[np.sort(training)][:, columns], k=config.graph.k,
+            negative_edges=config.graph.negative_edges, faithful=config.graph.faithful,
+        )  # fmt: skip
+        folder.write_graph(out / folder.GRAPH, vocabulary_graph(graph, panel.genes, vocabulary))
+    means = cells.means([CONTROL, *split.train, *split.validation])[list(panel.genes)]
+    folder.write_table(out / folder.MEANS, means)
+    if config.training.keep_controls:
+        rows = cells.rows(CONTROL)
+        kept = numpy_rng(config.seed, "kept controls").permutation(rows)[: config.training.keep_controls]
+        folder.write_cells(out / folder.CONTROLS, cells, np.sort(kept), columns)
+
+
+def _same_run(found: Manifest, expected: Manifest, out: Path) -> None:
+    """Refuse to resume a run of other options, data or conditions."""
+    differing = [
+        name
+        for name in ("config", "panel", "vocabulary", "split", "scale")
+        if getattr(found, name) != getattr(expected, name)
+    ] + (["data"] if found.data["digest"] != expected.data["digest"] else [])
+    if differing:
+        raise RunError(
+            f"--resume {out}: this run was started with other {' and '.join(differing)}; "
+            "repeat the options and data of its start, or choose another --out"
+        )
+
+
+def _step_reached(out: Path) -> int:
+    last = out / CHECKPOINTS / "last.safetensors"
+    return int(read_checkpoint(last)["global_step"]) if last.is_file() else 0
+
+
+class StepData(L.LightningDataModule):
+    """The batches of a fit, and its validation conditions."""
+
+    def __init__(
+        self, cells: CellTable, split: Split, panel: GenePanel, vocabulary: Vocabulary, config: Config, slots: int,
+        first_step: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        options = config.training
+        self.config, self.first_step = config, first_step
+        self.gene_ids = torch.from_numpy(vocabulary.gene_ids(panel.genes))
+        self.vocabulary = vocabulary
+        self.sampler = ConditionSampler(
+            cells, split, panel, numpy_rng(config.seed, "sampler"), vocabulary=vocabulary, slots=slots,
+            n_conditions=min(options.conditions_per_batch, len(split.train)), n_cells=options.cells_per_condition,
+            weights=options.sampling,
+        )  # fmt: skip
+        self.validation = ValidationConditions(
+            cells, panel, vocabulary, split.validation, slots, options.validation_cells, config.seed
+        )
+
+    def train_dataloader(self) -> DataLoader[object]:
+        """Steps still to take, each rank its own."""
+        assert self.trainer is not None
+        steps = StepBatches(self.sampler, self.config.seed, self.config.training.max_steps, self.trainer.global_rank)
+        return unbatched(steps, StepsFrom(self.first_step, len(steps)))
+
+    def val_dataloader(self) -> DataLoader[object]:
+        """One item for each validation condition."""
+        return unbatched(self.validation)
+
+
+def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> None:
+    """Run Lightning's loop and keep the weights of the best validation, or the last where none is validated."""
+    config = manifest.config
+    graph = folder.read_graph(out / folder.GRAPH, len(manifest.vocabulary)) if config.graph.enabled else None
+    field = folder.build_field(config, data.vocabulary, graph)
+    rates = folder.source_rates(folder.read_means(out / folder.MEANS))
+    module = FlowModule(field, config, data.gene_ids, rates)
+    trainer = _trainer(config.training, out, validated=len(data.validation) > 0, progress=progress)
+    last = out / CHECKPOINTS / "last.safetensors"
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        torch.manual_seed(derive(config.seed, "fit"))
+        # Batches come ready from memory: worker processes would only copy them.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+        trainer.fit(module, datamodule=data, ckpt_path=str(last) if data.first_step else None, weights_only=False)
+    if trainer.is_global_zero:
+        _finish(module, trainer, manifest, out)
+
+
+def _trainer(options: TrainingConfig, out: Path, validated: bool, progress: bool) -> L.Trainer:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # device tips are no news to the user
+    validate_every = min(options.validate_every, options.max_steps)
+    callbacks: list[Callback] = [AveragedWeights(options.ema_decay)] if options.ema_decay else []
+    callbacks += [Curves(out / folder.LOG), *_checkpoints(out, validate_every, validated)]
+    if options.patience and validated:
+        callbacks.append(EarlyStopping("val_l2", patience=options.patience, check_on_train_epoch_end=False))
+    if progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=10))
+    return L.Trainer(
+        max_steps=options.max_steps,
+        max_epochs=1,
+        val_check_interval=validate_every,
+        limit_val_batches=1.0 if validated else 0,
+        num_sanity_val_steps=0,
+        gradient_clip_val=options.clip_norm or None,
+        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+        accelerator=options.accelerator,
+        devices=options.devices,
+        logger=_logger(options.logger, out),
+        log_every_n_steps=20,
+        callbacks=callbacks,
+        plugins=[SafetensorsIO()],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=out,
+    )
+
+
+def _checkpoints(out: Path, every: int, validated: bool) -> list[Callback]:
+    """`last` every so many steps; `best` by the distance of the validation means."""
+    shared: dict[str, Any] = {"dirpath": out / CHECKPOINTS, "enable_version_counter": False}
+    callbacks: list[Callback] = [
+        ModelCheckpoint(filename="last", every_n_train_steps=every, save_on_train_epoch_end=False, **shared)
+    ]
+    if validated:
+        callbacks.append(ModelCheckpoint(filename="best", monitor="val_l2", save_on_train_epoch_end=False, **shared))
+    for callback in callbacks:
+        callback.FILE_EXTENSION = ".safetensors"  # type: ignore[attr-defined]
+    return callbacks
+
+
+def _logger(kind: str, out: Path) -> Any:
+    """The logger beside the CSV log, or none."""
+    if kind == "tensorboard":
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(out, name="tensorboard")
+    if kind == "wandb":
+        from lightning.pytorch.loggers import WandbLogger
+
+        return WandbLogger(project="scdfm", save_dir=out)
+    return False
+
+
+def _finish(module: FlowModule, trainer: L.Trainer, manifest: Manifest, out: Path) -> None:
+    """Write the weights kept, then the manifest that makes the run complete."""
+    best = out / CHECKPOINTS / "best.safetensors"
+    result: dict[str, float | int | None] = {"step": trainer.global_step}
+    state = {f"field.{name}": value for name, value in module.field.state_dict().items()}
+    if best.is_file():
+        checkpoint = read_checkpoint(best)
+        state = checkpoint["state_dict"]
+        result = {"step": checkpoint["global_step"], **_best_score(checkpoint)}
+    weights = {name.removeprefix("field."): value for name, value in state.items() if name.startswith("field.")}
+    folder.write_tensors(out / folder.WEIGHTS, weights)
+    names = [folder.WEIGHTS, folder.GRAPH, folder.MEANS, folder.CONTROLS]
+    digests = {name: folder.file_digest(out / name) for name in names if (out / name).is_file()}
+    manifest.model_copy(update={"result": result, "digests": digests}).save(out)
+
+
+def _best_score(checkpoint: dict[str, Any]) -> dict[str, float]:
+    """The validation score of the best checkpoint, from the state of the callback that chose it."""
+    for state in checkpoint["callbacks"].values():
+        if state.get("monitor") == "val_l2" and state.get("best_model_score") is not None:
+            return {"val_l2": float(state["best_model_score"])}
+    return {}

@@ -1,0 +1,107 @@
+"""The flow objective as a LightningModule: one step, one validation, one optimiser."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from scdfm.config import Config, TrainingConfig
+from scdfm.data import Batch
+from scdfm.errors import TrainingError
+from scdfm.flow import flow_loss, generate, interpolate, sample_source, sample_time
+from scdfm.model import VelocityField
+from scdfm.seeds import derive, torch_rng
+from scdfm.training.steps import ValidationBatch
+
+
+class FlowModule(L.LightningModule):
+    """Trains a velocity field by L = L_CFM + γ·MMD² (docs/method.md) and validates it by generating populations."""
+
+    def __init__(self, field: VelocityField, config: Config, gene_ids: Tensor, rates: Tensor) -> None:
+        super().__init__()
+        self.field = field
+        self.config = config
+        self.register_buffer("gene_ids", gene_ids, persistent=False)  # [G] token of each panel gene
+        self.register_buffer("rates", rates, persistent=False)  # [G] rates of the Poisson source
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one step; every draw comes from (seed, step, rank)."""
+        flow, seed, place = self.config.flow, self.config.seed, (self.global_step, self.global_rank)
+        torch.manual_seed(derive(seed, "dropout", *place))
+        rng = torch_rng(seed, "flow", *place)
+        target, control, genes, rates = self._draw_genes(batch, rng)
+        n_conditions = len(batch.perturbation)
+        t = sample_time(len(target), rng, stratified=flow.time == "stratified").to(target.device)
+        noise = sample_source(tuple(target.shape), rng, kind=flow.source, rates=rates).to(target.device)
+        x_t, _ = interpolate(noise, target, t)
+        predicted = self.field(
+            x_t=x_t, t=t, control=control, genes=genes, perturbation=batch.perturbation, condition=batch.condition
+        )
+        loss = flow_loss(predicted, x_t, t, noise, target, n_conditions, self.config.mmd)
+        if not torch.isfinite(loss.total):
+            raise TrainingError(
+                f"step {self.global_step}: the loss is {loss.total.item()}; lower training.learning_rate "
+                f"(now {self.config.training.learning_rate}) or set training.clip_norm, and --resume from the last checkpoint"
+            )
+        self.log_dict({"loss": loss.total.detach(), "cfm": loss.cfm.detach(), "mmd": loss.mmd.detach()}, prog_bar=True)
+        return loss.total
+
+    def _draw_genes(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """T of the G panel genes, drawn once for the batch: target, control, gene ids, source rates."""
+        n_genes, wanted = batch.target.shape[1], self.config.flow.genes_per_step
+        if wanted is None or wanted >= n_genes:
+            return batch.target, batch.control, self.gene_ids, self.rates
+        chosen = torch.randperm(n_genes, generator=rng)[:wanted].to(batch.target.device)
+        return batch.target[:, chosen], batch.control[:, chosen], self.gene_ids[chosen], self.rates[chosen]
+
+    def validation_step(self, batch: ValidationBatch, batch_idx: int) -> None:
+        """Generate one validation condition; log the distance of its mean and the correlation of its shift."""
+        config = self.config
+        cells = generate(
+            self.field, control=batch.control, perturbation=batch.perturbation,
+            condition=torch.zeros(len(batch.control), dtype=torch.long, device=batch.control.device),
+            genes=self.gene_ids, sampling=config.sampling, genes_per_step=config.flow.genes_per_step,
+            rng=torch_rng(config.seed, "validation noise", batch.name), source=config.flow.source, rates=self.rates,
+        )  # fmt: skip
+        mean = cells.mean(0)
+        shifts = torch.stack([mean - batch.control_mean, batch.target_mean - batch.control_mean])
+        scores = {"val_l2": torch.linalg.vector_norm(mean - batch.target_mean), "val_pearson_delta": torch.corrcoef(shifts)[0, 1]}
+        self.log_dict(scores, batch_size=1, prog_bar=True, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW or Adam, linear warm-up, cosine down to `min_learning_rate`, once per step."""
+        options = self.config.training
+        kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+        optimizer = kinds[options.optimizer](
+            parameter_groups(self.field, options.weight_decay), lr=options.learning_rate, foreach=True
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, options))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move the tensors of a batch; names stay."""
+        moved = {key: value.to(device, non_blocking=True) for key, value in vars(batch).items() if isinstance(value, Tensor)}
+        return type(batch)(**{**vars(batch), **moved})
+
+
+def learning_rate_factor(step: int, options: TrainingConfig) -> float:
+    """Learning rate at `step` as a share of `learning_rate`: linear warm-up, then a cosine to `min_learning_rate`."""
+    if step < options.warmup_steps:
+        return (step + 1) / options.warmup_steps
+    span = max(1, options.max_steps - options.warmup_steps)
+    done = min(1.0, (step - options.warmup_steps) / span)
+    floor = options.min_learning_rate / options.learning_rate
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def parameter_groups(field: VelocityField, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases, norms and λ vectors do not (decay would pull a norm's scale to zero)."""
+    parameters = list(field.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
