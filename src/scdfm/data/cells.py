@@ -1,0 +1,293 @@
+"""A screen in memory: log1p expression of single cells, sparse, with the condition of every cell."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import scipy.sparse as sp
+
+from scdfm.data.conditions import CONTROL, canonical, near
+from scdfm.data.source import Source, open_source
+from scdfm.data.values import Scale, TargetSum, checked_target_sum, to_csr, to_log1p
+from scdfm.errors import ConditionError, DataError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@dataclass(frozen=True, eq=False)
+class CellTable:
+    """Cells of a screen: N cells × A genes, K conditions with `control` first, the others sorted.
+
+    Treat it as read-only. `X` is CSR float32 [N, A], log1p of counts per `scale.target_sum`; `obs` has one row a
+    cell, with the canonical condition as a categorical in column `perturbation_key`; `codes` [N] are places in
+    `conditions`; `spelling` maps a condition to its label in the file.
+    """
+
+    X: sp.csr_matrix
+    genes: npt.NDArray[np.str_]
+    obs: pd.DataFrame
+    conditions: tuple[str, ...]
+    codes: npt.NDArray[np.int64]
+    scale: Scale
+    perturbation_key: str
+    spelling: dict[str, str]
+    source: Path | None = None
+
+    @property
+    def n(self) -> int:
+        """N, the number of cells."""
+        return len(self.codes)
+
+    def rows(self, condition: str) -> npt.NDArray[np.int64]:
+        """The rows of a condition's cells, ascending."""
+        place = self._place(condition)
+        return self._order[self._starts[place] : self._starts[place + 1]]
+
+    def n_cells(self, condition: str) -> int:
+        """The number of cells of a condition."""
+        return len(self.rows(condition))
+
+    def mean(self, condition: str) -> npt.NDArray[np.float64]:
+        """Mean log1p expression [A] of a condition's cells (its pseudobulk), accumulated in float64."""
+        return self.means([condition]).to_numpy()[0]
+
+    def means(self, conditions: Sequence[str] | None = None) -> pd.DataFrame:
+        """Mean log1p expression, conditions (default: all) × genes, accumulated in float64 in one pass."""
+        names = list(self.conditions if conditions is None else conditions)
+        rows = [self.rows(name) for name in names]
+        lengths = np.array([len(part) for part in rows], dtype=np.int64)
+        weights = sp.csr_matrix(
+            (
+                np.repeat(1.0 / np.maximum(lengths, 1), lengths),
+                np.concatenate([*rows, _NO_ROWS]),
+                _starts(lengths),
+            ),
+            shape=(len(names), self.n),
+        )
+        return pd.DataFrame((weights @ self.X).toarray(), index=pd.Index(names), columns=pd.Index(self.genes))
+
+    def select(self, conditions: Iterable[str]) -> CellTable:
+        """The cells of some conditions, in the order of this table."""
+        places = {self._place(condition) for condition in conditions}
+        return self.take(np.flatnonzero(np.isin(self.codes, sorted(places))))
+
+    def take(self, rows: npt.NDArray[np.int64] | Sequence[int]) -> CellTable:
+        """The cells of some rows, in the order given; conditions left without a cell go."""
+        rows = np.asarray(rows, dtype=np.int64)
+        kept, codes = np.unique(self.codes[rows], return_inverse=True)
+        conditions = tuple(self.conditions[place] for place in kept)
+        obs = self.obs.iloc[rows].copy()
+        obs[self.perturbation_key] = pd.Categorical.from_codes(codes, categories=list(conditions))
+        return replace(
+            self,
+            X=self.X[rows],
+            obs=obs,
+            conditions=conditions,
+            codes=codes.astype(np.int64),
+            spelling={name: self.spelling[name] for name in conditions},
+        )
+
+    def require_cells(self, conditions: Iterable[str], at_least: int = 2) -> None:
+        """Raise ConditionError unless each condition has `at_least` cells."""
+        for condition in conditions:
+            if (found := self.n_cells(condition)) < at_least:
+                raise ConditionError(
+                    f"condition '{condition}' has {found} cell{'s' * (found != 1)}, expected at least {at_least}; "
+                    "leave it out of the data, or read them with min_cells"
+                )
+
+    def to_adata(self) -> AnnData:
+        """The table as an AnnData: X, obs, and the genes as var_names."""
+        from anndata import AnnData
+
+        return AnnData(
+            X=self.X.copy(), obs=self.obs.copy(), var=pd.DataFrame(index=pd.Index(self.genes.astype(object)))
+        )
+
+    def digest(self) -> str:
+        """sha256 of values, genes, cell names and conditions: equal digests mean equal data."""
+        hasher = hashlib.sha256()
+        for array in (self.X.indptr.astype("<i8"), self.X.indices.astype("<i8"), self.X.data.astype("<f4")):
+            hasher.update(np.ascontiguousarray(array).tobytes())
+        for texts in (self.genes, self.obs.index, self.conditions):
+            hasher.update("\n".join(map(str, texts)).encode() + b"\0")
+        hasher.update(self.codes.astype("<i8").tobytes())
+        return hasher.hexdigest()
+
+    def _place(self, condition: str) -> int:
+        if condition not in self._places:
+            raise ConditionError(
+                f"condition '{condition}' is not measured; expected one of the {len(self.conditions)} conditions "
+                f"of the data{near(condition, self.conditions)}"
+            )
+        return self._places[condition]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.conditions)}
+
+    @cached_property
+    def _order(self) -> npt.NDArray[np.int64]:
+        return np.argsort(self.codes, kind="stable").astype(np.int64)
+
+    @cached_property
+    def _starts(self) -> npt.NDArray[np.int64]:
+        return _starts(np.bincount(self.codes, minlength=len(self.conditions)))
+
+
+_NO_ROWS = np.empty(0, dtype=np.int64)
+
+
+def _starts(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def read_cells(
+    path_or_adata: str | Path | AnnData,
+    perturbation_key: str = "perturbation",
+    control: str = "control",
+    target_sum: TargetSum = None,
+    layer: str | None = None,
+    subset: Mapping[str, str] | None = None,
+    min_cells: int = 1,
+) -> CellTable:
+    """Read a screen from `.h5ad`, `.zarr` or an AnnData; its matrix becomes CSR and is never densified whole.
+
+    perturbation_key: the obs column of condition labels, made canonical (`scdfm.data.conditions.canonical`).
+    control: the label of untreated cells.
+    target_sum: None declares the values log1p; a number or "median" declares them raw counts, which become
+        log1p(count · target_sum / total of the cell). Either declaration is checked.
+    layer: the layer to read instead of X.
+    subset: keep the cells with these values, column by column.
+    min_cells: conditions (control aside) with fewer cells are left out.
+
+    Repeated cell names get a suffix (`-1`, `-2`, ...), as anndata's obs_names_make_unique gives. Raises DataError
+    or ConditionError where the file, a column, a label or a value is not as expected.
+    """
+    target_sum = checked_target_sum(target_sum)
+    with open_source(path_or_adata) as source:
+        obs = source.obs
+        rows = _chosen_rows(obs, subset, source.name)
+        labels = _labels(obs, perturbation_key, rows, source.name)
+        names, spelling = _canonical_labels(labels, control, perturbation_key, source.name)
+        counts = names.value_counts()
+        rare = set(counts.index[counts < min_cells]) - {CONTROL}
+        if rare:
+            keep = ~names.isin(rare).to_numpy()
+            rows, names = rows[keep], names[keep]
+        genes = _genes(source)
+        cell_names = _unique(obs.index[rows].astype(str))
+        everything = len(rows) == len(obs)
+        where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
+        X = to_csr(source.matrix(layer), None if everything else rows, where)
+    X, scale = to_log1p(X, target_sum, cell_names, genes.tolist(), where)
+    conditions = (CONTROL, *sorted(set(names) - {CONTROL}))
+    codes = pd.Categorical(names, categories=list(conditions))
+    obs = obs.iloc[rows].copy()
+    obs.index = pd.Index(cell_names, dtype=object)
+    obs[perturbation_key] = codes
+    for column in obs.select_dtypes("category").columns.drop(perturbation_key, errors="ignore"):
+        obs[column] = obs[column].cat.remove_unused_categories()
+    return CellTable(
+        X=X,
+        genes=genes,
+        obs=obs,
+        conditions=conditions,
+        codes=codes.codes.astype(np.int64),
+        scale=scale,
+        perturbation_key=perturbation_key,
+        spelling={name: spelling[name] for name in conditions},
+        source=source.path,
+    )
+
+
+def _column(obs: pd.DataFrame, column: str, what: str, name: str) -> pd.Series:
+    if column not in obs.columns:
+        known = [str(other) for other in obs.columns]
+        raise DataError(
+            f"{name}: {what} '{column}' is not in obs; its columns are {', '.join(known) or 'none'}{near(column, known)}"
+        )
+    return obs[column]
+
+
+def _chosen_rows(obs: pd.DataFrame, subset: Mapping[str, str] | None, name: str) -> npt.NDArray[np.int64]:
+    chosen = np.ones(len(obs), dtype=bool)
+    for column, value in (subset or {}).items():
+        values = _column(obs, column, "subset column", name).astype(str).to_numpy()
+        if str(value) not in set(values):
+            known = sorted(set(values))
+            raise DataError(
+                f"{name}: subset {column}={value} matches no cell; values of '{column}' are "
+                f"{_listed(known)}{near(str(value), known)}"
+            )
+        chosen &= values == str(value)
+    if not len(obs):
+        raise DataError(f"{name} holds no cells; expected at least one control and one perturbed cell")
+    if not chosen.any():
+        raise DataError(f"{name}: no cell has all of the subset {dict(subset or {})}; ask for fewer columns")
+    return np.flatnonzero(chosen)
+
+
+def _labels(obs: pd.DataFrame, key: str, rows: npt.NDArray[np.int64], name: str) -> pd.Series:
+    labels = _column(obs, key, "perturbation column", name).iloc[rows]
+    missing = labels.isna().to_numpy()
+    if missing.any():
+        raise DataError(
+            f"{name}: {int(missing.sum())} cells have no label in obs column '{key}' (first: cell "
+            f"'{labels.index[missing][0]}'); expected one for each cell: remove these cells, or label them"
+        )
+    return labels.astype(str)
+
+
+def _canonical_labels(
+    labels: pd.Series, control: str, key: str, name: str
+) -> tuple[pd.Series, dict[str, str]]:
+    """Canonical names of all cells, and the spelling (the first in sorted order) of each."""
+    frequent = labels.value_counts()
+    renamed = {label: canonical(label, control) for label in sorted(frequent.index)}
+    if CONTROL not in renamed.values():
+        raise DataError(
+            f"{name}: no cell of obs column '{key}' is labelled '{control}', which control cells are expected to be; "
+            f"name their label with control; most frequent are {_listed(list(frequent.index))}{near(control, renamed)}"
+        )
+    if set(renamed.values()) == {CONTROL}:
+        raise DataError(
+            f"{name}: all cells of obs column '{key}' are controls; expected perturbed cells beside them"
+        )
+    spelling = {renamed[label]: label for label in reversed(renamed)}
+    return labels.map(renamed).astype(object), spelling
+
+
+def _genes(source: Source) -> npt.NDArray[np.str_]:
+    genes = source.genes
+    if not len(genes):
+        raise DataError(f"{source.name} holds no genes; expected their names in var")
+    repeated = pd.Index(genes).duplicated()
+    if repeated.any():
+        raise DataError(
+            f"{source.name}: gene '{genes[repeated][0]}' occurs more than once in var ({int(repeated.sum())} repeats); "
+            "expected unique names: make them so (AnnData.var_names_make_unique), or sum the repeats"
+        )
+    return genes
+
+
+def _unique(names: pd.Index) -> list[str]:
+    if names.is_unique:
+        return names.tolist()
+    from anndata.utils import make_index_unique
+
+    return list(make_index_unique(names))
+
+
+def _listed(values: Sequence[str], most: int = 10) -> str:
+    shown = ", ".join(f"'{value}'" for value in values[:most])
+    return shown + (f" and {len(values) - most} more" if len(values) > most else "")

@@ -1,0 +1,98 @@
+"""The co-expression graph: which genes may attend to which in the gene encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from scdfm.data.conditions import Vocabulary
+from scdfm.errors import DataError
+
+Bool = npt.NDArray[np.bool_]
+Float = npt.NDArray[np.float64]
+_BLOCK_ROWS: Final = 2048
+
+
+def coexpression_graph(x: Any, k: int = 30, negative_edges: bool = True, faithful: bool = False) -> Bool:
+    """True [G, G] where a gene may attend: its k most correlated genes, those it is one of, and itself.
+
+    x: log1p expression [n, G], dense or sparse (a sparse one is densified in blocks of cells); k: neighbours
+    by |Pearson r| (all others where G ≤ k). With `negative_edges` off only positive r count. A constant gene
+    correlates with none. Equal |r| at the k-th place: the gene that comes first is kept.
+
+    `faithful` rebuilds two quirks of the official code: x goes through log1p once more, and with
+    `negative_edges` off the top k are still taken by |r|, after which a negative edge goes only where one of
+    its two genes chose the other; a mutual one stays.
+    """
+    if x.ndim != 2 or x.shape[0] < 2:
+        raise DataError(f"graph: expression has shape {tuple(x.shape)}; expected at least 2 cells × genes")
+    if k < 1:
+        raise DataError(f"graph.k is {k}; expected at least 1 neighbour")
+    r = _correlation(x, again_log1p=faithful)
+    np.fill_diagonal(r, 0.0)
+    drop_negative = not negative_edges
+    strength = np.maximum(r, 0.0) if drop_negative and not faithful else np.abs(r)
+    chosen = _top_k(strength, k)
+    graph = chosen | chosen.T
+    if drop_negative and faithful:
+        graph &= (r > 0) | (chosen & chosen.T)
+    np.fill_diagonal(graph, True)
+    return graph
+
+
+def vocabulary_graph(graph: Bool, genes: Sequence[str], vocabulary: Vocabulary) -> Bool:
+    """True [V, V] where a token may attend: `graph` [G, G] of the panel's `genes`, set among all tokens.
+
+    Special tokens, and targets outside the panel, attend to themselves alone.
+    """
+    if graph.shape != (len(genes), len(genes)):
+        raise DataError(
+            f"graph has shape {graph.shape}, expected one row and column for each of {len(genes)} genes"
+        )
+    among = np.eye(len(vocabulary), dtype=bool)
+    ids = vocabulary.gene_ids(genes)
+    among[np.ix_(ids, ids)] = graph
+    return among
+
+
+def _blocks(x: Any, again_log1p: bool) -> Iterator[Float]:
+    for start in range(0, x.shape[0], _BLOCK_ROWS):
+        rows = x[start : start + _BLOCK_ROWS]
+        dense = np.asarray(rows.toarray() if sp.issparse(rows) else rows, dtype=np.float64)
+        yield np.log1p(dense) if again_log1p else dense
+
+
+def _correlation(x: Any, again_log1p: bool) -> Float:
+    """Pearson r [G, G] over cells; 0 for a constant gene."""
+    n, n_genes = x.shape
+    mean = sum((block.sum(axis=0) for block in _blocks(x, again_log1p)), np.zeros(n_genes)) / n
+    covariance = np.zeros((n_genes, n_genes))
+    for block in _blocks(x, again_log1p):
+        block = block - mean
+        covariance += block.T @ block
+    spread = np.sqrt(np.diag(covariance))
+    # A constant gene keeps a spread of rounding errors, which must not be blown up to a correlation.
+    constant = spread <= 1e-10 * np.sqrt(n) * np.maximum(np.abs(mean), 1e-300)
+    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, spread))
+    covariance *= scale[:, None]
+    covariance *= scale[None, :]
+    return covariance
+
+
+def _top_k(strength: Float, k: int) -> Bool:
+    """True at the k largest positive entries of each row, the first of equal ones; the diagonal is 0."""
+    n_genes = len(strength)
+    chosen = np.zeros((n_genes, n_genes), dtype=bool)
+    if k >= n_genes:
+        return strength > 0
+    for start in range(0, n_genes, _BLOCK_ROWS):
+        rows = strength[start : start + _BLOCK_ROWS]
+        kth = -np.partition(-rows, k - 1, axis=1)[:, k - 1 : k]
+        above, equal = rows > kth, rows == kth
+        room = k - above.sum(axis=1, keepdims=True)
+        chosen[start : start + _BLOCK_ROWS] = (above | (equal & (equal.cumsum(axis=1) <= room))) & (rows > 0)
+    return chosen

@@ -1,0 +1,81 @@
+"""Which genes are modelled: the most variable ones of the training cells, and every measured target."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from scdfm.config import PanelConfig
+from scdfm.data.cells import CellTable
+from scdfm.data.conditions import CONTROL, near, targets
+from scdfm.data.splits import Split
+from scdfm.errors import DataError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+
+@dataclass(frozen=True)
+class GenePanel:
+    """The G modelled genes, in the order of the table; `n_variable` of them were chosen for their variance."""
+
+    genes: tuple[str, ...]
+    n_variable: int
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the gene names in their order."""
+        return hashlib.sha256("\n".join(self.genes).encode()).hexdigest()
+
+    def columns(self, genes: Sequence[str] | npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:
+        """Where the panel's genes stand among `genes` [G]; DataError names those that are missing."""
+        place = {str(gene): column for column, gene in enumerate(genes)}
+        missing = [gene for gene in self.genes if gene not in place]
+        if missing:
+            raise DataError(
+                f"{len(missing)} of the panel's {len(self.genes)} genes are not in the data (first: '{missing[0]}'); "
+                f"expected the genes that the model was fitted on{near(missing[0], place)}"
+            )
+        return np.array([place[gene] for gene in self.genes], dtype=np.int64)
+
+
+def select_genes(cells: CellTable, split: Split, config: PanelConfig | None = None) -> GenePanel:
+    """The panel of `config`: scanpy's highly variable genes of the training cells, and every measured target.
+
+    Training cells are those of the training conditions and control (`cells = "all"`: all cells, the published
+    leak). Targets are those of all conditions of the split, which takes names of test conditions but none of
+    their cells. Genes silent in these cells are never variable, so fewer than `n_genes` may be found.
+    """
+    config = config or PanelConfig()
+    split.check(cells.conditions)
+    wanted = {target for condition in split.conditions for target in targets(condition)}
+    forced = np.isin(cells.genes, sorted(wanted))
+    n_all = len(cells.genes)
+    if config.n_genes >= n_all:
+        return GenePanel(tuple(cells.genes.tolist()), n_all)
+    chosen = cells.conditions if config.cells == "all" else (CONTROL, *split.train)
+    rows = np.flatnonzero(np.isin(cells.conditions, chosen)[cells.codes])
+    variable = _variable(cells.X[rows], config.n_genes, config.flavor)
+    return GenePanel(tuple(cells.genes[variable | forced].tolist()), int(variable.sum()))
+
+
+def _variable(x: csr_matrix, n_genes: int, flavor: str) -> npt.NDArray[np.bool_]:
+    """Mask [A] of the `n_genes` most variable genes of cells x [n, A] by scanpy's ranking."""
+    import scanpy as sc
+    from anndata import AnnData
+
+    expressed = np.asarray(x.max(axis=0).todense()).ravel() > 0
+    variable = np.zeros(x.shape[1], dtype=bool)
+    columns = np.flatnonzero(expressed)
+    if len(columns) <= n_genes:
+        variable[columns] = True
+        return variable
+    ranked = AnnData(x[:, columns])
+    sc.pp.highly_variable_genes(ranked, n_top_genes=n_genes, flavor=flavor)
+    variable[columns[ranked.var["highly_variable"].to_numpy()]] = True
+    return variable

@@ -1,0 +1,140 @@
+"""Where cells come from: one view on `.h5ad` files, `.zarr` stores and AnnData objects.
+
+obs and var are read at once; a matrix stays on disk until its rows are asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from scdfm.data.conditions import near
+from scdfm.errors import DataError
+
+# What h5py, zarr and anndata raise on files that are truncated, of another kind or of another version.
+_READ_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened screen: obs, gene names, and access to its matrices by layer (None: X)."""
+
+    name: str
+    path: Path | None
+    obs: pd.DataFrame
+    genes: npt.NDArray[np.str_]
+    layers: tuple[str, ...]
+    open_matrix: Callable[[str | None], Any]
+
+    def matrix(self, layer: str | None) -> Any:
+        """X, or the layer asked for; DataError names the layers there are."""
+        if layer is not None and layer not in self.layers:
+            known = ", ".join(self.layers) or "none"
+            raise DataError(
+                f"{self.name}: no layer '{layer}'; its layers are {known}{near(layer, self.layers)}"
+            )
+        matrix = self.open_matrix(layer)
+        if matrix is None:
+            raise DataError(
+                f"{self.name} has no X; name one of its layers: {', '.join(self.layers) or 'none'}"
+            )
+        shape = (len(self.obs), len(self.genes))
+        if tuple(matrix.shape) != shape:
+            raise DataError(
+                f"{self.name}: the matrix has shape {tuple(matrix.shape)}, expected {shape}; write it anew"
+            )
+        return matrix
+
+
+@contextlib.contextmanager
+def open_source(path_or_adata: Any) -> Iterator[Source]:
+    """The screen at a path, or in an AnnData, for as long as the block lasts."""
+    if isinstance(path_or_adata, str | Path):
+        path = Path(path_or_adata)
+        with _open_group(path) as group:
+            yield _from_group(group, path)
+        return
+    if not all(hasattr(path_or_adata, name) for name in ("obs", "var_names", "layers", "X")):
+        raise DataError(f"cells: expected a path or an AnnData, found a {type(path_or_adata).__name__}")
+    yield _from_adata(path_or_adata)
+
+
+def _from_adata(adata: Any) -> Source:
+    return Source(
+        name="AnnData",
+        path=None,
+        obs=adata.obs,
+        genes=np.asarray(adata.var_names.astype(str), dtype=np.str_),
+        layers=tuple(adata.layers.keys()),
+        open_matrix=lambda layer: adata.X if layer is None else adata.layers[layer],
+    )
+
+
+@contextlib.contextmanager
+def _open_group(path: Path) -> Iterator[Any]:
+    """The root group of an h5ad file or a zarr store."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist; expected an .h5ad file or a .zarr store: check the path")
+    if path.is_dir():
+        import zarr
+
+        try:
+            group = zarr.open_group(path, mode="r")
+        except (*_READ_ERRORS, zarr.errors.BaseZarrError) as error:
+            raise _unreadable(path, error) from error
+        yield group
+        return
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        raise DataError(f"{path} is not an h5ad (HDF5) file; expected one written by AnnData.write_h5ad")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    with file:
+        yield file
+
+
+def _from_group(group: Any, path: Path) -> Source:
+    from anndata.io import read_elem, sparse_dataset
+
+    keys = set(group.keys())
+    if not {"obs", "var"} <= keys:
+        raise DataError(
+            f"{path} is not an AnnData file: it has no obs and var; write it with AnnData.write_h5ad"
+        )
+    try:
+        obs, var = read_elem(group["obs"]), read_elem(group["var"])
+        layers = tuple(group["layers"].keys()) if "layers" in keys else ()
+    except _READ_ERRORS as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(obs, pd.DataFrame) or not isinstance(var, pd.DataFrame):
+        raise DataError(
+            f"{path}: obs and var are not tables; read it with anndata and write it anew (write_h5ad)"
+        )
+
+    def open_matrix(layer: str | None) -> Any:
+        if layer is None and "X" not in keys:
+            return None
+        element = group["X"] if layer is None else group[f"layers/{layer}"]
+        try:
+            return sparse_dataset(element) if hasattr(element, "keys") else element
+        except _READ_ERRORS as error:
+            raise _unreadable(path, error) from error
+
+    return Source(path.name, path, obs, np.asarray(var.index.astype(str), dtype=np.str_), layers, open_matrix)
+
+
+def _unreadable(path: Path, error: BaseException) -> DataError:
+    reason = " ".join(str(error).split())[:200]
+    return DataError(
+        f"{path} cannot be read as AnnData ({type(error).__name__}: {reason}); write it anew (write_h5ad)"
+    )

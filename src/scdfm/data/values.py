@@ -1,0 +1,150 @@
+"""Expression values: read into CSR without densifying, checked against what they were declared to be, normalised.
+
+Two declarations exist. `log1p`: values are log1p of normalised counts already. `counts`: whole numbers, to be
+brought to log1p(count · target_sum / total of the cell).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from scdfm.errors import DataError
+
+MOST_LOG1P: Final = 20.0  # log1p of 480 million: no normalised count is larger
+_BLOCK_VALUES: Final = 8_000_000  # values of one dense block on its way to CSR
+
+TargetSum = float | Literal["median"] | None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the values of a table are: log1p of counts per `target_sum`.
+
+    `declared` says what the file held: `counts` (normalised while reading) or `log1p` (`target_sum` is then
+    unknown, None).
+    """
+
+    transform: Literal["log1p"] = "log1p"
+    target_sum: float | None = None
+    declared: Literal["log1p", "counts"] = "log1p"
+
+
+def to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, where: str) -> sp.csr_matrix:
+    """The chosen `rows` (None: all) of a dense or sparse, in-memory or on-disk matrix as new canonical CSR.
+
+    Its dtype stays. Dense input goes through in blocks of rows. DataError where the type is not one of these.
+    """
+    if hasattr(matrix, "to_memory"):  # anndata's sparse matrix on disk
+        matrix = matrix.to_memory()
+    if sp.issparse(matrix):
+        csr = sp.csr_matrix(matrix, copy=True)
+        csr = csr if rows is None else csr[rows]
+    elif hasattr(matrix, "shape") and hasattr(matrix, "dtype") and hasattr(matrix, "__getitem__"):
+        csr = _dense_to_csr(matrix, rows, where)
+    else:
+        raise DataError(
+            f"{where} is a {type(matrix).__name__}; expected a dense, CSR or CSC matrix of numbers"
+        )
+    if csr.dtype.kind not in "buif":
+        raise DataError(f"{where} holds values of type {csr.dtype}; expected real numbers")
+    csr.sum_duplicates()
+    csr.eliminate_zeros()
+    return csr
+
+
+def _dense_to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, where: str) -> sp.csr_matrix:
+    if len(matrix.shape) != 2 or np.dtype(matrix.dtype).kind not in "buif":
+        raise DataError(
+            f"{where} has shape {tuple(matrix.shape)} and type {matrix.dtype}; expected cells × genes of real numbers"
+        )
+    height = max(1, _BLOCK_VALUES // max(1, matrix.shape[1]))
+    chosen = np.arange(matrix.shape[0]) if rows is None else rows
+    blocks = []
+    for start in range(0, len(chosen), height):
+        block = chosen[start : start + height]
+        # Files read slices fast and lists of rows slowly, so the enclosing slice is read.
+        low, high = int(block.min()), int(block.max()) + 1
+        blocks.append(sp.csr_matrix(np.asarray(matrix[low:high])[block - low]))
+    if not blocks:
+        return sp.csr_matrix((0, matrix.shape[1]), dtype=matrix.dtype)
+    return sp.csr_matrix(sp.vstack(blocks, format="csr"))
+
+
+def to_log1p(
+    csr: sp.csr_matrix, target_sum: TargetSum, cells: Sequence[str], genes: Sequence[str], where: str
+) -> tuple[sp.csr_matrix, Scale]:
+    """Checked log1p values (float32) and their scale, from log1p values (`target_sum` None) or raw counts.
+
+    Counts become log1p(count · target_sum / total of the cell); `median` takes the median total of the cells
+    that have any count, as scanpy's normalize_total does. A cell without counts stays zero.
+    """
+    _refuse(csr, ~np.isfinite(csr.data), cells, genes, where, "a finite number", "remove such cells or genes")
+    _refuse(
+        csr,
+        csr.data < 0,
+        cells,
+        genes,
+        where,
+        "no negative value",
+        "give counts or log1p values, not scaled ones",
+    )
+    if csr.nnz == 0:
+        raise DataError(f"{where} holds only zeros; expected expression values (is it the right layer?)")
+    whole = np.rint(csr.data) == csr.data
+    if target_sum is None:
+        if whole.all():
+            raise DataError(
+                f"{where} holds whole numbers only, these look like raw counts; "
+                "expected log1p values: pass target_sum (for example 10000, or 'median')"
+            )
+        remedy = "pass target_sum for raw counts, or take the logarithm (scanpy.pp.log1p)"
+        _refuse(
+            csr, csr.data > MOST_LOG1P, cells, genes, where, f"log1p values of at most {MOST_LOG1P:g}", remedy
+        )
+        return csr.astype(np.float32), Scale()
+    remedy = "leave target_sum out if these are log1p values, or choose the layer of counts"
+    _refuse(csr, ~whole, cells, genes, where, "raw counts (whole numbers), since target_sum is given", remedy)
+    counts = csr.astype(np.float64)
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    target = float(np.median(totals[totals > 0])) if target_sum == "median" else float(target_sum)
+    counts.data = np.log1p(
+        counts.data * np.repeat(target / np.where(totals > 0, totals, 1), np.diff(counts.indptr))
+    )
+    return counts.astype(np.float32), Scale(target_sum=target, declared="counts")
+
+
+def checked_target_sum(target_sum: Any) -> TargetSum:
+    """`target_sum` if it is None, "median" or a positive number; DataError otherwise."""
+    if target_sum is None or target_sum == "median":
+        return target_sum  # type: ignore[no-any-return]
+    if isinstance(target_sum, int | float | np.number) and not isinstance(target_sum, bool):
+        value = float(target_sum)
+        if np.isfinite(value) and value > 0:
+            return value
+    raise DataError(f"target_sum {target_sum!r}: expected None, 'median' or a positive number such as 10000")
+
+
+def _refuse(
+    csr: sp.csr_matrix,
+    bad: npt.NDArray[np.bool_],
+    cells: Sequence[str],
+    genes: Sequence[str],
+    where: str,
+    expected: str,
+    remedy: str,
+) -> None:
+    """Raise DataError naming the first of the `bad` stored values, if there is any."""
+    if not bad.any():
+        return
+    place = int(np.argmax(bad))
+    row = int(np.searchsorted(csr.indptr, place, side="right")) - 1
+    raise DataError(
+        f"{where}: {csr.data[place]:g} for gene '{genes[csr.indices[place]]}' in cell '{cells[row]}' "
+        f"({int(bad.sum())} such values); expected {expected}: {remedy}"
+    )
