@@ -25,9 +25,10 @@ app = typer.Typer(
 )
 
 
-
 @app.callback(invoke_without_command=True)
-def options(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
     """Options of scdfm itself."""
     if version:
         import scdfm
@@ -36,7 +37,9 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
 
 
 DataArgument = Annotated[Path, typer.Argument(help="Screen as .h5ad or .zarr.", show_default=False)]
-Key = Annotated[str, typer.Option("--perturbation-key", help="Column of obs that holds the condition of each cell.")]
+Key = Annotated[
+    str, typer.Option("--perturbation-key", help="Column of obs that holds the condition of each cell.")
+]
 Control = Annotated[str, typer.Option("--control", help="Label of the control cells in that column.")]
 TargetSum = Annotated[
     str | None,
@@ -44,7 +47,9 @@ TargetSum = Annotated[
                       "Without it the values are declared log1p, and checked."),
 ]  # fmt: skip
 Layer = Annotated[str | None, typer.Option(help="Layer to read instead of X.")]
-Subset = Annotated[list[str] | None, typer.Option(help="Keep cells with COLUMN=VALUE in obs; may be repeated.")]
+Subset = Annotated[
+    list[str] | None, typer.Option(help="Keep cells with COLUMN=VALUE in obs; may be repeated.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 
@@ -71,7 +76,9 @@ def simulate(
     targets: Annotated[int, typer.Option(help="Genes perturbed alone.")] = 12,
     cells: Annotated[int, typer.Option(help="Cells per condition.")] = 100,
     controls: Annotated[int, typer.Option(help="Control cells.")] = 400,
-    interaction: Annotated[str, typer.Option(help="strong, none, or a number (share of the effect).")] = "strong",
+    interaction: Annotated[
+        str, typer.Option(help="strong, none, or a number (share of the effect).")
+    ] = "strong",
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -84,7 +91,9 @@ def simulate(
         interaction=_number_or_text(interaction), seed=seed,
     )  # fmt: skip
     _write_h5ad(screen, out)
-    typer.echo(f"{out}: {screen.n_obs} cells × {screen.n_vars} genes, {screen.obs['perturbation'].nunique()} conditions")
+    typer.echo(
+        f"{out}: {screen.n_obs} cells × {screen.n_vars} genes, {screen.obs['perturbation'].nunique()} conditions"
+    )
 
 
 @app.command()
@@ -103,11 +112,14 @@ def fit(
     preset: Annotated[str, typer.Option(help="default, paper or tiny.")] = "default",
     config: Annotated[Path | None, typer.Option(help="TOML file of options over the preset.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value over preset and file; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", help="section.key=value over preset and file; may be repeated."),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the fit that was interrupted in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the fit that was interrupted in --out.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a model on DATA and leave a run folder at --out."""
@@ -116,7 +128,9 @@ def fit(
     from scdfm.training import fit as fit_cells
 
     run = fit_cells(cells, config=options, out=out, resume=resume, progress=not quiet)
-    kept = ", ".join(f"{name} {value:.4g}" for name, value in run.manifest.result.items() if value is not None)
+    kept = ", ".join(
+        f"{name} {value:.4g}" for name, value in run.manifest.result.items() if value is not None
+    )
     typer.echo(
         f"run {out}: {len(run.genes)} genes, {len(run.split.train)} training, {len(run.split.validation)} validation "
         f"and {len(run.split.test)} test conditions; weights kept: {kept}"
@@ -135,14 +149,18 @@ def predict(
     controls: Annotated[
         Path | None, typer.Option(help="File with control cells; without it those stored with the run.")
     ] = None,
-    cells: Annotated[int | None, typer.Option(help="Cells per condition; without it the run's sampling.cells.")] = None,
+    cells: Annotated[
+        int | None, typer.Option(help="Cells per condition; without it the run's sampling.cells.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Generate whole populations for conditions, measured or not."""
     if sum([bool(conditions), test, all_pairs_of is not None]) != 1:
-        raise ConfigError("predict: choose exactly one of --conditions A+B,C, --test and --all-pairs-of A,B,C")
+        raise ConfigError(
+            "predict: choose exactly one of --conditions A+B,C, --test and --all-pairs-of A,B,C"
+        )
     _free(out, overwrite)
     from scdfm.run import Run
 
@@ -156,14 +174,20 @@ def predict(
     _write_h5ad(predicted, out)
     extrapolated = list(predicted.uns["scdfm"]["extrapolated"])
     if extrapolated:
-        typer.echo(f"extrapolation, a target was never perturbed in training: {', '.join(extrapolated)}", err=True)
-    n_conditions = predicted.obs["source_control"].size // max(1, predicted.uns["scdfm"]["cells_per_condition"])
+        typer.echo(
+            f"extrapolation, a target was never perturbed in training: {', '.join(extrapolated)}", err=True
+        )
+    n_conditions = predicted.obs["source_control"].size // max(
+        1, predicted.uns["scdfm"]["cells_per_condition"]
+    )
     typer.echo(f"{out}: {predicted.n_obs} cells × {predicted.n_vars} genes, {n_conditions} conditions")
 
 
 @app.command()
 def evaluate(
-    predicted: Annotated[Path, typer.Argument(help="Predicted cells (.h5ad), of scdfm or anybody.", show_default=False)],
+    predicted: Annotated[
+        Path, typer.Argument(help="Predicted cells (.h5ad), of scdfm or anybody.", show_default=False)
+    ],
     real: Annotated[Path, typer.Argument(help="Measured cells (.h5ad, .zarr).", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and report.", show_default=False)],
     perturbation_key: Key = "perturbation",
@@ -188,7 +212,9 @@ def evaluate(
 
         training = Run.load(run)
     cells = _cells(real, perturbation_key, control, target_sum, layer, subset)
-    result = evaluate_files(predicted, cells, new_folder(out), training=training, protocol=protocol, name=name, seed=seed)
+    result = evaluate_files(
+        predicted, cells, new_folder(out), training=training, protocol=protocol, name=name, seed=seed
+    )
     typer.echo(result.text)
     typer.echo(f"\nreport: {result.path}")
 
@@ -278,7 +304,11 @@ def main() -> None:
     except Exception as error:  # the last line of defence: no traceback reaches the user, none is lost
         with tempfile.NamedTemporaryFile("w", prefix="scdfm-", suffix=".log", delete=False) as log:
             traceback.print_exc(file=log)
-        sys.exit(_complain(f"unexpected error ({type(error).__name__}: {error}); please report it with {log.name}", 1))
+        sys.exit(
+            _complain(
+                f"unexpected error ({type(error).__name__}: {error}); please report it with {log.name}", 1
+            )
+        )
 
 
 def _complain(text: str, code: int) -> int:

@@ -54,7 +54,9 @@ class GraphConfig(Section):
 class ModelConfig(Section):
     """The velocity field."""
 
-    backbone: Literal["differential_perceiver", "differential_transformer", "perceiver"] = "differential_perceiver"
+    backbone: Literal["differential_perceiver", "differential_transformer", "perceiver"] = (
+        "differential_perceiver"
+    )
     attention: Literal["differential", "softmax"] = "differential"
     """`softmax` keeps only the first map of each differential attention (the ablation)."""
     perturbation: Literal["genes", "drugs"] = "genes"
@@ -73,7 +75,9 @@ class ModelConfig(Section):
             if self.width % getattr(self, name):
                 raise ValueError(f"width {self.width} is not a multiple of {name} {getattr(self, name)}")
         if self.backbone == "perceiver" and self.attention == "softmax":
-            raise ValueError("attention 'softmax' has no effect on backbone 'perceiver', which has no differential map")
+            raise ValueError(
+                "attention 'softmax' has no effect on backbone 'perceiver', which has no differential map"
+            )
         return self
 
 
@@ -134,7 +138,9 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _ordered(self) -> TrainingConfig:
         if self.min_learning_rate > self.learning_rate:
-            raise ValueError(f"min_learning_rate {self.min_learning_rate} exceeds learning_rate {self.learning_rate}")
+            raise ValueError(
+                f"min_learning_rate {self.min_learning_rate} exceeds learning_rate {self.learning_rate}"
+            )
         if self.weight_decay and self.optimizer == "adam":
             raise ValueError("weight_decay has no effect on optimizer 'adam'; set it to 0 or choose 'adamw'")
         return self
@@ -208,7 +214,9 @@ class Config(Section):
             with Path(path).open("rb") as handle:
                 values = tomllib.load(handle)
         except OSError as error:
-            raise ConfigError(f"config file {path} cannot be read ({error.strerror}); check the path") from error
+            raise ConfigError(
+                f"config file {path} cannot be read ({error.strerror}); check the path"
+            ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"config file {path} is not TOML: {error}") from error
         return (base or cls.preset("default")).updated(values, where=f"config file {path}")
@@ -240,7 +248,9 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         inner = merged.get(key)
-        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+        merged[key] = (
+            _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+        )
     return merged
 
 
@@ -288,7 +298,13 @@ TINY: dict[str, Any] = {
     "graph": {"k": 10},
     "model": {"width": 64, "heads": 4, "layers": 2, "dropout": 0.0},
     "flow": {"genes_per_step": 256},
-    "training": {"max_steps": 1500, "warmup_steps": 100, "learning_rate": 2e-3, "ema_decay": 0.99, "validate_every": 300},
+    "training": {
+        "max_steps": 1500,
+        "warmup_steps": 100,
+        "learning_rate": 2e-3,
+        "ema_decay": 0.99,
+        "validate_every": 300,
+    },
     "sampling": {"steps": 10},
 }
 

@@ -23,7 +23,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         _flush(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _flush(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -55,9 +55,13 @@ def new_folder(path: str | Path) -> Path:
     if path.exists() and not path.is_dir():
         raise DataError(f"output {path}: expected a folder to create, found a file; choose another --out")
     if path.is_dir() and any(path.iterdir()):
-        raise DataError(f"output folder {path} exists and is not empty; choose another --out, or remove it first")
+        raise DataError(
+            f"output folder {path} exists and is not empty; choose another --out, or remove it first"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"output folder {path} cannot be created ({error.strerror}); choose another --out") from error
+        raise DataError(
+            f"output folder {path} cannot be created ({error.strerror}); choose another --out"
+        ) from error
     return path

@@ -34,7 +34,13 @@ from scdfm.run.manifest import Manifest
 if TYPE_CHECKING:
     from anndata import AnnData
 
-WEIGHTS, GRAPH, MEANS, CONTROLS, LOG = "weights.safetensors", "graph.safetensors", "means.csv", "controls.h5ad", "log.csv"
+WEIGHTS, GRAPH, MEANS, CONTROLS, LOG = (
+    "weights.safetensors",
+    "graph.safetensors",
+    "means.csv",
+    "controls.h5ad",
+    "log.csv",
+)
 
 
 class Run:
@@ -55,11 +61,15 @@ class Run:
             raise RunError(f"run {path} is not finished; continue it with fit --resume")
         for name, digest in manifest.digests.items():
             if name not in (WEIGHTS, GRAPH, MEANS, CONTROLS):
-                raise RunError(f"run {path}: the manifest names an unknown file '{name}'; restore it or fit again")
+                raise RunError(
+                    f"run {path}: the manifest names an unknown file '{name}'; restore it or fit again"
+                )
             if not (path / name).is_file():
                 raise RunError(f"run {path} is incomplete: {name} is missing; restore it or fit again")
             if file_digest(path / name) != digest:
-                raise RunError(f"run {path}: {name} is not the file of this run (digest differs); restore it or fit again")
+                raise RunError(
+                    f"run {path}: {name} is not the file of this run (digest differs); restore it or fit again"
+                )
         return cls(path, manifest)
 
     @property
@@ -107,14 +117,18 @@ class Run:
         try:
             field.load_state_dict(weights)
         except RuntimeError as error:
-            raise RunError(f"run {self.path}: {WEIGHTS} does not fit the manifest's model; restore it or fit again") from error
+            raise RunError(
+                f"run {self.path}: {WEIGHTS} does not fit the manifest's model; restore it or fit again"
+            ) from error
         return field.eval()
 
     @functools.cached_property
     def controls(self) -> CellTable:
         """The control cells stored with the run, on the panel's genes."""
         if CONTROLS not in self.manifest.digests:
-            raise RunError(f"run {self.path} stores no control cells; give some with --controls (controls=...)")
+            raise RunError(
+                f"run {self.path} stores no control cells; give some with --controls (controls=...)"
+            )
         return read_cells(self.path / CONTROLS, self.manifest.perturbation_key, control="control")
 
     def predict(
@@ -134,7 +148,9 @@ class Run:
         return predict(self, conditions, controls, n_cells=n_cells, seed=seed, progress=progress)
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}, {len(self.genes)} genes, {len(self.split.train)} training conditions)"
+        return (
+            f"Run({str(self.path)!r}, {len(self.genes)} genes, {len(self.split.train)} training conditions)"
+        )
 
 
 def build_field(config: Config, vocabulary: Vocabulary, graph: torch.Tensor | None) -> VelocityField:

@@ -58,9 +58,13 @@ class Manifest(BaseModel):
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise RunError(f"{folder} is not a run folder: {NAME} is missing; give the --out folder of a fit") from None
+            raise RunError(
+                f"{folder} is not a run folder: {NAME} is missing; give the --out folder of a fit"
+            ) from None
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read as JSON ({error}); fit again or restore the file") from error
+            raise RunError(
+                f"{path} cannot be read as JSON ({error}); fit again or restore the file"
+            ) from error
         found = values.get("format") if isinstance(values, dict) else None
         if isinstance(found, int) and found > FORMAT:
             raise RunError(
@@ -71,7 +75,9 @@ class Manifest(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the whole"
-            raise RunError(f"run {folder}: {NAME} is damaged at {where} ({first['msg']}); restore it or fit again") from error
+            raise RunError(
+                f"run {folder}: {NAME} is damaged at {where} ({first['msg']}); restore it or fit again"
+            ) from error
 
 
 def versions() -> dict[str, str]:

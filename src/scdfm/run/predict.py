@@ -88,7 +88,11 @@ def _control_table(run: Run, controls: CellTable | ad.AnnData | str | Path) -> C
         scale = run.manifest.scale
         target_sum = scale["target_sum"] if scale["declared"] == "counts" else None
         controls = read_cells(
-            controls, run.manifest.perturbation_key, run.manifest.control, target_sum=target_sum, layer=scale["layer"]
+            controls,
+            run.manifest.perturbation_key,
+            run.manifest.control,
+            target_sum=target_sum,
+            layer=scale["layer"],
         )
     return controls.select([CONTROL])
 
@@ -127,7 +131,13 @@ def _population(run: Run, field: Any, name: str, control: torch.Tensor, seed: in
 
 
 def _as_adata(
-    run: Run, names: list[str], n_cells: int, cells: sp.csr_matrix, sources: list[str], seed: int, stored: bool
+    run: Run,
+    names: list[str],
+    n_cells: int,
+    cells: sp.csr_matrix,
+    sources: list[str],
+    seed: int,
+    stored: bool,
 ) -> ad.AnnData:
     labels = np.repeat(names, n_cells)
     index = [f"{name}_{i}" for name in names for i in range(n_cells)]

@@ -26,7 +26,9 @@ class SafetensorsIO(CheckpointIO):
         with written_whole(path) as temporary:
             save_file(tensors, temporary, metadata={"tree": json.dumps(tree)})
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Read the checkpoint at `path`; RunError when it is damaged."""
         return read_checkpoint(Path(path))
 
@@ -43,7 +45,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
         checkpoint: dict[str, Any] = _unflatten(tree, tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"checkpoint {path} cannot be read ({error}); remove it to resume from an older one") from error
+        raise RunError(
+            f"checkpoint {path} cannot be read ({error}); remove it to resume from an older one"
+        ) from error
     return checkpoint
 
 
@@ -57,7 +61,9 @@ def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {"items": [[_flatten(key, tensors), _flatten(item, tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
         return {type(value).__name__: [_flatten(item, tensors) for item in value]}
-    assert value is None or isinstance(value, bool | int | float | str), f"cannot save {type(value)} in a checkpoint"
+    assert value is None or isinstance(value, bool | int | float | str), (
+        f"cannot save {type(value)} in a checkpoint"
+    )
     return value
 
 

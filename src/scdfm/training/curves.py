@@ -20,13 +20,17 @@ class Curves(L.Callback):
         self.path, self.every = path, every
         self.rows: list[dict[str, float]] = []
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Add the losses of this step."""
         step = trainer.global_step
         if step % self.every == 0 or step == 1:
             seen = trainer.callback_metrics
             rate = trainer.optimizers[0].param_groups[0]["lr"]
-            self._add({"step": step, "learning_rate": rate, **{k: float(seen[k]) for k in ("loss", "cfm", "mmd")}})
+            self._add(
+                {"step": step, "learning_rate": rate, **{k: float(seen[k]) for k in ("loss", "cfm", "mmd")}}
+            )
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Add the validation scores and write the table."""

@@ -174,7 +174,9 @@ class StepData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[object]:
         """Steps still to take, each rank its own."""
         assert self.trainer is not None
-        steps = StepBatches(self.sampler, self.config.seed, self.config.training.max_steps, self.trainer.global_rank)
+        steps = StepBatches(
+            self.sampler, self.config.seed, self.config.training.max_steps, self.trainer.global_rank
+        )
         return unbatched(steps, StepsFrom(self.first_step, len(steps)))
 
     def val_dataloader(self) -> DataLoader[object]:
@@ -196,7 +198,9 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
         # Batches come ready from memory: worker processes would only copy them.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if data.first_step else None, weights_only=False)
+        trainer.fit(
+            module, datamodule=data, ckpt_path=str(last) if data.first_step else None, weights_only=False
+        )
     if trainer.is_global_zero:
         _finish(module, trainer, manifest, out)
 
@@ -239,7 +243,9 @@ def _checkpoints(out: Path, every: int, validated: bool) -> list[Callback]:
         ModelCheckpoint(filename="last", every_n_train_steps=every, save_on_train_epoch_end=False, **shared)
     ]
     if validated:
-        callbacks.append(ModelCheckpoint(filename="best", monitor="val_l2", save_on_train_epoch_end=False, **shared))
+        callbacks.append(
+            ModelCheckpoint(filename="best", monitor="val_l2", save_on_train_epoch_end=False, **shared)
+        )
     for callback in callbacks:
         callback.FILE_EXTENSION = ".safetensors"  # type: ignore[attr-defined]
     return callbacks
@@ -267,7 +273,9 @@ def _finish(module: FlowModule, trainer: L.Trainer, manifest: Manifest, out: Pat
         checkpoint = read_checkpoint(best)
         state = checkpoint["state_dict"]
         result = {"step": checkpoint["global_step"], **_best_score(checkpoint)}
-    weights = {name.removeprefix("field."): value for name, value in state.items() if name.startswith("field.")}
+    weights = {
+        name.removeprefix("field."): value for name, value in state.items() if name.startswith("field.")
+    }
     folder.write_tensors(out / folder.WEIGHTS, weights)
     names = [folder.WEIGHTS, folder.GRAPH, folder.MEANS, folder.CONTROLS]
     digests = {name: folder.file_digest(out / name) for name in names if (out / name).is_file()}

@@ -39,7 +39,12 @@ class FlowModule(L.LightningModule):
         noise = sample_source(tuple(target.shape), rng, kind=flow.source, rates=rates).to(target.device)
         x_t, _ = interpolate(noise, target, t)
         predicted = self.field(
-            x_t=x_t, t=t, control=control, genes=genes, perturbation=batch.perturbation, condition=batch.condition
+            x_t=x_t,
+            t=t,
+            control=control,
+            genes=genes,
+            perturbation=batch.perturbation,
+            condition=batch.condition,
         )
         loss = flow_loss(predicted, x_t, t, noise, target, n_conditions, self.config.mmd)
         if not torch.isfinite(loss.total):
@@ -47,7 +52,9 @@ class FlowModule(L.LightningModule):
                 f"step {self.global_step}: the loss is {loss.total.item()}; lower training.learning_rate "
                 f"(now {self.config.training.learning_rate}) or set training.clip_norm, and --resume from the last checkpoint"
             )
-        self.log_dict({"loss": loss.total.detach(), "cfm": loss.cfm.detach(), "mmd": loss.mmd.detach()}, prog_bar=True)
+        self.log_dict(
+            {"loss": loss.total.detach(), "cfm": loss.cfm.detach(), "mmd": loss.mmd.detach()}, prog_bar=True
+        )
         return loss.total
 
     def _draw_genes(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -68,8 +75,13 @@ class FlowModule(L.LightningModule):
             rng=torch_rng(config.seed, "validation noise", batch.name), source=config.flow.source, rates=self.rates,
         )  # fmt: skip
         mean = cells.mean(0)
-        shifts = torch.stack([mean - batch.control_mean, batch.target_mean - batch.control_mean])
-        scores = {"val_l2": torch.linalg.vector_norm(mean - batch.target_mean), "val_pearson_delta": torch.corrcoef(shifts)[0, 1]}
+        control_mean, target_mean = batch.control_mean.cpu(), batch.target_mean.cpu()
+        shifts = torch.stack([mean - control_mean, target_mean - control_mean])
+        scores = {
+            "val_l2": torch.linalg.vector_norm(mean - target_mean),
+            "val_pearson_delta": torch.corrcoef(shifts)[0, 1],
+        }
+        scores = {name: value.to(self.device) for name, value in scores.items()}
         self.log_dict(scores, batch_size=1, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
@@ -79,12 +91,18 @@ class FlowModule(L.LightningModule):
         optimizer = kinds[options.optimizer](
             parameter_groups(self.field, options.weight_decay), lr=options.learning_rate, foreach=True
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, options))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, options)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move the tensors of a batch; names stay."""
-        moved = {key: value.to(device, non_blocking=True) for key, value in vars(batch).items() if isinstance(value, Tensor)}
+        moved = {
+            key: value.to(device, non_blocking=True)
+            for key, value in vars(batch).items()
+            if isinstance(value, Tensor)
+        }
         return type(batch)(**{**vars(batch), **moved})
 
 

@@ -88,6 +88,8 @@ class ValidationConditions(Dataset[ValidationBatch]):
         return self.batches[index]
 
 
-def unbatched(dataset: Dataset[Batch] | Dataset[ValidationBatch], sampler: Sampler[int] | None = None) -> DataLoader[object]:
+def unbatched(
+    dataset: Dataset[Batch] | Dataset[ValidationBatch], sampler: Sampler[int] | None = None
+) -> DataLoader[object]:
     """A loader whose items are batches already."""
     return DataLoader(dataset, batch_size=None, sampler=sampler)  # type: ignore[arg-type]

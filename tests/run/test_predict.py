@@ -1,0 +1,193 @@
+"""Predictions carry names and provenance, repeat to the bit, and refuse what the run does not know."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import scdfm
+from scdfm.errors import ConditionError, DataError, RunError
+
+OPTIONS = {
+    "panel": {"n_genes": 40},
+    "graph": {"k": 5},
+    "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
+    "flow": {"genes_per_step": 24},
+    "training": {"max_steps": 6, "warmup_steps": 2, "validate_every": 3, "conditions_per_batch": 2,
+                 "cells_per_condition": 6, "validation_cells": 6, "accelerator": "cpu", "keep_controls": 20},
+    "sampling": {"steps": 2, "cells": 5},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def screen():
+    return scdfm.simulate(n_genes=50, n_targets=5, cells_per_condition=12, n_controls=30, seed=3)
+
+
+@pytest.fixture(scope="module")
+def run(screen, tmp_path_factory) -> scdfm.Run:
+    out = tmp_path_factory.mktemp("predict") / "run"
+    return scdfm.fit(
+        scdfm.read_cells(screen), config=scdfm.Config().updated(OPTIONS), out=out, progress=False
+    )
+
+
+def test_predictions_open_with_names_labels_and_provenance(run, tmp_path):
+    predicted = run.predict(n_cells=7, seed=1)
+    assert list(predicted.var_names) == run.genes
+    assert list(predicted.obs["perturbation"].cat.categories) == list(run.split.test)
+    assert (predicted.obs["perturbation"].value_counts() == 7).all()
+    assert set(predicted.obs["source_control"]) <= set(run.controls.obs.index)
+    assert predicted.obs_names.is_unique
+    assert predicted.X.min() >= 0
+    assert np.isfinite(predicted.X.data).all()
+    said = predicted.uns["scdfm"]
+    assert (said["split"], said["seed"]) == (run.split.digest, 1)
+    assert said["data"] == run.manifest.data["digest"]
+    predicted.write_h5ad(tmp_path / "p.h5ad")
+    import anndata as ad
+
+    back = ad.read_h5ad(tmp_path / "p.h5ad")
+    assert back.uns["scdfm"]["weights"] == said["weights"]
+
+
+def test_same_seed_same_bits_and_a_population_of_its_own(run):
+    both = run.predict(run.split.test, seed=4)
+    again = scdfm.Run.load(run.path).predict(run.split.test, seed=4)
+    assert (both.X != again.X).nnz == 0
+    alone = run.predict([run.split.test[-1]], seed=4)
+    kept = (both.obs["perturbation"] == run.split.test[-1]).to_numpy()
+    assert (both[kept].X != alone.X).nnz == 0  # what else is asked for changes nothing
+    other = run.predict([run.split.test[-1]], seed=5)
+    assert (other.X != alone.X).nnz > 0
+
+
+def test_names_in_any_order_are_one_condition(run):
+    a, b = run.split.test[0].split("+")
+    assert list(run.predict([f"{b}+{a}", f"{a}+{b}"]).obs["perturbation"].cat.categories) == [
+        run.split.test[0]
+    ]
+
+
+def test_given_controls_equal_the_stored_ones(run, screen):
+    stored = run.controls.to_adata()
+    full = screen[np.isin(screen.obs_names, stored.obs_names)].copy()
+    given = run.predict(seed=2, controls=full[stored.obs_names])
+    assert (run.predict(seed=2).X != given.X).nnz == 0
+    assert given.uns["scdfm"]["controls"] == "given"
+
+
+def test_more_cells_than_controls_reuses_each_evenly(run):
+    sources = run.predict([run.split.test[0]], n_cells=45).obs["source_control"].value_counts()
+    assert len(sources) == 20
+    assert set(sources) == {2, 3}
+
+
+def test_unknown_targets_and_empty_requests_are_refused(run):
+    with pytest.raises(ConditionError, match="target 'NOPE1' of condition 'NOPE1' is unknown"):
+        run.predict(["NOPE1"])
+    with pytest.raises(ConditionError, match="nothing to predict; ask for perturbed conditions only"):
+        run.predict(["control"])
+    with pytest.raises(ConditionError, match="no condition to predict"):
+        run.predict([])
+    with pytest.raises(DataError, match="expected at least 1, found 0"):
+        run.predict(n_cells=0)
+
+
+def test_a_gene_never_perturbed_is_told_as_extrapolation(run):
+    gene = next(g for g in run.genes if g not in run.manifest.targets)
+    known = run.split.train[0]
+    predicted = run.predict([gene, known])
+    assert list(predicted.uns["scdfm"]["extrapolated"]) == [gene]
+
+
+def test_controls_that_lack_genes_are_refused(run, screen):
+    with pytest.raises(
+        DataError, match=r"controls: 1 of the run's \d+ genes are missing \(first: .*\); give control cells"
+    ):
+        run.predict(controls=screen[:, screen.var_names != run.genes[0]].copy())
+
+
+def test_controls_in_counts_are_refused(run, screen):
+    counts = screen.copy()
+    counts.X = counts.layers["counts"]
+    with pytest.raises(DataError, match="raw counts"):
+        run.predict(controls=counts)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "graph.safetensors", "means.csv", "controls.h5ad"])
+def test_an_incomplete_or_changed_run_is_refused(run, tmp_path, name):
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    (copy / name).write_bytes((copy / name).read_bytes()[:-1])
+    with pytest.raises(RunError, match=f"{name} is not the file of this run"):
+        scdfm.Run.load(copy)
+    (copy / name).unlink()
+    with pytest.raises(RunError, match=f"is incomplete: {name} is missing"):
+        scdfm.Run.load(copy)
+
+
+def edited(run, tmp_path, change):
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    values = json.loads((copy / "manifest.json").read_text())
+    change(values)
+    (copy / "manifest.json").write_text(json.dumps(values))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda m: m.update(format=99),
+            r"made by a newer scdfm \(format 99, this one reads up to 1\); upgrade",
+        ),
+        (lambda m: m.pop("panel"), "damaged at panel"),
+        (lambda m: m.update(extra=1), "damaged at extra"),
+        (lambda m: m["config"]["model"].update(width=-4), "damaged at config.model.width"),
+        (lambda m: m["digests"].update({"../../etc/passwd": "0"}), "names an unknown file"),
+    ],
+)
+def test_an_edited_manifest_is_refused(run, tmp_path, change, message):
+    with pytest.raises(RunError, match=message):
+        scdfm.Run.load(edited(run, tmp_path, change))
+
+
+def test_weights_of_another_model_are_refused(run, tmp_path):
+    copy = edited(run, tmp_path, lambda m: m["config"]["model"].update(width=32))
+    with pytest.raises(RunError, match="does not fit the manifest's model"):
+        _ = scdfm.Run.load(copy).field
+
+
+def test_folders_that_are_no_run_are_refused(tmp_path):
+    with pytest.raises(RunError, match="does not exist; give the --out folder of a fit"):
+        scdfm.Run.load(tmp_path / "none")
+    with pytest.raises(RunError, match=r"is not a run folder: manifest.json is missing"):
+        scdfm.Run.load(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(RunError, match="cannot be read as JSON"):
+        scdfm.Run.load(tmp_path)
+
+
+def test_without_stored_controls_some_must_be_given(screen, tmp_path):
+    config = scdfm.Config().updated(OPTIONS).updated({"training": {"keep_controls": 0, "max_steps": 1}})
+    bare = scdfm.fit(scdfm.read_cells(screen), config=config, out=tmp_path / "run", progress=False)
+    with pytest.raises(RunError, match="stores no control cells; give some with --controls"):
+        bare.predict()
+    assert sp.issparse(bare.predict(controls=screen).X)
+
+
+def test_a_learned_table_refuses_what_it_was_not_trained_on(screen, tmp_path):
+    config = (
+        scdfm.Config()
+        .updated(OPTIONS)
+        .updated({"model": {"perturbation": "drugs"}, "training": {"max_steps": 2}})
+    )
+    run = scdfm.fit(scdfm.read_cells(screen), config=config, out=tmp_path / "run", progress=False)
+    gene = next(g for g in run.genes if g not in run.manifest.targets)
+    with pytest.raises(ConditionError, match=f"nothing is known of '{gene}'"):
+        run.predict([gene])
+    assert run.predict([run.split.train[0]]).n_obs == 5

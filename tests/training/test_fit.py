@@ -1,0 +1,218 @@
+"""A fit learns, repeats itself to the bit, resumes to the bit, and refuses what it cannot use."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import scdfm
+from scdfm.errors import DataError, RunError, TrainingError
+from scdfm.training.module import FlowModule
+
+SMALL = {
+    "panel": {"n_genes": 40},
+    "graph": {"k": 5},
+    "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1, "dropout": 0.1},
+    "flow": {"genes_per_step": 24},
+    "training": {"max_steps": 12, "warmup_steps": 2, "validate_every": 4, "conditions_per_batch": 2,
+                 "cells_per_condition": 6, "validation_cells": 6, "accelerator": "cpu"},
+    "sampling": {"steps": 2, "cells": 5},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config() -> scdfm.Config:
+    return scdfm.Config().updated(SMALL)
+
+
+@pytest.fixture(scope="module")
+def cells() -> scdfm.CellTable:
+    return scdfm.read_cells(
+        scdfm.simulate(n_genes=50, n_targets=5, cells_per_condition=12, n_controls=30, seed=3)
+    )
+
+
+@pytest.fixture(scope="module")
+def run(cells, config, tmp_path_factory) -> scdfm.Run:
+    return scdfm.fit(cells, config=config, out=tmp_path_factory.mktemp("fit") / "run", progress=False)
+
+
+def weights(run: scdfm.Run) -> dict[str, torch.Tensor]:
+    return load_file(run.path / "weights.safetensors")
+
+
+def assert_equal_weights(a: scdfm.Run, b: scdfm.Run) -> None:
+    left, right = weights(a), weights(b)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+class InterruptedStepError(Exception):
+    pass
+
+
+def interrupt_at(monkeypatch, step: int) -> None:
+    """Let the training step of number `step` die."""
+    real = FlowModule.training_step
+
+    def dying(self, batch, batch_idx):
+        if self.global_step == step:
+            raise InterruptedStepError
+        return real(self, batch, batch_idx)
+
+    monkeypatch.setattr(FlowModule, "training_step", dying)
+
+
+def test_same_seed_gives_the_same_bits_whatever_the_global_generators_hold(cells, config, run, tmp_path):
+    torch.manual_seed(99)
+    np.random.seed(99)
+    again = scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
+    assert_equal_weights(run, again)
+    pd.testing.assert_frame_equal(run.log, again.log)
+
+
+def test_another_seed_gives_other_weights(cells, config, run, tmp_path):
+    other = scdfm.fit(
+        cells, split=run.split, config=config.updated({"seed": 1}), out=tmp_path / "run", progress=False
+    )
+    assert not torch.equal(*(next(iter(weights(r).values())) for r in (run, other)))
+
+
+def test_a_fit_leaves_the_callers_generator_alone(cells, config, tmp_path):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    scdfm.fit(
+        cells, config=config.updated({"training": {"max_steps": 1}}), out=tmp_path / "run", progress=False
+    )
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("step", [2, 4, 7, 11])
+def test_an_interrupted_fit_resumes_to_the_same_weights_and_curves(cells, config, run, tmp_path, step):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedStepError):
+        interrupt_at(patch, step)
+        scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
+    with pytest.raises(RunError, match="not finished; continue it with fit --resume"):
+        scdfm.Run.load(tmp_path / "run")
+    resumed = scdfm.fit(cells, config=config, out=tmp_path / "run", resume=True, progress=False)
+    assert_equal_weights(run, resumed)
+    pd.testing.assert_frame_equal(run.log, resumed.log)
+
+
+def test_without_validation_and_average_the_last_weights_are_kept_and_resumed(cells, config, tmp_path):
+    raw = config.updated({"training": {"ema_decay": 0.0}, "split": {"validation_fraction": 0.0}})
+    whole = scdfm.fit(cells, config=raw, out=tmp_path / "whole", progress=False)
+    assert whole.manifest.result == {"step": 12}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedStepError):
+        interrupt_at(patch, 9)
+        scdfm.fit(cells, config=raw, out=tmp_path / "run", progress=False)
+    assert_equal_weights(
+        whole, scdfm.fit(cells, config=raw, out=tmp_path / "run", resume=True, progress=False)
+    )
+
+
+def test_resuming_a_finished_run_returns_it_and_an_absent_one_starts(cells, config, run, tmp_path):
+    again = scdfm.fit(cells, config=config, out=run.path, resume=True, progress=False)
+    assert again.manifest == run.manifest
+    assert_equal_weights(
+        run, scdfm.fit(cells, config=config, out=tmp_path / "new", resume=True, progress=False)
+    )
+
+
+def test_resume_refuses_other_options_and_other_cells(cells, config, run):
+    with pytest.raises(RunError, match=r"started with other config; repeat the options"):
+        scdfm.fit(
+            cells, config=config.updated({"mmd": {"weight": 0.1}}), out=run.path, resume=True, progress=False
+        )
+    other = scdfm.read_cells(
+        scdfm.simulate(n_genes=50, n_targets=5, cells_per_condition=12, n_controls=30, seed=4)
+    )
+    with pytest.raises(RunError, match="started with other .*data"):
+        scdfm.fit(other, config=config, out=run.path, resume=True, progress=False)
+
+
+def test_an_output_folder_that_holds_something_is_refused(cells, config, tmp_path):
+    (tmp_path / "precious.txt").write_text("work of years")
+    with pytest.raises(DataError, match="exists and is not empty; choose another --out"):
+        scdfm.fit(cells, config=config, out=tmp_path, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_a_condition_of_one_cell_is_refused_before_anything_is_written(config, tmp_path):
+    adata = scdfm.simulate(n_genes=50, n_targets=5, cells_per_condition=12, n_controls=30, seed=3)
+    lonely = adata.obs["perturbation"].astype(str).to_numpy() == adata.obs["perturbation"].iloc[-1]
+    drop = np.flatnonzero(lonely)[1:]
+    adata = adata[np.setdiff1d(np.arange(adata.n_obs), drop)].copy()
+    cells = scdfm.read_cells(adata)
+    split = scdfm.make_split(cells, config.split)
+    kept = scdfm.Split(
+        "made", 0, tuple(c for c in split.conditions if c != cells.conditions[1]), (), (cells.conditions[1],)
+    )
+    if str(adata.obs["perturbation"].iloc[-1]) in kept.train:
+        with pytest.raises(DataError, match="1 cell"):
+            scdfm.fit(cells, kept, config, out=tmp_path / "run", progress=False)
+        assert not (tmp_path / "run").exists()
+    else:
+        pytest.fail("the lonely condition should train")
+
+
+def test_a_diverging_fit_stops_with_the_step_and_the_remedy(cells, config, tmp_path, monkeypatch):
+    real = FlowModule._draw_genes
+
+    def poisoned(self, batch, rng):
+        target, *rest = real(self, batch, rng)
+        return (target * math.nan if self.global_step == 3 else target, *rest)
+
+    monkeypatch.setattr(FlowModule, "_draw_genes", poisoned)
+    with pytest.raises(
+        TrainingError, match=r"step 3: the loss is nan; lower training.learning_rate \(now 0.001\)"
+    ):
+        scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
+
+
+def test_the_run_holds_no_test_cell_and_says_where_it_comes_from(cells, run):
+    means = run.means
+    assert list(means.index) == ["control", *run.split.train, *run.split.validation]
+    expected = cells.mean("control")[cells.columns(run.genes)]
+    np.testing.assert_allclose(means.loc["control"].to_numpy(), expected, rtol=1e-12)
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    assert manifest["format"] == 1
+    assert manifest["split"]["digest"] == run.split.digest
+    assert manifest["data"]["digest"] == cells.digest()
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert set(run.log.columns) >= {"step", "loss", "cfm", "mmd", "val_l2", "val_pearson_delta"}
+    assert list(run.log.dropna(subset=["val_l2"])["step"]) == [4, 8, 12]
+
+
+def test_test_cells_change_nothing_of_a_fit(cells, config, run, tmp_path):
+    """Genes, graph and weights are the same when every test cell is replaced by noise."""
+    adata = cells.to_adata()
+    tested = adata.obs[cells.perturbation_key].isin(run.split.test).to_numpy()
+    dense = adata.X.toarray()
+    dense[tested] = np.random.default_rng(0).gamma(1.0, 1.0, dense[tested].shape)
+    adata.X = dense
+    noisy = scdfm.fit(scdfm.read_cells(adata), run.split, config, out=tmp_path / "run", progress=False)
+    assert noisy.genes == run.genes
+    assert_equal_weights(run, noisy)
+
+
+def test_the_loss_falls(cells, config, tmp_path):
+    longer = config.updated(
+        {"training": {"max_steps": 150, "learning_rate": 3e-3}, "split": {"validation_fraction": 0.0}}
+    )
+    log = scdfm.fit(cells, config=longer, out=tmp_path / "run", progress=False).log
+    assert log["loss"].iloc[-3:].mean() < 0.8 * log["loss"].iloc[0]
+
+
+def test_early_stopping_ends_before_the_last_step(cells, config, tmp_path):
+    stuck = config.updated(
+        {"training": {"patience": 1, "learning_rate": 1e-9, "min_learning_rate": 0.0, "max_steps": 40}}
+    )
+    log = scdfm.fit(cells, config=stuck, out=tmp_path / "run", progress=False).log
+    assert log["step"].max() < 40
