@@ -1,0 +1,119 @@
+"""Whole populations from control cells: genes in chunks, cells in batches, noise and chunks from one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from scdfm.config import SamplingConfig
+from scdfm.errors import TrainingError
+from scdfm.flow.matching import sample_source
+from scdfm.flow.solve import solve
+
+CPU_BYTES = 1 << 30
+"""Memory for one batch of cells on the CPU."""
+
+
+@runtime_checkable
+class Field(Protocol):
+    """A velocity field as `generate` uses it: constants once, then the velocity at each solver step."""
+
+    training: bool
+
+    def context(self, control: Tensor, genes: Tensor, perturbation: Tensor, condition: Tensor) -> Any: ...
+    def velocity(self, x_t: Tensor, t: Tensor, context: Any) -> Tensor: ...
+    def bytes_per_cell(self, n_genes: int) -> int: ...
+    def parameters(self) -> Iterator[Any]: ...
+    def train(self, mode: bool = True) -> Any: ...
+
+
+@torch.no_grad()
+def generate(
+    field: Field,
+    control: Float[Tensor, "M G"],
+    perturbation: Int[Tensor, "C P"],
+    condition: Int[Tensor, " M"],
+    genes: Int[Tensor, " G"],
+    sampling: SamplingConfig,
+    genes_per_step: int | None,
+    rng: torch.Generator,
+    *,
+    source: Literal["gaussian", "poisson"] = "gaussian",
+    rates: Float[Tensor, " G"] | None = None,
+    batch_cells: int | None = None,
+) -> Float[Tensor, "M G"]:
+    """Perturbed cells (log1p) on the CPU, one for each control cell; row m is of condition[m].
+
+    `genes` are the token ids of the panel. With sampling.genes "chunks" they are solved in random sets of
+    `genes_per_step`, the law of training; with "joint", all at once. `rng` decides chunks and noise before
+    any cell is batched, so results don't depend on `batch_cells` (by default sized to memory), except with
+    "dopri5", which chooses steps for a batch together, and with sampling.dropout. Negative values are cut to
+    0 if sampling.clamp. Raises TrainingError when values come out non-finite.
+    """
+    device = next(field.parameters()).device
+    chunks = gene_chunks(len(genes), genes_per_step if sampling.genes == "chunks" else None, rng)
+    noise = sample_source(tuple(control.shape), rng, source, rates)
+    batch_cells = batch_cells or cells_per_batch(field, len(chunks[0][0]), device)
+    out = torch.empty(control.shape)
+    was_training = field.training
+    field.train(sampling.dropout)
+    try:
+        with torch.random.fork_rng(enabled=sampling.dropout):
+            if sampling.dropout:
+                torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
+            for start in range(0, len(control), batch_cells):
+                rows = torch.arange(start, min(start + batch_cells, len(control)))
+                present, local = torch.unique(condition[rows], return_inverse=True)
+                for chunk, kept in chunks:
+                    cells = noise[rows][:, chunk].to(device)
+                    inputs = (control[rows][:, chunk], genes[chunk], perturbation[present], local)
+                    end = _solve(field, cells, tuple(x.to(device) for x in inputs), sampling)
+                    out[rows[:, None], chunk[:kept]] = end[:, :kept].float().cpu()
+    finally:
+        field.train(was_training)
+    return _checked(out).clamp_(min=0) if sampling.clamp else _checked(out)
+
+
+def gene_chunks(n_genes: int, size: int | None, rng: torch.Generator) -> list[tuple[Tensor, int]]:
+    """A random partition of 0..n_genes−1 into sets of `size`, each with how many of its genes to keep.
+
+    The last set is filled up with genes of other sets (solved for company only), since training never sees a
+    smaller one. `size` none or ≥ n_genes: one set, in order.
+    """
+    if size is None or size >= n_genes:
+        return [(torch.arange(n_genes), n_genes)]
+    order = torch.randperm(n_genes, generator=rng)
+    *whole, last = (order[start : start + size] for start in range(0, n_genes, size))
+    company = order[torch.randperm(n_genes - len(last), generator=rng)[: size - len(last)]]
+    return [*((chunk, size) for chunk in whole), (torch.cat([last, company]), len(last))]
+
+
+def cells_per_batch(field: Field, n_genes: int, device: torch.device) -> int:
+    """How many cells of `n_genes` are solved at once: 1 GiB on the CPU, a third of a GPU's free memory."""
+    memory = torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else CPU_BYTES
+    return max(1, memory // field.bytes_per_cell(n_genes))
+
+
+def _solve(field: Field, noise: Tensor, inputs: tuple[Tensor, ...], sampling: SamplingConfig) -> Tensor:
+    fixed = None if field.training else field.context(*inputs)
+
+    def velocity(t: Tensor, x: Tensor) -> Tensor:
+        # With dropout live every evaluation draws anew, the constants' dropout included.
+        context = field.context(*inputs) if fixed is None else fixed
+        return field.velocity(x, t.expand(len(x)), context)
+
+    return solve(velocity, noise, sampling.solver, sampling.steps, sampling.tolerance)
+
+
+def _checked(cells: Tensor) -> Tensor:
+    wrong = ~cells.isfinite().all(dim=1)
+    if wrong.any():
+        raise TrainingError(
+            f"generated expression is not finite in {int(wrong.sum())} of {len(cells)} cells; "
+            "the fit diverged: lower training.learning_rate, or give the solver more steps"
+        )
+    return cells

@@ -1,0 +1,176 @@
+"""The velocity field v(x_t, t | control, genes, perturbation), PAD-Transformer and the two other backbones.
+
+Everything that does not depend on (x_t, t) is a `Context`, computed once: a training step uses it once, a
+solver at every step of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from scdfm.config import ModelConfig
+from scdfm.model.attention import Projections
+from scdfm.model.blocks import Block, make_blocks
+from scdfm.model.gene_encoder import DrugTable, GeneEncoder
+from scdfm.model.layers import Adapter, Decoder, Fusion, GeneAdaLN, TimeEmbedding, ValueEncoder
+
+PAD = 0
+"""Id of the empty perturbation slot."""
+
+
+@dataclass(frozen=True)
+class LayerContext:
+    """What one layer needs of genes, perturbation and control."""
+
+    factor: Float[Tensor, "T d"]
+    offset: Float[Tensor, "T d"]
+    perturbation: Float[Tensor, "B 1 d"]
+    control: tuple[dict[str, Tensor], ...]
+    """Projections of h_c, one entry per block."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything of a batch that x_t and t do not change."""
+
+    fusion: Float[Tensor, "B T d"]
+    layers: tuple[LayerContext, ...]
+    decoder: Float[Tensor, "B 1 d"]
+
+
+class Layer(nn.Module):
+    """Gene adaLN, perturbation adapter, then the blocks of the backbone."""
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        self.gene = GeneAdaLN(config.width)
+        self.adapter = Adapter(config.width, config.dropout)
+        self.blocks = make_blocks(config.backbone, config.width, config.heads, index, config.attention)
+
+    def prepare(self, gene: Tensor, control: Tensor, perturbation: Tensor, condition: Tensor) -> LayerContext:
+        """The constant part: `gene` [T, d], `control` h_c [B, T, d], `perturbation` e_p [C, d]."""
+        factor, offset = self.gene.prepare(gene)
+        return LayerContext(
+            factor=factor,
+            offset=offset,
+            perturbation=self.adapter.pair.right(perturbation)[condition].unsqueeze(1),
+            control=tuple(block.project(control) for block in cast(Iterable[Block], self.blocks)),
+        )
+
+    def forward(
+        self, x: Float[Tensor, "B T d"], time: Float[Tensor, "B d"], context: LayerContext
+    ) -> Float[Tensor, "B T d"]:
+        """The next state of each gene."""
+        x = self.adapter(self.gene(x, context.factor, context.offset), context.perturbation)
+        for block, projected in zip(self.blocks, context.control, strict=True):
+            x = block(x, time, projected)
+        return x
+
+
+class VelocityField(nn.Module):
+    """dx/dt of each gene of each cell; expression is log1p.
+
+    `graph` [V, V] is True where a token may attend in the gene encoder; None lets all attend to all.
+    `n_tokens` is V. With `config.perturbation` "drugs" the perturbation ids index a table of their own, of
+    `n_perturbations` rows (V unless given). Slots holding `pad` do not count in the mean over slots; None
+    counts every slot. Raises ConfigError for a graph that does not fit.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        graph: Bool[Tensor, "V V"] | None,
+        n_tokens: int,
+        n_perturbations: int | None = None,
+        pad: int | None = PAD,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.pad = pad
+        width, dropout = config.width, config.dropout
+        self.gene_encoder = GeneEncoder(n_tokens, width, config.gene_heads, dropout, graph)
+        drugs = config.perturbation == "drugs"
+        self.drug_table = DrugTable(n_perturbations or n_tokens, width) if drugs else None
+        self.value_encoder = ValueEncoder(width, dropout)
+        self.control_encoder = ValueEncoder(width, dropout)
+        self.fusion = Fusion(width)
+        self.time = TimeEmbedding(width)
+        self.layers = nn.ModuleList(Layer(config, index) for index in range(config.layers))
+        self.decoder = Decoder(width)
+        self.apply(_initialise)
+
+    def forward(
+        self,
+        *,
+        x_t: Float[Tensor, "B T"],
+        t: Float[Tensor, " B"],
+        control: Float[Tensor, "B T"],
+        genes: Int[Tensor, " T"],
+        perturbation: Int[Tensor, "C P"],
+        condition: Int[Tensor, " B"],
+    ) -> Float[Tensor, "B T"]:
+        """The velocity at x_t; row b of the batch belongs to row condition[b] of `perturbation`."""
+        return self.velocity(x_t, t, self.context(control, genes, perturbation, condition))
+
+    def context(
+        self,
+        control: Float[Tensor, "B T"],
+        genes: Int[Tensor, " T"],
+        perturbation: Int[Tensor, "C P"],
+        condition: Int[Tensor, " B"],
+    ) -> Context:
+        """All that x_t and t do not change; gradients flow through it."""
+        gene, effect = self._encode(genes.long(), perturbation.long())
+        condition = condition.long()
+        encoded = self.control_encoder(control.to(gene.dtype)) + gene
+        return Context(
+            fusion=self.fusion.prepare(gene, encoded),
+            layers=tuple(
+                layer.prepare(gene, encoded, effect, condition)
+                for layer in cast(Iterable[Layer], self.layers)
+            ),
+            decoder=self.decoder.pair.right(effect)[condition].unsqueeze(1),
+        )
+
+    def velocity(
+        self, x_t: Float[Tensor, "B T"], t: Float[Tensor, " B"], context: Context
+    ) -> Float[Tensor, "B T"]:
+        """The velocity at (x_t, t), given `context(...)` of the same cells and genes."""
+        dtype = self.time.frequencies.dtype
+        x = self.fusion(self.value_encoder(x_t.to(dtype)), context.fusion)
+        time = self.time(t.to(dtype))
+        for layer, constants in zip(self.layers, context.layers, strict=True):
+            x = layer(x, time, constants)
+        velocity: Tensor = self.decoder(x, context.decoder)
+        return velocity
+
+    def bytes_per_cell(self, n_genes: int) -> int:
+        """Memory that one cell of `n_genes` takes while sampling: its context and the widest layer's work."""
+        vectors = 16 + 2 * self.config.layers
+        return 4 * n_genes * self.config.width * vectors
+
+    def _encode(self, genes: Tensor, perturbation: Tensor) -> tuple[Tensor, Tensor]:
+        """Gene vectors [T, d] and perturbation vectors e_p [C, d]; one pass of the gene encoder for both."""
+        slots = perturbation.flatten()
+        if self.drug_table is None:
+            gene, effect = self.gene_encoder(torch.cat([genes, slots])).split([len(genes), len(slots)])
+        else:
+            gene, effect = self.gene_encoder(genes), self.drug_table(slots)
+        effect = effect.unflatten(0, perturbation.shape)
+        if self.pad is None:
+            return gene, effect.mean(dim=1)
+        counts = (perturbation != self.pad).unsqueeze(-1).to(effect.dtype)
+        return gene, (effect * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Xavier uniform on every linear map, zero biases; `Projections` initialise their maps one by one."""
+    if isinstance(module, nn.Linear) and not isinstance(module, Projections):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
