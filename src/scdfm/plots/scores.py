@@ -1,0 +1,197 @@
+"""Figures of scores: models against each other, against their ceiling, and condition by condition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scdfm.plots.style import INK, MUTED, PREDICTED, RULE, model_colours, new_figure, said, shortened, styled
+
+WIDTH = 4.3
+"""Inches of a figure that stands alone on a phone."""
+TRACK = (-0.3, 1.12)
+"""What `position_track` shows of the way from the worst acceptable score (0) to the ceiling (1)."""
+
+
+@styled
+def metric_dots(
+    summary: pd.DataFrame,
+    metrics: Sequence[str] | None = None,
+    titles: Mapping[str, str] | None = None,
+    columns: int = 1,
+) -> Figure:
+    """Mean and interval of every model, one panel per metric.
+
+    `summary` has columns model, metric, mean, low, high, n (as `scdfm.summarise` gives them); models stand in
+    the order of their first row. A model without a defined value keeps its line, with the word "undefined".
+    """
+    metrics = list(dict.fromkeys(summary["metric"])) if metrics is None else list(metrics)
+    models = list(dict.fromkeys(summary["model"]))
+    colours = model_colours(models)
+    columns = max(1, min(columns, len(metrics)))
+    rows = max(1, math.ceil(len(metrics) / columns))
+    figure = new_figure(WIDTH * columns, (0.62 + 0.25 * len(models)) * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, metric in zip(panels, metrics, strict=False):
+        part = summary[summary["metric"] == metric].set_index("model").reindex(models)
+        _dots(axes, part, colours)
+        axes.set_title((titles or {}).get(metric, metric))
+    for axes in panels[len(metrics) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def _dots(axes: Axes, part: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    heights = np.arange(len(part))[::-1]
+    for height, (model, row) in zip(heights, part.iterrows(), strict=True):
+        colour = colours[str(model)]
+        if not np.isfinite(row["mean"]):
+            axes.text(
+                0.01, height, "undefined", color=MUTED, va="center", transform=axes.get_yaxis_transform()
+            )
+            continue
+        if np.isfinite([row["low"], row["high"]]).all():
+            axes.plot(
+                [row["low"], row["high"]], [height, height], color=colour, lw=2.2, solid_capstyle="round"
+            )
+        axes.plot(row["mean"], height, "o", color=colour, ms=5.5, mec="white", mew=0.7)
+    axes.set_yticks(heights, [shortened(str(model)) for model in part.index])
+    axes.set_ylim(-0.6, len(part) - 0.4)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    axes.margins(x=0.08)
+    axes.locator_params(axis="x", nbins=5)
+    axes.spines["left"].set_visible(False)
+
+
+@styled
+def position_track(positions: pd.DataFrame, model: str, titles: Mapping[str, str] | None = None) -> Figure:
+    """Where each model lies between the worst acceptable score (0 %) and the ceiling (100 %), one line per metric.
+
+    `positions` has columns model, metric, position (1 = ceiling; NaN where it is undefined). `model` is drawn
+    large, the others small; a position outside the picture becomes an arrow with its number.
+    """
+    metrics = list(dict.fromkeys(positions["metric"]))
+    colours = model_colours(dict.fromkeys([model, *positions["model"]]))
+    figure = new_figure(WIDTH, 0.95 + 0.3 * max(1, len(metrics)))
+    axes = figure.subplots()
+    heights = {metric: len(metrics) - 1 - index for index, metric in enumerate(metrics)}
+    for height in heights.values():
+        axes.plot([0, 1], [height, height], color=RULE, lw=5, solid_capstyle="butt", zorder=1)
+    shown: list[str] = []
+    for name, rows in positions.groupby("model", sort=False):
+        points = rows.dropna(subset="position")
+        large = name == model
+        where = points["position"].clip(*TRACK)
+        axes.scatter(
+            where, points["metric"].map(heights), s=64 if large else 20, color=colours[str(name)], label=str(name),
+            edgecolor="white", linewidth=0.8, zorder=3 if large else 2, clip_on=False,
+        )  # fmt: skip
+        shown.append(str(name))
+        if large:
+            _name_outside(axes, points, heights)
+    axes.set_yticks(list(heights.values()), [(titles or {}).get(metric, metric) for metric in heights])
+    axes.set_xticks([0, 0.5, 1], ["worst\nacceptable", "50 %", "ceiling"])
+    axes.set_xlim(*TRACK)
+    axes.set_ylim(-0.6, max(1, len(metrics)) - 0.4)
+    axes.tick_params(axis="both", length=0)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    if shown:
+        figure.legend(
+            *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, handletextpad=0.2
+        )
+    return figure
+
+
+def _name_outside(axes: Axes, points: pd.DataFrame, heights: Mapping[str, int]) -> None:
+    """Write the true number beside a point that lies beyond the picture."""
+    for place, metric in zip(points["position"], points["metric"], strict=True):
+        if not TRACK[0] <= place <= TRACK[1]:
+            left = place < TRACK[0]
+            text = f"◂ {place:.0%}" if left else f"{place:.0%} ▸"
+            axes.annotate(
+                text.replace("-", "−"), (TRACK[0] if left else TRACK[1], heights[metric]), xytext=(7 if left else -7, 7),
+                textcoords="offset points", ha="left" if left else "right", fontsize=7, color=INK,
+            )  # fmt: skip
+
+
+@styled
+def ranking(
+    scores: pd.DataFrame,
+    model: str,
+    baseline: str | None = None,
+    title: str = "",
+    higher_is_better: bool = True,
+    most: int = 24,
+) -> Figure:
+    """Best and worst conditions of `model`, each beside the same condition's score of `baseline`.
+
+    `scores` is condition × model, values of one metric. With more than `most` conditions the best and the worst
+    half of that number are shown, and the title says how many there are.
+    """
+    ordered = scores.dropna(subset=model).sort_values(model, ascending=not higher_is_better, kind="stable")
+    half = most // 2
+    cut = len(ordered) > most
+    shown = pd.concat([ordered.head(half), ordered.tail(half)]) if cut else ordered
+    figure = new_figure(WIDTH, 0.95 + 0.2 * max(3, len(shown) + cut))
+    axes = figure.subplots()
+    if shown.empty:
+        said(axes, "no condition has a defined value")
+        return figure
+    heights = np.arange(len(shown) + cut)[::-1]
+    if cut:
+        heights = np.delete(heights, half)
+        axes.axhline(heights[half] + 1, color=MUTED, lw=0.8, ls=(0, (2, 3)))
+    colours = model_colours([model, *([baseline] if baseline else [])])
+    if baseline:
+        axes.hlines(heights, shown[model], shown[baseline], color=RULE, lw=2)
+        axes.plot(shown[baseline], heights, "o", color=colours[baseline], ms=4.5, label=baseline)
+    axes.plot(shown[model], heights, "o", color=colours[model], ms=6, mec="white", mew=0.7, label=model)
+    axes.set_yticks(heights, [shortened(str(name), 24) for name in shown.index])
+    axes.set_ylim(-0.7, len(shown) + cut - 0.3)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    axes.set_title(title)
+    axes.set_xlabel(
+        f"{half} best and {half} worst of {len(ordered)} conditions" if cut else f"{len(ordered)} conditions"
+    )
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, handletextpad=0.2)
+    return figure
+
+
+@styled
+def effect_sizes(sizes: pd.DataFrame, named: Sequence[str] = ()) -> Figure:
+    """Predicted against real length of every condition's mean shift: above the line overshoots, below shrinks.
+
+    `sizes` is condition × (real, predicted), Euclidean length over genes of mean − control mean (log1p);
+    conditions of `named` are labelled.
+    """
+    figure = new_figure(WIDTH, WIDTH * 0.94)
+    axes = figure.subplots()
+    shown = sizes[np.isfinite(sizes[["real", "predicted"]]).all(axis=1)]
+    if shown.empty:
+        said(axes, "no condition to show")
+        return figure
+    limit = float(shown[["real", "predicted"]].to_numpy().max()) * 1.08 or 1.0
+    axes.plot([0, limit], [0, limit], color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1)
+    axes.scatter(shown["real"], shown["predicted"], s=22, color=PREDICTED, alpha=0.7, linewidth=0)
+    for name in dict.fromkeys(named):
+        if name in shown.index:
+            point = tuple(shown.loc[name, ["real", "predicted"]])
+            right = point[0] > limit * 0.6
+            axes.plot(*point, "o", ms=6.5, mfc="none", mec=INK, mew=0.9)
+            axes.annotate(
+                shortened(name), point, xytext=(-7 if right else 7, -3), textcoords="offset points",
+                ha="right" if right else "left", fontsize=7.5,
+            )  # fmt: skip
+    axes.set(xlim=(0, limit), ylim=(0, limit), aspect="equal")
+    axes.set_xlabel("real length of the mean shift (log1p)")
+    axes.set_ylabel("predicted length")
+    axes.grid()
+    return figure
