@@ -1,10 +1,17 @@
-"""From a screen's file to batches: cells, conditions, splits, gene panel, co-expression graph, sampler, simulator."""
+"""From a screen's file to batches: cells, conditions, splits, gene panel, graph, sampler, simulator.
+
+The sampler, which needs torch, is imported when it is first used: scoring and splitting do without.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from scdfm.data.cells import CellTable, read_cells
 from scdfm.data.conditions import CONTROL, Vocabulary, canonical, targets
 from scdfm.data.graph import coexpression_graph, vocabulary_graph
 from scdfm.data.panel import GenePanel, select_genes
-from scdfm.data.sampler import Batch, ConditionSampler
 from scdfm.data.simulate import simulate
 from scdfm.data.splits import (
     Split,
@@ -16,6 +23,9 @@ from scdfm.data.splits import (
     make_split,
 )
 from scdfm.data.values import Scale
+
+if TYPE_CHECKING:
+    from scdfm.data.sampler import Batch, ConditionSampler
 
 __all__ = [
     "CONTROL",
@@ -40,3 +50,9 @@ __all__ = [
     "targets",
     "vocabulary_graph",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Batch", "ConditionSampler"):
+        return getattr(importlib.import_module("scdfm.data.sampler"), name)
+    raise AttributeError(f"module 'scdfm.data' has no attribute '{name}'")

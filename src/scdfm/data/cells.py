@@ -29,7 +29,7 @@ class CellTable:
 
     Treat it as read-only. `X` is CSR float32 [N, A], log1p of counts per `scale.target_sum`; `obs` has one row a
     cell, with the canonical condition as a categorical in column `perturbation_key`; `codes` [N] are places in
-    `conditions`; `spelling` maps a condition to its label in the file.
+    `conditions`; `spelling` maps a condition to its label in the file, where `control` is the label of untreated cells.
     """
 
     X: sp.csr_matrix
@@ -40,12 +40,24 @@ class CellTable:
     scale: Scale
     perturbation_key: str
     spelling: dict[str, str]
+    control: str = CONTROL
     source: Path | None = None
 
     @property
     def n(self) -> int:
         """N, the number of cells."""
         return len(self.codes)
+
+    def columns(self, genes: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Where `genes` stand among the columns of X; DataError names the first that is missing."""
+        places = self._columns
+        missing = [gene for gene in genes if gene not in places]
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(genes)} genes are not in the data (first: '{missing[0]}'); "
+                f"expected all of them: give data measured on the same genes{near(missing[0], places)}"
+            )
+        return np.array([places[gene] for gene in genes], dtype=np.int64)
 
     def rows(self, condition: str) -> npt.NDArray[np.int64]:
         """The rows of a condition's cells, ascending."""
@@ -58,7 +70,7 @@ class CellTable:
 
     def mean(self, condition: str) -> npt.NDArray[np.float64]:
         """Mean log1p expression [A] of a condition's cells (its pseudobulk), accumulated in float64."""
-        return self.means([condition]).to_numpy()[0]
+        return np.asarray(self.means([condition]).to_numpy()[0])
 
     def means(self, conditions: Sequence[str] | None = None) -> pd.DataFrame:
         """Mean log1p expression, conditions (default: all) × genes, accumulated in float64 in one pass."""
@@ -86,7 +98,9 @@ class CellTable:
         kept, codes = np.unique(self.codes[rows], return_inverse=True)
         conditions = tuple(self.conditions[place] for place in kept)
         obs = self.obs.iloc[rows].copy()
-        obs[self.perturbation_key] = pd.Categorical.from_codes(codes, categories=list(conditions))
+        obs[self.perturbation_key] = pd.Categorical.from_codes(
+            codes.tolist(), categories=pd.Index(conditions)
+        )
         return replace(
             self,
             X=self.X[rows],
@@ -134,6 +148,10 @@ class CellTable:
     @cached_property
     def _places(self) -> dict[str, int]:
         return {name: place for place, name in enumerate(self.conditions)}
+
+    @cached_property
+    def _columns(self) -> dict[str, int]:
+        return {str(gene): column for column, gene in enumerate(self.genes)}
 
     @cached_property
     def _order(self) -> npt.NDArray[np.int64]:
@@ -190,6 +208,7 @@ def read_cells(
         where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
         X = to_csr(source.matrix(layer), None if everything else rows, where)
     X, scale = to_log1p(X, target_sum, cell_names, genes.tolist(), where)
+    scale = replace(scale, layer=layer)
     conditions = (CONTROL, *sorted(set(names) - {CONTROL}))
     codes = pd.Categorical(names, categories=list(conditions))
     obs = obs.iloc[rows].copy()
@@ -206,6 +225,7 @@ def read_cells(
         scale=scale,
         perturbation_key=perturbation_key,
         spelling={name: spelling[name] for name in conditions},
+        control=control,
         source=source.path,
     )
 
@@ -258,10 +278,6 @@ def _canonical_labels(
         raise DataError(
             f"{name}: no cell of obs column '{key}' is labelled '{control}', which control cells are expected to be; "
             f"name their label with control; most frequent are {_listed(list(frequent.index))}{near(control, renamed)}"
-        )
-    if set(renamed.values()) == {CONTROL}:
-        raise DataError(
-            f"{name}: all cells of obs column '{key}' are controls; expected perturbed cells beside them"
         )
     spelling = {renamed[label]: label for label in reversed(renamed)}
     return labels.map(renamed).astype(object), spelling

@@ -6,6 +6,7 @@ A condition is the set of its targets, written in sorted order and joined by `+`
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -40,7 +41,7 @@ def canonical(name: str, control: str = CONTROL) -> str:
         )
     absent = _CONTROL_SPELLINGS | {control.strip()}
     named = sorted(part for part in parts if part not in absent)
-    for first, second in zip(named, named[1:], strict=False):
+    for first, second in itertools.pairwise(named):
         if first == second:
             raise ConditionError(
                 f"condition '{name}' names target '{first}' twice, expected each once; "

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 
 from scdfm.data.conditions import Vocabulary
 from scdfm.errors import DataError
@@ -60,9 +59,10 @@ def vocabulary_graph(graph: Bool, genes: Sequence[str], vocabulary: Vocabulary) 
 
 
 def _blocks(x: Any, again_log1p: bool) -> Iterator[Float]:
+    x = x.tocsr() if hasattr(x, "tocsr") else x
     for start in range(0, x.shape[0], _BLOCK_ROWS):
-        rows = x[start : start + _BLOCK_ROWS]
-        dense = np.asarray(rows.toarray() if sp.issparse(rows) else rows, dtype=np.float64)
+        rows: Any = x[start : start + _BLOCK_ROWS]
+        dense = np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows, dtype=np.float64)
         yield np.log1p(dense) if again_log1p else dense
 
 

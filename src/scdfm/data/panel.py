@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,8 @@ import numpy.typing as npt
 
 from scdfm.config import PanelConfig
 from scdfm.data.cells import CellTable
-from scdfm.data.conditions import CONTROL, near, targets
+from scdfm.data.conditions import CONTROL, targets
 from scdfm.data.splits import Split
-from scdfm.errors import DataError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -31,17 +29,6 @@ class GenePanel:
     def digest(self) -> str:
         """sha256 of the gene names in their order."""
         return hashlib.sha256("\n".join(self.genes).encode()).hexdigest()
-
-    def columns(self, genes: Sequence[str] | npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:
-        """Where the panel's genes stand among `genes` [G]; DataError names those that are missing."""
-        place = {str(gene): column for column, gene in enumerate(genes)}
-        missing = [gene for gene in self.genes if gene not in place]
-        if missing:
-            raise DataError(
-                f"{len(missing)} of the panel's {len(self.genes)} genes are not in the data (first: '{missing[0]}'); "
-                f"expected the genes that the model was fitted on{near(missing[0], place)}"
-            )
-        return np.array([place[gene] for gene in self.genes], dtype=np.int64)
 
 
 def select_genes(cells: CellTable, split: Split, config: PanelConfig | None = None) -> GenePanel:

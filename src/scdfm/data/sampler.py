@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -33,15 +34,18 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on another device."""
-        tensors = (self.control, self.target, self.perturbation, self.condition)
-        return Batch(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors), self.conditions)
+        names = ("control", "target", "perturbation", "condition")
+        return replace(
+            self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
+        )
 
 
 class ConditionSampler:
     """Draws C conditions × n cells of one part of a split, and as many control cells, endlessly.
 
     Conditions are drawn uniformly (`weights="condition"`) or by their number of cells (`"cell"`), all different
-    where there are C of them. Targets and controls are drawn independently, with replacement (design of the
+    where there are C of them. `slots` is P of the encoded conditions (None: as many as the largest of the
+    part needs, two at least). Targets and controls are drawn independently, with replacement (design of the
     published training). It holds the rows of its part and of control alone: no other cell can be drawn.
 
     Every draw comes from `rng`; `state_dict` saves and `load_state_dict` restores its state.
@@ -55,6 +59,7 @@ class ConditionSampler:
         rng: np.random.Generator,
         *,
         vocabulary: Vocabulary | None = None,
+        slots: int | None = None,
         n_conditions: int = 1,
         n_cells: int = 96,
         weights: Literal["condition", "cell"] = "condition",
@@ -70,7 +75,7 @@ class ConditionSampler:
         self.n_conditions = n_conditions
         self.n_cells = n_cells
         self.rng = rng
-        self._perturbation = torch.from_numpy(vocabulary.encode(self.conditions, slots=None))
+        self._perturbation = torch.from_numpy(vocabulary.encode(self.conditions, slots))
         self._index(cells, panel)
         sizes = np.array([len(rows) for rows in self._rows], dtype=np.float64)
         self._weights = sizes / sizes.sum() if weights == "cell" else np.full(len(sizes), 1 / len(sizes))
@@ -79,8 +84,8 @@ class ConditionSampler:
         """Keep the panel columns of the part's and the control's rows; know the rows of each condition."""
         rows = [cells.rows(condition) for condition in (CONTROL, *self.conditions)]
         starts = np.cumsum([0, *map(len, rows)])
-        self._x = cells.X[np.concatenate(rows)][:, panel.columns(cells.genes)]
-        places = [np.arange(low, high) for low, high in zip(starts[:-1], starts[1:], strict=True)]
+        self._x = cells.X[np.concatenate(rows)][:, cells.columns(panel.genes)]
+        places = [np.arange(low, high) for low, high in itertools.pairwise(starts)]
         self._controls, self._rows = places[0], places[1:]
 
     def sample(self, rng: np.random.Generator | None = None) -> Batch:

@@ -116,8 +116,8 @@ def simulate(
     blocks, responds, labels = [], [], []
     for condition in conditions:
         n = n_controls if condition == CONTROL else cells_per_condition
-        counts, responding = truth.counts(condition, n, numpy_rng(seed, "simulate", "cells", condition))
-        blocks.append(sp.csr_matrix(counts))
+        drawn, responding = truth.counts(condition, n, numpy_rng(seed, "simulate", "cells", condition))
+        blocks.append(sp.csr_matrix(drawn))
         responds.append(responding)
         labels += [condition] * n
     counts = sp.csr_matrix(sp.vstack(blocks, format="csr"))

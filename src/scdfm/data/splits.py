@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
 
 import numpy as np
 
@@ -225,7 +225,7 @@ def file_split(
     validation conditions are taken out of training.
     """
     measured = _spelled(conditions)
-    lists = _read_lists(Path(path), getattr(conditions, "spelling", {}).get(CONTROL, CONTROL))
+    lists = _read_lists(Path(path), conditions.control if _is_table(conditions) else CONTROL)
     for key, names in lists.items():
         for name in names:
             if name not in measured:
@@ -250,10 +250,10 @@ def make_split(cells: CellTable | Iterable[str], config: SplitConfig | None = No
     config = config or SplitConfig()
     share = config.validation_fraction
     if config.kind == "column":
-        if not hasattr(cells, "obs"):
-            raise DataError("split kind 'column' reads obs; expected a CellTable, found condition names")
         assert config.column is not None
-        return column_split(cells, config.column, share, seed)
+        if _is_table(cells):
+            return column_split(cells, config.column, share, seed)
+        raise DataError("split kind 'column' reads obs; expected a CellTable, found condition names")
     if config.kind == "file":
         assert config.path is not None
         return file_split(config.path, cells, share, seed)
@@ -263,17 +263,23 @@ def make_split(cells: CellTable | Iterable[str], config: SplitConfig | None = No
     return published(cells, config.fold, config.test_fraction, share, seed)
 
 
+def _is_table(cells: CellTable | Iterable[str]) -> TypeGuard[CellTable]:
+    # By its attributes: importing CellTable would bring pandas into a module of names.
+    return hasattr(cells, "spelling")
+
+
 def _spelled(conditions: CellTable | Iterable[str]) -> dict[str, str]:
     """Canonical name -> spelling in the file, in sorted order of the spellings; control left out.
 
     The published shuffle starts from the sorted labels of the file, so renaming must not reorder them.
     """
-    spelling = getattr(conditions, "spelling", None)
-    if spelling is None:
-        if isinstance(conditions, str):
-            raise DataError(f"split: expected several condition names, found the text '{conditions}'")
-        labels = sorted(set(conditions), reverse=True)
-        spelling = {canonical(label): label for label in labels}
+    if _is_table(conditions):
+        spelling = conditions.spelling
+    elif isinstance(conditions, str):
+        raise DataError(f"split: expected several condition names, found the text '{conditions}'")
+    else:
+        names = cast("Iterable[str]", conditions)
+        spelling = {canonical(label): label for label in sorted(set(names), reverse=True)}
     ordered = sorted((label, name) for name, label in spelling.items() if name != CONTROL)
     return {name: label for label, name in ordered}
 
@@ -356,7 +362,10 @@ def _validation_targets(
 
 
 def _unmeasured(what: str, name: str, measured: set[str]) -> str:
-    return f"{what} '{name}' is not measured; expected one of the {len(measured)} conditions of the data{near(name, measured)}"
+    hint = near(name, measured)
+    return (
+        f"{what} '{name}' is not measured; expected one of the {len(measured)} conditions of the data{hint}"
+    )
 
 
 def _names(value: Any) -> bool:

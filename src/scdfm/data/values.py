@@ -7,7 +7,7 @@ brought to log1p(count · target_sum / total of the cell).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -27,42 +27,46 @@ class Scale:
     """What the values of a table are: log1p of counts per `target_sum`.
 
     `declared` says what the file held: `counts` (normalised while reading) or `log1p` (`target_sum` is then
-    unknown, None).
+    unknown, None), `layer` where in it they stood (None: X).
     """
 
     transform: Literal["log1p"] = "log1p"
     target_sum: float | None = None
     declared: Literal["log1p", "counts"] = "log1p"
+    layer: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able mapping; `Scale(**mapping)` is its inverse."""
+        return asdict(self)
 
 
 def to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, where: str) -> sp.csr_matrix:
     """The chosen `rows` (None: all) of a dense or sparse, in-memory or on-disk matrix as new canonical CSR.
 
-    Its dtype stays. Dense input goes through in blocks of rows. DataError where the type is not one of these.
+    Its dtype stays (half precision becomes float32). Dense input goes through in blocks of rows. DataError where
+    it is not a matrix of real numbers.
     """
-    if hasattr(matrix, "to_memory"):  # anndata's sparse matrix on disk
-        matrix = matrix.to_memory()
-    if sp.issparse(matrix):
-        csr = sp.csr_matrix(matrix, copy=True)
-        csr = csr if rows is None else csr[rows]
-    elif hasattr(matrix, "shape") and hasattr(matrix, "dtype") and hasattr(matrix, "__getitem__"):
-        csr = _dense_to_csr(matrix, rows, where)
-    else:
+    if not all(hasattr(matrix, name) for name in ("shape", "dtype", "__getitem__")) or len(matrix.shape) != 2:
         raise DataError(
             f"{where} is a {type(matrix).__name__}; expected a dense, CSR or CSC matrix of numbers"
         )
-    if csr.dtype.kind not in "buif":
-        raise DataError(f"{where} holds values of type {csr.dtype}; expected real numbers")
+    if np.dtype(matrix.dtype).kind not in "buif":
+        raise DataError(f"{where} holds values of type {matrix.dtype}; expected real numbers")
+    if hasattr(matrix, "to_memory"):  # anndata's sparse matrix on disk
+        matrix = matrix.to_memory()
+    csr = _sparse_to_csr(matrix, rows) if sp.issparse(matrix) else _dense_to_csr(matrix, rows)
     csr.sum_duplicates()
     csr.eliminate_zeros()
     return csr
 
 
-def _dense_to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, where: str) -> sp.csr_matrix:
-    if len(matrix.shape) != 2 or np.dtype(matrix.dtype).kind not in "buif":
-        raise DataError(
-            f"{where} has shape {tuple(matrix.shape)} and type {matrix.dtype}; expected cells × genes of real numbers"
-        )
+def _sparse_to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None) -> sp.csr_matrix:
+    if rows is None:
+        return sp.csr_matrix(matrix, copy=True)
+    return sp.csr_matrix(sp.csr_matrix(matrix)[rows])
+
+
+def _dense_to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None) -> sp.csr_matrix:
     height = max(1, _BLOCK_VALUES // max(1, matrix.shape[1]))
     chosen = np.arange(matrix.shape[0]) if rows is None else rows
     blocks = []
@@ -70,9 +74,8 @@ def _dense_to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, where: str) -
         block = chosen[start : start + height]
         # Files read slices fast and lists of rows slowly, so the enclosing slice is read.
         low, high = int(block.min()), int(block.max()) + 1
-        blocks.append(sp.csr_matrix(np.asarray(matrix[low:high])[block - low]))
-    if not blocks:
-        return sp.csr_matrix((0, matrix.shape[1]), dtype=matrix.dtype)
+        dense = np.asarray(matrix[low:high])[block - low]
+        blocks.append(sp.csr_matrix(dense.astype(np.float32) if dense.dtype == np.float16 else dense))
     return sp.csr_matrix(sp.vstack(blocks, format="csr"))
 
 
