@@ -92,10 +92,10 @@ def simulate(
     n_controls: int = 400,
     interaction: Literal["strong", "none"] | float = "strong",
     responders: float = 0.8,
-    depth: float = 2000.0,
-    dropout: float = 0.2,
+    depth: float = 1000.0,
+    dropout: float = 0.3,
     n_programs: int = 5,
-    truth_cells: int = 2000,
+    truth_cells: int = 1000,
     seed: int = 0,
 ) -> AnnData:
     """Simulate a screen of every single and of `n_doubles` pairs (default: 60% of them), with controls.
@@ -213,7 +213,7 @@ def _truth(
         activity=activity,
         place={name: row for row, name in enumerate(target_names)},
         column={name: list(names).index(name) for name in target_names},
-        base=rng.normal(0.0, 1.0, n_genes),
+        base=rng.normal(0.0, 1.3, n_genes),
         interaction=kappa,
         responders=responders,
         depth=depth,
