@@ -206,7 +206,7 @@ def write_cells(path: Path, cells: CellTable, rows: np.ndarray, columns: np.ndar
     import anndata as ad
 
     obs = pd.DataFrame({cells.perturbation_key: cells.obs[cells.perturbation_key].iloc[rows].astype(str)})
-    genes = pd.Index([cells.genes[j] for j in columns], name="gene")
+    genes = pd.Index(cells.genes[columns].astype(object), name="gene")
     adata = ad.AnnData(cells.X[rows][:, columns], obs=obs, var=pd.DataFrame(index=genes))
     with written_whole(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip")

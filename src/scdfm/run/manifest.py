@@ -33,8 +33,6 @@ class Manifest(BaseModel):
     """Names of the G modelled genes, in the order of the predictions' columns."""
     targets: list[str]
     """Targets seen in training."""
-    slots: int
-    """P: targets of the largest condition the run was made for."""
     split: dict[str, Any]
     scale: dict[str, Any]
     perturbation_key: str

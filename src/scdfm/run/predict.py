@@ -71,7 +71,7 @@ def _condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
         raise ConditionError("no condition to predict: give at least one name, e.g. 'A' or 'A+B'")
     if CONTROL in names:
         raise ConditionError("condition 'control': nothing to predict; ask for perturbed conditions only")
-    run.vocabulary.encode(names, run.manifest.slots)  # refuses unknown targets before any work is done
+    run.vocabulary.encode(names, slots=None)  # refuses unknown targets before any work is done
     for name in names if run.config.model.perturbation == "drugs" else ():
         unseen = sorted(set(targets(name)) - set(run.manifest.targets))
         if unseen:
@@ -83,31 +83,29 @@ def _condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
 
 
 def _control_table(run: Run, controls: CellTable | ad.AnnData | str | Path) -> CellTable:
-    """The control cells of `controls`, read at the run's scale."""
+    """The control cells of `controls`, at the run's scale."""
+    scale = run.manifest.scale
     if not isinstance(controls, CellTable):
-        scale = run.manifest.scale
         target_sum = scale["target_sum"] if scale["declared"] == "counts" else None
-        controls = read_cells(
-            controls,
-            run.manifest.perturbation_key,
-            run.manifest.control,
-            target_sum=target_sum,
-            layer=scale["layer"],
+        controls = read_cells(controls, run.manifest.perturbation_key, run.manifest.control, target_sum)
+    found = controls.scale.target_sum
+    if None not in (found, scale["target_sum"]) and found != scale["target_sum"]:
+        raise DataError(
+            f"controls: log1p of counts per {found:g}, but the run was fitted at {scale['target_sum']:g}; "
+            f"read them with target_sum={scale['target_sum']:g}"
         )
     return controls.select([CONTROL])
 
 
 def _on_panel(run: Run, table: CellTable) -> tuple[sp.csr_matrix, list[str]]:
     """Control expression [n, G] in the panel's order, and the cells' names."""
-    column = {gene: j for j, gene in enumerate(table.genes)}
-    missing = [gene for gene in run.genes if gene not in column]
+    missing = sorted(set(run.genes) - set(map(str, table.genes)))
     if missing:
         raise DataError(
-            f"controls: {len(missing)} of the run's {len(run.genes)} genes are missing (first: {', '.join(missing[:3])}); "
-            "give control cells measured on the genes of the training data"
+            f"controls: {len(missing)} of the run's {len(run.genes)} genes are missing "
+            f"(first: {', '.join(missing[:3])}); give control cells measured on the genes of the training data"
         )
-    columns = [column[gene] for gene in run.genes]
-    return table.X.tocsc()[:, columns].tocsr(), list(map(str, table.obs.index))
+    return table.X[:, table.columns(run.genes)], list(map(str, table.obs.index))
 
 
 def _draw(n_controls: int, n_cells: int, rng: np.random.Generator) -> np.ndarray:
@@ -119,7 +117,7 @@ def _draw(n_controls: int, n_cells: int, rng: np.random.Generator) -> np.ndarray
 def _population(run: Run, field: Any, name: str, control: torch.Tensor, seed: int) -> np.ndarray:
     """One predicted population [M, G]."""
     sampling = run.config.sampling
-    perturbation = torch.from_numpy(run.vocabulary.encode([name], run.manifest.slots)).to(control.device)
+    perturbation = torch.from_numpy(run.vocabulary.encode([name], slots=None)).to(control.device)
     condition = torch.zeros(len(control), dtype=torch.long, device=control.device)
     genes = torch.from_numpy(run.vocabulary.gene_ids(run.genes)).to(control.device)
     flow = run.config.flow

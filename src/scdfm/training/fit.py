@@ -77,7 +77,7 @@ def fit(
     else:
         _write_inputs(cells, split, panel, vocabulary, config, out)
         manifest.save(out)
-    data = StepData(cells, split, panel, vocabulary, config, manifest.slots, first_step=_step_reached(out))
+    data = StepData(cells, split, panel, vocabulary, config, first_step=_step_reached(out))
     _train(data, manifest, out, progress)
     return Run.load(out)
 
@@ -87,7 +87,6 @@ def _prepare(cells: CellTable, split: Split, config: Config) -> tuple[Manifest, 
     panel = select_genes(cells, split, config.panel)
     every_target = {target for condition in cells.conditions for target in targets(condition)}
     vocabulary = Vocabulary.build(panel.genes, every_target)
-    sizes = [len(targets(condition)) for condition in (*split.train, *split.validation, *split.test)]
     manifest = Manifest(
         format=FORMAT,
         seed=config.seed,
@@ -95,7 +94,6 @@ def _prepare(cells: CellTable, split: Split, config: Config) -> tuple[Manifest, 
         vocabulary=list(vocabulary.tokens),
         panel=list(panel.genes),
         targets=sorted({target for condition in split.train for target in targets(condition)}),
-        slots=max(2, *sizes),  # two even for a screen of singles: the published form, which composes doubles
         split=split.to_dict(),
         scale=cells.scale.to_dict(),
         perturbation_key=cells.perturbation_key,
@@ -103,7 +101,7 @@ def _prepare(cells: CellTable, split: Split, config: Config) -> tuple[Manifest, 
         data={
             "path": None if cells.source is None else str(cells.source),
             "digest": cells.digest(),
-            "n_cells": len(cells.codes),
+            "n_cells": cells.n,
             "n_genes": len(cells.genes),
         },
         versions=versions(),
@@ -154,7 +152,7 @@ class StepData(L.LightningDataModule):
     """The batches of a fit, and its validation conditions."""
 
     def __init__(
-        self, cells: CellTable, split: Split, panel: GenePanel, vocabulary: Vocabulary, config: Config, slots: int,
+        self, cells: CellTable, split: Split, panel: GenePanel, vocabulary: Vocabulary, config: Config,
         first_step: int,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -163,12 +161,12 @@ class StepData(L.LightningDataModule):
         self.gene_ids = torch.from_numpy(vocabulary.gene_ids(panel.genes))
         self.vocabulary = vocabulary
         self.sampler = ConditionSampler(
-            cells, split, panel, numpy_rng(config.seed, "sampler"), vocabulary=vocabulary, slots=slots,
+            cells, split, panel, numpy_rng(config.seed, "sampler"), vocabulary=vocabulary,
             n_conditions=min(options.conditions_per_batch, len(split.train)), n_cells=options.cells_per_condition,
             weights=options.sampling,
         )  # fmt: skip
         self.validation = ValidationConditions(
-            cells, panel, vocabulary, split.validation, slots, options.validation_cells, config.seed
+            cells, panel, vocabulary, split.validation, options.validation_cells, config.seed
         )
 
     def train_dataloader(self) -> DataLoader[object]:
@@ -182,6 +180,10 @@ class StepData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[object]:
         """One item for each validation condition."""
         return unbatched(self.validation)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch; names stay."""
+        return batch.to(device, non_blocking=True)
 
 
 def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> None:
@@ -197,6 +199,11 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
         torch.manual_seed(derive(config.seed, "fit"))
         # Batches come ready from memory: worker processes would only copy them.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Step s is the same batch in any process: nothing of the data need be restored.
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+        warnings.filterwarnings(
+            "ignore", message=".*LeafSpec.*", category=FutureWarning
+        )  # Lightning's, of torch
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
         trainer.fit(
             module, datamodule=data, ckpt_path=str(last) if data.first_step else None, weights_only=False
@@ -237,15 +244,15 @@ def _trainer(options: TrainingConfig, out: Path, validated: bool, progress: bool
 
 
 def _checkpoints(out: Path, every: int, validated: bool) -> list[Callback]:
-    """`last` every so many steps; `best` by the distance of the validation means."""
+    """`best` by the distance of the validation means, then `last`, which remembers it; both after each validation."""
     shared: dict[str, Any] = {"dirpath": out / CHECKPOINTS, "enable_version_counter": False}
+    last = {} if validated else {"every_n_train_steps": every}
     callbacks: list[Callback] = [
-        ModelCheckpoint(filename="last", every_n_train_steps=every, save_on_train_epoch_end=False, **shared)
+        ModelCheckpoint(filename="last", save_on_train_epoch_end=False, **last, **shared)
     ]
     if validated:
-        callbacks.append(
-            ModelCheckpoint(filename="best", monitor="val_l2", save_on_train_epoch_end=False, **shared)
-        )
+        best = ModelCheckpoint(filename="best", monitor="val_l2", save_on_train_epoch_end=False, **shared)
+        callbacks.insert(0, best)
     for callback in callbacks:
         callback.FILE_EXTENSION = ".safetensors"  # type: ignore[attr-defined]
     return callbacks

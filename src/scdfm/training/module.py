@@ -49,8 +49,9 @@ class FlowModule(L.LightningModule):
         loss = flow_loss(predicted, x_t, t, noise, target, n_conditions, self.config.mmd)
         if not torch.isfinite(loss.total):
             raise TrainingError(
-                f"step {self.global_step}: the loss is {loss.total.item()}; lower training.learning_rate "
-                f"(now {self.config.training.learning_rate}) or set training.clip_norm, and --resume from the last checkpoint"
+                f"step {self.global_step}: the loss is {loss.total.item()}; lower "
+                f"training.learning_rate (now {self.config.training.learning_rate}) or set training.clip_norm, "
+                "and --resume from the last checkpoint"
             )
         self.log_dict(
             {"loss": loss.total.detach(), "cfm": loss.cfm.detach(), "mmd": loss.mmd.detach()}, prog_bar=True
@@ -95,15 +96,6 @@ class FlowModule(L.LightningModule):
             optimizer, lambda step: learning_rate_factor(step, options)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move the tensors of a batch; names stay."""
-        moved = {
-            key: value.to(device, non_blocking=True)
-            for key, value in vars(batch).items()
-            if isinstance(value, Tensor)
-        }
-        return type(batch)(**{**vars(batch), **moved})
 
 
 def learning_rate_factor(step: int, options: TrainingConfig) -> float:

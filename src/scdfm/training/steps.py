@@ -57,17 +57,24 @@ class ValidationBatch:
     target_mean: torch.Tensor
     """[G]"""
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ValidationBatch:
+        """The batch on another device."""
+        tensors = (self.control, self.perturbation, self.control_mean, self.target_mean)
+        return ValidationBatch(
+            self.name, *(tensor.to(device, non_blocking=non_blocking) for tensor in tensors)
+        )
+
 
 class ValidationConditions(Dataset[ValidationBatch]):
     """The validation conditions with a fixed draw of control cells each."""
 
     def __init__(
-        self, cells: CellTable, panel: GenePanel, vocabulary: Vocabulary, names: tuple[str, ...], slots: int,
+        self, cells: CellTable, panel: GenePanel, vocabulary: Vocabulary, names: tuple[str, ...],
         n_cells: int, seed: int,
     ) -> None:  # fmt: skip
         means = cells.means([CONTROL, *names])[list(panel.genes)]
         control_rows = cells.rows(CONTROL)
-        columns = np.array([{gene: j for j, gene in enumerate(cells.genes)}[gene] for gene in panel.genes])
+        columns = cells.columns(panel.genes)
         self.batches = []
         for i, name in enumerate(names):
             rows = numpy_rng(seed, "validation", name).choice(control_rows, n_cells)
@@ -75,7 +82,7 @@ class ValidationConditions(Dataset[ValidationBatch]):
                 ValidationBatch(
                     name=name,
                     control=torch.from_numpy(cells.X[rows][:, columns].toarray()),
-                    perturbation=torch.from_numpy(vocabulary.encode([name], slots)),
+                    perturbation=torch.from_numpy(vocabulary.encode([name], slots=None)),
                     control_mean=torch.from_numpy(means.iloc[0].to_numpy(np.float32)),
                     target_mean=torch.from_numpy(means.iloc[1 + i].to_numpy(np.float32)),
                 )
