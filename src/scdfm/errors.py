@@ -4,6 +4,10 @@
 class ScdfmError(Exception):
     """Anything scdfm tells its user. The command line prints it as one line and exits with code 2."""
 
+    def __init__(self, message: str = "") -> None:
+        # Labels and library texts may hold line breaks; the message stays one line.
+        super().__init__(" ".join(message.split()))
+
 
 class DataError(ScdfmError, ValueError):
     """A file, table, column, label or value that cannot be used as it is."""

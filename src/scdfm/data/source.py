@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,15 @@ from scdfm.data.conditions import near
 from scdfm.errors import DataError
 
 # What h5py, zarr and anndata raise on files that are truncated, of another kind or of another version.
-_READ_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError)
+READ_ERRORS: Final = (
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    AttributeError,
+    NotImplementedError,
+)
 
 
 @dataclass(frozen=True)
@@ -80,14 +88,18 @@ def _from_adata(adata: Any) -> Source:
 @contextlib.contextmanager
 def _open_group(path: Path) -> Iterator[Any]:
     """The root group of an h5ad file or a zarr store."""
-    if not path.exists():
+    try:
+        found = path.exists()
+    except (OSError, ValueError):  # no name that this file system could have
+        found = False
+    if not found:
         raise DataError(f"{path} does not exist; expected an .h5ad file or a .zarr store: check the path")
     if path.is_dir():
         import zarr
 
         try:
             group = zarr.open_group(path, mode="r")
-        except (*_READ_ERRORS, zarr.errors.BaseZarrError) as error:
+        except (*READ_ERRORS, zarr.errors.BaseZarrError) as error:
             raise _unreadable(path, error) from error
         yield group
         return
@@ -114,7 +126,7 @@ def _from_group(group: Any, path: Path) -> Source:
     try:
         obs, var = read_elem(group["obs"]), read_elem(group["var"])
         layers = tuple(group["layers"].keys()) if "layers" in keys else ()
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _unreadable(path, error) from error
     if not isinstance(obs, pd.DataFrame) or not isinstance(var, pd.DataFrame):
         raise DataError(
@@ -127,14 +139,16 @@ def _from_group(group: Any, path: Path) -> Source:
         element = group["X"] if layer is None else group[f"layers/{layer}"]
         try:
             return sparse_dataset(element) if hasattr(element, "keys") else element
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise _unreadable(path, error) from error
 
     return Source(path.name, path, obs, np.asarray(var.index.astype(str), dtype=np.str_), layers, open_matrix)
 
 
+def reason(error: BaseException) -> str:
+    """The kind of a library's error and the start of its text, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 def _unreadable(path: Path, error: BaseException) -> DataError:
-    reason = " ".join(str(error).split())[:200]
-    return DataError(
-        f"{path} cannot be read as AnnData ({type(error).__name__}: {reason}); write it anew (write_h5ad)"
-    )
+    return DataError(f"{path} cannot be read as AnnData ({reason(error)}); write it anew (write_h5ad)")

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from scdfm.data.source import READ_ERRORS, reason
 from scdfm.errors import DataError
 
 MOST_LOG1P: Final = 20.0  # log1p of 480 million: no normalised count is larger
@@ -52,9 +53,15 @@ def to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, where: str) -> sp.cs
         )
     if np.dtype(matrix.dtype).kind not in "buif":
         raise DataError(f"{where} holds values of type {matrix.dtype}; expected real numbers")
-    if hasattr(matrix, "to_memory"):  # anndata's sparse matrix on disk
-        matrix = matrix.to_memory()
-    csr = _sparse_to_csr(matrix, rows) if sp.issparse(matrix) else _dense_to_csr(matrix, rows)
+    try:
+        if hasattr(matrix, "to_memory"):  # anndata's sparse matrix on disk
+            matrix = matrix.to_memory()
+        csr = _sparse_to_csr(matrix, rows) if sp.issparse(matrix) else _dense_to_csr(matrix, rows)
+        csr.check_format(full_check=True)
+    except (*READ_ERRORS, IndexError) as error:
+        raise DataError(
+            f"{where} cannot be read ({reason(error)}); write the file anew (write_h5ad)"
+        ) from error
     csr.sum_duplicates()
     csr.eliminate_zeros()
     return csr
