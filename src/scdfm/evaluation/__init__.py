@@ -1,0 +1,24 @@
+"""Scores of predicted populations, for anybody's predictions, beside simple rules and the data's own ceiling."""
+
+from scdfm.evaluation.baselines import BASELINES
+from scdfm.evaluation.ceiling import CEILING, DUPLICATE
+from scdfm.evaluation.evaluate import evaluate
+from scdfm.evaluation.metrics import DISTRIBUTION, LOWER_IS_BETTER, METRICS, POINTWISE
+from scdfm.evaluation.summary import differences, harm, interval, position, stratified, summarise
+
+__all__ = [
+    "BASELINES",
+    "CEILING",
+    "DISTRIBUTION",
+    "DUPLICATE",
+    "LOWER_IS_BETTER",
+    "METRICS",
+    "POINTWISE",
+    "differences",
+    "evaluate",
+    "harm",
+    "interval",
+    "position",
+    "stratified",
+    "summarise",
+]

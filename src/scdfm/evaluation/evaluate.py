@@ -1,0 +1,291 @@
+"""Score anybody's predictions of perturbed populations, beside simple rules and the data's own ceiling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scdfm.data.conditions import CONTROL, canonical
+from scdfm.errors import ConfigError, DataError
+from scdfm.evaluation import baselines, protocols
+from scdfm.evaluation.alignment import Cells, Pair, align
+from scdfm.evaluation.baselines import Training
+from scdfm.evaluation.ceiling import (
+    CEILING,
+    DUPLICATE,
+    Halves,
+    disjoint_halves,
+    half_against_all,
+    interpolated_duplicate,
+)
+from scdfm.evaluation.expression import against_control
+from scdfm.evaluation.metrics import METRICS, Standard, checked, score_means
+from scdfm.evaluation.pointwise import top_genes
+from scdfm.evaluation.populations import score_populations
+from scdfm.evaluation.pseudobulk import Floats, Moments, Population, moments, row_means
+
+Protocol = Literal["scdfm", "paper"]
+PAPER_GENES = 1000
+PAPER_RIDGE = 0.1
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything the scores of one evaluation rest on; see `evaluate` for the options."""
+
+    pair: Pair
+    training: Training
+    standard: Standard
+    protocol: Protocol
+    metrics: tuple[str, ...]
+    seed: int
+
+
+def evaluate(
+    predicted: Cells | None,
+    real: Cells,
+    control: str = CONTROL,
+    protocol: Protocol = "scdfm",
+    training: Any = None,
+    metrics: Iterable[str] | None = None,
+    *,
+    perturbation_key: str | None = None,
+    name: str = "model",
+    subset: Mapping[str, str] | None = None,
+    conditions: Sequence[str] | None = None,
+    genes: int | Sequence[str] | None = None,
+    references: bool = True,
+    release: protocols.Release = "0.5.42",
+    ridge_penalty: float | None = None,
+    check_scale: bool = True,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score predicted cells against real cells, condition by condition.
+
+    predicted, real: paths (`.h5ad`, `.zarr`), AnnData or CellTables of log1p values with a condition column
+        (`perturbation_key`, else `perturbation`). Genes are aligned by name. `predicted` None scores the simple
+        rules alone. The prediction needs no control cells: the real ones are the control of every score.
+    control: the label of control cells. subset: obs columns and values that choose cells.
+    protocol: `scdfm`, or `paper`, the published one (docs/evaluation.md tells them apart); `release` is the
+        release of cell-eval whose names and definitions `paper` follows.
+    training: what the model was trained on, for the simple rules: a Run (its `means` and `split`), a table of means
+        (conditions × genes), or None: the real conditions that are not predicted.
+    metrics: names, default all of the protocol. conditions: those scored, default all predicted and measured.
+    genes: the genes of the pointwise metrics: names, or a number (those of largest variance over the
+        scored and control real cells); default all common genes (`paper`: 1,000).
+    references: False scores the model alone. ridge_penalty: λ of ridge; default chosen by leave-one-out
+        (`paper`: 0.1). check_scale: False scores a prediction that looks to be in another scale.
+
+    Returns a long table: model, condition, metric, value (NaN = undefined), n_cells (real cells). `model` is
+    `name`, a baseline, `ceiling` or `duplicate`. `table.attrs` holds protocol, notes, provenance, the training
+    conditions and each condition's effect size. Raises DataError, ConditionError or ConfigError, one line each.
+    """
+    _check_options(protocol, release, name)
+    known = METRICS if protocol == "scdfm" else (*METRICS, *protocols.NAMES)
+    asked = checked(metrics, known)
+    pair = align(
+        predicted,
+        real,
+        control=control,
+        perturbation_key=perturbation_key,
+        subset=subset,
+        conditions=conditions,
+        check_scale=check_scale,
+    )
+    setting, notes = _setting(pair, training, protocol, asked, genes, seed)
+    values: dict[str, dict[str, Floats]] = {}
+    if pair.predicted is not None:
+        values[name] = _score_model(setting, release)
+    means, halves = {}, None
+    if references or predicted is None:
+        penalty = PAPER_RIDGE if ridge_penalty is None and protocol == "paper" else ridge_penalty
+        means = baselines.predictions(setting.training, pair.conditions, penalty)
+        values |= {rule: score_means(mean, setting.standard, asked) for rule, mean in means.items()}
+        halves = disjoint_halves(pair.real, pair.conditions, seed)
+        paper = half_against_all(pair.real, pair.conditions, seed) if protocol == "paper" else None
+        values |= _score_halves(setting, paper or halves)
+    for model, scores in score_populations(pair, name, means, halves, asked, seed).items():
+        values[model] |= scores
+    table = _table(values, setting)
+    table.attrs |= _attributes(setting, notes, release)
+    return table
+
+
+def _check_options(protocol: str, release: str, name: str) -> None:
+    if protocol not in ("scdfm", "paper"):
+        raise ConfigError(f"protocol '{protocol}': expected scdfm or paper")
+    if release not in protocols.RELEASES:
+        raise ConfigError(f"release '{release}': expected one of {', '.join(protocols.RELEASES)}")
+    if name in (*baselines.BASELINES, CEILING, DUPLICATE):
+        raise ConfigError(f"name '{name}' is that of a reference; choose another for the model")
+
+
+def _setting(
+    pair: Pair,
+    training: Any,
+    protocol: Protocol,
+    metrics: tuple[str, ...],
+    genes: int | Sequence[str] | None,
+    seed: int,
+) -> tuple[Setting, list[str]]:
+    notes = list(pair.notes)
+    real = moments(pair.real, [CONTROL, *pair.conditions])
+    trained, more = training_means(training, pair, real.mean[0])
+    notes += more
+    scored, more = _scored_genes(genes, protocol, pair, real)
+    notes += more
+    tests = None
+    if "de_spearman" in metrics or ("pearson_delta_hat_20" in metrics and protocol == "scdfm"):
+        tests = against_control(pair.real, pair.conditions, CONTROL)
+    shift = real.mean[1:] - real.mean[0]
+    prominence = np.abs(shift if protocol == "paper" or tests is None else tests.z)[:, scored]
+    standard = Standard(
+        real=real.mean[1:],
+        control=real.mean[0],
+        centre=trained.centre,
+        scored=scored,
+        top=top_genes(prominence),
+        significant=(np.zeros_like(prominence, dtype=bool) if tests is None else tests.fdr[:, scored] < 0.05),
+    )
+    return Setting(pair, trained, standard, protocol, metrics, seed), notes
+
+
+def training_means(training: Any, pair: Pair, control: Floats) -> tuple[Training, list[str]]:
+    """The training conditions' means over the aligned genes, and notes on where they come from."""
+    genes = pair.real.genes.tolist()
+    if training is None:
+        predicted = set(pair.conditions) | (set(pair.predicted.rows) if pair.predicted else set())
+        names = tuple(c for c in pair.measured if c not in predicted)
+        note = f"training not given: taken as the {len(names)} real conditions that are not predicted"
+        return Training(names, moments(pair.real, names).mean, control, tuple(genes)), [note]
+    table = training if isinstance(training, pd.DataFrame) else getattr(training, "means", None)
+    if not isinstance(table, pd.DataFrame):
+        raise ConfigError(
+            f"training: expected None, a Run or a table of means (conditions × genes), found {type(training).__name__}"
+        )
+    lacking = [gene for gene in genes if gene not in set(table.columns.astype(str))]
+    if lacking:
+        raise DataError(
+            f"training: {len(lacking)} of the {len(genes)} scored genes are not among its columns (first: {lacking[0]}); "
+            "give means over all predicted genes"
+        )
+    table = table.rename(index=lambda label: canonical(str(label)), columns=str)
+    named = [str(c) for c in table.index if c != CONTROL]
+    leaked = [c for c in named if c in set(pair.conditions)]
+    kept = tuple(c for c in named if c not in set(leaked))
+    notes = [f"{len(leaked)} scored conditions were left out of the training means: {', '.join(leaked[:5])}"]
+    means = table.loc[list(kept), genes].to_numpy(dtype=np.float64)
+    return Training(kept, means, control, tuple(genes)), notes if leaked else []
+
+
+def _scored_genes(
+    genes: int | Sequence[str] | None, protocol: Protocol, pair: Pair, real: Moments
+) -> tuple[NDArray[np.int64], list[str]]:
+    names = pair.real.genes.tolist()
+    if genes is None and protocol == "paper":
+        genes = PAPER_GENES
+    if genes is None:
+        return np.arange(len(names)), []
+    if isinstance(genes, int):
+        if genes < 2:
+            raise ConfigError(f"genes {genes}: expected at least 2, or a list of names")
+        if genes >= len(names):
+            return np.arange(len(names)), []
+        cells = np.array([pair.real.n_cells(c) for c in (CONTROL, *pair.conditions)], dtype=float)
+        mean = np.average(real.mean, axis=0, weights=cells)
+        variance = np.average(real.variance + real.mean**2, axis=0, weights=cells) - mean**2
+        note = (
+            f"pointwise metrics on the {genes} genes of largest variance over scored and control real cells"
+        )
+        return np.argsort(-variance)[:genes], [note]
+    place = {gene: i for i, gene in enumerate(names)}
+    unknown = [gene for gene in genes if gene not in place]
+    if unknown:
+        raise DataError(
+            f"genes: {len(unknown)} of the {len(genes)} asked for are not in both tables (first: {unknown[0]}); "
+            "leave them out"
+        )
+    return np.array([place[gene] for gene in genes], dtype=np.int64), [
+        f"pointwise metrics on {len(genes)} given genes"
+    ]
+
+
+def _score_model(setting: Setting, release: protocols.Release) -> dict[str, Floats]:
+    """Pointwise metrics of the prediction's means, and cell-eval's of its cells."""
+    pair = setting.pair
+    assert pair.predicted is not None
+    means = moments(pair.predicted, pair.conditions).mean
+    own = None
+    if setting.protocol == "paper" and CONTROL in pair.predicted.rows:
+        own = row_means(pair.predicted.X, pair.predicted.rows[CONTROL])
+    values = score_means(means, setting.standard, setting.metrics, own)
+    names = [name for name in setting.metrics if name in protocols.NAMES]
+    return values | protocols.cell_eval(pair, setting.standard.scored, names, release)
+
+
+def _score_halves(setting: Setting, halves: Halves) -> dict[str, dict[str, Floats]]:
+    """Pointwise metrics of the ceiling and of the interpolated duplicate."""
+    real, conditions = setting.pair.real, setting.pair.conditions
+    half, compared = halves.means(real, conditions)
+    against = replace(setting.standard, real=compared)
+    split = [k for k, condition in enumerate(conditions) if len(halves.predicting[condition])]
+    duplicate = np.full_like(half, np.nan)
+    if split and setting.training.conditions:
+        rows = {CONTROL: real.rows[CONTROL]} | {
+            conditions[k]: halves.predicting[conditions[k]] for k in split
+        }
+        tests = against_control(Population(real.X, real.genes, rows), [conditions[k] for k in split], CONTROL)
+        duplicate[split] = interpolated_duplicate(half[split], setting.training.centre, tests)
+    return {
+        CEILING: score_means(half, against, setting.metrics),
+        DUPLICATE: score_means(duplicate, against, setting.metrics),
+    }
+
+
+def _table(values: dict[str, dict[str, Floats]], setting: Setting) -> pd.DataFrame:
+    conditions = setting.pair.conditions
+    cells = [setting.pair.real.n_cells(condition) for condition in conditions]
+    parts = [
+        pd.DataFrame(
+            {
+                "model": model,
+                "condition": conditions,
+                "metric": metric,
+                "value": scores[metric],
+                "n_cells": cells,
+            }
+        )
+        for model, scores in values.items()
+        for metric in setting.metrics
+        if metric in scores
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _attributes(setting: Setting, notes: list[str], release: str) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    standard = setting.standard
+    shift = (standard.real - standard.control)[:, standard.scored]
+    if not setting.training.conditions:
+        notes = [*notes, "no training conditions: baselines other than no change are undefined"]
+    return {
+        "protocol": setting.protocol,
+        "notes": notes,
+        "training_conditions": list(setting.training.conditions),
+        "effect_size": dict(
+            zip(setting.pair.conditions, np.linalg.norm(shift, axis=1).tolist(), strict=True)
+        ),
+        "provenance": {
+            "n_genes": len(setting.pair.real.genes),
+            "n_scored_genes": len(standard.scored),
+            "seed": setting.seed,
+            "release": release if setting.protocol == "paper" else None,
+            "versions": {name: version(name) for name in ("numpy", "scipy", "illico")},
+        },
+    }

@@ -1,0 +1,113 @@
+"""Differential expression of every condition against control: Mann-Whitney tests on sparse cells."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.stats import false_discovery_control, mannwhitneyu
+
+from scdfm.evaluation.pointwise import spearman
+from scdfm.evaluation.pseudobulk import Floats, Population, taken
+
+SMALL = 8
+"""Conditions of at most this many cells get the exact test on genes without ties, as scipy's `auto` does."""
+
+
+@dataclass(frozen=True)
+class Tests:
+    """Two-sided Mann-Whitney tests of K conditions against control, each [K, A].
+
+    `p_value`: asymptotic with tie and continuity corrections (exact for small samples without ties);
+    `fdr`: Benjamini-Hochberg within each condition; `z`: the test's z-score (sign: up or down).
+    """
+
+    p_value: Floats
+    fdr: Floats
+    z: Floats
+
+
+def against_control(population: Population, conditions: Sequence[str], control: str) -> Tests:
+    """Test each of `conditions` against `control`, all genes, all conditions at once."""
+    p_value, z = _asymptotic(population, conditions, control)
+    for k, condition in enumerate(conditions):
+        if population.n_cells(condition) <= SMALL:
+            _exact(p_value[k], population, condition, control)
+    return Tests(p_value=p_value, fdr=false_discovery_control(p_value, axis=1), z=z)
+
+
+def _asymptotic(population: Population, conditions: Sequence[str], control: str) -> tuple[Floats, Floats]:
+    import anndata
+    from illico import asymptotic_wilcoxon
+    from loguru import logger
+
+    logger.disable("illico")
+    labels = [control, *conditions]
+    rows = np.concatenate([population.rows[label] for label in labels])
+    group = np.repeat(
+        [f"{i:06d}" for i in range(len(labels))], [population.n_cells(label) for label in labels]
+    )
+    X = population.X if len(rows) == population.X.shape[0] else None
+    if X is not None:  # all cells take part: label them where they lie, instead of copying the matrix
+        placed = np.empty(len(rows), dtype=group.dtype)
+        placed[rows] = group
+        group = placed
+    else:
+        X = taken(population.X, rows)
+    if not X.has_sorted_indices:
+        X = X.sorted_indices()
+    table = anndata.AnnData(
+        sparse.csr_matrix(X),
+        obs=pd.DataFrame({"group": group}, index=np.arange(len(group)).astype(str)),
+        var=pd.DataFrame(index=np.arange(X.shape[1]).astype(str)),
+    )
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        result = asymptotic_wilcoxon(
+            table,
+            is_log1p=True,
+            group_keys="group",
+            reference="000000",
+            exp_post_agg=True,
+            n_threads=_threads(),
+        )
+    shape = (len(labels), X.shape[1])
+    p_value = result["p_value"].to_numpy().reshape(shape)[1:]
+    return np.clip(p_value, 0, 1), result["z_score"].to_numpy().reshape(shape)[1:]
+
+
+def _exact(p_value: Floats, population: Population, condition: str, control: str) -> None:
+    """Replace `p_value` [A] by the exact test's on genes whose values are all different."""
+    x, y = population.block(condition), population.block(control)
+    both = np.sort(np.vstack([x, y]), axis=0)
+    untied = np.flatnonzero((np.diff(both, axis=0) != 0).all(axis=0))
+    if len(untied):
+        p_value[untied] = mannwhitneyu(x[:, untied], y[:, untied], method="exact", axis=0).pvalue
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fold_change(mean: Floats, control: Floats) -> Floats:
+    """Fold change of geometric-like means, expm1(mean) / expm1(control mean), [K, A].
+
+    1e-9 is added to both, so that a gene silent in control ranks above all others by its mean rather than
+    at infinity, and one silent in both stays at 1.
+    """
+    return (np.expm1(mean) + 1e-9) / (np.expm1(control) + 1e-9)
+
+
+def de_spearman(predicted: Floats, real: Floats, control: Floats, significant: NDArray[np.bool_]) -> Floats:
+    """Spearman of predicted and real fold changes over each condition's `significant` genes [K, A] -> [K].
+
+    Undefined (NaN) below three significant genes, and where a fold change is constant over them.
+    """
+    x, y = fold_change(predicted, control), fold_change(real, control)
+    return np.array([spearman(x[k, keep], y[k, keep]) for k, keep in enumerate(significant)])

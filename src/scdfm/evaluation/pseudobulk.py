@@ -1,0 +1,75 @@
+"""Moments of each condition's cells, in one pass over the sparse matrix.
+
+Values are log1p of normalised counts; sums are kept in float64 whatever the matrix holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Population:
+    """Cells of named conditions over one list of genes: `X` csr [N, A], `rows` condition -> row numbers."""
+
+    X: sparse.csr_matrix
+    genes: NDArray[np.str_]
+    rows: Mapping[str, Rows]
+
+    def n_cells(self, condition: str) -> int:
+        """Number of cells of `condition`."""
+        return len(self.rows[condition])
+
+    def block(
+        self, condition: str, limit: int | None = None, rng: np.random.Generator | None = None
+    ) -> Floats:
+        """Dense float32 [n, A] of `condition`, at most `limit` cells drawn without replacement by `rng`."""
+        rows = self.rows[condition]
+        if limit is not None and rng is not None and len(rows) > limit:
+            rows = np.sort(rng.choice(rows, limit, replace=False))
+        return taken(self.X, rows).toarray()
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Per condition and gene: `mean`, `variance` (divided by n) and share of cells at `zero`, each [K, A]."""
+
+    mean: Floats
+    variance: Floats
+    zero: Floats
+
+
+def taken(X: sparse.csr_matrix, rows: Rows) -> sparse.csr_matrix:
+    """Rows of `X`; a slice where they are contiguous, which scipy takes without a search."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and np.all(np.diff(rows) == 1):
+        return X[int(rows[0]) : int(rows[-1]) + 1]
+    return X[rows]
+
+
+def moments(population: Population, conditions: Sequence[str]) -> Moments:
+    """Moments of `conditions` [K, A] from the stored values alone; nothing is densified."""
+    n_genes = population.X.shape[1]
+    mean, square, zero = (np.zeros((len(conditions), n_genes)) for _ in range(3))
+    for k, condition in enumerate(conditions):
+        block = taken(population.X, population.rows[condition])
+        n = max(block.shape[0], 1)
+        data = block.data.astype(np.float64)
+        mean[k] = np.bincount(block.indices, weights=data, minlength=n_genes) / n
+        square[k] = np.bincount(block.indices, weights=data * data, minlength=n_genes) / n
+        zero[k] = 1 - np.bincount(block.indices[data != 0], minlength=n_genes) / n
+    return Moments(mean=mean, variance=np.maximum(square - mean * mean, 0), zero=zero)
+
+
+def row_means(X: sparse.csr_matrix, rows: Rows) -> Floats:
+    """Mean [A] of `rows`."""
+    block = taken(X, rows)
+    sums = np.bincount(block.indices, weights=block.data.astype(np.float64), minlength=X.shape[1])
+    return sums / max(len(rows), 1)

@@ -1,0 +1,219 @@
+"""What a table of scores says: averages with intervals, and the model's place among the references.
+
+All functions take the long table of `evaluate` (columns model, condition, metric, value, n_cells; NaN undefined).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scdfm.data.conditions import targets
+from scdfm.errors import ConfigError, DataError
+from scdfm.evaluation.baselines import BASELINES, NO_CHANGE, TRAINING_MEAN
+from scdfm.evaluation.ceiling import CEILING, DUPLICATE
+from scdfm.evaluation.metrics import LOWER_IS_BETTER, NEUTRAL
+from scdfm.evaluation.pseudobulk import Floats
+from scdfm.seeds import numpy_rng
+
+REFERENCES = (*BASELINES, CEILING, DUPLICATE)
+LEVEL = 0.95
+
+
+def models_of(table: pd.DataFrame) -> list[str]:
+    """The models of a table that are not references."""
+    return [str(name) for name in table["model"].unique() if name not in REFERENCES]
+
+
+def summarise(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """One row per model and metric: mean, median, low, high, n, n_undefined.
+
+    `low` and `high` bound the mean over conditions with 95% confidence (bootstrap over conditions, see
+    `interval`); conditions without a value are left out and counted in `n_undefined`.
+    """
+    _check(table)
+    rows = []
+    for (model, metric), part in table.groupby(["model", "metric"], sort=False, observed=True):
+        values = part["value"].to_numpy(dtype=np.float64)
+        defined = values[~np.isnan(values)]
+        low, high = interval(defined, n_bootstrap, seed)
+        mean, median = (
+            (float(np.mean(defined)), float(np.median(defined))) if len(defined) else (np.nan, np.nan)
+        )
+        rows.append((model, metric, mean, median, low, high, len(defined), len(values) - len(defined)))
+    return pd.DataFrame(
+        rows, columns=["model", "metric", "mean", "median", "low", "high", "n", "n_undefined"]
+    )
+
+
+def interval(
+    values: Floats, n_bootstrap: int = 1000, seed: int = 0, level: float = LEVEL
+) -> tuple[float, float]:
+    """Bootstrap-t interval of the mean of `values`; NaN below two values.
+
+    Each resample gives t* = (mean* − mean) / standard error*; the interval is mean − t*(1−α/2)·se to
+    mean − t*(α/2)·se (Efron and Tibshirani 1993, ch. 12). Unlike percentiles of the mean it holds its level with
+    the 10 to 40 skewed values that a test set has (benchmarks/coverage.py). Resamples without spread are left out.
+    """
+    n = len(values)
+    if n < 2:
+        return float("nan"), float("nan")
+    mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(n))
+    if error <= 1e-12 * max(abs(mean), 1e-300):
+        return mean, mean
+    draws = values[numpy_rng(seed, "bootstrap", n).integers(0, n, (n_bootstrap, n))]
+    errors = draws.std(axis=1, ddof=1) / np.sqrt(n)
+    spread = errors > 1e-9 * error
+    t = (draws.mean(axis=1)[spread] - mean) / errors[spread]
+    if not len(t):
+        return float("nan"), float("nan")
+    lower, upper = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
+    return float(mean - upper * error), float(mean - lower * error)
+
+
+def position(table: pd.DataFrame) -> pd.DataFrame:
+    """Where each model's mean lies between the worst acceptable (0%) and the ceiling (100%), per metric.
+
+    Worst acceptable is the better of no change and the training mean. All three means are over the conditions
+    where model, reference and ceiling have a value (n). NaN where the ceiling is not better than the worst
+    acceptable: that metric tells nothing here. Columns: model, metric, value, worst, worst_value, ceiling,
+    percent, n. The row of `duplicate` says how far a nearly perfect prediction gets.
+    """
+    _check(table)
+    rows = []
+    for metric, wide in _wide(table):
+        if CEILING not in wide:
+            continue
+        for model in wide.columns.drop([CEILING, NO_CHANGE, TRAINING_MEAN], errors="ignore"):
+            found = [
+                _between(wide[[model, worst, CEILING]].dropna(), metric, worst)
+                for worst in (NO_CHANGE, TRAINING_MEAN)
+                if worst in wide
+            ]
+            found = [row for row in found if row[-1]]
+            if found:
+                better = min if metric in LOWER_IS_BETTER else max
+                rows.append((model, metric, *better(found, key=lambda row: row[2])))
+    columns = ["model", "metric", "value", "worst", "worst_value", "ceiling", "percent", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _between(common: pd.DataFrame, metric: str, worst: str) -> tuple[float, str, float, float, float, int]:
+    if not len(common):
+        return np.nan, worst, np.nan, np.nan, np.nan, 0
+    value, bottom, top = (float(mean) for mean in common.mean())
+    room = _sign(metric) * (top - bottom)
+    percent = 100 * _sign(metric) * (value - bottom) / room if room > 0 else np.nan
+    return value, worst, bottom, top, percent, len(common)
+
+
+def differences(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Each model against its best baseline, paired by condition: model, metric, baseline, improvement, low, high, n.
+
+    `improvement` is the mean over conditions of how much better the model is (positive = better, whatever the
+    metric's direction), `low` and `high` its 95% interval (`interval`). The best baseline is the one with the
+    least improvement over it, among those with a value at half of the model's conditions or more.
+    """
+    _check(table)
+    rows = []
+    for metric, wide in _wide(table):
+        for model in [name for name in wide.columns if name not in REFERENCES]:
+            candidates = []
+            for baseline in [name for name in BASELINES if name in wide]:
+                gap = (_sign(metric) * (wide[model] - wide[baseline])).dropna().to_numpy()
+                if len(gap) and 2 * len(gap) >= wide[model].notna().sum():
+                    candidates.append((float(gap.mean()), baseline, gap))
+            if candidates:
+                mean, best, gap = min(candidates, key=lambda entry: entry[0])
+                rows.append((model, metric, best, mean, *interval(gap, n_bootstrap, seed), len(gap)))
+    return pd.DataFrame(rows, columns=["model", "metric", "baseline", "improvement", "low", "high", "n"])
+
+
+def harm(table: pd.DataFrame) -> pd.DataFrame:
+    """Share of conditions where a model is worse than no change: model, metric, share, n.
+
+    Where no change has no value (a correlation of shifts), a model harms where its own value is below 0:
+    it points the wrong way.
+    """
+    _check(table)
+    rows = []
+    for metric, wide in _wide(table):
+        for model in [name for name in wide.columns if name not in REFERENCES]:
+            reference = wide[NO_CHANGE] if NO_CHANGE in wide else pd.Series(np.nan, index=wide.index)
+            if metric not in LOWER_IS_BETTER:
+                reference = reference.fillna(0.0)
+            worse = (_sign(metric) * (wide[model] - reference)).dropna() < 0
+            rows.append((model, metric, float(worse.mean()) if len(worse) else np.nan, len(worse)))
+    return pd.DataFrame(rows, columns=["model", "metric", "share", "n"])
+
+
+def stratified(table: pd.DataFrame, by: str, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """`summarise` within strata, with the stratum in a first column.
+
+    by: `targets` (single, double, ... and how many of its targets occur in a training condition), `effect`
+    (thirds of the norm of the real shift), or `cells` (thirds of the number of real cells).
+    """
+    _check(table)
+    strata = _strata(table, by)
+    parts = []
+    for stratum in dict.fromkeys(strata[c] for c in sorted(strata, key=lambda c: strata[c])):
+        part = table[table["condition"].map(strata) == stratum]
+        parts.append(summarise(part, n_bootstrap, seed).assign(stratum=stratum))
+    whole = pd.concat(parts, ignore_index=True)
+    return whole[["stratum", *whole.columns.drop("stratum")]]
+
+
+def _strata(table: pd.DataFrame, by: str) -> dict[str, str]:
+    conditions = [str(name) for name in table["condition"].unique()]
+    if by == "targets":
+        seen = {target for name in _attribute(table, "training_conditions") for target in targets(name)}
+        return {c: _kind(targets(c), seen) for c in conditions}
+    if by == "effect":
+        size = _attribute(table, "effect_size")
+        return _thirds({c: float(size[c]) for c in conditions}, "effect")
+    if by == "cells":
+        cells = table.groupby("condition", observed=True)["n_cells"].first()
+        return _thirds({c: float(cells[c]) for c in conditions}, "cells")
+    raise ConfigError(f"strata by '{by}': expected targets, effect or cells")
+
+
+def _kind(names: tuple[str, ...], seen: set[str]) -> str:
+    order = {1: "single", 2: "double", 3: "triple"}.get(len(names), f"{len(names)} targets")
+    return f"{order}, {sum(name in seen for name in names)} of {len(names)} seen"
+
+
+def _thirds(values: dict[str, float], what: str) -> dict[str, str]:
+    """Low, middle and high third by rank; ties are split by name so that the thirds are equal."""
+    ordered = sorted(values, key=lambda c: (values[c], c))
+    names = (f"1 low {what}", f"2 middle {what}", f"3 high {what}")
+    return {c: names[min(3 * i // len(ordered), 2)] for i, c in enumerate(ordered)}
+
+
+def _attribute(table: pd.DataFrame, name: str) -> Any:
+    if name not in table.attrs:
+        raise DataError(f"table of scores: its attrs lack '{name}'; give the table as evaluate returned it")
+    return table.attrs[name]
+
+
+def _wide(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Per metric with a direction, conditions × models."""
+    for metric, part in table.groupby("metric", sort=False, observed=True):
+        if metric not in NEUTRAL:
+            yield str(metric), part.set_index(["condition", "model"])["value"].unstack()  # noqa: PD010
+
+
+def _sign(metric: str) -> int:
+    return -1 if metric in LOWER_IS_BETTER else 1
+
+
+def _check(table: pd.DataFrame) -> None:
+    lacking = [c for c in ("model", "condition", "metric", "value", "n_cells") if c not in table.columns]
+    if lacking:
+        raise DataError(
+            f"table of scores: column '{lacking[0]}' is missing; expected the long table of evaluate"
+        )
+    if table.empty:
+        raise DataError("table of scores: no rows; expected the long table of evaluate")
