@@ -237,7 +237,9 @@ def _column(obs: pd.DataFrame, column: str, what: str, name: str) -> pd.Series:
             f"{name}: {what} '{column}' is not in obs; its columns are {', '.join(known) or 'none'}{near(column, known)}"
         )
     if (repeats := list(obs.columns).count(column)) > 1:
-        raise DataError(f"{name}: obs has {repeats} columns named '{column}', expected one; rename the others")
+        raise DataError(
+            f"{name}: obs has {repeats} columns named '{column}', expected one; rename the others"
+        )
     return obs[column]
 
 

@@ -36,7 +36,7 @@ def select_genes(cells: CellTable, split: Split, config: PanelConfig | None = No
 
     Training cells are those of the training conditions and control (`cells = "all"`: all cells, the published
     leak). Targets are those of all conditions of the split, which takes names of test conditions but none of
-    their cells. Genes silent in these cells are never variable, so fewer than `n_genes` may be found.
+    their cells. Genes that are constant in these cells are never variable, so fewer than `n_genes` may be found.
     """
     config = config or PanelConfig()
     split.check(cells.conditions)
@@ -56,13 +56,15 @@ def _variable(x: csr_matrix, n_genes: int, flavor: str) -> npt.NDArray[np.bool_]
     import scanpy as sc
     from anndata import AnnData
 
-    expressed = np.asarray(x.max(axis=0).todense()).ravel() > 0
-    variable = np.zeros(x.shape[1], dtype=bool)
-    columns = np.flatnonzero(expressed)
-    if len(columns) <= n_genes:
-        variable[columns] = True
-        return variable
+    varies = (x.max(axis=0) != x.min(axis=0)).toarray().ravel()
+    if varies.sum() <= n_genes:
+        return varies
+    # Constant genes take part in seurat's bins of mean expression, as published; cell_ranger's bins are
+    # quantiles, which many silent genes would make coincide.
+    columns = np.flatnonzero(varies) if flavor == "cell_ranger" else np.arange(x.shape[1])
     ranked = AnnData(x[:, columns])
-    sc.pp.highly_variable_genes(ranked, n_top_genes=n_genes, flavor=flavor)
+    with np.errstate(invalid="ignore", divide="ignore"):  # a variance lost in rounding ranks last
+        sc.pp.highly_variable_genes(ranked, n_top_genes=n_genes, flavor=flavor)
+    variable = np.zeros(x.shape[1], dtype=bool)
     variable[columns[ranked.var["highly_variable"].to_numpy()]] = True
-    return variable
+    return variable & varies

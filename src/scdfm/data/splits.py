@@ -228,7 +228,7 @@ def file_split(
     lists = _read_lists(Path(path), conditions.control if _is_table(conditions) else CONTROL)
     for key, names in lists.items():
         for name in names:
-            if name not in measured:
+            if name not in measured and name != CONTROL:
                 raise ConditionError(_unmeasured(f"split file {path}: {key} condition", name, set(measured)))
     named = {name for names in lists.values() for name in names}
     train = lists.get("train", [name for name in measured if name not in named])

@@ -1,0 +1,151 @@
+"""Batches: shapes, law, independence, and the state of the draws."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+from scipy import stats
+
+from scdfm.data import Batch, CellTable, ConditionSampler, GenePanel, Split, Vocabulary, read_cells
+from scdfm.errors import ConditionError, DataError
+from scdfm.seeds import numpy_rng
+
+SIZES = {"control": 50, "A": 10, "B": 30, "A+B": 20, "A+C": 5, "B+C": 7}
+SPLIT = Split("file", 0, train=("A", "B", "A+B"), validation=("A+C",), test=("B+C",))
+GENES = ["C", "G", "A", "H", "B"]
+PANEL = GenePanel(("C", "A", "H", "B"), 1)
+
+
+@pytest.fixture(scope="module")
+def cells() -> CellTable:
+    """Every cell carries its row in gene H, shuffled over the table; gene A is 1.5 in all."""
+    labels = np.repeat(list(SIZES), list(SIZES.values()))
+    labels = np.random.default_rng(0).permutation(labels)
+    x = np.zeros((len(labels), 5), dtype=np.float32)
+    x[:, 2], x[:, 3] = 1.5, np.arange(len(labels)) / 16
+    obs = pd.DataFrame({"perturbation": labels}, index=[f"c{i}" for i in range(len(labels))])
+    return read_cells(ad.AnnData(sp.csr_matrix(x), obs=obs, var=pd.DataFrame(index=GENES)))
+
+
+def rows(expression: torch.Tensor) -> np.ndarray:
+    return (expression[:, PANEL.genes.index("H")].numpy() * 16).astype(int)
+
+
+def sampler(cells: CellTable, seed: int = 0, **options: object) -> ConditionSampler:
+    return ConditionSampler(cells, SPLIT, PANEL, numpy_rng(seed, "sampler"), **options)  # type: ignore[arg-type]
+
+
+def test_shapes_types_and_contents(cells: CellTable) -> None:
+    vocabulary = Vocabulary.build(PANEL.genes)
+    batch = sampler(cells, n_conditions=2, n_cells=8, vocabulary=vocabulary).sample()
+    assert batch.control.shape == batch.target.shape == (16, 4)
+    assert batch.control.dtype == batch.target.dtype == torch.float32
+    assert batch.perturbation.shape == (2, 2)
+    assert batch.perturbation.dtype == batch.condition.dtype == torch.int64
+    assert batch.condition.tolist() == [0] * 8 + [1] * 8
+    assert len(set(batch.conditions)) == 2
+    np.testing.assert_array_equal(batch.perturbation.numpy(), vocabulary.encode(batch.conditions))
+    labels = np.array([cells.conditions[code] for code in cells.codes])
+    assert labels[rows(batch.target)].tolist() == [batch.conditions[place] for place in batch.condition]
+    assert set(labels[rows(batch.control)]) == {"control"}
+    columns = cells.columns(PANEL.genes)
+    for part in (batch.control, batch.target):
+        np.testing.assert_array_equal(part.numpy(), cells.X[rows(part)][:, columns].toarray())
+
+
+@pytest.mark.parametrize(
+    ("part", "names"), [("train", SPLIT.train), ("validation", ("A+C",)), ("test", ("B+C",))]
+)
+def test_a_part_sees_its_own_conditions_alone(cells: CellTable, part: str, names: tuple[str, ...]) -> None:
+    drawn = sampler(cells, part=part, n_cells=40)
+    assert drawn.conditions == names
+    seen = {condition for batch in itertools.islice(drawn, 50) for condition in batch.conditions}
+    assert seen == set(names)
+
+
+def test_conditions_of_a_batch_differ_while_there_are_enough(cells: CellTable) -> None:
+    assert all(
+        len(set(b.conditions)) == 3 for b in itertools.islice(sampler(cells, n_conditions=3, n_cells=1), 30)
+    )
+    more = sampler(cells, n_conditions=7, n_cells=2).sample()
+    assert len(more.conditions) == 7
+    assert more.target.shape[0] == 14
+
+
+@pytest.mark.parametrize(("weights", "expected"), [("condition", (1, 1, 1)), ("cell", (10, 30, 20))])
+def test_conditions_follow_their_weights(cells: CellTable, weights: str, expected: tuple[int, ...]) -> None:
+    drawn = sampler(cells, weights=weights, n_cells=1)
+    names = [batch.conditions[0] for batch in itertools.islice(drawn, 3000)]
+    # Conditions in the order of the split: A, A+B, B.
+    share = dict(zip(("A", "B", "A+B"), expected, strict=True))
+    observed = [names.count(name) for name in drawn.conditions]
+    total = [3000 * share[name] / sum(expected) for name in drawn.conditions]
+    assert stats.chisquare(observed, total).pvalue > 1e-3
+
+
+def test_cells_are_drawn_uniformly_with_replacement_and_independently(cells: CellTable) -> None:
+    batch = sampler(cells, part="validation", n_cells=20_000).sample()
+    target, control = rows(batch.target), rows(batch.control)
+    assert stats.chisquare(np.unique(target, return_counts=True)[1]).pvalue > 1e-3
+    assert set(target) == set(cells.rows("A+C"))
+    assert set(control) == set(cells.rows("control"))
+    table = pd.crosstab(target, control)
+    assert stats.chi2_contingency(table.to_numpy()).pvalue > 1e-3
+
+
+def equal(first: Batch, second: Batch) -> bool:
+    tensors = ("control", "target", "perturbation", "condition")
+    same = all(torch.equal(getattr(first, name), getattr(second, name)) for name in tensors)
+    return same and first.conditions == second.conditions
+
+
+def test_same_seed_same_batches(cells: CellTable) -> None:
+    first, second, other = (sampler(cells, seed, n_conditions=2, n_cells=4) for seed in (1, 1, 2))
+    for _ in range(5):
+        assert equal(one := first.sample(), second.sample())
+        assert not equal(one, other.sample())
+
+
+def test_state_goes_through_json_and_resumes(cells: CellTable) -> None:
+    drawn = sampler(cells, n_conditions=2, n_cells=4)
+    drawn.sample()
+    state = json.loads(json.dumps(drawn.state_dict()))
+    after = [drawn.sample() for _ in range(3)]
+    again = sampler(cells, seed=9, n_conditions=2, n_cells=4)
+    again.load_state_dict(state)
+    assert all(equal(batch, again.sample()) for batch in after)
+
+
+def test_a_given_generator_leaves_the_own_one_alone(cells: CellTable) -> None:
+    drawn = sampler(cells, n_cells=4)
+    before = drawn.state_dict()
+    assert equal(drawn.sample(numpy_rng(0, "batch", 3)), drawn.sample(numpy_rng(0, "batch", 3)))
+    assert drawn.state_dict() == before
+
+
+def test_slots_and_devices(cells: CellTable) -> None:
+    batch = sampler(cells, slots=4).sample()
+    assert batch.perturbation.shape == (1, 4)
+    assert batch.perturbation[0, 2:].tolist() == [Vocabulary.PAD] * 2
+    assert equal(batch.to("cpu"), batch)
+
+
+def test_refusals(cells: CellTable) -> None:
+    empty = Split("file", 0, SPLIT.train, (), SPLIT.test)
+    with pytest.raises(DataError, match="no validation condition"):
+        ConditionSampler(cells, empty, PANEL, numpy_rng(0), part="validation")
+    with pytest.raises(DataError, match="0 conditions × 96 cells"):
+        sampler(cells, n_conditions=0)
+    with pytest.raises(ConditionError, match="target 'B' of condition 'A.B' is unknown"):
+        sampler(cells, vocabulary=Vocabulary.build(["A"]))
+    with pytest.raises(DataError, match=r"1 of 2 genes are not in the data \(first: 'Q'\)"):
+        ConditionSampler(cells, SPLIT, GenePanel(("A", "Q"), 0), numpy_rng(0))
+    with pytest.raises(ConditionError, match="'Z' is not measured"):
+        ConditionSampler(cells, Split("file", 0, ("Z",), (), ("A",)), PANEL, numpy_rng(0))
