@@ -85,21 +85,20 @@ def velocity_field(
     unknown or of a wrong shape, ConfigError for options that can't be.
     """
     tensors = {name.removeprefix("state."): torch.as_tensor(value) for name, value in state.items()}
-    own = own_state(tensors, int(n_layers), backbone, perturbation)
-    n_tokens, width = own["gene_encoder.table.weight"].shape
     config = _config(
         backbone=backbone,
         perturbation=perturbation,
-        width=width,
+        width=_table(tensors).shape[1],
         heads=int(n_heads),
         gene_heads=GENE_HEADS,
         layers=int(n_layers),
     )
+    own = own_state(tensors, config.layers, backbone, perturbation)
     graph = None if graph_masked is None else ~torch.as_tensor(graph_masked).bool()
     n_perturbations = len(own["drug_table.table.weight"]) if perturbation == "drugs" else None
     # The official mean over slots counts every slot, whatever its id.
-    field = VelocityField(config, graph, n_tokens, n_perturbations, pad=None)
-    field = field.to(own["gene_encoder.table.weight"].dtype)
+    table = _table(tensors)
+    field = VelocityField(config, graph, len(table), n_perturbations, pad=None).to(table.dtype)
     for name, parameter in field.state_dict().items():
         if name in own and own[name].shape != parameter.shape:
             raise RunError(
@@ -114,10 +113,6 @@ def own_state(
     official: Mapping[str, Tensor], n_layers: int, backbone: str, perturbation: str
 ) -> dict[str, Tensor]:
     """The official parameters under our names, in our layout; RunError names missing or unknown ones."""
-    if backbone not in ("differential_perceiver", "differential_transformer", "perceiver"):
-        raise ConfigError(
-            f"backbone '{backbone}': expected differential_perceiver, differential_transformer or perceiver"
-        )
     source = _Source(official)
     own = source.renamed(SHARED | (DRUGS if perturbation == "drugs" else {}))
     encoder = "encoder.perturbation_interaction.cross_attn"
@@ -197,10 +192,23 @@ def _perceiver_block(source: _Source, ours: str, theirs: str) -> dict[str, Tenso
     return own
 
 
+def _table(tensors: Mapping[str, Tensor]) -> Tensor:
+    """The gene table [V, d], whose shape and type are those of the field."""
+    name = "encoder.embedding.weight"
+    if name not in tensors or tensors[name].ndim != 2 or not tensors[name].is_floating_point():
+        raise RunError(
+            f"official parameters: expected a table of numbers '{name}' [V, d]; check the checkpoint"
+        )
+    return tensors[name]
+
+
 def _config(**options: Any) -> ModelConfig:
     try:
         return ModelConfig(**options)
     except ValidationError as error:
+        item = error.errors()[0]
+        label = f"{item['loc'][0]} {item['input']!r}: " if item["loc"] else ""
+        complaint = item["msg"].removeprefix("Value error, ")
         raise ConfigError(
-            f"official parameters: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+            f"official parameters: {label}{complaint}; check it against the checkpoint"
         ) from error

@@ -79,8 +79,9 @@ class DifferentialAttention(nn.Module):
     def strength(self) -> Float[Tensor, ""]:
         """λ, the weight of the second map."""
         assert self.lambdas is not None
-        q1, k1, q2, k2 = self.lambdas.float()
-        return torch.exp(q1 @ k1) - torch.exp(q2 @ k2) + self.lambda_init
+        q1, k1, q2, k2 = self.lambdas
+        # Sums of products, not products of vectors: autocast would compute those in bfloat16.
+        return torch.exp((q1 * k1).sum()) - torch.exp((q2 * k2).sum()) + self.lambda_init
 
     def forward(self, z: Float[Tensor, "B T d"], context: dict[str, Tensor]) -> Float[Tensor, "B T d"]:
         """Attention of `z` given `project(context)`."""

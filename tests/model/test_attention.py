@@ -1,0 +1,64 @@
+"""Differential attention against its maps written out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from scdfm.model.attention import DifferentialAttention, merge_heads, split_heads
+
+
+def test_heads_split_and_merge() -> None:
+    x = torch.arange(2 * 3 * 24.0).view(2, 3, 24)
+    first, second = split_heads(x, 2, heads=3)
+    assert first.shape == (2, 3, 3, 4)
+    assert torch.equal(merge_heads(first), x[..., :12])
+    assert torch.equal(merge_heads(second), x[..., 12:])
+
+
+@pytest.mark.parametrize("kind", ["self", "cross"])
+def test_softmax_is_differential_attention_with_no_second_map(kind: str) -> None:
+    """λ = 0 when exp(λ_q2·λ_k2) = 1 + λ_init and λ_q1·λ_k1 = 0; of "cross", V and Q₁ are z's either way."""
+    torch.manual_seed(0)
+    both = DifferentialAttention(12, 3, layer=2, kind=kind, attention="differential")
+    first = DifferentialAttention(12, 3, layer=2, kind=kind, attention="softmax")
+    assert both.lambdas is not None
+    assert first.lambdas is None
+    with torch.no_grad():
+        both.lambdas.zero_()
+        both.lambdas[2:] = math.sqrt(math.log(1 + both.lambda_init) / 4)
+        weights = dict(zip(both.z_roles, both.from_z.weight.chunk(len(both.z_roles)), strict=True))
+        weights |= dict(zip(both.context_roles, both.from_context.weight.chunk(2), strict=True))
+        first.from_z.weight.copy_(torch.cat([weights[role] for role in first.z_roles]))
+        first.from_context.weight.copy_(torch.cat([weights[role] for role in first.context_roles]))
+        first.out.weight.copy_(both.out.weight)
+    z = torch.randn(2, 5, 12)
+    context = torch.randn(2, 5, 12) if kind == "self" else z
+    assert both.strength().abs() < 1e-6
+    torch.testing.assert_close(first(z, first.project(context)), both(z, both.project(context)))
+
+
+def test_identical_maps_with_strength_one_cancel() -> None:
+    """A₁ = A₂ and λ = 1 leave nothing: the output is 0 to rounding, whatever V is."""
+    torch.manual_seed(0)
+    attention = DifferentialAttention(8, 2, layer=0, kind="self", attention="differential")
+    assert attention.lambdas is not None
+    with torch.no_grad():
+        attention.lambdas.zero_()
+        # exp(0) − exp(λ_q2·λ_k2) + 0.2 = 1  ⇔  exp(λ_q2·λ_k2) = 0.2
+        attention.lambdas[2] = math.sqrt(-math.log(0.2) / 4)
+        attention.lambdas[3] = -math.sqrt(-math.log(0.2) / 4)
+        q, v = attention.from_z.weight[:8], attention.from_z.weight[16:]
+        attention.from_z.weight.copy_(torch.cat([q, q, v]))
+        k = attention.from_context.weight[:8]
+        attention.from_context.weight.copy_(torch.cat([k, k]))
+    y = torch.randn(2, 5, 8)
+    torch.testing.assert_close(attention.strength(), torch.tensor(1.0))
+    assert attention(y, attention.project(y)).abs().max() < 1e-3
+
+
+def test_first_layer_starts_at_a_fifth() -> None:
+    starts = [DifferentialAttention(8, 2, i, "self", "softmax").lambda_init for i in (0, 1, 100)]
+    assert starts == pytest.approx([0.2, 0.8 - 0.6 * math.exp(-0.3), 0.8])

@@ -1,0 +1,220 @@
+"""The cheap form equals the plain one, values and gradients; every option reaches the model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import reference
+from scdfm.config import ModelConfig
+from scdfm.errors import ConfigError
+from scdfm.model import VelocityField
+from scdfm.official import own_state, velocity_field
+
+BACKBONES = ("differential_perceiver", "differential_transformer", "perceiver")
+SIZES = {"n_tokens": 37, "width": 24, "n_heads": 3, "n_layers": 3}
+
+
+def random_graph(n: int, seed: int = 0) -> Tensor:
+    """A symmetric graph with self loops, True = may attend."""
+    edges = torch.rand(n, n, generator=torch.Generator().manual_seed(seed)) < 0.15
+    return edges | edges.T | torch.eye(n, dtype=torch.bool)
+
+
+def random_batch(n_cells: int = 6, n_genes: int = 11, n_tokens: int = 37, seed: int = 1) -> dict[str, Tensor]:
+    """Three conditions of two slots, in mixed order."""
+    rng = torch.Generator().manual_seed(seed)
+    return {
+        "x_t": torch.randn(n_cells, n_genes, generator=rng),
+        "t": torch.rand(n_cells, generator=rng),
+        "control": 4 * torch.rand(n_cells, n_genes, generator=rng),
+        "genes": torch.randperm(n_tokens, generator=rng)[:n_genes],
+        "perturbation": torch.randint(1, n_tokens, (3, 2), generator=rng),
+        "condition": torch.randint(0, 3, (n_cells,), generator=rng),
+    }
+
+
+def small_field(graph: Tensor | None = None, seed: int = 0, **options: Any) -> VelocityField:
+    torch.manual_seed(seed)
+    options = {"width": 16, "heads": 2, "layers": 2, "dropout": 0.2, **options}
+    return VelocityField(ModelConfig(**options), graph, 37)
+
+
+@pytest.mark.parametrize("with_graph", [True, False])
+@pytest.mark.parametrize("perturbation", ["genes", "drugs"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_values_and_gradients_equal_the_plain_formulation(
+    backbone: str, perturbation: str, with_graph: bool
+) -> None:
+    state = reference.random_state(backbone, **SIZES, n_perturbations=41, dtype=torch.float64)
+    state = {name: value.requires_grad_() for name, value in state.items()}
+    masked = ~random_graph(37) if with_graph else None
+    batch = {k: v.double() if v.is_floating_point() else v for k, v in random_batch().items()}
+    plain = reference.velocity(
+        state, masked, **batch, n_heads=3, n_layers=3, backbone=backbone, kind=perturbation
+    )
+    weights = torch.randn(plain.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    (plain * weights).sum().backward()
+
+    field = velocity_field({n: v.detach() for n, v in state.items()}, masked, 3, 3, backbone, perturbation)
+    cheap = field(**batch)
+    (cheap * weights).sum().backward()
+
+    torch.testing.assert_close(cheap, plain, rtol=0, atol=1e-7)  # float32 frequencies of time
+    gradients = {n: torch.zeros_like(v) if v.grad is None else v.grad for n, v in state.items()}
+    expected = own_state(gradients, 3, backbone, perturbation)
+    for name, parameter in field.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_context_computed_once_gives_the_same_velocity(backbone: str) -> None:
+    field = small_field(random_graph(37), backbone=backbone).eval()
+    batch = random_batch()
+    context = field.context(*(batch[name] for name in ("control", "genes", "perturbation", "condition")))
+    for t in (0.0, 0.5, 1.0):
+        batch["t"] = torch.full((6,), t)
+        torch.testing.assert_close(field.velocity(batch["x_t"], batch["t"], context), field(**batch))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_cells_do_not_see_each_other_and_genes_have_no_order(backbone: str) -> None:
+    field = small_field(random_graph(37), backbone=backbone).eval()
+    batch = random_batch()
+    whole = field(**batch)
+    cells = torch.tensor([4, 1])
+    part = {n: v[cells] if n in ("x_t", "t", "control", "condition") else v for n, v in batch.items()}
+    torch.testing.assert_close(field(**part), whole[cells])
+    order = torch.randperm(11)
+    shuffled = {n: v[:, order] if n in ("x_t", "control") else v for n, v in batch.items()}
+    shuffled["genes"] = batch["genes"][order]
+    torch.testing.assert_close(field(**shuffled), whole[:, order], rtol=1e-4, atol=1e-5)
+
+
+def test_every_input_is_read() -> None:
+    field, batch = small_field(random_graph(37)).eval(), random_batch()
+    base = field(**batch)
+    other = random_batch(seed=9)
+    for name in batch:
+        changed = field(**{**batch, name: other[name]})
+        assert not torch.allclose(changed, base, atol=1e-4), name
+
+
+def test_slots_have_no_order_and_padding_does_not_count() -> None:
+    field, batch = small_field().eval(), random_batch()
+    slots = batch["perturbation"]
+    base = field(**batch)
+    torch.testing.assert_close(field(**{**batch, "perturbation": slots.flip(1)}), base)
+    padded = torch.cat([slots, torch.zeros(3, 2, dtype=torch.long)], dim=1)
+    torch.testing.assert_close(field(**{**batch, "perturbation": padded}), base)
+    counted = VelocityField(field.config, None, 37, pad=None).eval()
+    counted.load_state_dict(field.state_dict())
+    assert not torch.allclose(counted(**{**batch, "perturbation": padded}), base, atol=1e-4)
+    torch.testing.assert_close(counted(**batch), base)
+
+
+def test_graph_decides_which_tokens_are_read() -> None:
+    """With self loops alone, a token that is neither a gene of the batch nor a target has no say."""
+    batch = random_batch()
+    asked = set(batch["genes"].tolist()) | set(batch["perturbation"].flatten().tolist())
+    stranger = next(token for token in range(37) if token not in asked)
+    for graph, heard in ((torch.eye(37, dtype=torch.bool), False), (None, True)):
+        field = small_field(graph).eval()
+        base = field(**batch)
+        with torch.no_grad():
+            field.gene_encoder.table.weight[stranger] *= -3
+        assert torch.equal(field(**batch), base) is not heard
+
+
+def test_options_reach_the_model() -> None:
+    batch = random_batch()
+    base = small_field().eval()
+    changes: list[dict[str, Any]] = [
+        {"backbone": "perceiver"},
+        {"backbone": "differential_transformer"},
+        {"attention": "softmax"},
+        {"perturbation": "drugs"},
+        {"width": 32},
+        {"layers": 1},
+    ]
+    sizes = {n: p.shape for n, p in base.named_parameters()}
+    for change in changes:
+        assert {n: p.shape for n, p in small_field(**change).named_parameters()} != sizes, change
+    for change in ({"heads": 4}, {"gene_heads": 2}):
+        other = small_field(**change).eval()
+        same = {n: p for n, p in base.state_dict().items() if other.state_dict()[n].shape == p.shape}
+        other.load_state_dict(same, strict=False)
+        assert not torch.allclose(other(**batch), base(**batch), atol=1e-5), change
+
+
+def test_dropout_is_live_in_training_only() -> None:
+    field, batch = small_field(random_graph(37)), random_batch()
+    assert not torch.equal(field(**batch), field(**batch))
+    torch.manual_seed(3)
+    once = field(**batch)
+    torch.manual_seed(3)
+    assert torch.equal(field(**batch), once)
+    assert torch.equal(field.eval()(**batch), field(**batch))
+
+
+def test_published_size() -> None:
+    """60,359,169 parameters at V 6,000, with those the official forward pass never reads."""
+    with torch.device("meta"):
+        field = VelocityField(ModelConfig(width=512, heads=8, layers=4), None, 6000)
+    ours = sum(p.numel() for p in field.parameters())
+    d = 512
+    never_read = d + (2 * d + d * d + d) + (6000 * d + 2 * d)
+    assert ours + never_read == 60_359_169
+
+
+def test_initialisation_is_xavier_with_zero_biases() -> None:
+    field = small_field(width=64, heads=4)
+    for name, parameter in field.named_parameters():
+        if parameter.ndim == 2 and "table" not in name and "lambdas" not in name:
+            n_out, n_in = parameter.shape
+            if any(part in name for part in ("from_z", "from_context", "attention.out")):
+                n_out = 64
+            bound = math.sqrt(6 / (n_in + n_out))
+            assert parameter.abs().max() <= bound, name
+            assert parameter.abs().max() > 0.8 * bound, name
+        elif name.endswith("bias"):
+            assert not parameter.any(), name
+
+
+def test_no_map_of_genes_by_genes_is_kept() -> None:
+    """Training keeps nothing of size T × T or T × V: memory grows with T, not with its square."""
+    n_genes = 300
+    torch.manual_seed(0)
+    field = VelocityField(ModelConfig(width=16, heads=2, layers=1, dropout=0.0), None, 400)
+    batch = random_batch(n_cells=2, n_genes=n_genes, n_tokens=400)
+    largest = 0
+
+    def note(tensor: Tensor) -> Tensor:
+        nonlocal largest
+        largest = max(largest, tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        field(**batch)
+    assert 0 < largest <= 2 * n_genes * 4 * 16
+
+
+def test_graph_that_does_not_fit_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"graph: expected \[37, 37\].*found \[3, 3\]"):
+        small_field(torch.eye(3, dtype=torch.bool))
+    empty_row = torch.eye(37, dtype=torch.bool)
+    empty_row[5] = False
+    with pytest.raises(ConfigError, match="token 5 may attend to nothing"):
+        small_field(empty_row)
+
+
+def test_bfloat16_autocast_stays_close() -> None:
+    field, batch = small_field(random_graph(37), dropout=0.0), random_batch()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = field(**batch).float()
+    full = field(**batch)
+    assert 0 < (low - full).abs().max() < 0.1 * full.abs().max()
