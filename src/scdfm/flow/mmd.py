@@ -41,15 +41,14 @@ def mmd2(x: Any, y: Any, bandwidths: Any) -> Float[Tensor, "*batch"]:
         raise DataError(f"MMD: x has {x.shape[-1]} genes and y {y.shape[-1]}; give both the same genes")
     width = torch.as_tensor(bandwidths, dtype=x.dtype, device=x.device)
     factor = -0.5 / width.square()
-    with torch.autocast(x.device.type, enabled=False):
-        # |a|² + |b|² − 2ab loses digits when the cells lie far from 0; distances don't see the shift.
-        center = y.detach().mean(dim=-2, keepdim=True)
-        x, y = x - center, y - center
-        within_x = _kernel_sum(x, x, factor) / (x.shape[-2] * (x.shape[-2] - 1))
-        within_y = _kernel_sum(y, y, factor) / (y.shape[-2] * (y.shape[-2] - 1))
-        between = _kernel_sum(x, y, factor) / (x.shape[-2] * y.shape[-2])
-        discrepancy: Tensor = (within_x + within_y - 2 * between) / width.shape[-1]
-        return discrepancy
+    # |a|² + |b|² − 2ab loses digits when the cells lie far from 0; distances don't see the shift.
+    center = y.detach().mean(dim=-2, keepdim=True)
+    x, y = x - center, y - center
+    within_x = _kernel_sum(x, x, factor) / (x.shape[-2] * (x.shape[-2] - 1))
+    within_y = _kernel_sum(y, y, factor) / (y.shape[-2] * (y.shape[-2] - 1))
+    between = _kernel_sum(x, y, factor) / (x.shape[-2] * y.shape[-2])
+    discrepancy: Tensor = (within_x + within_y - 2 * between) / width.shape[-1]
+    return discrepancy
 
 
 def squared_distances(
@@ -57,7 +56,8 @@ def squared_distances(
 ) -> Float[Tensor, "*batch n m"]:
     """‖x_i − y_j‖² by one matrix product, never negative."""
     norms = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)
-    return (norms - 2 * (x @ y.mT)).clamp(min=0)
+    with torch.autocast(x.device.type, enabled=False):
+        return (norms - 2 * (x @ y.mT)).clamp(min=0)
 
 
 def _kernel_sum(x: Tensor, y: Tensor, factor: Tensor) -> Tensor:

@@ -32,7 +32,9 @@ def solve(
     """
     ends = torch.tensor([0.0, 1.0], dtype=noise.dtype, device=noise.device)
     if method == "dopri5":
-        path = odeint(velocity, noise, ends, method=method, rtol=tolerance, atol=tolerance)
+        # A step must end at t = 1: stepping over it would ask for the velocity where there is none.
+        options = {"step_t": ends[1:]}
+        path = odeint(velocity, noise, ends, method=method, rtol=tolerance, atol=tolerance, options=options)
     elif method not in EVALUATIONS:
         raise ConfigError(f"solver '{method}': expected one of {', '.join((*EVALUATIONS, 'dopri5'))}")
     elif steps < 1:

@@ -40,7 +40,7 @@ class GeneEncoder(nn.Module):
     def forward(self, ids: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """One vector per id: e + attention(e → all tokens the graph allows), then e + feed-forward."""
         tokens = self.table_norm(self.table.weight)
-        encoded: Tensor = tokens[ids]
+        encoded: Tensor = tokens.index_select(0, ids)
         encoded = encoded + self.dropout(self._attend(self.query_norm(encoded), tokens, ids))
         fed: Tensor = self.dropout(self.feed(self.feed_norm(encoded)))
         return encoded + fed
@@ -50,7 +50,7 @@ class GeneEncoder(nn.Module):
         weight, bias = self.query_key_value.weight, self.query_key_value.bias
         (q,) = split_heads(F.linear(query, weight[:width], bias[:width])[None], 1, self.heads)
         k, v = split_heads(F.linear(tokens, weight[width:], bias[width:])[None], 2, self.heads)
-        mask = None if self.graph is None else self.graph[ids][None, None]
+        mask = None if self.graph is None else self.graph.index_select(0, ids)[None, None]
         drop = self.dropout.p if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)
         out: Tensor = self.out(merge_heads(mixed)[0])

@@ -41,7 +41,7 @@ class ValueEncoder(nn.Module):
 
     def forward(self, values: Float[Tensor, "B T"]) -> Float[Tensor, "B T d"]:
         """One vector per cell and gene."""
-        hidden = self.expand(values.clamp(max=LARGEST_VALUE).unsqueeze(-1)).relu_()
+        hidden = self.expand(values.clamp(max=LARGEST_VALUE).unsqueeze(-1)).relu()
         encoded: Tensor = self.dropout(self.norm(self.mix(hidden)))
         return encoded
 
@@ -119,7 +119,7 @@ class Adapter(nn.Module):
     def forward(self, x: Float[Tensor, "B T d"], prepared: Float[Tensor, "B 1 d"]) -> Float[Tensor, "B T d"]:
         """The adapted x, given `pair.right(e_p)` of each cell's condition."""
         hidden = F.leaky_relu(self.pair.left(x) + prepared, inplace=True)
-        return F.leaky_relu(self.mix(self.dropout(hidden)), inplace=True)
+        return F.leaky_relu(self.mix(self.dropout(hidden)))
 
 
 class Decoder(nn.Module):
@@ -134,6 +134,6 @@ class Decoder(nn.Module):
     def forward(self, x: Float[Tensor, "B T d"], prepared: Float[Tensor, "B 1 d"]) -> Float[Tensor, "B T"]:
         """The velocity, given `pair.right(e_p)` of each cell's condition."""
         hidden = F.leaky_relu(self.pair.left(x) + prepared, inplace=True)
-        hidden = F.leaky_relu(self.mix(hidden), inplace=True)
+        hidden = F.leaky_relu(self.mix(hidden))
         velocity: Tensor = self.out(hidden)
         return velocity.squeeze(-1)

@@ -59,7 +59,7 @@ class Layer(nn.Module):
         return LayerContext(
             factor=factor,
             offset=offset,
-            perturbation=self.adapter.pair.right(perturbation)[condition].unsqueeze(1),
+            perturbation=self.adapter.pair.right(perturbation).index_select(0, condition).unsqueeze(1),
             control=tuple(block.project(control) for block in cast(Iterable[Block], self.blocks)),
         )
 
@@ -135,7 +135,7 @@ class VelocityField(nn.Module):
                 layer.prepare(gene, encoded, effect, condition)
                 for layer in cast(Iterable[Layer], self.layers)
             ),
-            decoder=self.decoder.pair.right(effect)[condition].unsqueeze(1),
+            decoder=self.decoder.pair.right(effect).index_select(0, condition).unsqueeze(1),
         )
 
     def velocity(
