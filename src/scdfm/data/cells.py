@@ -192,6 +192,8 @@ def read_cells(
     or ConditionError where the file, a column, a label or a value is not as expected.
     """
     target_sum = checked_target_sum(target_sum)
+    if min_cells < 1:
+        raise DataError(f"min_cells is {min_cells}; expected at least 1")
     with open_source(path_or_adata) as source:
         obs = source.obs
         rows = _chosen_rows(obs, subset, source.name)

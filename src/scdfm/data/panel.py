@@ -56,7 +56,8 @@ def _variable(x: csr_matrix, n_genes: int, flavor: str) -> npt.NDArray[np.bool_]
     import scanpy as sc
     from anndata import AnnData
 
-    varies = (x.max(axis=0) != x.min(axis=0)).toarray().ravel()
+    lowest, highest = (extreme.toarray().ravel() for extreme in (x.min(axis=0), x.max(axis=0)))
+    varies: npt.NDArray[np.bool_] = lowest < highest
     if varies.sum() <= n_genes:
         return varies
     # Constant genes take part in seurat's bins of mean expression, as published; cell_ranger's bins are
@@ -65,6 +66,5 @@ def _variable(x: csr_matrix, n_genes: int, flavor: str) -> npt.NDArray[np.bool_]
     ranked = AnnData(x[:, columns])
     with np.errstate(invalid="ignore", divide="ignore"):  # a variance lost in rounding ranks last
         sc.pp.highly_variable_genes(ranked, n_top_genes=n_genes, flavor=flavor)
-    variable = np.zeros(x.shape[1], dtype=bool)
-    variable[columns[ranked.var["highly_variable"].to_numpy()]] = True
-    return variable & varies
+    chosen = columns[ranked.var["highly_variable"].to_numpy()]
+    return varies & np.isin(np.arange(x.shape[1]), chosen)

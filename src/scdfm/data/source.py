@@ -48,15 +48,19 @@ class Source:
             raise DataError(
                 f"{self.name}: no layer '{layer}'; its layers are {known}{near(layer, self.layers)}"
             )
-        matrix = self.open_matrix(layer)
+        try:
+            matrix = self.open_matrix(layer)
+            found = getattr(matrix, "shape", None)
+        except READ_ERRORS as error:
+            raise _unreadable(self.path or self.name, error) from error
         if matrix is None:
             raise DataError(
                 f"{self.name} has no X; name one of its layers: {', '.join(self.layers) or 'none'}"
             )
         shape = (len(self.obs), len(self.genes))
-        if tuple(matrix.shape) != shape:
+        if found is not None and tuple(found) != shape:
             raise DataError(
-                f"{self.name}: the matrix has shape {tuple(matrix.shape)}, expected {shape}; write it anew"
+                f"{self.name}: the matrix has shape {tuple(found)}, expected {shape}; write it anew"
             )
         return matrix
 
@@ -118,16 +122,20 @@ def _open_group(path: Path) -> Iterator[Any]:
 def _from_group(group: Any, path: Path) -> Source:
     from anndata.io import read_elem, sparse_dataset
 
-    keys = set(group.keys())
-    if not {"obs", "var"} <= keys:
+    try:
+        keys = set(group.keys())
+        layers = tuple(group["layers"].keys()) if "layers" in keys else ()
+        tables = [read_elem(group[name]) for name in ("obs", "var") if name in keys]
+    except Exception as error:
+        # The error for an encoding that this anndata does not know is private to anndata.
+        if isinstance(error, READ_ERRORS) or type(error).__name__ == "IORegistryError":
+            raise _unreadable(path, error) from error
+        raise
+    if len(tables) < 2:
         raise DataError(
             f"{path} is not an AnnData file: it has no obs and var; write it with AnnData.write_h5ad"
         )
-    try:
-        obs, var = read_elem(group["obs"]), read_elem(group["var"])
-        layers = tuple(group["layers"].keys()) if "layers" in keys else ()
-    except READ_ERRORS as error:
-        raise _unreadable(path, error) from error
+    obs, var = tables
     if not isinstance(obs, pd.DataFrame) or not isinstance(var, pd.DataFrame):
         raise DataError(
             f"{path}: obs and var are not tables; read it with anndata and write it anew (write_h5ad)"
@@ -137,18 +145,15 @@ def _from_group(group: Any, path: Path) -> Source:
         if layer is None and "X" not in keys:
             return None
         element = group["X"] if layer is None else group[f"layers/{layer}"]
-        try:
-            return sparse_dataset(element) if hasattr(element, "keys") else element
-        except READ_ERRORS as error:
-            raise _unreadable(path, error) from error
+        return sparse_dataset(element) if hasattr(element, "keys") else element
 
     return Source(path.name, path, obs, np.asarray(var.index.astype(str), dtype=np.str_), layers, open_matrix)
 
 
 def reason(error: BaseException) -> str:
     """The kind of a library's error and the start of its text, on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _unreadable(path: Path, error: BaseException) -> DataError:
+def _unreadable(path: Path | str, error: BaseException) -> DataError:
     return DataError(f"{path} cannot be read as AnnData ({reason(error)}); write it anew (write_h5ad)")

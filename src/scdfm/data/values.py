@@ -15,9 +15,10 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from scdfm.data.source import READ_ERRORS, reason
-from scdfm.errors import DataError
+from scdfm.errors import DataError, ScdfmError
 
 MOST_LOG1P: Final = 20.0  # log1p of 480 million: no normalised count is larger
+MOST_COUNTS: Final = 1e9  # of one gene in one cell; beyond it lie integers that have overflowed
 _BLOCK_VALUES: Final = 8_000_000  # values of one dense block on its way to CSR
 
 TargetSum = float | Literal["median"] | None
@@ -47,17 +48,11 @@ def to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, where: str) -> sp.cs
     Its dtype stays (half precision becomes float32). Dense input goes through in blocks of rows. DataError where
     it is not a matrix of real numbers.
     """
-    if not all(hasattr(matrix, name) for name in ("shape", "dtype", "__getitem__")) or len(matrix.shape) != 2:
-        raise DataError(
-            f"{where} is a {type(matrix).__name__}; expected a dense, CSR or CSC matrix of numbers"
-        )
-    if np.dtype(matrix.dtype).kind not in "buif":
-        raise DataError(f"{where} holds values of type {matrix.dtype}; expected real numbers")
     try:
-        if hasattr(matrix, "to_memory"):  # anndata's sparse matrix on disk
-            matrix = matrix.to_memory()
-        csr = _sparse_to_csr(matrix, rows) if sp.issparse(matrix) else _dense_to_csr(matrix, rows)
+        csr = _as_csr(matrix, rows, where)
         csr.check_format(full_check=True)
+    except ScdfmError:
+        raise
     except (*READ_ERRORS, IndexError) as error:
         raise DataError(
             f"{where} cannot be read ({reason(error)}); write the file anew (write_h5ad)"
@@ -65,6 +60,18 @@ def to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, where: str) -> sp.cs
     csr.sum_duplicates()
     csr.eliminate_zeros()
     return csr
+
+
+def _as_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, where: str) -> sp.csr_matrix:
+    if not all(hasattr(matrix, name) for name in ("shape", "dtype", "__getitem__")) or len(matrix.shape) != 2:
+        raise DataError(
+            f"{where} is a {type(matrix).__name__}; expected a dense, CSR or CSC matrix of numbers"
+        )
+    if np.dtype(matrix.dtype).kind not in "buif":
+        raise DataError(f"{where} holds values of type {matrix.dtype}; expected real numbers")
+    if hasattr(matrix, "to_memory"):  # anndata's sparse matrix on disk
+        matrix = matrix.to_memory()
+    return _sparse_to_csr(matrix, rows) if sp.issparse(matrix) else _dense_to_csr(matrix, rows)
 
 
 def _sparse_to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None) -> sp.csr_matrix:
@@ -120,13 +127,17 @@ def to_log1p(
         return csr.astype(np.float32), Scale()
     remedy = "leave target_sum out if these are log1p values, or choose the layer of counts"
     _refuse(csr, ~whole, cells, genes, where, "raw counts (whole numbers), since target_sum is given", remedy)
+    most = f"at most {MOST_COUNTS:g} counts"
+    _refuse(csr, csr.data > MOST_COUNTS, cells, genes, where, most, "an integer overflowed; count anew")
     counts = csr.astype(np.float64)
     totals = np.asarray(counts.sum(axis=1)).ravel()
     target = float(np.median(totals[totals > 0])) if target_sum == "median" else float(target_sum)
     counts.data = np.log1p(
         counts.data * np.repeat(target / np.where(totals > 0, totals, 1), np.diff(counts.indptr))
     )
-    return counts.astype(np.float32), Scale(target_sum=target, declared="counts")
+    X = counts.astype(np.float32)
+    X.eliminate_zeros()  # what float32 cannot hold beside a large count
+    return X, Scale(target_sum=target, declared="counts")
 
 
 def checked_target_sum(target_sum: Any) -> TargetSum:
