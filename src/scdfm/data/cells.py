@@ -195,36 +195,29 @@ def read_cells(
     if min_cells < 1:
         raise DataError(f"min_cells is {min_cells}; expected at least 1")
     with open_source(path_or_adata) as source:
-        obs = source.obs
-        rows = _chosen_rows(obs, subset, source.name)
-        labels = _labels(obs, perturbation_key, rows, source.name)
+        rows = _chosen_rows(source.obs, subset, source.name)
+        labels = _labels(source.obs, perturbation_key, rows, source.name)
         names, spelling = _canonical_labels(labels, control, perturbation_key, source.name)
-        counts = names.value_counts()
-        rare = set(counts.index[counts < min_cells]) - {CONTROL}
-        if rare:
-            keep = ~names.isin(rare).to_numpy()
-            rows, names = rows[keep], names[keep]
+        frequent = (names.groupby(names).transform("size") >= min_cells) | (names == CONTROL)
+        rows, names = rows[frequent.to_numpy()], names[frequent.to_numpy()]
         genes = _genes(source)
-        cell_names = _unique(obs.index[rows].astype(str))
-        everything = len(rows) == len(obs)
+        obs = source.obs.iloc[rows].copy()
         where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
-        X = to_csr(source.matrix(layer), None if everything else rows, where)
-    X, scale = to_log1p(X, target_sum, cell_names, genes.tolist(), where)
-    scale = replace(scale, layer=layer)
+        X = to_csr(source.matrix(layer), rows if len(rows) < len(source.obs) else None, where)
+    obs.index = pd.Index(_unique(obs.index.astype(str)), dtype=object)
+    X, scale = to_log1p(X, target_sum, obs.index.tolist(), genes.tolist(), where)
     conditions = (CONTROL, *sorted(set(names) - {CONTROL}))
-    codes = pd.Categorical(names, categories=list(conditions))
-    obs = obs.iloc[rows].copy()
-    obs.index = pd.Index(cell_names, dtype=object)
-    obs[perturbation_key] = codes
-    for column in obs.select_dtypes("category").columns.drop(perturbation_key, errors="ignore"):
-        obs[column] = obs[column].cat.remove_unused_categories()
+    obs[perturbation_key] = pd.Categorical(names, categories=pd.Index(conditions))
+    for column in obs.select_dtypes("category").columns:
+        if column != perturbation_key:
+            obs[column] = obs[column].cat.remove_unused_categories()
     return CellTable(
         X=X,
         genes=genes,
         obs=obs,
         conditions=conditions,
-        codes=codes.codes.astype(np.int64),
-        scale=scale,
+        codes=obs[perturbation_key].cat.codes.to_numpy().astype(np.int64),
+        scale=replace(scale, layer=layer),
         perturbation_key=perturbation_key,
         spelling={name: spelling[name] for name in conditions},
         control=control,

@@ -7,10 +7,11 @@ singles and other pairs, though not by adding up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,37 @@ Float = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class _Options:
+    """The options of `simulate`, refused where they cannot be."""
+
+    n_genes: int
+    n_targets: int
+    n_doubles: int
+    cells_per_condition: int
+    n_controls: int
+    interaction: float
+    responders: float
+    depth: float
+    dropout: float
+    n_programs: int
+    truth_cells: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        pairs = math.comb(max(self.n_targets, 0), 2)
+        bounds = {
+            "n_targets": (2, math.inf), "n_genes": (self.n_targets, math.inf), "n_doubles": (0, pairs),
+            "cells_per_condition": (1, math.inf), "n_controls": (1, math.inf), "interaction": (0, 10),
+            "responders": (0, 1), "depth": (1, math.inf), "dropout": (0, 1), "n_programs": (5, math.inf),
+            "truth_cells": (1, math.inf), "seed": (0, math.inf),
+        }  # fmt: skip
+        for name, (low, high) in bounds.items():
+            if not low <= getattr(self, name) <= high:
+                top = "" if high == math.inf else f" and at most {high:g}"
+                raise DataError(f"simulate: {name} is {getattr(self, name)}; expected at least {low:g}{top}")
+
+
+@dataclass(frozen=True)
 class _Truth:
     """Parameters of one simulated screen; R programs, K targets, G genes."""
 
@@ -42,10 +74,7 @@ class _Truth:
     place: dict[str, int]  # target -> its row in `activity`
     column: dict[str, int]  # target -> its gene
     base: Float  # [G] log rate of a gene in an untreated cell
-    interaction: float
-    responders: float
-    depth: float
-    dropout: float
+    options: _Options
 
     def joint_activity(self, condition: str) -> Float:
         """Program activity [R] of a condition of any number of targets.
@@ -57,18 +86,19 @@ class _Truth:
         """
         members = self.activity[[self.place[name] for name in targets(condition)]].copy()
         alone = members.copy()
+        kappa = self.options.interaction
         for i, j in ((i, j) for i in range(len(alone)) for j in range(len(alone)) if i != j):
-            members[i, 3] *= max(0.0, 1.0 - self.interaction * min(1.0, abs(alone[j, 2])))
+            members[i, 3] *= max(0.0, 1.0 - kappa * min(1.0, abs(alone[j, 2])))
         total = members.sum(axis=0)
         for i, j in combinations(range(len(alone)), 2):
             a, b = members[i], members[j]
-            total -= self.interaction * np.where(a * b > 0, np.sign(a) * np.minimum(abs(a), abs(b)), 0.0)
-            total[-1] += self.interaction * (alone[i, 0] * alone[j, 1] + alone[i, 1] * alone[j, 0])
+            total -= kappa * np.where(a * b > 0, np.sign(a) * np.minimum(abs(a), abs(b)), 0.0)
+            total[-1] += kappa * (alone[i, 0] * alone[j, 1] + alone[i, 1] * alone[j, 0])
         return np.asarray(total)
 
     def counts(self, condition: str, n: int, rng: np.random.Generator) -> tuple[Float, npt.NDArray[np.bool_]]:
         """Counts [n, G] of cells of a condition, and which of them responded [n]."""
-        responds = (rng.random(n) < self.responders) & (condition != CONTROL)
+        responds = (rng.random(n) < self.options.responders) & (condition != CONTROL)
         strength = np.where(responds, rng.beta(6, 2, n) / 0.75, 0.0)
         shift = np.zeros(len(self.base))
         if condition != CONTROL:
@@ -76,11 +106,11 @@ class _Truth:
             shift[[self.column[name] for name in targets(condition)]] += _OWN_EFFECT
         background = _BACKGROUND * rng.standard_normal((n, len(self.programs))) @ self.programs
         rate = np.exp(self.base + background + strength[:, None] * shift)
-        library = self.depth * rng.lognormal(0.0, 0.3, (n, 1))
+        library = self.options.depth * rng.lognormal(0.0, 0.3, (n, 1))
         mean = rate / rate.sum(axis=1, keepdims=True) * library
         counts = rng.poisson(mean * rng.gamma(1 / _DISPERSION, _DISPERSION, mean.shape))
         # Weakly expressed genes are missed more often than Poisson noise has it.
-        counts[rng.random(mean.shape) < self.dropout / (1.0 + mean)] = 0
+        counts[rng.random(mean.shape) < self.options.dropout / (1.0 + mean)] = 0
         return counts.astype(np.float64), responds
 
 
@@ -110,91 +140,59 @@ def simulate(
     condition), uns["true_activity"] (condition × program) and uns["simulation"] (these options). Each
     condition's cells come from a stream of their own. Same arguments, same bits.
     """
-    kappa = _checked(locals())
-    names, target_names, conditions = _conditions(n_genes, n_targets, n_doubles, seed)
-    truth = _truth(names, target_names, n_programs, kappa, responders, depth, dropout, seed)
-    blocks, responds, labels = [], [], []
-    for condition in conditions:
-        n = n_controls if condition == CONTROL else cells_per_condition
-        drawn, responding = truth.counts(condition, n, numpy_rng(seed, "simulate", "cells", condition))
-        blocks.append(sp.csr_matrix(drawn))
-        responds.append(responding)
-        labels += [condition] * n
-    counts = sp.csr_matrix(sp.vstack(blocks, format="csr"))
+    if n_doubles is None and n_targets > 1:
+        n_doubles = round(0.6 * math.comb(n_targets, 2))
+    kappa = INTERACTIONS.get(interaction) if isinstance(interaction, str) else float(interaction)
+    if kappa is None:
+        raise DataError(
+            f"simulate: interaction is '{interaction}'; expected 'none', 'strong' or a number from 0"
+        )
+    options = _Options(
+        n_genes, n_targets, n_doubles or 0, cells_per_condition, n_controls,
+        kappa, responders, depth, dropout, n_programs, truth_cells, seed,
+    )  # fmt: skip
+    names, target_names, conditions = _design(options)
+    truth = _truth(names, target_names, options)
+    labels = np.repeat(conditions, [n_controls, *[cells_per_condition] * (len(conditions) - 1)])
+    drawn = [
+        truth.counts(name, int((labels == name).sum()), numpy_rng(seed, "simulate", "cells", name))
+        for name in conditions
+    ]
     obs = pd.DataFrame(
-        {"perturbation": pd.Categorical(labels), "responder": np.concatenate(responds)},
+        {
+            "perturbation": pd.Categorical(labels),
+            "responder": np.concatenate([responds for _, responds in drawn]),
+        },
         index=[f"cell{row}" for row in range(len(labels))],
     )
-    adata = _adata(counts, obs, names, truth)
-    adata.uns["true_means"] = pd.DataFrame(
-        [_true_mean(truth, condition, truth_cells, seed) for condition in conditions],
-        index=list(conditions),
-        columns=names,
+    adata = _adata(
+        sp.csr_matrix(sp.vstack([sp.csr_matrix(counts) for counts, _ in drawn])), obs, names, truth
     )
+    means = [_true_mean(truth, name, truth_cells, seed) for name in conditions]
+    adata.uns["true_means"] = pd.DataFrame(means, index=list(conditions), columns=names)
     adata.uns["true_activity"] = pd.DataFrame(
-        [truth.joint_activity(condition) for condition in conditions],
+        [truth.joint_activity(name) for name in conditions],
         index=list(conditions),
-        columns=[f"program{r}" for r in range(n_programs)],
+        columns=[f"program{number}" for number in range(n_programs)],
     )
-    adata.uns["simulation"] = {
-        "n_genes": n_genes, "n_targets": n_targets, "n_doubles": len(conditions) - 1 - n_targets,
-        "cells_per_condition": cells_per_condition, "n_controls": n_controls, "interaction": kappa,
-        "responders": responders, "depth": depth, "dropout": dropout, "n_programs": n_programs,
-        "truth_cells": truth_cells, "seed": seed,
-    }  # fmt: skip
+    adata.uns["simulation"] = asdict(options)
     return adata
 
 
-def _checked(options: dict[str, Any]) -> float:
-    """Refuse options that cannot be; return the interaction as a number."""
-    pairs = options["n_targets"] * (options["n_targets"] - 1) // 2
-    n_doubles = options["n_doubles"]
-    bounds: dict[str, tuple[float, float]] = {
-        "n_targets": (2, np.inf), "n_genes": (options["n_targets"], np.inf), "cells_per_condition": (1, np.inf),
-        "n_controls": (1, np.inf), "responders": (0, 1), "depth": (1, np.inf), "dropout": (0, 1),
-        "n_programs": (5, np.inf), "truth_cells": (1, np.inf), "seed": (0, np.inf),
-    }  # fmt: skip
-    for name, (low, high) in bounds.items():
-        if not low <= options[name] <= high:
-            raise DataError(
-                f"simulate: {name} is {options[name]}; expected at least {low:g} and at most {high:g}"
-            )
-    if n_doubles is not None and not 0 <= n_doubles <= pairs:
-        raise DataError(
-            f"simulate: n_doubles is {n_doubles}; {options['n_targets']} targets have {pairs} pairs"
-        )
-    kappa = INTERACTIONS.get(options["interaction"], options["interaction"])
-    if isinstance(kappa, str) or not 0 <= kappa < np.inf:
-        raise DataError(f"simulate: interaction is {kappa!r}; expected 'none', 'strong' or a number from 0")
-    return float(kappa)
-
-
-def _conditions(
-    n_genes: int, n_targets: int, n_doubles: int | None, seed: int
-) -> tuple[list[str], list[str], list[str]]:
+def _design(options: _Options) -> tuple[list[str], list[str], list[str]]:
     """Gene names, those that are targets, and the measured conditions, control first."""
-    width = max(3, len(str(n_genes)))
-    names = [f"G{number:0{width}d}" for number in range(1, n_genes + 1)]
-    rng = numpy_rng(seed, "simulate", "design")
-    chosen = sorted(names[place] for place in rng.choice(n_genes, n_targets, replace=False))
+    width = max(3, len(str(options.n_genes)))
+    names = [f"G{number:0{width}d}" for number in range(1, options.n_genes + 1)]
+    rng = numpy_rng(options.seed, "simulate", "design")
+    chosen = sorted(names[place] for place in rng.choice(options.n_genes, options.n_targets, replace=False))
     pairs = [canonical(f"{a}+{b}") for a, b in combinations(chosen, 2)]
-    wanted = round(0.6 * len(pairs)) if n_doubles is None else n_doubles
-    doubles = sorted(pairs[place] for place in rng.choice(len(pairs), wanted, replace=False))
+    doubles = sorted(pairs[place] for place in rng.choice(len(pairs), options.n_doubles, replace=False))
     return names, chosen, [CONTROL, *chosen, *doubles]
 
 
-def _truth(
-    names: Sequence[str],
-    target_names: Sequence[str],
-    n_programs: int,
-    kappa: float,
-    responders: float,
-    depth: float,
-    dropout: float,
-    seed: int,
-) -> _Truth:
-    rng = numpy_rng(seed, "simulate", "truth")
-    n_genes, n_targets = len(names), len(target_names)
+def _truth(names: Sequence[str], target_names: Sequence[str], options: _Options) -> _Truth:
+    rng = numpy_rng(options.seed, "simulate", "truth")
+    n_programs, n_genes, n_targets = options.n_programs, options.n_genes, options.n_targets
     # Each gene belongs to one program, and hangs weakly on another.
     programs = np.zeros((n_programs, n_genes))
     genes = np.arange(n_genes)
@@ -214,10 +212,7 @@ def _truth(
         place={name: row for row, name in enumerate(target_names)},
         column={name: list(names).index(name) for name in target_names},
         base=rng.normal(0.0, 1.3, n_genes),
-        interaction=kappa,
-        responders=responders,
-        depth=depth,
-        dropout=dropout,
+        options=options,
     )
 
 

@@ -101,16 +101,9 @@ def to_log1p(
     Counts become log1p(count · target_sum / total of the cell); `median` takes the median total of the cells
     that have any count, as scanpy's normalize_total does. A cell without counts stays zero.
     """
-    _refuse(csr, ~np.isfinite(csr.data), cells, genes, where, "a finite number", "remove such cells or genes")
-    _refuse(
-        csr,
-        csr.data < 0,
-        cells,
-        genes,
-        where,
-        "no negative value",
-        "give counts or log1p values, not scaled ones",
-    )
+    values = _Values(csr, cells, genes, where)
+    values.refuse(~np.isfinite(csr.data), "a finite number", "remove such cells or genes")
+    values.refuse(csr.data < 0, "no negative value", "give counts or log1p values, not scaled ones")
     if csr.nnz == 0:
         raise DataError(f"{where} holds only zeros; expected expression values (is it the right layer?)")
     whole = np.rint(csr.data) == csr.data
@@ -121,20 +114,23 @@ def to_log1p(
                 "expected log1p values: pass target_sum (for example 10000, or 'median')"
             )
         remedy = "pass target_sum for raw counts, or take the logarithm (scanpy.pp.log1p)"
-        _refuse(
-            csr, csr.data > MOST_LOG1P, cells, genes, where, f"log1p values of at most {MOST_LOG1P:g}", remedy
-        )
+        values.refuse(csr.data > MOST_LOG1P, f"log1p values of at most {MOST_LOG1P:g}", remedy)
         return csr.astype(np.float32), Scale()
     remedy = "leave target_sum out if these are log1p values, or choose the layer of counts"
-    _refuse(csr, ~whole, cells, genes, where, "raw counts (whole numbers), since target_sum is given", remedy)
-    most = f"at most {MOST_COUNTS:g} counts"
-    _refuse(csr, csr.data > MOST_COUNTS, cells, genes, where, most, "an integer overflowed; count anew")
+    values.refuse(~whole, "raw counts (whole numbers), since target_sum is given", remedy)
+    values.refuse(
+        csr.data > MOST_COUNTS, f"at most {MOST_COUNTS:g} counts", "an integer overflowed; count anew"
+    )
+    return _normalised(csr, target_sum)
+
+
+def _normalised(csr: sp.csr_matrix, target_sum: float | Literal["median"]) -> tuple[sp.csr_matrix, Scale]:
+    """Counts to log1p of counts per `target_sum`, worked out in float64."""
     counts = csr.astype(np.float64)
     totals = np.asarray(counts.sum(axis=1)).ravel()
     target = float(np.median(totals[totals > 0])) if target_sum == "median" else float(target_sum)
-    counts.data = np.log1p(
-        counts.data * np.repeat(target / np.where(totals > 0, totals, 1), np.diff(counts.indptr))
-    )
+    factor = target / np.where(totals > 0, totals, 1.0)
+    counts.data = np.log1p(counts.data * np.repeat(factor, np.diff(counts.indptr)))
     X = counts.astype(np.float32)
     X.eliminate_zeros()  # what float32 cannot hold beside a large count
     return X, Scale(target_sum=target, declared="counts")
@@ -151,21 +147,23 @@ def checked_target_sum(target_sum: Any) -> TargetSum:
     raise DataError(f"target_sum {target_sum!r}: expected None, 'median' or a positive number such as 10000")
 
 
-def _refuse(
-    csr: sp.csr_matrix,
-    bad: npt.NDArray[np.bool_],
-    cells: Sequence[str],
-    genes: Sequence[str],
-    where: str,
-    expected: str,
-    remedy: str,
-) -> None:
-    """Raise DataError naming the first of the `bad` stored values, if there is any."""
-    if not bad.any():
-        return
-    place = int(np.argmax(bad))
-    row = int(np.searchsorted(csr.indptr, place, side="right")) - 1
-    raise DataError(
-        f"{where}: {csr.data[place]:g} for gene '{genes[csr.indices[place]]}' in cell '{cells[row]}' "
-        f"({int(bad.sum())} such values); expected {expected}: {remedy}"
-    )
+@dataclass(frozen=True)
+class _Values:
+    """Values with the names that an error needs."""
+
+    csr: sp.csr_matrix
+    cells: Sequence[str]
+    genes: Sequence[str]
+    where: str
+
+    def refuse(self, bad: npt.NDArray[np.bool_], expected: str, remedy: str) -> None:
+        """Raise DataError naming the first of the `bad` stored values, if there is any."""
+        if not bad.any():
+            return
+        place = int(np.argmax(bad))
+        row = int(np.searchsorted(self.csr.indptr, place, side="right")) - 1
+        gene = self.genes[self.csr.indices[place]]
+        raise DataError(
+            f"{self.where}: {self.csr.data[place]:g} for gene '{gene}' in cell '{self.cells[row]}' "
+            f"({int(bad.sum())} such values); expected {expected}: {remedy}"
+        )
