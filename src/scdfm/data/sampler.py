@@ -45,8 +45,8 @@ class ConditionSampler:
 
     Conditions are drawn uniformly (`weights="condition"`) or by their number of cells (`"cell"`), all different
     where there are C of them. `slots` is P of the encoded conditions (None: as many as the largest of the
-    part needs, two at least). Targets and controls are drawn independently, with replacement (design of the
-    published training). It holds the rows of its part and of control alone: no other cell can be drawn.
+    part needs, two at least). Targets and controls are drawn independently, with replacement, as in the
+    published training. It holds the rows of its part and of control alone: no other cell can be drawn.
 
     Every draw comes from `rng`; `state_dict` saves and `load_state_dict` restores its state.
     """
