@@ -36,7 +36,7 @@ def test_paper_preset_carries_the_published_figures():
         ("training.max_step=1", "unknown key 'training.max_step'; known here: max_steps"),
         ("training.max_steps=-1", r"training.max_steps: .* greater than or equal to 1 \(found -1\)"),
         ("model.heads=many", r"model.heads: .* integer.*\(found 'many'\)"),
-        ("model.width=30", "width 30 is not a multiple of heads 4"),
+        ("model.width=30", "width 30 is not a multiple of gene_heads 8"),
         ("model.backbone=mamba", "model.backbone: .*'differential_perceiver'"),
         ("training.min_learning_rate=1", "min_learning_rate 1.0 exceeds learning_rate"),
         ("training.optimizer=adam", "weight_decay has no effect on optimizer 'adam'"),
