@@ -1,7 +1,7 @@
 """scdfm predicts how populations of cells answer perturbations nobody has measured.
 
     cells = scdfm.read_cells("screen.h5ad", perturbation_key="perturbation", control="control")
-    split = scdfm.additive_split(cells.conditions, fold=0)
+    split = scdfm.additive_split(cells, fold=0)
     run = scdfm.fit(cells, split, scdfm.Config.preset("default"), out="run")
     predicted = run.predict(["A+B"], n_cells=200, seed=0)
     table = scdfm.evaluate(predicted, "screen.h5ad", training=run)
