@@ -24,7 +24,7 @@ def test_golden(shared, release):
         metrics=PARITY,
         references=False,
     )
-    ours = table.set_index(["condition", "metric"])["value"].unstack().loc[golden.index]
+    ours = table.set_index(["condition", "metric"])["value"].unstack().loc[golden.index]  # noqa: PD010
     assert set(PARITY) <= set(golden.columns)
     np.testing.assert_allclose(ours[list(PARITY)], golden[list(PARITY)], rtol=0, atol=1e-6)
 
@@ -36,7 +36,7 @@ def test_published_run(shared):
     golden = pd.read_csv(folder / "results.csv", index_col="perturbation")
     means, controls = [], []
     for side in sides:
-        wide = side.set_index(["target", "feature"])[["target_mean", "reference_mean"]].unstack()
+        wide = side.set_index(["target", "feature"])[["target_mean", "reference_mean"]].unstack()  # noqa: PD010
         means.append(wide["target_mean"].loc[golden.index].to_numpy(dtype=float))
         controls.append(wide["reference_mean"].loc[golden.index].to_numpy(dtype=float))
     predicted, real = means

@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from scipy.optimize import minimize_scalar
 
 from scdfm.data.cells import CellTable, read_cells
 from scdfm.data.conditions import CONTROL, canonical, near
 from scdfm.data.source import open_source
 from scdfm.data.values import to_csr, to_log1p
-from scdfm.errors import ConditionError, DataError
-from scdfm.evaluation.pseudobulk import Population, row_means, taken
+from scdfm.errors import ConditionError, ConfigError, DataError
+from scdfm.evaluation.pseudobulk import Floats, Population, row_means
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 Cells: TypeAlias = "str | Path | CellTable | AnnData"
 
-FACTORS = (0.1, 0.2, 0.25, 1 / 3, 0.4, 0.5, 2 / 3, 0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 10.0, 100.0)
-"""Ratios of normalisation totals that a prediction is tried against."""
-BETTER = 0.5
-"""A prediction whose error falls below this share once rescaled is one in another scale."""
-SCALE_CELLS = 2000
+HALVED, CLOSER = 0.5, 0.15
+"""A prediction is in another scale if rescaling the real cells leaves less than HALVED of its error at a factor
+of about 2 or more, or less than CLOSER at any factor."""
+SCALE_CELLS = 1000
 """Real cells that stand for all in the test of scales."""
 
 
@@ -54,9 +54,18 @@ def align(
     subset: Mapping[str, str] | None = None,
     conditions: Sequence[str] | None = None,
     check_scale: bool = True,
+    training_control: pd.Series[float] | None = None,
 ) -> Pair:
-    """Read and align both; raises DataError or ConditionError where they do not fit (see `evaluate`)."""
+    """Read and align both; raises DataError or ConditionError where they do not fit (see `evaluate`).
+
+    `training_control`: mean log1p expression of the model's own control cells by gene, if it is known. The test of
+    scales takes it where the prediction holds no control cells, and the predicted cells only for want of both.
+    """
     key = perturbation_key or "perturbation"
+    if isinstance(real, CellTable) and subset:
+        raise ConfigError(
+            "subset goes with a file or an AnnData; give it to read_cells to choose cells of a table"
+        )
     table = real if isinstance(real, CellTable) else read_cells(real, key, control, subset=subset)
     truth = _population(table)
     if CONTROL not in truth.rows:
@@ -78,7 +87,7 @@ def align(
         )
     chosen = _chosen(conditions, scored, measured)
     if check_scale:
-        _check_scale(claim, truth, chosen)
+        _check_scale(claim, truth, chosen, training_control)
     return Pair(claim, truth, chosen, measured, tuple(notes))
 
 
@@ -190,35 +199,59 @@ def _chosen(asked: Sequence[str] | None, scored: Sequence[str], measured: Sequen
     return tuple(dict.fromkeys(names))
 
 
-def _check_scale(predicted: Population, real: Population, conditions: Sequence[str]) -> None:
+def _check_scale(
+    predicted: Population,
+    real: Population,
+    conditions: Sequence[str],
+    training_control: pd.Series[float] | None,
+) -> None:
     """Refuse a prediction that the real cells fit far better after another normalisation total.
 
-    Pooled over cells, the predicted mean per gene is compared (L1) with the mean of log1p(c · expm1(x)) of the
-    real cells. A faulty model is not helped much by one factor c; another `target_sum` is.
+    The mean per gene, of control cells if there are any, is compared (L1) with the mean of log1p(c · expm1(x)) of the
+    real cells, and c sought that fits best. A faulty model is not helped much by one factor; another
+    `target_sum` is.
     """
-    labels = [*conditions, CONTROL] if CONTROL in predicted.rows else list(conditions)
-    weights = np.array([predicted.n_cells(c) for c in labels], dtype=float)
-    claim = np.average([row_means(predicted.X, predicted.rows[c]) for c in labels], axis=0, weights=weights)
-    share = np.maximum(1, np.floor(SCALE_CELLS * weights / weights.sum())).astype(int)
-    cells = np.concatenate([_spread(real.rows[c], n) for c, n in zip(labels, share, strict=True)])
-    lengths = [min(n, real.n_cells(c)) for c, n in zip(labels, share, strict=True)]
-    each = np.repeat(weights / weights.sum() / lengths, lengths)
-    order = np.argsort(cells)
-    block, each = taken(real.X, cells[order]), each[order]
-    linear, mass = np.expm1(block.data.astype(np.float64)), np.repeat(each, np.diff(block.indptr))
-
-    def error(factor: float) -> float:
-        truth = np.bincount(block.indices, weights=mass * np.log1p(factor * linear), minlength=len(claim))
-        return float(np.abs(claim - truth).sum())
-
-    errors = {factor: error(factor) for factor in FACTORS}
-    best = min(errors, key=errors.__getitem__)
-    if errors[best] < BETTER * error(1.0):
+    labels, shares, claim = list(conditions), np.ones(len(conditions)), None
+    if CONTROL in predicted.rows:
+        labels, shares, claim = [CONTROL], np.ones(1), row_means(predicted.X, predicted.rows[CONTROL])
+    elif training_control is not None and set(real.genes.tolist()) <= set(training_control.index):
+        labels, shares, claim = [CONTROL], np.ones(1), training_control[real.genes.tolist()].to_numpy(float)
+    if claim is None:
+        shares = np.array([predicted.n_cells(c) for c in labels], dtype=float)
+        means = [row_means(predicted.X, predicted.rows[c]) for c in labels]
+        claim = np.average(means, axis=0, weights=shares)
+    factor, left = _best_factor(claim, real, labels, shares / shares.sum())
+    if (left < HALVED and not 0.55 < factor < 1.8) or (left < CLOSER and not 0.95 < factor < 1.05):
         raise DataError(
-            f"prediction is in another scale than the real cells (it fits them after multiplying their counts by about "
-            f"{best:.3g}); expected the same target_sum: normalise it as the real cells, or pass check_scale=False "
-            "if the scales are equal and the model is wrong"
+            f"prediction is in another scale than the real cells (they agree better with their counts multiplied by "
+            f"about {factor:.2g}); expected the same target_sum: normalise it as the real cells, or pass "
+            "check_scale=False if the scales are equal and the model is wrong"
         )
+
+
+def _best_factor(
+    claim: Floats, real: Population, labels: Sequence[str], shares: Floats
+) -> tuple[float, float]:
+    """The factor c on the real cells' counts that brings their mean (labels weighted by `shares`) closest to `claim`
+    [A], and the share of the error that it leaves; (1, 1) where there is no error."""
+    chosen = [
+        _spread(real.rows[c], max(1, int(SCALE_CELLS * share)))
+        for c, share in zip(labels, shares, strict=True)
+    ]
+    X = real.X[np.concatenate(chosen)]
+    each = np.concatenate(
+        [np.full(len(rows), share / len(rows)) for rows, share in zip(chosen, shares, strict=True)]
+    )
+    linear, mass = np.expm1(X.data.astype(np.float64)), np.repeat(each, np.diff(X.indptr))
+
+    def error(log2_factor: float) -> float:
+        weights = mass * np.log1p(2.0**log2_factor * linear)
+        return float(np.abs(claim - np.bincount(X.indices, weights=weights, minlength=len(claim))).sum())
+
+    start = min(range(-7, 8), key=error)
+    best = minimize_scalar(error, bounds=(start - 1, start + 1), method="bounded", options={"xatol": 0.01})
+    unscaled = error(0.0)
+    return (float(2.0**best.x), float(best.fun / unscaled)) if unscaled > 0 else (1.0, 1.0)
 
 
 def _spread(rows: np.ndarray, n: int) -> np.ndarray:

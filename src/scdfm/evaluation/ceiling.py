@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scdfm.evaluation.expression import Tests
+from scdfm.evaluation.expression import RankTests
 from scdfm.evaluation.pseudobulk import Floats, Population, Rows, row_means
 from scdfm.seeds import numpy_rng
 
@@ -62,7 +62,7 @@ def half_against_all(population: Population, conditions: Sequence[str], seed: in
     return Halves(predicting, {condition: population.rows[condition] for condition in conditions})
 
 
-def interpolated_duplicate(half: Floats, training_mean: Floats, tests: Tests) -> Floats:
+def interpolated_duplicate(half: Floats, training_mean: Floats, tests: RankTests) -> Floats:
     """The positive control of Miller, Mejia et al. (2025), [K, A]: (1 − q) · half + q · training mean.
 
     q is the FDR of the half's cells against control: where a gene shows nothing, the half's mean is noise and

@@ -12,7 +12,8 @@ import numpy as np
 from scdfm.evaluation.pseudobulk import Floats
 
 SCALES = (0.5, 1.0, 2.0, 4.0)
-"""Squared kernel widths of the MMD, as multiples of the median squared distance between real cells."""
+"""Squared kernel widths of the MMD, as multiples of the median squared distance between real cells; each is
+twice the one before, which `_kernel` makes use of."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Axes:
 
     def project(self, cells: Floats) -> Floats:
         """Coordinates [n, D] of `cells` [A, n]."""
-        return (cells.T @ self.components.T - self.centre @ self.components.T).astype(np.float64)
+        return ((self.components @ cells).T - self.components @ self.centre).astype(np.float64)
 
 
 def principal_axes(cells: Floats, n: int, seed: int) -> Axes:
@@ -32,8 +33,40 @@ def principal_axes(cells: Floats, n: int, seed: int) -> Axes:
     from sklearn.decomposition import PCA
 
     n = max(1, min(n, min(cells.shape) - 1))
-    fitted = PCA(n_components=n, svd_solver="randomized", random_state=seed % 2**32).fit(cells)
+    solver = PCA(n_components=n, svd_solver="randomized", iterated_power=4, random_state=seed % 2**32)
+    fitted = solver.fit(cells)
     return Axes(centre=fitted.mean_.astype(np.float32), components=fitted.components_.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One population: values `ordered` per gene [A, n], `coordinates` [n, D] on principal axes, and per gene
+    [A] its `variance` (divided by n) and share of cells at `zero`."""
+
+    ordered: Floats
+    coordinates: Floats
+    variance: Floats
+    zero: Floats
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The real population, with what does not depend on a prediction: mean distance and kernel between its own
+    cells, and the median squared distance."""
+
+    sample: Sample
+    distance: float
+    kernel: float
+    median: float
+
+    @classmethod
+    def of(cls, sample: Sample) -> Truth:
+        """Prepare `sample`, at least 2 cells."""
+        squared = squared_distances(sample.coordinates, sample.coordinates)
+        pairs = squared[~np.eye(len(squared), dtype=bool)]
+        middle = (len(pairs) - 1) // 2
+        median = max(float(np.partition(pairs, middle)[middle]), 1e-12)
+        return cls(sample, _off_diagonal(np.sqrt(squared)), _off_diagonal(_kernel(squared, median)), median)
 
 
 def squared_distances(x: Floats, y: Floats) -> Floats:
@@ -48,42 +81,29 @@ def _off_diagonal(values: Floats) -> float:
     return float((values.sum() - np.trace(values)) / (n * (n - 1)))
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Real cells of one condition in principal coordinates [n, D], with all that does not depend on a prediction."""
-
-    cells: Floats
-    energy: float
-    widths: tuple[float, ...]
-    kernel: float
-
-    @classmethod
-    def of(cls, cells: Floats) -> Reference:
-        """Prepare `cells` [n, D], n at least 2."""
-        squared = squared_distances(cells, cells)
-        pairs = np.sort(squared[~np.eye(len(cells), dtype=bool)])
-        median = max(float(pairs[(len(pairs) - 1) // 2]), 1e-12)
-        widths = tuple(scale * median for scale in SCALES)
-        return cls(cells, _off_diagonal(np.sqrt(squared)), widths, _off_diagonal(_kernel(squared, widths)))
+def _kernel(squared: Floats, median: float) -> Floats:
+    """Mean over SCALES of exp(−D² / 2σ²): halving σ² squares the kernel, so one exponential is enough."""
+    kernel = np.exp(squared * (-0.5 / (SCALES[-1] * median)))
+    total = kernel.copy()
+    for _ in SCALES[1:]:
+        kernel = kernel * kernel
+        total += kernel
+    return np.asarray(total / len(SCALES))
 
 
-def _kernel(squared: Floats, widths: tuple[float, ...]) -> Floats:
-    return np.asarray(np.mean([np.exp(-squared / (2 * width)) for width in widths], axis=0))
-
-
-def energy_and_mmd(cells: Floats, reference: Reference) -> tuple[float, float]:
-    """Energy distance 2E‖x−y‖ − E‖x−x'‖ − E‖y−y'‖ and MMD² of `cells` [n, D] to `reference`.
+def energy_and_mmd(coordinates: Floats, truth: Truth) -> tuple[float, float]:
+    """Energy distance 2E‖x−y‖ − E‖x−x'‖ − E‖y−y'‖ and MMD² of cells at `coordinates` [n, D] to the real ones.
 
     Both are unbiased (pairs of different cells only): 0 on average for two samples of one population, and
     slightly negative by chance. NaN below two cells. MMD²: mean over four Gaussian kernels exp(−D²/2σ²),
     σ² = ½, 1, 2, 4 times the (lower) median squared distance between the real cells.
     """
-    if len(cells) < 2:
+    if len(coordinates) < 2:
         return float("nan"), float("nan")
-    own, cross = squared_distances(cells, cells), squared_distances(cells, reference.cells)
-    energy = 2 * np.sqrt(cross).mean() - _off_diagonal(np.sqrt(own)) - reference.energy
-    widths = reference.widths
-    mmd = _off_diagonal(_kernel(own, widths)) + reference.kernel - 2 * _kernel(cross, widths).mean()
+    own = squared_distances(coordinates, coordinates)
+    cross = squared_distances(coordinates, truth.sample.coordinates)
+    energy = 2 * np.sqrt(cross).mean() - _off_diagonal(np.sqrt(own)) - truth.distance
+    mmd = _off_diagonal(_kernel(own, truth.median)) + truth.kernel - 2 * _kernel(cross, truth.median).mean()
     return float(energy), float(mmd)
 
 
@@ -104,8 +124,6 @@ def wasserstein(x: Floats, y: Floats) -> float:
     return float((gap @ (weight / (n * m)).astype(gap.dtype)).mean(dtype=np.float64))
 
 
-def spread_errors(cells: Floats, real_variance: Floats, real_zero: Floats) -> tuple[float, float]:
-    """Mean over genes of |predicted − real| variance (divided by n), and of the share of cells at exactly 0."""
-    variance = cells.var(axis=1, dtype=np.float64)
-    zero = (cells == 0).mean(axis=1)
-    return float(np.abs(variance - real_variance).mean()), float(np.abs(zero - real_zero).mean())
+def mean_error(predicted: Floats, real: Floats) -> float:
+    """Mean over genes of |predicted − real| (variances, shares of zeros)."""
+    return float(np.abs(predicted - real).mean())

@@ -96,6 +96,7 @@ def evaluate(
         subset=subset,
         conditions=conditions,
         check_scale=check_scale,
+        training_control=_training_control(training),
     )
     setting, notes = _setting(pair, training, protocol, asked, genes, seed)
     values: dict[str, dict[str, Floats]] = {}
@@ -153,6 +154,14 @@ def _setting(
         significant=(np.zeros_like(prominence, dtype=bool) if tests is None else tests.fdr[:, scored] < 0.05),
     )
     return Setting(pair, trained, standard, protocol, metrics, seed), notes
+
+
+def _training_control(training: Any) -> pd.Series[float] | None:
+    """The control row of a table of training means, if there is one."""
+    table = training if isinstance(training, pd.DataFrame) else getattr(training, "means", None)
+    if not isinstance(table, pd.DataFrame) or CONTROL not in table.index:
+        return None
+    return pd.Series(table.to_numpy()[table.index == CONTROL][0], index=table.columns)
 
 
 def training_means(training: Any, pair: Pair, control: Floats) -> tuple[Training, list[str]]:

@@ -22,7 +22,7 @@ SMALL = 8
 
 
 @dataclass(frozen=True)
-class Tests:
+class RankTests:
     """Two-sided Mann-Whitney tests of K conditions against control, each [K, A].
 
     `p_value`: asymptotic with tie and continuity corrections (exact for small samples without ties);
@@ -34,13 +34,13 @@ class Tests:
     z: Floats
 
 
-def against_control(population: Population, conditions: Sequence[str], control: str) -> Tests:
+def against_control(population: Population, conditions: Sequence[str], control: str) -> RankTests:
     """Test each of `conditions` against `control`, all genes, all conditions at once."""
     p_value, z = _asymptotic(population, conditions, control)
     for k, condition in enumerate(conditions):
         if population.n_cells(condition) <= SMALL:
             _exact(p_value[k], population, condition, control)
-    return Tests(p_value=p_value, fdr=false_discovery_control(p_value, axis=1), z=z)
+    return RankTests(p_value=p_value, fdr=false_discovery_control(p_value, axis=1), z=z)
 
 
 def _asymptotic(population: Population, conditions: Sequence[str], control: str) -> tuple[Floats, Floats]:
@@ -75,23 +75,29 @@ def _asymptotic(population: Population, conditions: Sequence[str], control: str)
             group_keys="group",
             reference="000000",
             exp_post_agg=True,
-            n_threads=_threads(),
+            n_threads=n_threads(),
         )
     shape = (len(labels), X.shape[1])
-    p_value = result["p_value"].to_numpy().reshape(shape)[1:]
-    return np.clip(p_value, 0, 1), result["z_score"].to_numpy().reshape(shape)[1:]
+    p_value, z, u = (
+        result[name].to_numpy().reshape(shape)[1:] for name in ("p_value", "z_score", "statistic")
+    )
+    sizes = np.array([population.n_cells(label) for label in conditions])
+    # At U of exactly n·m/2 the compiled kernel still subtracts the continuity correction; p is 1 there.
+    level = u == sizes[:, None] * population.n_cells(control) / 2
+    return np.where(level, 1.0, np.clip(p_value, 0, 1)), np.where(level, 0.0, z)
 
 
 def _exact(p_value: Floats, population: Population, condition: str, control: str) -> None:
     """Replace `p_value` [A] by the exact test's on genes whose values are all different."""
-    x, y = population.block(condition), population.block(control)
+    x, y = (taken(population.X, population.rows[c]).toarray() for c in (condition, control))
     both = np.sort(np.vstack([x, y]), axis=0)
     untied = np.flatnonzero((np.diff(both, axis=0) != 0).all(axis=0))
     if len(untied):
         p_value[untied] = mannwhitneyu(x[:, untied], y[:, untied], method="exact", axis=0).pvalue
 
 
-def _threads() -> int:
+def n_threads() -> int:
+    """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""Distribution metrics of every predictor, one condition at a time, so that one condition's cells are dense at once.
+"""Distribution metrics of every predictor, a few conditions at a time, so that few cells are dense at once.
 
 A model and the ceiling are scored by their own cells. The baselines predict means only; for these metrics each
 is represented by real control cells, shifted by its predicted mean shift and clipped at 0.
@@ -7,83 +7,38 @@ is represented by real control cells, shifted by its predicted mean shift and cl
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from scdfm.data.conditions import CONTROL
 from scdfm.evaluation.alignment import Pair
 from scdfm.evaluation.ceiling import CEILING, Halves
 from scdfm.evaluation.distribution import (
     Axes,
-    Reference,
+    Sample,
+    Truth,
     energy_and_mmd,
+    mean_error,
     principal_axes,
-    spread_errors,
     wasserstein,
 )
+from scdfm.evaluation.expression import n_threads
 from scdfm.evaluation.metrics import DISTRIBUTION
-from scdfm.evaluation.pseudobulk import Floats, Population, Rows, row_means, taken
+from scdfm.evaluation.pseudobulk import Floats, Population, Rows, row_means, row_moments, taken
 from scdfm.seeds import derive, numpy_rng
 
 CELLS = 500
-"""Cells of a condition that take part at most."""
-CONTROLS = 250
-"""Control cells that stand for a baseline's population."""
-AXES_CELLS = 2000
+"""Cells of a condition that take part at most (variances and shares of zeros are over all)."""
+CONTROLS = 2000
+"""Control cells that stand-ins are drawn from at most."""
 AXES = 50
+AXES_CELLS = 2000
 """Principal axes of the energy distance and the MMD, and the real cells they are fitted on."""
 
 Scores = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Real cells of one condition: `ordered` [A, n] values sorted per gene, moments [A], principal coordinates."""
-
-    ordered: Floats
-    variance: Floats
-    zero: Floats
-    reference: Reference
-
-    @classmethod
-    def of(cls, cells: Floats, axes: Axes) -> Truth:
-        """Prepare `cells` [A, n], n at least 2."""
-        return cls(
-            ordered=np.sort(cells, axis=1),
-            variance=cells.var(axis=1, dtype=np.float64),
-            zero=(cells == 0).mean(axis=1),
-            reference=Reference.of(axes.project(cells)),
-        )
-
-    def score(self, cells: Floats, axes: Axes, ordered: Floats | None = None) -> Scores:
-        """The distribution metrics of `cells` [A, m] against these."""
-        ordered = np.sort(cells, axis=1) if ordered is None else ordered
-        energy, mmd = energy_and_mmd(axes.project(cells), self.reference)
-        variance, zero = spread_errors(cells, self.variance, self.zero)
-        values = (energy, mmd, wasserstein(ordered, self.ordered), variance, zero)
-        return dict(zip(DISTRIBUTION, values, strict=True))
-
-
-@dataclass(frozen=True)
-class StandIn:
-    """Control cells [A, n] that take the place of a baseline's population, and the same sorted per gene."""
-
-    cells: Floats
-    ordered: Floats
-    mean: Floats
-
-    @classmethod
-    def of(cls, real: Population, seed: int) -> StandIn:
-        """Control cells drawn from `real`."""
-        rows = real.rows[CONTROL]
-        cells = _cells(real, rows, CONTROLS, seed, "controls")
-        return cls(cells, np.sort(cells, axis=1), row_means(real.X, rows))
-
-    def score(self, predicted: Floats, truth: Truth, axes: Axes) -> Scores:
-        """Scores of the control cells shifted to `predicted` [A]; sorting survives a shift and a clip."""
-        shift = (predicted - self.mean).astype(np.float32)[:, None]
-        return truth.score(np.maximum(self.cells + shift, 0), axes, np.maximum(self.ordered + shift, 0))
 
 
 def score_populations(
@@ -102,63 +57,104 @@ def score_populations(
         return {}
     models = [*([model] if pair.predicted else []), *means, *([CEILING] if halves else [])]
     values = {name: {metric: np.full(len(pair.conditions), np.nan) for metric in wanted} for name in models}
-    scorer = Scorer(pair, _axes(pair, seed), StandIn.of(pair.real, seed), seed)
-    for k, condition in enumerate(pair.conditions):
-        found = scorer.predicted(condition, model, {name: mean[k] for name, mean in means.items()})
-        if halves is not None:
-            found |= scorer.ceiling(condition, halves)
-        for name, scores in found.items():
-            for metric in wanted:
-                values[name][metric][k] = scores[metric]
+    scorer = Scorer.of(pair, model, means, halves, seed)
+    # One BLAS thread each: conditions are the parallel work, and sums do not depend on the number of threads.
+    with threadpool_limits(1), ThreadPoolExecutor(n_threads()) as pool:
+        for k, found in enumerate(pool.map(scorer.scores, range(len(pair.conditions)))):
+            for name, scores in found.items():
+                for metric in wanted:
+                    values[name][metric][k] = scores[metric]
     return values
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """What every condition's scores share."""
+    """What every condition's scores share: axes, control cells [A, n] and their mean [A]."""
 
     pair: Pair
-    axes: Axes
-    stand_in: StandIn
+    model: str
+    means: Mapping[str, Floats]
+    halves: Halves | None
     seed: int
+    axes: Axes
+    control: Floats
+    control_mean: Floats
 
-    def predicted(self, condition: str, model: str, means: Mapping[str, Floats]) -> dict[str, Scores]:
-        """Scores of the prediction and of the baselines' stand-ins against all real cells."""
-        real = self._cells(self.pair.real, self.pair.real.rows[condition], "real", condition)
-        if real.shape[1] < 2:
-            return {}
-        truth = Truth.of(real, self.axes)
-        found = {
-            name: self.stand_in.score(mean, truth, self.axes)
-            for name, mean in means.items()
-            if np.isfinite(mean).all()
-        }
-        if self.pair.predicted is not None:
-            rows = self.pair.predicted.rows[condition]
-            cells = self._cells(self.pair.predicted, rows, "predicted", condition)
-            if cells.shape[1] >= 2:
-                found[model] = truth.score(cells, self.axes)
+    @classmethod
+    def of(
+        cls, pair: Pair, model: str, means: Mapping[str, Floats], halves: Halves | None, seed: int
+    ) -> Scorer:
+        """Fit the axes on real cells and draw the control cells that stand in."""
+        rows = np.concatenate([pair.real.rows[c] for c in (CONTROL, *pair.conditions)])
+        sample = drawn(pair.real, np.sort(rows), AXES_CELLS, seed, "axes")
+        with threadpool_limits(1):
+            axes = principal_axes(np.ascontiguousarray(sample.T), AXES, derive(seed, "axes", "solver"))
+        rows = pair.real.rows[CONTROL]
+        control = drawn(pair.real, rows, CONTROLS, seed, "controls")
+        return cls(pair, model, means, halves, seed, axes, control, row_means(pair.real.X, rows))
+
+    def scores(self, k: int) -> dict[str, Scores]:
+        """Scores model -> metric of the k-th condition."""
+        condition = self.pair.conditions[k]
+        found: dict[str, Scores] = {}
+        real = self._sample(self.pair.real, self.pair.real.rows[condition], "real", condition)
+        if real is not None:
+            truth = Truth.of(real)
+            means = {name: mean[k] for name, mean in self.means.items() if np.isfinite(mean[k]).all()}
+            found |= self._stand_ins(means, truth, condition)
+            if self.pair.predicted is not None:
+                rows = self.pair.predicted.rows[condition]
+                predicted = self._sample(self.pair.predicted, rows, "predicted", condition)
+                if predicted is not None:
+                    found[self.model] = compared(predicted, truth)
+        if self.halves is not None:
+            half = self._sample(self.pair.real, self.halves.predicting[condition], "predicting", condition)
+            other = self._sample(self.pair.real, self.halves.compared[condition], "compared", condition)
+            if half is not None and other is not None:
+                found[CEILING] = compared(half, Truth.of(other))
         return found
 
-    def ceiling(self, condition: str, halves: Halves) -> dict[str, Scores]:
-        """Scores of one half of the real cells against the other."""
-        cells = self._cells(self.pair.real, halves.predicting[condition], "predicting", condition)
-        other = self._cells(self.pair.real, halves.compared[condition], "compared", condition)
-        if min(cells.shape[1], other.shape[1]) < 2:
+    def _sample(self, population: Population, rows: Rows, *path: str) -> Sample | None:
+        if len(rows) < 2:
+            return None
+        cells = drawn(population, rows, CELLS, self.seed, *path)
+        _, variance, zero = row_moments(population.X, rows)
+        return Sample(np.sort(cells, axis=1), self.axes.project(cells), variance, zero)
+
+    def _stand_ins(self, means: Mapping[str, Floats], truth: Truth, condition: str) -> dict[str, Scores]:
+        """Scores of as many control cells as there are real ones, shifted to each of `means` [A]."""
+        if not means or self.control.shape[1] < 2:
             return {}
-        return {CEILING: Truth.of(other, self.axes).score(cells, self.axes)}
+        cells, n = self.control, truth.sample.ordered.shape[1]
+        if cells.shape[1] > n:
+            order = numpy_rng(self.seed, "population", "stand-in", condition).permutation(cells.shape[1])
+            cells = np.take(cells, np.sort(order[:n]), axis=1)
+        ordered = np.sort(cells, axis=1)
+        found = {}
+        for name, mean in means.items():
+            shift = (mean - self.control_mean).astype(np.float32)[:, None]
+            shifted = np.maximum(ordered + shift, 0)  # a shift and a clip keep the order
+            average = shifted.mean(axis=1)
+            variance = np.einsum("an,an->a", shifted, shifted) / shifted.shape[1] - average * average
+            zero = 1 - np.count_nonzero(shifted, axis=1) / shifted.shape[1]
+            coordinates = self.axes.project(np.maximum(cells + shift, 0))
+            found[name] = compared(Sample(shifted, coordinates, variance, zero), truth)
+        return found
 
-    def _cells(self, population: Population, rows: Rows, *path: str) -> Floats:
-        return _cells(population, rows, CELLS, self.seed, *path)
+
+def compared(sample: Sample, truth: Truth) -> Scores:
+    """The distribution metrics of `sample` against the real population."""
+    real = truth.sample
+    values = (
+        *energy_and_mmd(sample.coordinates, truth),
+        wasserstein(sample.ordered, real.ordered),
+        mean_error(sample.variance, real.variance),
+        mean_error(sample.zero, real.zero),
+    )
+    return dict(zip(DISTRIBUTION, values, strict=True))
 
 
-def _axes(pair: Pair, seed: int) -> Axes:
-    rows = np.concatenate([pair.real.rows[c] for c in (CONTROL, *pair.conditions)])
-    cells = _cells(pair.real, np.sort(rows), AXES_CELLS, seed, "axes")
-    return principal_axes(np.ascontiguousarray(cells.T), AXES, derive(seed, "axes", "solver"))
-
-
-def _cells(population: Population, rows: Rows, limit: int, seed: int, *path: str) -> Floats:
+def drawn(population: Population, rows: Rows, limit: int, seed: int, *path: str) -> Floats:
     """Dense float32 [A, n] of `rows`, at most `limit` of them drawn without replacement."""
     if len(rows) > limit:
         rows = np.sort(numpy_rng(seed, "population", *path).choice(rows, limit, replace=False))

@@ -20,7 +20,7 @@ from scdfm.data.conditions import CONTROL
 from scdfm.evaluation import pointwise
 from scdfm.evaluation.alignment import Pair
 from scdfm.evaluation.discrimination import Distance, discrimination
-from scdfm.evaluation.expression import SMALL, Tests, against_control
+from scdfm.evaluation.expression import SMALL, RankTests, against_control
 from scdfm.evaluation.pseudobulk import Floats, Population, moments
 
 Release = Literal["0.5.42", "0.8.2"]
@@ -125,7 +125,7 @@ def _side(population: Population, conditions: Sequence[str], release: Release) -
     return Side(mean, control, fdr, ratio.astype(np.float32), np.log2(ratio).astype(np.float32))
 
 
-def _single_precision(tests: Tests, population: Population, conditions: Sequence[str]) -> Floats:
+def _single_precision(tests: RankTests, population: Population, conditions: Sequence[str]) -> Floats:
     """The tests' p-values as scipy gives them for float32 cells: those below 1e-45 are 0."""
     p_value = np.minimum(2 * ndtr(-np.abs(tests.z.astype(np.float32))), 1)
     small = [k for k, condition in enumerate(conditions) if population.n_cells(condition) <= SMALL]

@@ -28,15 +28,6 @@ class Population:
         """Number of cells of `condition`."""
         return len(self.rows[condition])
 
-    def block(
-        self, condition: str, limit: int | None = None, rng: np.random.Generator | None = None
-    ) -> Floats:
-        """Dense float32 [n, A] of `condition`, at most `limit` cells drawn without replacement by `rng`."""
-        rows = self.rows[condition]
-        if limit is not None and rng is not None and len(rows) > limit:
-            rows = np.sort(rng.choice(rows, limit, replace=False))
-        return taken(self.X, rows).toarray()
-
 
 @dataclass(frozen=True)
 class Moments:
@@ -56,16 +47,19 @@ def taken(X: sparse.csr_matrix, rows: Rows) -> sparse.csr_matrix:
 
 def moments(population: Population, conditions: Sequence[str]) -> Moments:
     """Moments of `conditions` [K, A] from the stored values alone; nothing is densified."""
-    n_genes = population.X.shape[1]
-    mean, square, zero = (np.zeros((len(conditions), n_genes)) for _ in range(3))
-    for k, condition in enumerate(conditions):
-        block = taken(population.X, population.rows[condition])
-        n = max(block.shape[0], 1)
-        data = block.data.astype(np.float64)
-        mean[k] = np.bincount(block.indices, weights=data, minlength=n_genes) / n
-        square[k] = np.bincount(block.indices, weights=data * data, minlength=n_genes) / n
-        zero[k] = 1 - np.bincount(block.indices[data != 0], minlength=n_genes) / n
-    return Moments(mean=mean, variance=np.maximum(square - mean * mean, 0), zero=zero)
+    parts = [row_moments(population.X, population.rows[condition]) for condition in conditions]
+    stacked = [np.array(part).reshape(len(parts), population.X.shape[1]) for part in zip(*parts, strict=True)]
+    return Moments(*stacked) if parts else Moments(*np.zeros((3, 0, population.X.shape[1])))
+
+
+def row_moments(X: sparse.csr_matrix, rows: Rows) -> tuple[Floats, Floats, Floats]:
+    """Mean, variance (divided by n) and share of zeros [A] of `rows`."""
+    block, n, n_genes = taken(X, rows), max(len(rows), 1), X.shape[1]
+    data = block.data.astype(np.float64)
+    mean = np.bincount(block.indices, weights=data, minlength=n_genes) / n
+    square = np.bincount(block.indices, weights=data * data, minlength=n_genes) / n
+    stored = block.indices if data.all() else block.indices[data != 0]
+    return mean, np.maximum(square - mean * mean, 0), 1 - np.bincount(stored, minlength=n_genes) / n
 
 
 def row_means(X: sparse.csr_matrix, rows: Rows) -> Floats:

@@ -1,0 +1,100 @@
+"""Simple rules, against closed forms and brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scdfm.evaluation import baselines
+from scdfm.evaluation.baselines import PENALTIES, Training, leave_one_out_penalty
+
+GENES = ("A", "B", "C", "D", "x", "y")
+rng = np.random.default_rng(0)
+CONTROL = rng.gamma(2, 1, len(GENES))
+EFFECT = {name: rng.normal(size=len(GENES)) for name in "ABCD"}
+
+
+def training(names: list[str], extra: float = 0.0) -> Training:
+    means = [CONTROL + sum(EFFECT[t] for t in name.split("+")) + extra * ("+" in name) for name in names]
+    return Training(tuple(names), np.array(means).reshape(len(names), len(GENES)), CONTROL, GENES)
+
+
+def test_no_change_and_training_mean():
+    table = training(["A", "B", "A+B"])
+    np.testing.assert_array_equal(baselines.no_change(table, ["A+C"]), CONTROL[None])
+    np.testing.assert_allclose(baselines.training_mean(table, ["A+C"])[0], table.mean.mean(axis=0))
+
+
+def test_additive_adds_measured_singles_and_is_undefined_otherwise():
+    table = training(["A", "B", "A+C"])
+    predicted = baselines.additive(table, ["A+B", "A+C", "C"])
+    np.testing.assert_allclose(predicted[0], CONTROL + EFFECT["A"] + EFFECT["B"])
+    assert np.isnan(predicted[1:]).all()
+
+
+def test_ridge_finds_additive_effects_and_the_constant_of_combinations():
+    table = training(["A", "B", "C", "D", "A+B", "C+D", "A+C"], extra=0.7)
+    predicted = baselines.ridge(table, ["B+D"], penalty=1e-9)
+    np.testing.assert_allclose(predicted[0], CONTROL + EFFECT["B"] + EFFECT["D"] + 0.7, rtol=1e-6)
+
+
+def test_ridge_needs_one_seen_target():
+    table = training(["A", "B", "A+B"])
+    predicted = baselines.ridge(table, ["A+D", "D", "C+D"], penalty=0.1)
+    assert np.isfinite(predicted[0]).all()
+    assert np.isnan(predicted[1:]).all()
+
+
+def test_leave_one_out_is_brute_force():
+    design = rng.integers(0, 2, (14, 5)).astype(float)
+    response = design @ rng.normal(size=(5, 3)) + rng.normal(size=(14, 3))
+
+    def error(penalty: float) -> float:
+        total = 0.0
+        for i in range(len(design)):
+            kept = np.delete(np.arange(len(design)), i)
+            x, y = design[kept], response[kept]
+            weights = np.linalg.solve(x.T @ x + penalty * np.eye(5), x.T @ y)
+            total += float(((response[i] - design[i] @ weights) ** 2).sum())
+        return total
+
+    errors = [error(penalty) for penalty in PENALTIES]
+    assert leave_one_out_penalty(design, response) == PENALTIES[int(np.argmin(errors))]
+    assert 0 < int(np.argmin(errors)) < len(PENALTIES) - 1  # a choice within the range, not at its end
+
+
+def test_low_rank_recovers_a_bilinear_truth_for_an_unseen_target():
+    """Shifts that really are G W Pᵀ with P rows of G: an unseen target's response follows from its own gene row."""
+    n_genes, rank = 40, 2
+    names = tuple(f"t{i}" for i in range(n_genes))
+    seen, unseen = names[:35], names[35:]
+    embedding = rng.normal(size=(n_genes, rank))
+    embedding[:35] -= embedding[:35].mean(axis=0)  # so that the mean training shift b is 0
+    w = np.array([[1.0, 0.4], [-0.3, 0.8]])
+    shift = embedding @ w @ embedding.T  # gene × target
+    table = Training(seen, shift[:, :35].T + 5, np.full(n_genes, 5.0), names)
+    predicted = baselines.low_rank(table, unseen, rank=rank, penalty=1e-8) - 5
+    np.testing.assert_allclose(predicted, shift[:, 35:].T, atol=1e-4 * np.abs(shift).max())
+
+
+def test_low_rank_is_undefined_for_targets_that_are_not_genes():
+    names = [f"t{i}" for i in range(10)]
+    table = Training(tuple(names), rng.normal(size=(10, 12)), np.zeros(12), (*names, "u", "v"))
+    predicted = baselines.low_rank(table, ["u", "t1+v", "drug"])
+    assert np.isfinite(predicted[:2]).all()
+    assert np.isnan(predicted[2]).all()
+
+
+def test_nothing_trained_leaves_only_no_change():
+    empty = training([])
+    for name, predicted in baselines.predictions(empty, ["A", "A+B"]).items():
+        assert np.isnan(predicted).all() == (name != "no change"), name
+
+
+@pytest.mark.parametrize("penalty", [0.1, 10.0])
+def test_ridge_is_the_normal_equations(penalty):
+    table = training(["A", "B", "A+B", "C"], extra=0.3)
+    design = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 1], [0, 0, 1, 0]], dtype=float)
+    weights = np.linalg.solve(design.T @ design + penalty * np.eye(4), design.T @ (table.mean - CONTROL))
+    expected = CONTROL + np.array([0, 1, 1, 1]) @ weights
+    np.testing.assert_allclose(baselines.ridge(table, ["B+C"], penalty)[0], expected, rtol=1e-10)

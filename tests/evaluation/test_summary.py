@@ -1,0 +1,167 @@
+"""What is said of a table of scores, on tables whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scdfm.errors import ConfigError, DataError
+from scdfm.evaluation.summary import differences, harm, interval, position, stratified, summarise
+
+
+def table(values: dict[str, dict[str, list[float]]], conditions: list[str] | None = None) -> pd.DataFrame:
+    """Long table of metric -> model -> values."""
+    rows = []
+    for metric, models in values.items():
+        for model, scores in models.items():
+            names = conditions or [f"c{k}" for k in range(len(scores))]
+            pairs = enumerate(zip(names, scores, strict=True))
+            rows += [(model, name, metric, value, 10 * (i + 1)) for i, (name, value) in pairs]
+    return pd.DataFrame(rows, columns=["model", "condition", "metric", "value", "n_cells"])
+
+
+def test_summary_counts_what_is_undefined():
+    summary = summarise(table({"l2": {"model": [1.0, 2.0, 6.0, np.nan]}})).iloc[0]
+    assert summary[["mean", "median", "n", "n_undefined"]].tolist() == [3.0, 2.0, 3, 1]
+    assert summary["low"] < 3 < summary["high"]
+    nothing = summarise(table({"l2": {"model": [np.nan, np.nan]}})).iloc[0]
+    assert nothing["n_undefined"] == 2
+    assert nothing[["mean", "median", "low", "high"]].isna().all()
+
+
+def test_interval_repeats_itself_and_needs_spread():
+    values = np.random.default_rng(0).gamma(2, 1, 25)
+    assert interval(values) == interval(values)
+    assert interval(values, seed=1) != interval(values)
+    assert interval(np.full(5, 0.3)) == (0.3, 0.3)
+    assert np.isnan(interval(np.array([1.0]))).all()
+
+
+@pytest.mark.parametrize("n", [8, 37])
+def test_interval_holds_its_level(n):
+    """Of 95% intervals of the mean of skewed values, about 95% hold the true mean."""
+    rng = np.random.default_rng(2)
+    held = 0
+    for _ in range(400):
+        low, high = interval(rng.gamma(1, 1, n), n_bootstrap=300)
+        held += low <= 1 <= high
+    assert 0.95 - 3.5 * np.sqrt(0.95 * 0.05 / 400) - 0.02 * (n < 10) < held / 400 < 0.99
+
+
+def test_interval_is_the_bootstrap_t():
+    """Against a plain loop over the same resamples."""
+    from scdfm.seeds import numpy_rng
+
+    values = np.random.default_rng(1).gamma(1, 1, 12)
+    draws = numpy_rng(0, "bootstrap", 12).integers(0, 12, (200, 12))
+    error = values.std(ddof=1) / np.sqrt(12)
+    t = [(d.mean() - values.mean()) / (d.std(ddof=1) / np.sqrt(12)) for d in values[draws]]
+    low, high = values.mean() - error * np.quantile(t, 0.975), values.mean() - error * np.quantile(t, 0.025)
+    np.testing.assert_allclose(interval(values, n_bootstrap=200), (low, high), rtol=1e-12)
+
+
+def test_position_between_the_worst_acceptable_and_the_ceiling():
+    found = position(
+        table(
+            {
+                "l2": {
+                    "model": [4.0, 6.0],
+                    "no change": [11, 13],
+                    "training mean": [9, 11],
+                    "ceiling": [1, 3],
+                },
+                "ds": {
+                    "model": [0.9, 0.9],
+                    "no change": [0.5, 0.5],
+                    "training mean": [0.4, 0.4],
+                    "ceiling": [1.0, 1.0],
+                },
+                "mae": {"model": [1.0, 1.0], "no change": [2, 2], "training mean": [3, 3], "ceiling": [2, 2]},
+            }
+        )
+    ).set_index(["model", "metric"])
+    row = found.loc[("model", "l2")]
+    assert (row["worst"], row["worst_value"], row["ceiling"], row["n"]) == ("training mean", 10, 2, 2)
+    assert row["percent"] == pytest.approx(100 * (10 - 5) / (10 - 2))
+    assert found.loc[("model", "ds"), "worst"] == "no change"
+    assert found.loc[("model", "ds"), "percent"] == pytest.approx(80)
+    assert np.isnan(found.loc[("model", "mae"), "percent"])  # the ceiling is no better than no change
+
+
+def test_position_uses_conditions_where_all_are_defined():
+    nan = np.nan
+    models = {
+        "model": [0.5, 0.9],
+        "no change": [nan, nan],
+        "training mean": [0.1, nan],
+        "ceiling": [0.9, 0.9],
+    }
+    found = position(table({"pearson_delta": models}))
+    row = found[found["model"] == "model"].iloc[0]
+    assert (row["worst"], row["n"]) == ("training mean", 1)
+    assert row["percent"] == pytest.approx(50)
+
+
+def test_differences_are_paired_and_to_the_hardest_baseline():
+    rng = np.random.default_rng(0)
+    difficulty = rng.gamma(2, 2, 20)  # shared by all models: pairing removes it
+    scores = {
+        "model": difficulty + 1,
+        "ridge": difficulty + 1.5 + 0.01 * rng.normal(size=20),
+        "additive": np.where(np.arange(20) < 4, difficulty, np.nan),  # best, but where few conditions are
+        "no change": difficulty + 9,
+        "ceiling": difficulty * 0,
+    }
+    found = differences(table({"l2": {k: list(v) for k, v in scores.items()}})).iloc[0]
+    assert (found["model"], found["baseline"], found["n"]) == ("model", "ridge", 20)
+    assert found["improvement"] == pytest.approx(0.5, abs=0.02)
+    assert 0.48 < found["low"] < found["improvement"] < found["high"] < 0.52
+    higher = differences(table({"ds": {"model": [0.4, 0.5], "no change": [0.5, 0.7]}})).iloc[0]
+    assert higher["improvement"] == pytest.approx(-0.15)
+
+
+def test_harm_is_the_share_worse_than_no_change():
+    found = harm(
+        table(
+            {
+                "l2": {"model": [1.0, 3.0, 2.0, np.nan], "no change": [2.0, 2.0, 2.0, 2.0]},
+                "pearson_delta": {"model": [0.5, -0.1, np.nan, 0.2], "no change": [np.nan] * 4},
+            }
+        )
+    ).set_index("metric")
+    assert found.loc["l2", ["share", "n"]].tolist() == [1 / 3, 3]
+    assert found.loc["pearson_delta", ["share", "n"]].tolist() == [1 / 3, 3]
+
+
+def test_strata():
+    conditions = ["A", "D", "A+B", "A+D", "D+E", "A+B+D"]
+    scores = table({"l2": {"model": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]}}, conditions)
+    sizes = dict(zip(conditions, [6, 5, 4, 3, 2, 1], strict=True))
+    scores.attrs = {"training_conditions": ["B", "A+C"], "effect_size": sizes}
+    by_targets = stratified(scores, "targets").set_index("stratum")["mean"].to_dict()
+    assert by_targets == {
+        "single, 1 of 1 seen": 1,
+        "single, 0 of 1 seen": 2,
+        "double, 2 of 2 seen": 3,
+        "double, 1 of 2 seen": 4,
+        "double, 0 of 2 seen": 5,
+        "triple, 2 of 3 seen": 6,
+    }
+    effects = stratified(scores, "effect").set_index("stratum")["mean"].to_dict()
+    assert effects == {"1 low effect": 5.5, "2 middle effect": 3.5, "3 high effect": 1.5}
+    cells = stratified(scores, "cells").set_index("stratum")["mean"].to_dict()
+    assert cells == {"1 low cells": 1.5, "2 middle cells": 3.5, "3 high cells": 5.5}
+    with pytest.raises(ConfigError, match="strata by 'age': expected targets, effect or cells"):
+        stratified(scores, "age")
+    scores.attrs = {}
+    with pytest.raises(DataError, match="its attrs lack 'effect_size'"):
+        stratified(scores, "effect")
+
+
+@pytest.mark.parametrize("function", [summarise, position, differences, harm])
+def test_other_tables_are_refused(function):
+    with pytest.raises(DataError, match="column 'condition' is missing"):
+        function(pd.DataFrame({"model": ["a"]}))
+    with pytest.raises(DataError, match="no rows"):
+        function(table({}))
