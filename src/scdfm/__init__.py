@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scdfm.benchmarking import benchmark
     from scdfm.config import Config
     from scdfm.data import (
         CellTable,
@@ -48,6 +49,7 @@ _HOMES = {
     "ScdfmError": "scdfm.errors",
     "evaluate": "scdfm.evaluation",
     "summarise": "scdfm.evaluation",
+    "benchmark": "scdfm.benchmarking",
     "Run": "scdfm.run",
     "fit": "scdfm.training",
 }
@@ -59,6 +61,7 @@ __all__ = [
     "ScdfmError",
     "Split",
     "additive_split",
+    "benchmark",
     "column_split",
     "combinations_split",
     "evaluate",

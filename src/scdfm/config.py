@@ -179,6 +179,19 @@ class SplitConfig(Section):
     path: Path | None = None
     """TOML file for `file`, with lists `test`, `validation` and `train`."""
 
+    @staticmethod
+    def named(text: str) -> dict[str, str]:
+        """The options that `additive`, `holdout`, `combinations`, `FILE.toml` or `obs:COLUMN` stands for."""
+        if text in ("additive", "holdout", "combinations"):
+            return {"kind": text}
+        if text.startswith("obs:") and text != "obs:":
+            return {"kind": "column", "column": text.removeprefix("obs:")}
+        if text.endswith(".toml"):
+            return {"kind": "file", "path": text}
+        raise ConfigError(
+            f"split '{text}': expected additive, holdout, combinations, FILE.toml or obs:COLUMN"
+        )
+
     @model_validator(mode="after")
     def _sources(self) -> SplitConfig:
         for kind, name in (("column", "column"), ("file", "path")):

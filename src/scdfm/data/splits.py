@@ -289,11 +289,20 @@ def _shuffled(names: Sequence[str], fold: int) -> list[str]:
     return [names[place] for place in order]
 
 
+def published_order(conditions: CellTable | Iterable[str], fold: int = 0) -> list[str]:
+    """The combinations in the order of the published shuffle; the test of `additive` is its beginning."""
+    return _shuffled_combinations(_spelled(conditions), fold)
+
+
+def _shuffled_combinations(names: Iterable[str], fold: int) -> list[str]:
+    return _shuffled([name for name in names if len(targets(name)) > 1], fold)
+
+
 def _tested_combinations(names: Mapping[str, str], fold: int, test_fraction: float) -> list[str]:
-    combinations = [name for name in names if len(targets(name)) > 1]
     if not 0 < test_fraction < 1:
         raise DataError(f"split: test_fraction {test_fraction} is not between 0 and 1; try 0.3")
-    tested = _shuffled(combinations, fold)[: int(test_fraction * len(combinations))]
+    combinations = _shuffled_combinations(names, fold)
+    tested = combinations[: int(test_fraction * len(combinations))]
     if not tested:
         raise DataError(
             f"split: {test_fraction:g} of {len(combinations)} combinations leaves no test condition; raise "

@@ -1,0 +1,126 @@
+"""The whole benchmark: a folder that is filled piece by piece, and the tables at its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from scdfm.benchmarking.pieces import Scored, run_pieces
+from scdfm.benchmarking.plan import Contender, Plan, make_plan
+from scdfm.benchmarking.tables import Tables, aggregate
+from scdfm.config import SplitConfig
+from scdfm.data import CellTable, read_cells
+from scdfm.errors import RunError
+from scdfm.evaluation.evaluate import Protocol
+from scdfm.files import new_folder, write_json
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+RECORD = "benchmark.json"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A finished benchmark: its folder, its tables (see `Tables`), and notes on what was left out."""
+
+    path: Path
+    plan: Plan
+    tables: Tables
+    notes: tuple[str, ...]
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """Long: model, fold, seed, beside, condition, metric, value, n_cells."""
+        return self.tables.scores
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """One row per part, model and metric, with a 95% interval."""
+        return self.tables.summary
+
+    @property
+    def differences(self) -> pd.DataFrame:
+        """Each model against its best baseline, paired, with a 95% interval."""
+        return self.tables.differences
+
+
+def benchmark(
+    cells: CellTable | AnnData | str | Path,
+    split: str | SplitConfig = "additive",
+    folds: Sequence[int] | None = None,
+    seeds: int | Sequence[int] = 3,
+    *,
+    out: str | Path,
+    models: str | Contender | Iterable[str | Contender] = "default",
+    protocol: Protocol = "scdfm",
+    metrics: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    n_cells: int | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Benchmark:
+    """Fit, predict and evaluate `models` over folds and seeds, and leave one table in the folder `out`.
+
+    cells: the screen, log1p values (`read_cells`).
+    split: additive, holdout, combinations, FILE.toml, obs:COLUMN, or a SplitConfig; the fold decides the test.
+    folds: default 0-4; a file or a column has fold 0 alone. seeds: how many (0, 1, ...), or which.
+    models: presets (`default`, `tiny`, `paper`), `file:NAME=PRED.h5ad` for anybody's predictions (`{fold}` and
+        `{seed}` in the path stand for numbers), Contenders, or `baselines` for no model. All baselines and the
+        ceiling are always in the table.
+    protocol: as for `evaluate`; `paper` with the additive split scores the published table's conditions.
+    options: nested options over every preset, such as {"training": {"max_steps": 500}}.
+    n_cells: predicted cells of each condition; default each preset's `sampling.cells`.
+    resume: continue in `out`: finished pieces are read, an interrupted fit goes on, models, folds and seeds may
+        be added. The tables are those of an uninterrupted benchmark.
+
+    All models of a fold are scored on the same cells and genes: the genes of the screen that each of them
+    predicts. Raises ConfigError, DataError or RunError, one line each.
+    """
+    plan = make_plan(
+        split, folds, seeds, models, protocol=protocol, metrics=metrics, options=options, n_cells=n_cells
+    )
+    table = cells if isinstance(cells, CellTable) else read_cells(cells)
+    out = _folder(Path(out), plan, table, resume)
+    scored = run_pieces(plan, table, out, progress)
+    return Benchmark(out, plan, aggregate(scored), _notes(scored))
+
+
+def _folder(out: Path, plan: Plan, cells: CellTable, resume: bool) -> Path:
+    """A new folder with the benchmark's record, or that of the benchmark to resume."""
+    record = {
+        "data": cells.digest(),
+        "split": plan.split.model_dump(mode="json", exclude={"fold", "validation_fraction"}),
+        "protocol": plan.protocol,
+    }
+    if not resume or not (out / RECORD).is_file():
+        write_json(new_folder(out) / RECORD, record)
+        return out
+    try:
+        found = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{out / RECORD} cannot be read as JSON ({error}); choose another --out") from error
+    differing = [name for name, value in record.items() if found.get(name) != value]
+    if differing:
+        raise RunError(
+            f"--resume {out}: this benchmark was started with other {' and '.join(differing)}; "
+            "repeat the options and data of its start, or choose another --out"
+        )
+    return out
+
+
+def _notes(scored: Sequence[Scored]) -> tuple[str, ...]:
+    """Every note once, with the model and folds it is about."""
+    where: dict[tuple[str, str], list[int]] = {}
+    for done in scored:
+        for note in done.notes:
+            where.setdefault((done.piece.name, note), []).append(done.piece.fold)
+    return tuple(
+        f"{name}, fold{'s' * (len(set(folds)) > 1)} {', '.join(map(str, sorted(set(folds))))}: {note}"
+        for (name, note), folds in where.items()
+    )

@@ -1,0 +1,258 @@
+"""One piece at a time: fit, predict, evaluate, and leave the scores; a finished piece is never done twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scdfm.benchmarking.folds import Fold, Folds, predicted_in, prediction_path
+from scdfm.benchmarking.plan import Piece, Plan
+from scdfm.data import CellTable
+from scdfm.errors import ConditionError
+from scdfm.evaluation import evaluate
+from scdfm.files import write_json, written_whole
+from scdfm.run.folder import file_digest
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scdfm.run import Run
+
+SCORES, RECORD, RUN, PREDICTED = "scores.csv", "piece.json", "run", "predicted.h5ad"
+COLUMNS = ("model", "fold", "seed", "beside", "condition", "metric", "value", "n_cells")
+"""Of the long table. `seed` -1: none. `beside` names the model for whose paired differences a reference was
+scored again, on the conditions that its file holds; else it is empty."""
+NO_SEED = -1
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished piece: its long table (COLUMNS) and notes on what was left out."""
+
+    piece: Piece
+    table: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def run_pieces(plan: Plan, cells: CellTable, out: Path, progress: bool = True) -> list[Scored]:
+    """Every piece of `plan`, finished ones read from `out`, the others done and left there.
+
+    A fit that was interrupted continues where it stood. With `progress`, each piece ends in a line with the
+    time that is left (on stderr).
+    """
+    data, folds = cells.digest(), Folds(plan, cells)
+    say = Progress(plan.pieces()) if progress else None
+    done = []
+    for piece in plan.pieces():
+        begun = time.monotonic()
+        fold = folds.fold(piece.fold)
+        key = piece_key(plan, piece, fold, data)
+        scored = read_piece(out / piece.folder, piece, key)
+        fresh = scored is None
+        if scored is None:
+            scored = run_piece(plan, piece, fold, cells, out / piece.folder)
+            write_piece(out / piece.folder, scored, key)
+            # as any later reading finds it: the tables of a resumed benchmark are the same to the last digit
+            scored = read_piece(out / piece.folder, piece, key)
+            assert scored is not None
+        done.append(scored)
+        if say:
+            say(scored, time.monotonic() - begun if fresh else None)
+    return done
+
+
+def run_piece(plan: Plan, piece: Piece, fold: Fold, cells: CellTable, folder: Path) -> Scored:
+    """Score one piece; a contender with a config is fitted and predicts first, with its run left in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {
+        "control": cells.control, "protocol": plan.protocol, "training": fold.training, "metrics": plan.metrics,
+        "perturbation_key": cells.perturbation_key, "seed": fold.number,
+    }  # fmt: skip
+    notes: list[str] = []
+    if piece.contender is None:
+        table = evaluate(None, fold.cells, conditions=fold.conditions, **options)
+    elif piece.contender.config is None:
+        held, notes = _held(plan, piece, fold, cells)
+        table = evaluate(
+            prediction_path(piece), fold.cells, conditions=held, name=piece.name,
+            references=len(held) < len(fold.conditions), **options,
+        )  # fmt: skip
+    else:
+        run = _fitted(plan, piece, cells, folder / RUN)
+        predicted = _predicted(plan, piece, fold, run, cells, folder / PREDICTED)
+        table = evaluate(
+            predicted, fold.cells, conditions=fold.conditions, name=piece.name, references=False, check_scale=False,
+            **options,
+        )  # fmt: skip
+    notes += [note for note in table.attrs["notes"] if note not in notes]
+    seed = NO_SEED if piece.seed is None else piece.seed
+    beside = np.where(table["model"] == piece.name, "", "" if piece.contender is None else piece.name)
+    return Scored(piece, table.assign(fold=piece.fold, seed=seed, beside=beside)[list(COLUMNS)], tuple(notes))
+
+
+def _held(plan: Plan, piece: Piece, fold: Fold, cells: CellTable) -> tuple[tuple[str, ...], list[str]]:
+    """The fold's test conditions that a file holds, and notes on those it lacks."""
+    assert piece.contender is not None
+    _, conditions = predicted_in(piece, cells)
+    held = tuple(name for name in fold.conditions if name in conditions)
+    missing = [name for name in fold.conditions if name not in conditions]
+    if not held:
+        raise ConditionError(
+            f"{piece.label}: {prediction_path(piece)} holds none of the {len(missing)} test conditions (first: "
+            f"{missing[0]}), expected some; predict them, or name a file for each fold with {{fold}} in its path"
+        )
+    notes = []
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        notes.append(
+            f"scored on {len(held)} of {len(fold.conditions)} test conditions; not predicted: {shown}"
+        )
+    if len(plan.folds) > 1 and "{fold}" not in str(piece.contender.predictions):
+        notes.append(
+            "one file for all folds: its model may have been trained on conditions that a fold tests"
+        )
+    return held, notes
+
+
+def _fitted(plan: Plan, piece: Piece, cells: CellTable, folder: Path) -> Run:
+    from scdfm.training import fit
+
+    if not (folder / "manifest.json").is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # a fit that was killed before it had begun
+    return fit(cells, config=plan.config(piece), out=folder, resume=True, progress=False)
+
+
+def _predicted(
+    plan: Plan, piece: Piece, fold: Fold, run: Run, cells: CellTable, path: Path
+) -> AnnData | Path:
+    """The populations that `run` predicts for the scored conditions; an earlier file of the same is kept."""
+    n_cells = run.config.sampling.cells if plan.n_cells is None else plan.n_cells
+    assert piece.seed is not None
+    if path.is_file() and _same_prediction(path, run, fold.conditions, n_cells, piece.seed):
+        return path
+    controls = None if run.config.training.keep_controls else cells
+    predicted = run.predict(fold.conditions, controls, n_cells=n_cells, seed=piece.seed)
+    with written_whole(path) as temporary:
+        predicted.write_h5ad(temporary, compression="gzip")
+    return predicted
+
+
+def _same_prediction(path: Path, run: Run, conditions: Sequence[str], n_cells: int, seed: int) -> bool:
+    import anndata as ad
+
+    found = ad.read_h5ad(path, backed="r")
+    try:
+        made, held = found.uns["scdfm"], set(found.obs[run.manifest.perturbation_key])
+    finally:
+        found.file.close()
+    expected = (run.manifest.digests["weights.safetensors"], n_cells, seed)
+    return expected == (made["weights"], made["cells_per_condition"], made["seed"]) and held >= set(
+        conditions
+    )
+
+
+def piece_key(plan: Plan, piece: Piece, fold: Fold, data: str) -> str:
+    """sha256 of all that decides the scores of a piece; `data` is the digest of the screen."""
+    contender = piece.contender
+    made: Any = None
+    if contender is not None:
+        fitted = contender.config is not None
+        made = (
+            plan.config(piece).model_dump(mode="json") if fitted else file_digest_of(prediction_path(piece))
+        )
+    values = {
+        "data": data, "fold": fold.digest, "training": list(fold.training.index), "protocol": plan.protocol,
+        "metrics": plan.metrics, "n_cells": plan.n_cells, "piece": piece.label, "model": made,
+        "version": version("scdfm"),
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest_of(path: Path) -> str:
+    """sha256 of a file, or of all files of a folder (a .zarr store)."""
+    if path.is_dir():
+        parts = [f"{part.relative_to(path)} {file_digest(part)}" for part in _files(path)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return file_digest(path)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    yield from sorted(part for part in folder.rglob("*") if part.is_file())
+
+
+def write_piece(folder: Path, scored: Scored, key: str) -> None:
+    """Leave scores, then the record that declares them whole."""
+    with written_whole(folder / SCORES) as temporary:
+        scored.table.to_csv(temporary, index=False)
+    record = {"key": key, "scores": file_digest(folder / SCORES), "notes": list(scored.notes)}
+    write_json(folder / RECORD, record)
+
+
+def read_piece(folder: Path, piece: Piece, key: str) -> Scored | None:
+    """The finished piece in `folder`; None unless it is there, whole, and made of what `key` stands for."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        whole = record["key"] == key and record["scores"] == file_digest(folder / SCORES)
+        notes = tuple(str(note) for note in record["notes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not whole:
+        return None
+    table = pd.read_csv(
+        folder / SCORES, float_precision="round_trip", keep_default_na=False, na_values={"value": [""]}
+    )
+    return Scored(piece, table.astype({"model": str, "condition": str, "beside": str}), notes)
+
+
+class Progress:
+    """A line for each piece, with the time that is left judged by pieces of the same model."""
+
+    def __init__(self, pieces: Sequence[Piece], write: Callable[[str], object] | None = None) -> None:
+        self.left = list(pieces)
+        self.n = len(self.left)
+        self.seconds: dict[str, list[float]] = {}
+        self.write = write or (lambda line: print(line, file=sys.stderr, flush=True))
+
+    def __call__(self, scored: Scored, seconds: float | None) -> None:
+        """Tell that a piece is finished; `seconds` None: it was finished before."""
+        piece = self.left.pop(0)
+        if seconds is not None:
+            self.seconds.setdefault(piece.name, []).append(seconds)
+        took = "finished before" if seconds is None else duration(seconds)
+        left = f"; about {duration(self.remaining())} left" if self.left and self.seconds else ""
+        self.write(f"[{self.n - len(self.left)}/{self.n}] {piece.label}: {headline(scored)}; {took}{left}")
+
+    def remaining(self) -> float:
+        """Seconds left: the mean of each model's pieces, the mean of all for a model not met yet."""
+        every = float(np.mean([s for times in self.seconds.values() for s in times]))
+        return sum(float(np.mean(self.seconds.get(piece.name, [every]))) for piece in self.left)
+
+
+def headline(scored: Scored) -> str:
+    """What a piece scored, in a few words; of the references, the best baseline's."""
+    table = scored.table[scored.table["beside"] == ""]
+    metric = str(table["metric"].iloc[0])
+    means = table[table["metric"] == metric].groupby("model", sort=False)["value"].mean().dropna()
+    if scored.piece.contender is None:
+        return f"{metric} " + ", ".join(f"{name} {value:.4g}" for name, value in means.items())
+    return f"{metric} {means.get(scored.piece.name, np.nan):.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 42 s, 3 min 05 s, 2 h 07 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,189 @@
+"""What a benchmark compares: models, folds, seeds, and the pieces of work they make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from scdfm.config import PRESETS, Config, SplitConfig
+from scdfm.data.conditions import near
+from scdfm.errors import ConfigError
+from scdfm.evaluation import BASELINES, CEILING, DUPLICATE
+from scdfm.evaluation.evaluate import Protocol
+
+REFERENCES: Final = "references"
+BASELINES_ALONE: Final = "baselines"
+FOLDS: Final = (0, 1, 2, 3, 4)
+_TAKEN: Final = {name.casefold() for name in (*BASELINES, CEILING, DUPLICATE, REFERENCES, BASELINES_ALONE)}
+_NAME: Final = re.compile(r"\w[\w.+ -]{0,59}")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model in the table: `config` is fitted in every fold with every seed, or `predictions` are somebody's files.
+
+    `predictions` is the path of an .h5ad; `{fold}` and `{seed}` in it stand for the numbers of fold and seed.
+    The benchmark sets seed and split of `config`, but for its `split.validation_fraction`.
+    """
+
+    name: str
+    config: Config | None = None
+    predictions: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"model name '{self.name}': expected up to 60 letters, digits, spaces, '.', '+', '-' or '_'; rename it"
+            )
+        if self.name.casefold() in _TAKEN:
+            raise ConfigError(f"model name '{self.name}' is taken by the references; choose another")
+        if (self.config is None) == (self.predictions is None):
+            raise ConfigError(f"model '{self.name}': expected either a config or a file of predictions")
+
+    def seeds(self, seeds: Sequence[int]) -> tuple[int | None, ...]:
+        """The seeds it is run with; (None,) where a seed changes nothing."""
+        return tuple(seeds) if self.config is not None or "{seed}" in str(self.predictions) else (None,)
+
+    def path(self, fold: int, seed: int | None) -> Path:
+        """The file of predictions for a fold and seed."""
+        return Path(str(self.predictions).replace("{fold}", str(fold)).replace("{seed}", str(seed)))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One unit of work: a contender (None: baselines and ceiling) in one fold, with one seed."""
+
+    fold: int
+    contender: Contender | None = None
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's name in the table."""
+        return REFERENCES if self.contender is None else self.contender.name
+
+    @property
+    def label(self) -> str:
+        """The piece in words."""
+        return f"fold {self.fold}, {self.name}" + ("" if self.seed is None else f", seed {self.seed}")
+
+    @property
+    def folder(self) -> Path:
+        """Where the piece stands within the benchmark's folder."""
+        seed = "" if self.seed is None else f"-seed{self.seed}"
+        return Path(f"fold{self.fold}") / (self.name.replace(" ", "_") + seed)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole benchmark. `split` decides the test of each fold; `n_cells` None takes each config's `sampling.cells`."""
+
+    split: SplitConfig
+    folds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    contenders: tuple[Contender, ...] = ()
+    protocol: Protocol = "scdfm"
+    metrics: tuple[str, ...] | None = None
+    n_cells: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.protocol not in ("scdfm", "paper"):
+            raise ConfigError(f"protocol '{self.protocol}': expected scdfm or paper")
+        for what, numbers in (("fold", self.folds), ("seed", self.seeds)):
+            if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+                raise ConfigError(
+                    f"{what}s {list(numbers)}: expected one or more different numbers from 0 on"
+                )
+        if self.split.kind in ("column", "file") and self.folds != (0,):
+            raise ConfigError(
+                f"folds {list(self.folds)}: a split from a {self.split.kind} has one fold, 0; leave --folds out"
+            )
+        names = [str(piece.folder) for piece in self.pieces()]
+        if len({name.casefold() for name in names}) < len(names):
+            raise ConfigError("models: two have the same name; rename one (file:NAME=PRED.h5ad)")
+        if self.n_cells is not None and self.n_cells < 2:
+            raise ConfigError(f"cells {self.n_cells}: expected at least 2 predicted cells of each condition")
+
+    def pieces(self) -> list[Piece]:
+        """References, then files, fold by fold; then fits, all folds of a seed before the next seed.
+
+        What is quick and may be refused comes first, and a half-finished benchmark covers all folds.
+        """
+        files = [contender for contender in self.contenders if contender.config is None]
+        quick = [
+            Piece(fold, contender, seed)
+            for fold in self.folds
+            for contender in (None, *files)
+            for seed in ((None,) if contender is None else contender.seeds(self.seeds))
+        ]
+        fits = [contender for contender in self.contenders if contender.config is not None]
+        return quick + [Piece(f, contender, s) for s in self.seeds for f in self.folds for contender in fits]
+
+    def config(self, piece: Piece) -> Config:
+        """The options of a piece that is fitted: those of `scdfm fit` with the same split, fold and seed."""
+        assert piece.contender is not None
+        assert piece.contender.config is not None
+        split = self.split.model_dump(exclude={"fold", "validation_fraction"})
+        return piece.contender.config.updated({"seed": piece.seed, "split": {**split, "fold": piece.fold}})
+
+
+def make_plan(
+    split: str | SplitConfig = "additive",
+    folds: Sequence[int] | None = None,
+    seeds: int | Sequence[int] = 3,
+    models: str | Contender | Iterable[str | Contender] = "default",
+    *,
+    protocol: Protocol = "scdfm",
+    metrics: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    n_cells: int | None = None,
+) -> Plan:
+    """The plan that the arguments of `benchmark` describe; ConfigError where they cannot be."""
+    if isinstance(split, str):
+        shared = Config().updated(options or {}, "options")
+        split = shared.updated({"split": SplitConfig.named(split)}, "split").split
+    if folds is None:
+        folds = (0,) if split.kind in ("column", "file") else FOLDS
+    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    return Plan(
+        split,
+        tuple(folds),
+        numbers,
+        contenders(models, options),
+        protocol,
+        None if metrics is None else tuple(metrics),
+        n_cells,
+    )
+
+
+def contenders(
+    models: str | Contender | Iterable[str | Contender], options: Mapping[str, Any] | None = None
+) -> tuple[Contender, ...]:
+    """Contenders of names: a preset, `file:NAME=PRED.h5ad`, or `baselines`, which adds none.
+
+    Texts may hold several names, separated by commas. `options` are put over every preset.
+    """
+    given = [models] if isinstance(models, str | Contender) else list(models)
+    names: list[str | Contender] = []
+    for model in given:
+        names += [model] if isinstance(model, Contender) else [part.strip() for part in model.split(",")]
+    if not names or "" in names:
+        raise ConfigError("models: expected a preset, file:NAME=PRED.h5ad or baselines, found nothing")
+    return tuple(_contender(name, options) for name in names if name != BASELINES_ALONE)
+
+
+def _contender(model: str | Contender, options: Mapping[str, Any] | None) -> Contender:
+    if isinstance(model, Contender):
+        return model
+    if model in PRESETS:
+        return Contender(model, Config.preset(model).updated(options or {}, "options"))
+    name, sign, path = model.removeprefix("file:").partition("=")
+    if model.startswith("file:") and sign and path:
+        return Contender(name.strip(), predictions=path.strip())
+    raise ConfigError(
+        f"model '{model}': expected {', '.join(PRESETS)}, file:NAME=PRED.h5ad or {BASELINES_ALONE}"
+        f"{near(model, [*PRESETS, BASELINES_ALONE])}"
+    )

@@ -1,0 +1,154 @@
+"""From the scores of all folds and seeds to one table with intervals, and paired differences.
+
+Values are averaged over seeds, then over the conditions of a fold, then over folds. A condition may be tested
+in several folds; its values hang together, so intervals are over conditions (clusters), not over rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from scdfm.benchmarking.pieces import NO_SEED, Scored
+from scdfm.data.conditions import targets
+from scdfm.evaluation import BASELINES, CEILING, DUPLICATE, LOWER_IS_BETTER, interval
+from scdfm.evaluation.metrics import NEUTRAL
+from scdfm.evaluation.pseudobulk import Floats
+from scdfm.evaluation.summary import REFERENCES
+
+ALL = "all"
+KINDS = {1: "single", 2: "double", 3: "triple"}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a benchmark says.
+
+    `scores`: long, one row per model, fold, seed, condition and metric (`pieces.COLUMNS`).
+    `summary`: part, model, metric, mean, median, low, high, n, n_undefined, n_conditions, n_folds, n_seeds, seed_sd.
+    `differences`: part, model, metric, baseline, improvement, low, high, n, n_conditions.
+    `part` is `all`, or single, double, ... where a test holds several kinds.
+    """
+
+    scores: pd.DataFrame
+    summary: pd.DataFrame
+    differences: pd.DataFrame
+
+
+def aggregate(scored: Sequence[Scored], n_bootstrap: int = 1000, seed: int = 0) -> Tables:
+    """The tables of finished pieces."""
+    scores = pd.concat([piece.table for piece in scored], ignore_index=True)
+    own = scores[scores["beside"] == ""]
+    summaries, gaps = [], []
+    for part in parts(scores["condition"]):
+        kept = [part in (ALL, kind(str(name))) for name in scores["condition"]]
+        summaries.append(summarise(own[np.array(kept)[own.index]], n_bootstrap, seed).assign(part=part))
+        gaps.append(differences(scores[kept], n_bootstrap, seed).assign(part=part))
+    return Tables(scores, *(_first(pd.concat(group, ignore_index=True)) for group in (summaries, gaps)))
+
+
+def _first(table: pd.DataFrame) -> pd.DataFrame:
+    return table[["part", *table.columns.drop("part")]]
+
+
+def kind(condition: str) -> str:
+    """single, double, triple, 4 targets, ..."""
+    n = len(targets(condition))
+    return KINDS.get(n, f"{n} targets")
+
+
+def parts(conditions: pd.Series[str]) -> list[str]:
+    """`all`, and the kinds of condition where there are several."""
+    kinds = {len(targets(str(name))): kind(str(name)) for name in conditions.unique()}
+    return [ALL, *(kinds[n] for n in sorted(kinds))] if len(kinds) > 1 else [ALL]
+
+
+def summarise(scores: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """One row per model and metric; columns as the `summary` of Tables, without `part`.
+
+    mean: over folds of the mean over conditions of the mean over seeds; low, high: its 95% interval over
+    conditions; median: over the conditions of all folds; n, n_undefined: conditions of all folds with and
+    without a value; seed_sd: standard deviation of the mean over seeds, NaN with fewer than two.
+    """
+    rows = []
+    for (model, metric), part in scores.groupby(["model", "metric"], sort=False):
+        values = _over_seeds(part)
+        defined = values.dropna(subset="value")
+        mean, spread = clustered(defined)
+        low, high = interval(spread, n_bootstrap, seed)
+        seeds = [clustered(run.dropna(subset="value"))[0] for _, run in part.groupby("seed")]
+        rows.append({
+            "model": model, "metric": metric, "mean": mean, "median": defined["value"].median(), "low": low,
+            "high": high, "n": len(defined), "n_undefined": len(values) - len(defined), "n_conditions": len(spread),
+            "n_folds": defined["fold"].nunique(), "n_seeds": int((part["seed"].unique() != NO_SEED).sum()),
+            "seed_sd": float(np.std(seeds, ddof=1)) if len(seeds) > 1 else np.nan,
+        })  # fmt: skip
+    order = {name: place for place, name in enumerate(_ranked(scores["model"]))}
+    return pd.DataFrame(rows).sort_values("model", key=lambda names: names.map(order), kind="stable")
+
+
+def _ranked(models: pd.Series[str]) -> list[str]:
+    """Baselines, contenders as they were named, duplicate, ceiling."""
+    found = [str(name) for name in models.unique()]
+    middle = [name for name in found if name not in REFERENCES]
+    return [name for name in (*BASELINES, *middle, DUPLICATE, CEILING) if name in found]
+
+
+def _over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
+    """fold, condition, value: the mean over the seeds that have one."""
+    return scores.groupby(["fold", "condition"], sort=False)["value"].mean().reset_index()
+
+
+def clustered(values: pd.DataFrame) -> tuple[float, Floats]:
+    """The mean over folds of the means over conditions of `values` (fold, condition, value, none NaN), and its spread.
+
+    The mean is Σ w·v with w = 1 / (folds · conditions of the fold). The spread has one number per condition,
+    mean + K·Σ w·(v − mean) over its folds (K conditions): their average is the mean, and their standard
+    error that of a ratio estimator clustered by condition (Cochran 1977, ch. 9A). With one fold they are the values.
+    """
+    if values.empty:
+        return float("nan"), np.empty(0)
+    sizes = values.groupby("fold")["value"].transform("size").to_numpy(np.float64)
+    weights = 1 / (sizes * values["fold"].nunique())
+    mean = float((weights * values["value"]).sum())
+    by_condition = (weights * (values["value"] - mean)).groupby(values["condition"], sort=False).sum()
+    return mean, mean + len(by_condition) * by_condition.to_numpy(np.float64)
+
+
+def differences(scores: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Each contender against its best baseline, as `evaluation.differences`, over folds and seeds.
+
+    Values are paired by fold and condition. A file that lacks conditions of a fold is paired with references
+    scored on those it holds. `improvement` is positive where the model is better, whatever the metric's direction.
+    """
+    rows = []
+    for model in [name for name in _ranked(scores["model"]) if name not in REFERENCES]:
+        for metric, wide in _paired(scores, model):
+            sign = -1 if metric in LOWER_IS_BETTER else 1
+            found = []
+            for baseline in [name for name in BASELINES if name in wide]:
+                gap = (sign * (wide[model] - wide[baseline])).dropna().rename("value").reset_index()
+                if len(gap) and 2 * len(gap) >= wide[model].notna().sum():
+                    found.append((*clustered(gap), baseline, len(gap)))
+            if found:
+                mean, spread, best, n = min(found, key=lambda entry: entry[0])
+                rows.append((model, metric, best, mean, *interval(spread, n_bootstrap, seed), n, len(spread)))
+    columns = ["model", "metric", "baseline", "improvement", "low", "high", "n", "n_conditions"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _paired(scores: pd.DataFrame, model: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Per metric with a direction, fold and condition × model and baselines, each a mean over seeds."""
+    again = scores[scores["beside"] == model]
+    common = (scores["beside"] == "") & ~scores["fold"].isin(again["fold"]) & scores["model"].isin(BASELINES)
+    own = scores[scores["model"] == model]
+    table = pd.concat([own, again[again["model"] != CEILING], scores[common]])
+    for metric, part in table.groupby("metric", sort=False):
+        if metric not in NEUTRAL:
+            yield (
+                str(metric),
+                part.groupby(["fold", "condition", "model"], sort=False)["value"].mean().unstack(),
+            )  # noqa: PD010
