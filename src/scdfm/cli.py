@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import tempfile
 import traceback
@@ -105,6 +106,7 @@ def fit(
     target_sum: TargetSum = None,
     layer: Layer = None,
     subset: Subset = None,
+    min_cells: Annotated[int, typer.Option(help="Leave out perturbed conditions of fewer cells.")] = 1,
     split: Annotated[
         str | None, typer.Option(help="additive, holdout, combinations, FILE.toml, or obs:COLUMN.")
     ] = None,
@@ -124,7 +126,7 @@ def fit(
 ) -> None:
     """Train a model on DATA and leave a run folder at --out."""
     options = _config(preset, config, settings or [], split, fold, max_steps, seed)
-    cells = _cells(data, perturbation_key, control, target_sum, layer, subset)
+    cells = _cells(data, perturbation_key, control, target_sum, layer, subset, min_cells)
     from scdfm.training import fit as fit_cells
 
     run = fit_cells(cells, config=options, out=out, resume=resume, progress=not quiet)
@@ -253,7 +255,13 @@ def _split_options(split: str | None) -> dict[str, Any]:
 
 
 def _cells(
-    data: Path, key: str, control: str, target_sum: str | None, layer: str | None, subset: list[str] | None
+    data: Path,
+    key: str,
+    control: str,
+    target_sum: str | None,
+    layer: str | None,
+    subset: list[str] | None,
+    min_cells: int = 1,
 ) -> CellTable:
     from scdfm.data import read_cells
 
@@ -261,7 +269,9 @@ def _cells(
     total = None if target_sum is None else _number_or_text(target_sum)
     if isinstance(total, str) and total != "median":
         raise ConfigError(f"--target-sum {target_sum}: expected a number such as 10000, or median")
-    return read_cells(data, key, control, target_sum=total, layer=layer, subset=pairs or None)  # type: ignore[arg-type]
+    return read_cells(
+        data, key, control, target_sum=total, layer=layer, subset=pairs or None, min_cells=min_cells
+    )  # type: ignore[arg-type]
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -295,6 +305,8 @@ def _write_h5ad(adata: Any, path: Path) -> None:
 
 def main() -> None:
     """Entry point: a ScdfmError is one line and exit code 2; anything else keeps its traceback in a file."""
+    # Threads that wait for each other by spinning lose a factor of three as soon as the machine does anything else.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except ScdfmError as error:

@@ -18,7 +18,7 @@ from scdfm.errors import ConditionError, DataError
 
 CONTROL: Final = "control"
 SEPARATOR: Final = "+"
-_CONTROL_SPELLINGS: Final = frozenset({CONTROL, "ctrl"})
+CONTROL_SPELLINGS: Final = frozenset({CONTROL, "ctrl"})
 
 
 def canonical(name: str, control: str = CONTROL) -> str:
@@ -39,7 +39,7 @@ def canonical(name: str, control: str = CONTROL) -> str:
         raise ConditionError(
             f"condition '{name}': expected targets joined by '+', found an empty one; rename it"
         )
-    absent = _CONTROL_SPELLINGS | {control.strip()}
+    absent = CONTROL_SPELLINGS | {control.strip()}
     named = sorted(part for part in parts if part not in absent)
     for first, second in itertools.pairwise(named):
         if first == second:

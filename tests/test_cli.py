@@ -1,0 +1,304 @@
+"""The command line end to end, and every refusal: one line that names the remedy, exit code 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import scdfm
+from scdfm import cli
+
+SMALL = [
+    "--set", "panel.n_genes=40", "--set", "graph.k=5", "--set", "model.width=16", "--set", "model.gene_heads=2",
+    "--set", "model.layers=1", "--set", "training.validate_every=4", "--set", "training.validation_cells=4",
+    "--set", "training.cells_per_condition=4", "--set", "training.accelerator=cpu", "--set", "sampling.steps=2",
+    "--max-steps", "6", "--quiet",
+]  # fmt: skip
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Run `scdfm ARGS` in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["scdfm", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = 0 if stop.code is None else int(stop.code)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def screen(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "screen.h5ad"
+    adata = scdfm.simulate(n_genes=50, n_targets=5, cells_per_condition=12, n_controls=30, seed=3)
+    adata.obs["batch"] = np.where(np.arange(adata.n_obs) % 2, "odd", "even")
+    adata.write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def run(screen, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli-run") / "run"
+    cells = scdfm.read_cells(screen)
+    config = scdfm.Config().with_settings([value for value in SMALL if "=" in value])
+    return scdfm.fit(
+        cells, config=config.updated({"training": {"max_steps": 4}}), out=out, progress=False
+    ).path
+
+
+def test_fit_predict_evaluate_from_the_command_line(call, screen, tmp_path):
+    code, out, _ = call(
+        "fit", screen, "--out", tmp_path / "run", "--split", "additive", "--fold", 1, "--seed", 2, *SMALL
+    )
+    assert code == 0
+    assert "training" in out
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert (manifest["seed"], manifest["config"]["split"]["fold"]) == (2, 1)
+    code, out, _ = call(
+        "predict", tmp_path / "run", "--out", tmp_path / "p.h5ad", "--test", "--cells", 6, "--quiet"
+    )
+    assert code == 0
+    predicted = ad.read_h5ad(tmp_path / "p.h5ad")
+    assert sorted(predicted.obs["perturbation"].unique()) == manifest["split"]["test"]
+    assert f"{predicted.n_obs} cells" in out
+    code, out, _ = call(
+        "evaluate",
+        tmp_path / "p.h5ad",
+        screen,
+        "--run",
+        tmp_path / "run",
+        "--out",
+        tmp_path / "score",
+        "--name",
+        "mine",
+    )
+    assert code == 0
+    scores = pd.read_csv(tmp_path / "score" / "scores.csv")
+    assert {"mine", "no change", "training mean", "additive", "ridge", "ceiling"} <= set(scores["model"])
+    assert {"l2", "mse", "mae", "pearson_delta", "ds", "ds_signed", "pearson_delta_hat", "energy"} <= set(
+        scores["metric"]
+    )
+    assert "pearson" in out.lower()
+    assert (tmp_path / "score" / "report.html").is_file()
+
+
+def test_a_toml_split_with_a_subset_is_what_is_held_out(call, screen, tmp_path):
+    cells = scdfm.read_cells(screen, subset={"batch": "odd"})
+    double = next(c for c in cells.conditions if "+" in c)
+    b, a = double.split("+")
+    (tmp_path / "split.toml").write_text(f'test = ["{a}+{b}"]\n')
+    code, _, _ = call(
+        "fit",
+        screen,
+        "--out",
+        tmp_path / "run",
+        "--split",
+        tmp_path / "split.toml",
+        "--subset",
+        "batch=odd",
+        *SMALL,
+    )
+    assert code == 0
+    run = scdfm.Run.load(tmp_path / "run")
+    assert run.split.test == (double,)
+    assert run.manifest.data["n_cells"] == cells.n
+
+
+def test_a_killed_fit_goes_on_with_resume(call, screen, run, tmp_path):
+    whole = ["--split", "additive", *SMALL]
+    assert call("fit", screen, "--out", tmp_path / "a", *whole)[0] == 0
+    before = (tmp_path / "a" / "weights.safetensors").read_bytes()
+    code, _, err = call("fit", screen, "--out", tmp_path / "a", *whole)
+    assert (code, "exists and is not empty" in err) == (2, True)
+    assert call("fit", screen, "--out", tmp_path / "a", "--resume", *whole)[0] == 0
+    assert (tmp_path / "a" / "weights.safetensors").read_bytes() == before
+
+
+def test_predict_chooses_by_name_and_by_pairs(call, run, tmp_path):
+    targets = scdfm.Run.load(run).manifest.targets[:3]
+    code, _, _ = call(
+        "predict",
+        run,
+        "--out",
+        tmp_path / "p.h5ad",
+        "--all-pairs-of",
+        ",".join(targets),
+        "--cells",
+        3,
+        "--quiet",
+    )
+    assert code == 0
+    assert ad.read_h5ad(tmp_path / "p.h5ad").obs["perturbation"].nunique() == 3
+    code, _, err = call("predict", run, "--out", tmp_path / "p.h5ad", "--test")
+    assert (code, "exists; choose another name, or pass --overwrite" in err) == (2, True)
+    names = f"{targets[1]}+{targets[0]},{targets[2]}"
+    code, _, _ = call(
+        "predict",
+        run,
+        "--out",
+        tmp_path / "p.h5ad",
+        "--conditions",
+        names,
+        "--cells",
+        2,
+        "--overwrite",
+        "--quiet",
+    )
+    assert code == 0
+    assert list(ad.read_h5ad(tmp_path / "p.h5ad").obs["perturbation"].cat.categories) == sorted(
+        ["+".join(sorted(targets[:2])), targets[2]], key=lambda n: "+" not in n
+    )
+
+
+def broken(tmp_path, screen, change):
+    adata = ad.read_h5ad(screen)
+    change(adata)
+    adata.write_h5ad(tmp_path / "broken.h5ad")
+    return tmp_path / "broken.h5ad"
+
+
+def put(value):
+    def change(adata):
+        dense = adata.X.toarray()
+        dense[3, 4] = value
+        adata.X = dense
+
+    return change
+
+
+def counts(adata):
+    adata.X = adata.layers["counts"]
+
+
+def lonely(adata):
+    keep = np.ones(adata.n_obs, bool)
+    first = adata.obs["perturbation"] == "G050"
+    keep[np.flatnonzero(first)[1:]] = False
+    adata._inplace_subset_obs(keep)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (None, ["--perturbation-key", "pertubation"], "'pertubation' is not in obs; .*perturbation"),
+        (None, ["--control", "NT"], "labelled 'NT'"),
+        (
+            None,
+            ["--split", "alphabetical"],
+            r"expected additive, holdout, combinations, FILE.toml or obs:COLUMN",
+        ),
+        (None, ["--split", "obs:fold"], "split column 'fold' is not in obs"),
+        (None, ["--split", "none.toml"], "split file none.toml cannot be read"),
+        (None, ["--subset", "batch"], "expected COLUMN=VALUE"),
+        (None, ["--subset", "batch=third"], "batch=third matches no cell"),
+        (None, ["--set", "training.speed=9"], "unknown key 'training.speed'"),
+        (None, ["--preset", "huge"], "expected one of default, paper, tiny"),
+        (None, ["--config", "none.toml"], "config file none.toml cannot be read"),
+        (None, ["--target-sum", "many"], "expected a number such as 10000, or median"),
+        (None, ["--target-sum", "10000"], "whole"),
+        (None, ["--max-steps", "0"], "training.max_steps"),
+        (put(-1.0), [], "negative"),
+        (put(np.nan), [], "nan|finite"),
+        (put(np.inf), [], "inf|finite"),
+        (counts, [], "raw counts.*target_sum"),
+        (lonely, [], "'G050' has 1 cell, expected at least 2"),
+    ],
+)
+def test_a_fit_that_cannot_be_is_refused_in_one_line(call, screen, tmp_path, change, options, message):
+    data = screen if change is None else broken(tmp_path, screen, change)
+    code, out, err = call(
+        "fit", data, "--out", tmp_path / "run", *options, *(SMALL if "--max-steps" not in options else [])
+    )
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert pd.Series([err]).str.contains(message, regex=True).all(), err
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_and_foreign_files_are_refused(call, run, screen, tmp_path):
+    (tmp_path / "text.h5ad").write_text("not hdf5")
+    for data, message in [("none.h5ad", "does not exist"), (tmp_path / "text.h5ad", "text.h5ad")]:
+        code, _, err = call("fit", data, "--out", tmp_path / "run", *SMALL)
+        assert (code, err.count("\n"), message in err) == (2, 1, True), err
+    code, _, err = call("predict", tmp_path, "--out", tmp_path / "p.h5ad", "--test")
+    assert (code, "is not a run folder" in err) == (2, True)
+    code, _, err = call("predict", run, "--out", tmp_path / "none" / "p.h5ad", "--test")
+    assert (code, "does not exist; create it first" in err) == (2, True)
+    code, _, err = call("evaluate", tmp_path / "text.h5ad", screen, "--out", tmp_path / "score")
+    assert (code, err.count("\n")) == (2, 1), err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "choose exactly one of"),
+        (["--test", "--conditions", "A"], "choose exactly one of"),
+        (["--conditions", "NOPE+G050"], "target 'NOPE' of condition"),
+        (["--conditions", ","], "no condition to predict"),
+        (["--test", "--cells", "0"], "expected at least 1, found 0"),
+        (["--test", "--controls", "none.h5ad"], "none.h5ad"),
+    ],
+)
+def test_a_prediction_that_cannot_be_is_refused_in_one_line(call, run, tmp_path, options, message):
+    code, _, err = call("predict", run, "--out", tmp_path / "p.h5ad", *options)
+    assert (code, err.count("\n"), message in err) == (2, 1, True), err
+    assert not (tmp_path / "p.h5ad").exists()
+
+
+def test_simulate_writes_a_screen_that_opens(call, tmp_path):
+    code, out, _ = call(
+        "simulate", tmp_path / "s.h5ad", "--genes", 60, "--targets", 4, "--cells", 10, "--controls", 20
+    )
+    assert code == 0
+    adata = ad.read_h5ad(tmp_path / "s.h5ad")
+    assert f"{adata.n_obs} cells × 60 genes" in out
+    code, _, err = call("simulate", tmp_path / "s.h5ad")
+    assert (code, "pass --overwrite" in err) == (2, True)
+    code, _, err = call("simulate", tmp_path / "t.h5ad", "--interaction", "wild")
+    assert (code, "expected 'none', 'strong' or a number" in err) == (2, True)
+
+
+def test_an_unexpected_error_is_one_line_and_its_traceback_is_kept(call, monkeypatch, tmp_path, screen):
+    def explode(*args, **kwargs):
+        raise ZeroDivisionError("surprise")
+
+    monkeypatch.setattr("scdfm.data.read_cells", explode)
+    code, _, err = call("fit", screen, "--out", tmp_path / "run", *SMALL)
+    assert code == 1
+    assert err.startswith("unexpected error (ZeroDivisionError: surprise); please report it with ")
+    log = err.rsplit(" ", 1)[1].strip()
+    assert "Traceback" in Path(log).read_text()
+
+
+def test_version_and_help(call):
+    assert call("--version")[1].strip() == scdfm.__version__
+    code, out, _ = call("--help")
+    assert code == 0
+    assert all(name in out for name in ("demo", "simulate", "fit", "predict", "evaluate"))
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys; sys.argv=['scdfm','--help']\n"
+        "from scdfm.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'lightning', 'scanpy', 'anndata', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
