@@ -139,7 +139,7 @@ def test_metric_dots_say_undefined() -> None:
 
 
 def test_position_outside_the_picture_is_told() -> None:
-    assert "◂ −200%" in texts(draw("track"))
+    assert "−200%" in texts(draw("track"))
 
 
 @pytest.mark.parametrize("higher", [True, False])

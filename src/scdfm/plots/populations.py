@@ -10,10 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scdfm.plots.style import CONTROL, INK, MUTED, PREDICTED, REAL, new_figure, said, shortened, styled
+from scdfm.plots.style import CONTROL, INK, MUTED, PREDICTED, REAL, WIDTH, new_figure, said, shortened, styled
 
-WIDTH = 4.3
-"""Inches of a figure that stands alone on a phone."""
 POPULATIONS: Mapping[str, str] = {"control": CONTROL, "real": REAL, "predicted": PREDICTED}
 UNIT = "log1p expression"
 
@@ -36,12 +34,11 @@ def shift_scatter(
     chosen = real.index.isin(list(named))
     axes.scatter(x[~chosen], y[~chosen], s=8, color=PREDICTED, alpha=0.35, linewidth=0, rasterized=True)
     axes.scatter(x[chosen], y[chosen], s=20, color=PREDICTED, edgecolor=INK, linewidth=0.7, zorder=3)
-    axes.set(xlim=(-reach * 1.45, reach * 1.45), ylim=(-reach, reach))
+    room = {side: 1.45 if (np.sign(x[chosen]) == side).any() else 1.0 for side in (-1, 1)}
+    axes.set(xlim=(-reach * room[-1], reach * room[1]), ylim=(-reach, reach))
     for side in (-1, 1):
         part = {
-            str(gene): (x[at], y[at])
-            for at, gene in enumerate(real.index)
-            if chosen[at] and (x[at] >= 0) == (side > 0)
+            str(real.index[int(at)]): (x[at], y[at]) for at in np.flatnonzero(chosen & (np.sign(x) == side))
         }
         _label_column(axes, part, side * reach * 1.43, side)
     axes.set_xlabel("real shift of the mean (log1p)")
@@ -190,7 +187,7 @@ def heat_map(real: pd.DataFrame, predicted: pd.DataFrame, total: int | None = No
     there are, told when more than are shown.
     """
     n_conditions, n_genes = real.shape
-    figure = new_figure(2.0 + 2 * 0.145 * max(n_genes, 8), 1.5 + 0.155 * max(n_conditions, 4))
+    figure = new_figure(2.0 + 2 * 0.155 * max(n_genes, 10), 1.6 + 0.155 * max(n_conditions, 4))
     panels = figure.subplots(1, 2, sharey=True)
     if real.empty:
         for axes in panels:
@@ -210,9 +207,9 @@ def heat_map(real: pd.DataFrame, predicted: pd.DataFrame, total: int | None = No
         axes.tick_params(length=0)
         axes.set_title(name, color=POPULATIONS[name])
         axes.spines[:].set_visible(False)
-    panels[0].set_yticks(np.arange(n_conditions), [shortened(str(name)) for name in real.index], fontsize=7)
+    panels[0].set_yticks(np.arange(n_conditions), [shortened(str(name)) for name in real.index], fontsize=7.5)
     bar = figure.colorbar(image, ax=panels, location="bottom", shrink=0.4, aspect=40, pad=0.02)
     shown = f"; {n_conditions} of {total} conditions" if total and total > n_conditions else ""
-    bar.set_label(f"shift of the mean from control (log1p){shown}", fontsize=7.5)
+    bar.set_label(f"shift of the mean from control (log1p){shown}", fontsize=8)
     bar.outline.set_visible(False)
     return figure

@@ -10,10 +10,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scdfm.plots.style import INK, MUTED, PREDICTED, RULE, model_colours, new_figure, said, shortened, styled
+from scdfm.plots.style import (
+    INK,
+    MUTED,
+    PREDICTED,
+    RULE,
+    WIDTH,
+    model_colours,
+    new_figure,
+    said,
+    shortened,
+    styled,
+)
 
-WIDTH = 4.3
-"""Inches of a figure that stands alone on a phone."""
 TRACK = (-0.3, 1.12)
 """What `position_track` shows of the way from the worst acceptable score (0) to the ceiling (1)."""
 
@@ -83,40 +92,48 @@ def position_track(positions: pd.DataFrame, model: str, titles: Mapping[str, str
     heights = {metric: len(metrics) - 1 - index for index, metric in enumerate(metrics)}
     for height in heights.values():
         axes.plot([0, 1], [height, height], color=RULE, lw=5, solid_capstyle="butt", zorder=1)
-    shown: list[str] = []
     for name, rows in positions.groupby("model", sort=False):
-        points = rows.dropna(subset="position")
-        large = name == model
-        where = points["position"].clip(*TRACK)
-        axes.scatter(
-            where, points["metric"].map(heights), s=64 if large else 20, color=colours[str(name)], label=str(name),
-            edgecolor="white", linewidth=0.8, zorder=3 if large else 2, clip_on=False,
-        )  # fmt: skip
-        shown.append(str(name))
-        if large:
-            _name_outside(axes, points, heights)
+        _on_track(
+            axes, rows.dropna(subset="position"), heights, colours[str(name)], str(name), large=name == model
+        )
     axes.set_yticks(list(heights.values()), [(titles or {}).get(metric, metric) for metric in heights])
     axes.set_xticks([0, 0.5, 1], ["worst\nacceptable", "50 %", "ceiling"])
     axes.set_xlim(*TRACK)
     axes.set_ylim(-0.6, max(1, len(metrics)) - 0.4)
-    axes.tick_params(axis="both", length=0)
+    axes.tick_params(axis="both", length=0, pad=8)
     axes.spines[["left", "bottom"]].set_visible(False)
-    if shown:
+    if len(positions):
         figure.legend(
             *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, handletextpad=0.2
         )
     return figure
 
 
-def _name_outside(axes: Axes, points: pd.DataFrame, heights: Mapping[str, int]) -> None:
-    """Write the true number beside a point that lies beyond the picture."""
-    for place, metric in zip(points["position"], points["metric"], strict=True):
-        if not TRACK[0] <= place <= TRACK[1]:
+def _on_track(
+    axes: Axes, points: pd.DataFrame, heights: Mapping[str, int], colour: str, name: str, large: bool
+) -> None:
+    """One model's places; beyond the picture an arrow stands at the edge, with its number where it is the large one."""
+    at, height = points["position"], points["metric"].map(heights)
+    for mark, beyond in (("o", at.between(*TRACK)), ("<", at < TRACK[0]), (">", at > TRACK[1])):
+        axes.scatter(
+            at[beyond].clip(*TRACK),
+            height[beyond],
+            marker=mark,
+            label=name if mark == "o" else None,
+            color=colour,
+            s=64 if large else 20,
+            zorder=3 if large else 2,
+            edgecolor="white",
+            linewidth=0.8,
+            clip_on=False,
+        )
+    for place, metric in zip(at, points["metric"], strict=True):
+        if large and not TRACK[0] <= place <= TRACK[1]:
             left = place < TRACK[0]
-            text = f"◂ {place:.0%}" if left else f"{place:.0%} ▸"
+            edge, offset, side = (TRACK[0], 7, "left") if left else (TRACK[1], -7, "right")
             axes.annotate(
-                text.replace("-", "−"), (TRACK[0] if left else TRACK[1], heights[metric]), xytext=(7 if left else -7, 7),
-                textcoords="offset points", ha="left" if left else "right", fontsize=7, color=INK,
+                f"{place:.0%}".replace("-", "−"), (edge, heights[metric]), xytext=(offset, 0),
+                textcoords="offset points", ha=side, va="center", fontsize=7, color=INK,
             )  # fmt: skip
 
 

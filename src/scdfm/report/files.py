@@ -1,0 +1,79 @@
+"""Evaluate and leave everything in a folder: scores, summary, report, figures."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from scdfm.evaluation import evaluate, summarise
+from scdfm.evaluation.alignment import Cells
+from scdfm.evaluation.evaluate import Protocol
+from scdfm.files import written_whole
+from scdfm.report.standing import standings
+from scdfm.report.table import plain
+from scdfm.report.verdict import verdict
+from scdfm.report.write import write
+
+if TYPE_CHECKING:
+    from scdfm.data import CellTable
+    from scdfm.run import Run
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate_files` found: `path` of the page, `text` for a terminal, the long `table` and its `summary`."""
+
+    path: Path
+    text: str
+    table: pd.DataFrame
+    summary: pd.DataFrame
+
+
+def evaluate_files(
+    predicted: Cells,
+    real: CellTable,
+    out_dir: str | Path,
+    *,
+    training: Run | pd.DataFrame | None = None,
+    protocol: Protocol = "scdfm",
+    name: str = "model",
+    metrics: Iterable[str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Score `predicted` against `real` and write `scores.csv`, `summary.csv`, `report.html` and `figures/`.
+
+    predicted: path, AnnData or CellTable, with its conditions under the same obs column and its control under the
+        same label as `real`. training: the run that predicted (adds its curves and provenance), a table of means, or
+        None. provenance: further lines for the report, such as the command. The other options: `evaluate`.
+    """
+    key, control = real.perturbation_key, real.control
+    table = evaluate(
+        predicted, real, control, protocol, training, metrics, perturbation_key=key, name=name, seed=seed
+    )
+    summary = summarise(table, seed=seed)
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for file, frame in (("scores.csv", table), ("summary.csv", summary)):
+        with written_whole(out_dir / file) as path:
+            frame.to_csv(path, index=False)
+    run = None if training is None or isinstance(training, pd.DataFrame) else training
+    page = write(
+        out_dir,
+        table,
+        predicted,
+        real,
+        control,
+        run,
+        model=name,
+        perturbation_key=key,
+        provenance=provenance,
+        seed=seed,
+    )
+    said = textwrap.fill(verdict(standings(table, name, seed), name).sentence, 100)
+    return Evaluation(page, f"{plain(summary)}\n{said}", table, summary)

@@ -1,0 +1,132 @@
+"""The page: what stands where, as plain values that the template only has to place."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from scdfm.plots import model_colours
+from scdfm.report.figures import Illustration
+from scdfm.report.provenance import Fact
+from scdfm.report.standing import Standing
+from scdfm.report.strata import Block
+from scdfm.report.table import ScoreTable
+from scdfm.report.verdict import Verdict
+from scdfm.report.words import MEANINGS, MODELS, heading, number, percent, title
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything a report says. Sections whose content is empty or None are left out."""
+
+    model: str
+    verdict: Verdict
+    facts: Sequence[tuple[str, str]]
+    notes: Sequence[str]
+    scores: ScoreTable
+    standings: Sequence[Standing]
+    strata: Sequence[Block]
+    condition_rows: Sequence[ConditionRow]
+    metric_panels: Sequence[Illustration]
+    overview: Sequence[Illustration]
+    headline: str
+    close_ups: Sequence[tuple[str, Sequence[Illustration]]]
+    heat_map: Illustration | None
+    training: Illustration | None
+    provenance: Sequence[Fact]
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """The colour of each model, as in the figures."""
+        return model_colours([self.model, *self.scores.models])
+
+    @property
+    def sections(self) -> list[tuple[str, str]]:
+        """Anchors and names of the sections that are there."""
+        wanted = [
+            ("scores", "Scores", True), ("standing", "Baselines and ceiling", True), ("conditions", "Conditions", True),
+            ("populations", "Populations", bool(self.close_ups)), ("training", "Training", self.training is not None),
+            ("provenance", "Provenance", True), ("glossary", "Metrics", True),
+        ]  # fmt: skip
+        return [(anchor, name) for anchor, name, there in wanted if there]
+
+    @property
+    def glossary(self) -> list[tuple[str, str]]:
+        """The metrics of this page in words."""
+        return [(title(metric), MEANINGS[metric]) for metric in self.scores.metrics if metric in MEANINGS]
+
+    @property
+    def models(self) -> list[tuple[str, str]]:
+        """The references of this page in words."""
+        return [(model, MODELS[model]) for model in self.scores.models if model in MODELS]
+
+    @property
+    def illustrations(self) -> list[Illustration]:
+        """Every figure of the page."""
+        single = [item for item in (self.heat_map, self.training) if item is not None]
+        return [
+            *self.metric_panels,
+            *self.overview,
+            *(item for _, items in self.close_ups for item in items),
+            *single,
+        ]
+
+
+@dataclass(frozen=True)
+class ConditionRow:
+    """One condition in the table of all: `cells` holds (number for sorting, text) of each metric."""
+
+    name: str
+    n_cells: int
+    cells: Sequence[tuple[str, str]]
+
+
+def condition_rows(table: pd.DataFrame, scores: ScoreTable, model: str) -> list[ConditionRow]:
+    """Every condition's scores of `model`, in the order of the table."""
+    own = table[table["model"] == model]
+    values = own.set_index(["condition", "metric"])["value"]
+    sizes = own.groupby("condition", sort=False)["n_cells"].first()
+    return [
+        ConditionRow(
+            str(name),
+            int(sizes[name]),
+            [
+                _sortable(float(values.get((name, metric), math.nan)), scores.decimals[metric])
+                for metric in scores.metrics
+            ],
+        )
+        for name in sizes.index
+    ]
+
+
+def _sortable(value: float, places: int) -> tuple[str, str]:
+    return ("" if math.isnan(value) else repr(value)), number(value, places)
+
+
+@cache
+def _asset(name: str) -> str:
+    return files("scdfm.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def html(page: Page) -> str:
+    """The page as one self-contained HTML file: every name in it is escaped, and its policy forbids any other source."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(percent=percent, heading=heading)
+    script = _asset("script.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    context: Mapping[str, Any] = {
+        "page": page, "style": Markup(_asset("style.css")), "script": Markup(script), "script_digest": digest,
+    }  # fmt: skip
+    return environment.from_string(_asset("template.html")).render(context)

@@ -1,0 +1,106 @@
+"""How a model stands on each metric: best baseline, paired gain, place below the ceiling, harm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from scdfm.evaluation import BASELINES, differences, harm, position
+from scdfm.report.table import decimals
+from scdfm.report.words import number
+
+Outcome = Literal["better", "worse", "unclear", "undefined"]
+HEADLINES = ("l2", "mse", "mae", "pearson_delta")
+"""Metrics that a verdict speaks of: the first of these that is defined, else the first that is."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the model stands on one metric.
+
+    `baseline`: the best one, None where the table has none; `own`, `other`: means of the model and of that
+    baseline over the `n` conditions where both are defined; `gain` with its 95 % interval `low`, `high`:
+    mean paired difference, positive where the model is better; `position`: 0 worst acceptable, 1 ceiling;
+    `harmed`: share of conditions where the model is worse than no change; `alone`: no other baseline has a value.
+    """
+
+    metric: str
+    decimals: int
+    baseline: str | None = None
+    own: float = math.nan
+    other: float = math.nan
+    gain: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+    position: float = math.nan
+    harmed: float = math.nan
+    alone: bool = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """Better or worse only where the whole interval says so."""
+        if self.baseline is None or math.isnan(self.gain) or math.isnan(self.low) or math.isnan(self.high):
+            return "undefined"
+        if self.low > 0:
+            return "better"
+        return "worse" if self.high < 0 else "unclear"
+
+    def written(self, value: float) -> str:
+        """`value` with this metric's decimals."""
+        return number(value, self.decimals)
+
+
+def standings(table: pd.DataFrame, model: str, seed: int = 0) -> list[Standing]:
+    """The standing of `model` on every metric of a long table of scores, in the table's order."""
+    against = differences(table, seed=seed)
+    against = against[against["model"] == model].set_index("metric")
+    harms = harm(table)
+    shares = harms[harms["model"] == model].set_index("metric")["share"]
+    placed = positions(table)
+    ways = placed[placed["model"] == model].set_index("metric")["position"]
+    stands = []
+    for metric in table.loc[table["model"] == model, "metric"].unique():
+        wide = table[table["metric"] == metric].pivot_table(
+            index="condition", columns="model", values="value", sort=False, dropna=False
+        )
+        places = decimals(wide.mean())
+        if metric not in against.index:
+            own = wide[model].dropna()
+            stands.append(Standing(metric, places, own=float(own.mean()), n=len(own)))
+            continue
+        row = against.loc[metric]
+        common = wide[[model, row["baseline"]]].dropna()
+        stands.append(
+            Standing(
+                metric=metric, decimals=places, baseline=str(row["baseline"]), own=float(common[model].mean()),
+                other=float(common[row["baseline"]].mean()), gain=float(row["improvement"]), low=float(row["low"]),
+                high=float(row["high"]), n=int(row["n"]), position=float(ways.get(metric, math.nan)),
+                harmed=float(shares.get(metric, math.nan)), alone=_rivals(wide) == 1,
+            )
+        )  # fmt: skip
+    return stands
+
+
+def _rivals(wide: pd.DataFrame) -> int:
+    """Baselines with a value on some condition."""
+    return sum(bool(wide[name].notna().any()) for name in BASELINES if name in wide)
+
+
+def positions(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns model, metric, position: 0 at the worst acceptable score, 1 at the ceiling."""
+    placed = position(table)
+    return placed.assign(position=placed["percent"] / 100)[["model", "metric", "position"]]
+
+
+def headline(stands: Sequence[Standing]) -> Standing | None:
+    """The standing that the verdict speaks of; None where nothing is defined."""
+    known = {standing.metric: standing for standing in stands if not math.isnan(standing.own)}
+    for metric in HEADLINES:
+        if metric in known:
+            return known[metric]
+    return next(iter(known.values()), None)

@@ -1,0 +1,76 @@
+"""The verdict: one plain sentence that follows from the numbers, whatever they say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scdfm.report.standing import Outcome, Standing, headline
+from scdfm.report.words import count, percent, title
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`sentence` for the top of the page, `tally` over all metrics, and the `outcome` that colours them."""
+
+    sentence: str
+    tally: str
+    outcome: Outcome
+
+
+def verdict(standings: Sequence[Standing], model: str) -> Verdict:
+    """Judge `model` by its headline metric against the best baseline, and count the others."""
+    chosen = headline(standings)
+    if chosen is None:
+        return Verdict(f"No metric is defined for {model}: nothing can be said of it.", "", "undefined")
+    return Verdict(_sentence(chosen, model), _tally(standings), chosen.outcome)
+
+
+def _sentence(standing: Standing, model: str) -> str:
+    on = f"On {count(standing.n, 'condition')}"
+    metric = title(standing.metric)
+    if standing.baseline is None:
+        return f"{on} {model} has a mean {metric} of {standing.written(standing.own)}, with no baseline to judge it by."
+    values = f"{standing.written(standing.own)} against {standing.written(standing.other)}"
+    best = (
+        f"{standing.baseline}, the only baseline there is"
+        if standing.alone
+        else f"the best baseline ({standing.baseline})"
+    )
+    words = {
+        "better": f"is better than {best}",
+        "worse": f"is worse than {best}, which should be used instead",
+        "unclear": f"cannot be told apart from {best}",
+        "undefined": f"cannot be compared with {best} on so few",
+    }
+    gain = f"paired gain {standing.written(standing.gain)}"
+    if standing.outcome != "undefined":
+        gain += f", 95 % interval {standing.written(standing.low)} to {standing.written(standing.high)}"
+    return f"{on} {model} {words[standing.outcome]}: mean {metric} {values} ({gain}){_way(standing.position, model)}."
+
+
+def _way(position: float, model: str) -> str:
+    if math.isnan(position):
+        return ""
+    if position < 0:
+        return f"; {model} lies below the worst acceptable score"
+    if position >= 1:
+        return f"; {model} reaches the ceiling"
+    return f"; {model} is {percent(position)} of the way from the worst acceptable score to the ceiling"
+
+
+def _tally(standings: Sequence[Standing]) -> str:
+    judged = [standing for standing in standings if standing.outcome != "undefined"]
+    if not judged:
+        return ""
+    parts = []
+    for outcome, words in (
+        ("better", "better on {}"),
+        ("unclear", "not told apart on {}"),
+        ("worse", "worse on {}"),
+    ):
+        names = [title(standing.metric) for standing in judged if standing.outcome == outcome]
+        if names:
+            parts.append(words.format(len(names)) + f" ({', '.join(names)})")
+    return f"Against the best baseline of each of {count(len(judged), 'metric')}: {'; '.join(parts)}."

@@ -1,0 +1,83 @@
+"""What the report calls things, and what it says they mean."""
+
+from __future__ import annotations
+
+from scdfm.evaluation.metrics import LOWER_IS_BETTER, NEUTRAL
+
+TITLES: dict[str, str] = {
+    "l2": "L2",
+    "mse": "MSE",
+    "mae": "MAE",
+    "pearson_delta": "Pearson Δ",
+    "ds": "DS",
+    "ds_signed": "DS signed",
+    "de_spearman": "DE Spearman",
+    "pearson_delta_hat": "Pearson Δ\u0302",
+    "pearson_delta_hat_20": "Pearson Δ\u0302₂₀",
+    "energy": "energy distance",
+    "mmd": "MMD²",
+    "wasserstein": "Wasserstein",
+    "variance_error": "variance error",
+    "zero_fraction_error": "zero-fraction error",
+}
+
+MEANINGS: dict[str, str] = {
+    "l2": "Length of the difference between predicted and real mean expression over all genes.",
+    "mse": "Mean square of that difference per gene.",
+    "mae": "Mean absolute difference per gene.",
+    "pearson_delta": "Correlation over genes of predicted and real shift from control. "
+    "A prediction of the average perturbation already scores well here.",
+    "ds": "Discrimination: how close the prediction lies to its own condition among all real ones, by the absolute "
+    "shift. 1 is closest of all, 0.5 is chance.",
+    "ds_signed": "The same with signed shifts: up and down are told apart.",
+    "de_spearman": "Rank correlation of fold changes over the genes that truly respond (FDR < 0.05).",
+    "pearson_delta_hat": "Correlation over genes of what sets this condition apart from the average training "
+    "perturbation. The average scores nothing here.",
+    "pearson_delta_hat_20": "The same over the 20 genes that respond most.",
+    "energy": "Energy distance between predicted and real cells on principal components: whole populations, not means.",
+    "mmd": "Squared maximum mean discrepancy between predicted and real cells on principal components.",
+    "wasserstein": "1-Wasserstein distance of predicted and real cells, gene by gene, averaged.",
+    "variance_error": "How far the spread of each gene over cells is missed.",
+    "zero_fraction_error": "How far the share of cells without the gene is missed.",
+}
+
+MODELS: dict[str, str] = {
+    "no change": "every condition looks like control",
+    "training mean": "every condition shifts like the average training perturbation",
+    "additive": "the shifts of the single perturbations, added up",
+    "ridge": "ridge regression of shifts on targets, its penalty chosen on training conditions",
+    "low-rank linear": "a linear model on principal components, which reaches unseen genes",
+    "duplicate": "half of the real cells, with the training mean where a gene shows no response: a positive control",
+    "ceiling": "one half of the real cells predicts the other half",
+}
+
+
+def title(metric: str) -> str:
+    """The name of `metric` for readers."""
+    return TITLES.get(metric, metric)
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a larger value of `metric` is better."""
+    return metric not in LOWER_IS_BETTER
+
+
+def heading(metric: str) -> str:
+    """The name of `metric` with the direction of better."""
+    direction = "" if metric in NEUTRAL else " ↑" if higher_is_better(metric) else " ↓"
+    return title(metric) + direction
+
+
+def number(value: float, decimals: int) -> str:
+    """`value` with a true minus sign; a dash where it is undefined."""
+    return "–" if value != value else f"{value:.{decimals}f}".replace("-", "−")
+
+
+def percent(value: float) -> str:
+    """A share in whole percent; a dash where it is undefined."""
+    return "–" if value != value else f"{value:.0%}".replace("%", " %").replace("-", "−")
+
+
+def count(n: int, noun: str) -> str:
+    """`n` and its noun, in the plural where it belongs: 1 condition, 2 conditions."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -1,0 +1,204 @@
+"""Write the report: one HTML file, and its figures as PNG and SVG beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from scdfm.data.cells import CellTable, read_cells
+from scdfm.data.conditions import CONTROL
+from scdfm.errors import DataError
+from scdfm.evaluation import summarise
+from scdfm.evaluation.alignment import Cells, align
+from scdfm.evaluation.summary import models_of
+from scdfm.files import write_text
+from scdfm.report import figures
+from scdfm.report.figures import Illustration
+from scdfm.report.page import Page, condition_rows, html
+from scdfm.report.populations import Populations
+from scdfm.report.provenance import provenance as facts_of
+from scdfm.report.standing import headline, positions, standings
+from scdfm.report.strata import blocks
+from scdfm.report.table import score_table
+from scdfm.report.verdict import verdict
+from scdfm.report.words import count, higher_is_better, number, title
+
+if TYPE_CHECKING:
+    from scdfm.run import Run
+
+COLUMNS = ("model", "condition", "metric", "value", "n_cells")
+VIOLINS = 8
+"""Genes shown as violins for each condition."""
+
+
+def write(
+    out_dir: str | Path,
+    table: pd.DataFrame,
+    predicted: Cells | None,
+    real: Cells | None,
+    control: str = CONTROL,
+    run: Run | None = None,
+    *,
+    model: str | None = None,
+    perturbation_key: str | None = None,
+    subset: Mapping[str, str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Write `report.html` and `figures/` into `out_dir` (made if need be); returns the path of the page.
+
+    table: what `scdfm.evaluate` gave for `predicted` and `real` (long: model, condition, metric, value, n_cells).
+    predicted, real, control, perturbation_key, subset: as for `evaluate`. Without cells (None) the report holds
+        scores alone.
+    run: the run that predicted; adds training curves and its provenance.
+    model: the one of `table` that the report is about; needed where the table holds several besides references.
+    provenance: further lines on where the numbers come from. seed: of the intervals and of the cells drawn.
+
+    Raises DataError where `table` lacks a column or `model`, or where the cells do not fit it.
+    """
+    model = subject(table, model)
+    given = dict(provenance or {})
+    populations = None
+    if predicted is not None and real is not None:
+        key = perturbation_key or "perturbation"
+        cells = real if isinstance(real, CellTable) else read_cells(real, key, control, subset=subset)
+        given = {**given, "real cells": {"path": cells.source, "digest": cells.digest()}}
+        scored = [str(name) for name in table.loc[table["model"] == model, "condition"].unique()]
+        pair = align(
+            predicted,
+            cells,
+            control=control,
+            perturbation_key=key,
+            subset=subset,
+            conditions=scored,
+            check_scale=False,
+        )
+        populations = Populations.of(pair)
+    page = compose(table, model, populations, run, given, seed)
+    out_dir = Path(out_dir)
+    (out_dir / "figures").mkdir(parents=True, exist_ok=True)
+    for illustration in page.illustrations:
+        illustration.write(out_dir / "figures")
+    write_text(out_dir / "report.html", html(page))
+    return out_dir / "report.html"
+
+
+def subject(table: pd.DataFrame, model: str | None) -> str:
+    """The model a report on `table` is about; DataError where that is not one."""
+    lacking = [name for name in COLUMNS if name not in table.columns]
+    if lacking:
+        raise DataError(
+            f"table of scores: column '{lacking[0]}' is missing, expected {', '.join(COLUMNS)}; give what evaluate returned"
+        )
+    models = [str(name) for name in table["model"].unique()]
+    candidates = models_of(table) if model is None else [model]
+    if len(candidates) != 1 or candidates[0] not in models:
+        found = ", ".join(models) or "none"
+        raise DataError(
+            f"table of scores: expected one model to report on, found {found}; name it with model="
+        )
+    return candidates[0]
+
+
+def compose(
+    table: pd.DataFrame,
+    model: str,
+    populations: Populations | None,
+    run: Run | None,
+    given: Mapping[str, Any],
+    seed: int,
+) -> Page:
+    """The page about `model`: every number, word and figure of it."""
+    summary = summarise(table, seed=seed)
+    stands = standings(table, model, seed)
+    scores = score_table(summary)
+    leading = headline(stands)
+    metric = leading.metric if leading else scores.metrics[0]
+    order = best_to_worst(table, model, metric)
+    overview = [figures.track(positions(table), model)]
+    if len(order):
+        overview.append(figures.ranked(table, metric, model, leading.baseline if leading else None))
+    close_ups: list[tuple[str, list[Illustration]]] = []
+    heat_map = None
+    if populations is not None and len(order):
+        chosen = {rank: str(order.index[at]) for rank, at in places(len(order)).items()}
+        overview.append(figures.sizes(populations, list(chosen.values())))
+        close_ups = _close_ups(populations, chosen, order, metric, scores.decimals[metric], seed)
+        heat_map = figures.heat(populations, [str(name) for name in order.index])
+    log = run.log if run is not None else pd.DataFrame()
+    return Page(
+        model=model,
+        verdict=verdict(stands, model),
+        facts=_facts(table, model, populations),
+        notes=[str(note) for note in table.attrs.get("notes", [])],
+        scores=scores,
+        standings=stands,
+        strata=blocks(table, model, stands),
+        condition_rows=condition_rows(table, scores, model),
+        metric_panels=figures.metric_panels(summary),
+        overview=overview,
+        headline=title(metric),
+        close_ups=close_ups,
+        heat_map=heat_map,
+        training=figures.curves(log) if len(log) else None,
+        provenance=facts_of(given, table.attrs.get("provenance", {}), run),
+    )
+
+
+def best_to_worst(table: pd.DataFrame, model: str, metric: str) -> pd.Series[float]:
+    """Defined values of `metric` by condition, best first."""
+    part = (
+        table[(table["model"] == model) & (table["metric"] == metric)]
+        .set_index("condition")["value"]
+        .dropna()
+    )
+    return part.sort_values(ascending=not higher_is_better(metric), kind="stable")
+
+
+def places(n: int) -> dict[str, int]:
+    """Where the best, the median and the worst of `n` ordered conditions stand; each condition once."""
+    wanted = {"best": 0, "median": (n - 1) // 2, "worst": n - 1}
+    return {
+        rank: at
+        for rank, at in wanted.items()
+        if rank == "best" or (at != 0 and (rank == "worst" or at != n - 1))
+    }
+
+
+def _close_ups(
+    populations: Populations,
+    chosen: Mapping[str, str],
+    order: pd.Series[float],
+    metric: str,
+    decimals: int,
+    seed: int,
+) -> list[tuple[str, list[Illustration]]]:
+    plane = populations.plane(seed)
+    responders = populations.responders(list(chosen.values()), VIOLINS)
+    return [
+        (
+            f"{rank.capitalize()}: {condition} ({title(metric)} {number(float(order[condition]), decimals)})",
+            figures.close_up(populations, condition, rank, plane, responders[condition]),
+        )
+        for rank, condition in chosen.items()
+    ]
+
+
+def _facts(table: pd.DataFrame, model: str, populations: Populations | None) -> Sequence[tuple[str, str]]:
+    """The size of what was scored, in a line."""
+    n_conditions = table.loc[table["model"] == model, "condition"].nunique()
+    facts = [count(n_conditions, "condition")]
+    if populations is not None:
+        n_real, n_predicted = (
+            sum(n) for n in zip(*map(populations.n_cells, populations.conditions), strict=True)
+        )
+        n_control = populations.real.n_cells(CONTROL)
+        facts += [
+            count(len(populations.real.genes), "gene"), count(n_real, "real cell"), count(n_control, "control cell"),
+            count(n_predicted, "predicted cell"),
+        ]  # fmt: skip
+    facts.append(f"protocol {table.attrs.get('protocol', 'unknown')}")
+    return [tuple(fact.split(" ", 1)) for fact in facts]  # type: ignore[misc]
