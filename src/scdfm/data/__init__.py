@@ -21,6 +21,7 @@ from scdfm.data.splits import (
     file_split,
     holdout_split,
     make_split,
+    named_split,
 )
 from scdfm.data.values import Scale
 
@@ -44,6 +45,7 @@ __all__ = [
     "file_split",
     "holdout_split",
     "make_split",
+    "named_split",
     "read_cells",
     "select_genes",
     "simulate",

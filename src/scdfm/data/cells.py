@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
-from scdfm.data.conditions import CONTROL, canonical, near
+from scdfm.data.conditions import CONTROL, CONTROL_SPELLINGS, canonical, near
 from scdfm.data.source import Source, open_source
 from scdfm.data.values import Scale, TargetSum, checked_target_sum, to_csr, to_log1p
 from scdfm.errors import ConditionError, DataError
@@ -191,19 +191,32 @@ def read_cells(
     Repeated cell names get a suffix (`-1`, `-2`, ...), as anndata's obs_names_make_unique gives. Raises DataError
     or ConditionError where the file, a column, a label or a value is not as expected.
     """
+    with open_source(path_or_adata) as source:
+        return cells_of(source, perturbation_key, control, target_sum, layer, subset, min_cells)
+
+
+def cells_of(
+    source: Source,
+    perturbation_key: str = "perturbation",
+    control: str = "control",
+    target_sum: TargetSum = None,
+    layer: str | None = None,
+    subset: Mapping[str, str] | None = None,
+    min_cells: int = 1,
+) -> CellTable:
+    """The table of an opened screen; the options are those of `read_cells`."""
     target_sum = checked_target_sum(target_sum)
     if min_cells < 1:
         raise DataError(f"min_cells is {min_cells}; expected at least 1")
-    with open_source(path_or_adata) as source:
-        rows = _chosen_rows(source.obs, subset, source.name)
-        labels = _labels(source.obs, perturbation_key, rows, source.name)
-        names, spelling = _canonical_labels(labels, control, perturbation_key, source.name)
-        frequent = (names.groupby(names).transform("size") >= min_cells) | (names == CONTROL)
-        rows, names = rows[frequent.to_numpy()], names[frequent.to_numpy()]
-        genes = _genes(source)
-        obs = source.obs.iloc[rows].copy()
-        where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
-        X = to_csr(source.matrix(layer), rows if len(rows) < len(source.obs) else None, where)
+    rows = _chosen_rows(source.obs, subset, source.name)
+    labels = _labels(source.obs, perturbation_key, rows, source.name)
+    names, spelling = _canonical_labels(labels, control, perturbation_key, source.name)
+    frequent = (names.groupby(names).transform("size") >= min_cells) | (names == CONTROL)
+    rows, names = rows[frequent.to_numpy()], names[frequent.to_numpy()]
+    genes = _genes(source)
+    obs = source.obs.iloc[rows].copy()
+    where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
+    X = to_csr(source.matrix(layer), rows if len(rows) < len(source.obs) else None, where)
     obs.index = pd.Index(_unique(obs.index.astype(str)), dtype=object)
     X, scale = to_log1p(X, target_sum, obs.index.tolist(), genes.tolist(), where)
     conditions = (CONTROL, *sorted(set(names) - {CONTROL}))
@@ -273,7 +286,9 @@ def _canonical_labels(
     """Canonical names of all cells, and the spelling (the first in sorted order) of each."""
     frequent = labels.value_counts()
     renamed = {label: canonical(label, control) for label in sorted(frequent.index)}
-    if CONTROL not in renamed.values():
+    # `control` and `ctrl` stand for each other; any other label must be there as it was given.
+    given = control.strip() in CONTROL_SPELLINGS or control.strip() in set(map(str.strip, renamed))
+    if CONTROL not in renamed.values() or not given:
         raise DataError(
             f"{name}: no cell of obs column '{key}' is labelled '{control}', which control cells are expected to be; "
             f"name their label with control; most frequent are {_listed(list(frequent.index))}{near(control, renamed)}"

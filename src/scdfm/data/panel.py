@@ -47,12 +47,12 @@ def select_genes(cells: CellTable, split: Split, config: PanelConfig | None = No
         return GenePanel(tuple(cells.genes.tolist()), n_all)
     chosen = cells.conditions if config.cells == "all" else (CONTROL, *split.train)
     rows = np.flatnonzero(np.isin(cells.conditions, chosen)[cells.codes])
-    variable = _variable(cells.X[rows], config.n_genes, config.flavor)
+    variable = variable_genes(cells.X[rows], config.n_genes, config.flavor)
     return GenePanel(tuple(cells.genes[variable | forced].tolist()), int(variable.sum()))
 
 
-def _variable(x: csr_matrix, n_genes: int, flavor: str) -> npt.NDArray[np.bool_]:
-    """Mask [A] of the `n_genes` most variable genes of cells x [n, A] by scanpy's ranking."""
+def variable_genes(x: csr_matrix, n_genes: int, flavor: str = "seurat") -> npt.NDArray[np.bool_]:
+    """Mask [A] of the `n_genes` most variable genes of cells x [n, A] by scanpy's ranking; constant ones never."""
     import scanpy as sc
     from anndata import AnnData
 

@@ -32,11 +32,12 @@ READ_ERRORS: Final = (
 
 @dataclass(frozen=True)
 class Source:
-    """An opened screen: obs, gene names, and access to its matrices by layer (None: X)."""
+    """An opened screen: obs, var, gene names, and access to its matrices by layer (None: X)."""
 
     name: str
     path: Path | None
     obs: pd.DataFrame
+    var: pd.DataFrame
     genes: npt.NDArray[np.str_]
     layers: tuple[str, ...]
     open_matrix: Callable[[str | None], Any]
@@ -83,6 +84,7 @@ def _from_adata(adata: Any) -> Source:
         name="AnnData",
         path=None,
         obs=adata.obs,
+        var=adata.var if hasattr(adata, "var") else pd.DataFrame(index=adata.var_names),
         genes=np.asarray(adata.var_names.astype(str), dtype=np.str_),
         layers=tuple(adata.layers.keys()),
         open_matrix=lambda layer: adata.X if layer is None else adata.layers[layer],
@@ -147,7 +149,8 @@ def _from_group(group: Any, path: Path) -> Source:
         element = group["X"] if layer is None else group[f"layers/{layer}"]
         return sparse_dataset(element) if hasattr(element, "keys") else element
 
-    return Source(path.name, path, obs, np.asarray(var.index.astype(str), dtype=np.str_), layers, open_matrix)
+    genes = np.asarray(var.index.astype(str), dtype=np.str_)
+    return Source(path.name, path, obs, var, genes, layers, open_matrix)
 
 
 def reason(error: BaseException) -> str:

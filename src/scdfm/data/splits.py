@@ -245,6 +245,23 @@ def file_split(
     )
 
 
+def named_split(
+    conditions: CellTable | Iterable[str],
+    test: Sequence[str],
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    kind: str = "named",
+) -> Split:
+    """The split whose test are the conditions named in `test`; the rest trains, validation is taken out of it."""
+    measured = _spelled(conditions)
+    control = conditions.control if _is_table(conditions) else CONTROL
+    tested = [canonical(name, control) for name in test]
+    for name in tested:
+        if name not in measured:
+            raise ConditionError(_unmeasured(f"{kind} split: test condition", name, set(measured)))
+    return _finish(kind, 0, measured, tested, validation_fraction, seed)
+
+
 def make_split(cells: CellTable | Iterable[str], config: SplitConfig | None = None, seed: int = 0) -> Split:
     """The split that `config` (default: additive) asks for, of a table of cells or of condition names."""
     config = config or SplitConfig()
