@@ -108,7 +108,7 @@ class TrainingConfig(Section):
 
     max_steps: Count = 4000
     conditions_per_batch: Count = 4
-    cells_per_condition: Annotated[int, Field(ge=2)] = 16
+    cells_per_condition: Annotated[int, Field(ge=2)] = 12
     sampling: Literal["condition", "cell"] = "condition"
     """Conditions are drawn uniformly, or by their number of cells."""
     optimizer: Literal["adamw", "adam"] = "adamw"
