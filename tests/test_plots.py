@@ -219,3 +219,12 @@ def test_shortened_keeps_both_ends() -> None:
 def test_house_style_wins_over_a_users_settings() -> None:
     with mpl.rc_context({"axes.facecolor": "black"}), house_style():
         assert mpl.rcParams["axes.facecolor"] == "white"
+
+
+def test_metric_dots_leave_out_models_that_were_not_scored() -> None:
+    table = summary()
+    table = table[(table["model"] == "scdfm") | (table["metric"] == "l2")]
+    shown = texts(plots.metric_dots(table, ["ds"]))
+    assert "scdfm" in shown
+    assert "ceiling" not in shown
+    assert "undefined" not in shown

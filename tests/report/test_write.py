@@ -279,3 +279,19 @@ def test_prediction_of_no_change_reads_as_worse(screen: tuple[CellTable, anndata
     training = real.means().drop(index=list(predicted.obs["perturbation"].unique()))
     table = evaluate(poor, real, training=training, metrics=["l2"], name="lazy")
     assert "lazy is worse than the best baseline" in verdict(standings(table, "lazy"), "lazy").sentence
+
+
+def test_published_protocol_says_so(tmp_path: Path) -> None:
+    table = scores(["scdfm", "ridge"], ["A", "B"])
+    table.attrs = {"protocol": "paper"}
+    assert "do not compare with those of protocol scdfm" in write(tmp_path, table, None, None).read_text(
+        encoding="utf-8"
+    )
+    table.attrs = {"protocol": "scdfm"}
+    assert "do not compare" not in write(tmp_path, table, None, None).read_text(encoding="utf-8")
+
+
+def test_output_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(DataError, match=r"output folder .*taken.figures cannot be made .*choose another"):
+        write(tmp_path / "taken", scores(["scdfm", "ridge"], ["A", "B"]), None, None)

@@ -37,18 +37,18 @@ def metric_dots(
     """Mean and interval of every model, one panel per metric.
 
     `summary` has columns model, metric, mean, low, high, n (as `scdfm.summarise` gives them); models stand in
-    the order of their first row. A model without a defined value keeps its line, with the word "undefined".
+    the order of their rows. A model without a defined value keeps its line, with the word "undefined".
     """
     metrics = list(dict.fromkeys(summary["metric"])) if metrics is None else list(metrics)
     models = list(dict.fromkeys(summary["model"]))
     colours = model_colours(models)
     columns = max(1, min(columns, len(metrics)))
     rows = max(1, math.ceil(len(metrics) / columns))
-    figure = new_figure(WIDTH * columns, (0.62 + 0.25 * len(models)) * rows)
+    tallest = int(summary[summary["metric"].isin(metrics)].groupby("metric")["model"].size().max())
+    figure = new_figure(WIDTH * columns, (0.62 + 0.25 * tallest) * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, metric in zip(panels, metrics, strict=False):
-        part = summary[summary["metric"] == metric].set_index("model").reindex(models)
-        _dots(axes, part, colours)
+        _dots(axes, summary[summary["metric"] == metric].set_index("model"), colours)
         axes.set_title((titles or {}).get(metric, metric))
     for axes in panels[len(metrics) :]:
         axes.set_axis_off()

@@ -67,8 +67,8 @@ def track(positions: pd.DataFrame, model: str) -> Illustration:
     return Illustration(
         name="position",
         figure=plots.position_track(positions, model, {metric: title(metric) for metric in metrics}),
-        caption="Worst acceptable is the better of no change and the training mean; the ceiling is what one half of the "
-        "real cells says of the other half.",
+        caption="Worst acceptable is the better of no change and the training mean; the ceiling is half of the real cells "
+        "as the prediction.",
         alt=f"Position of {model} and of the baselines between worst acceptable and ceiling on "
         f"{count(len(metrics), 'metric')}; the numbers are in the table above.",
     )

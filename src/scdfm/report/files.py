@@ -17,7 +17,7 @@ from scdfm.files import written_whole
 from scdfm.report.standing import standings
 from scdfm.report.table import plain
 from scdfm.report.verdict import verdict
-from scdfm.report.write import write
+from scdfm.report.write import made, write
 
 if TYPE_CHECKING:
     from scdfm.data import CellTable
@@ -57,8 +57,7 @@ def evaluate_files(
         predicted, real, control, protocol, training, metrics, perturbation_key=key, name=name, seed=seed
     )
     summary = summarise(table, seed=seed)
-    out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    out_dir = made(Path(out_dir))
     for file, frame in (("scores.csv", table), ("summary.csv", summary)):
         with written_whole(out_dir / file) as path:
             frame.to_csv(path, index=False)

@@ -80,12 +80,14 @@ def decimals(values: pd.Series[float]) -> int:
 
 
 def _best(part: pd.DataFrame, metric: str) -> list[str]:
-    """Models that may be best on `metric`, the best first; none where the metric has no better and worse."""
+    """Models that may be best on `metric`, the best first; none without a rival, or without better and worse."""
     if metric in NEUTRAL:
         return []
     candidates = part.drop(index=[name for name in SEES_TEST_CELLS if name in part.index]).dropna(
         subset="mean"
     )
+    if len(candidates) < 2:
+        return []
     candidates = candidates[candidates["n"] == candidates["n"].max()]
     return [
         str(name) for name in candidates["mean"].sort_values(ascending=not higher_is_better(metric)).index

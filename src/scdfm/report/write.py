@@ -24,7 +24,7 @@ from scdfm.report.standing import headline, positions, standings
 from scdfm.report.strata import blocks
 from scdfm.report.table import score_table
 from scdfm.report.verdict import verdict
-from scdfm.report.words import count, higher_is_better, number, title
+from scdfm.report.words import PAPER_NOTE, count, higher_is_better, number, title
 
 if TYPE_CHECKING:
     from scdfm.run import Run
@@ -79,11 +79,22 @@ def write(
         populations = Populations.of(pair)
     page = compose(table, model, populations, run, given, seed)
     out_dir = Path(out_dir)
-    (out_dir / "figures").mkdir(parents=True, exist_ok=True)
+    pictures = made(out_dir / "figures")
     for illustration in page.illustrations:
-        illustration.write(out_dir / "figures")
+        illustration.write(pictures)
     write_text(out_dir / "report.html", html(page))
     return out_dir / "report.html"
+
+
+def made(folder: Path) -> Path:
+    """`folder`, made with its parents if need be; DataError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"output folder {folder} cannot be made ({error.strerror or error}); expected a new or writable folder: choose another"
+        ) from error
+    return folder
 
 
 def subject(table: pd.DataFrame, model: str | None) -> str:
@@ -133,7 +144,10 @@ def compose(
         model=model,
         verdict=verdict(stands, model),
         facts=_facts(table, model, populations),
-        notes=[str(note) for note in table.attrs.get("notes", [])],
+        notes=[
+            *([PAPER_NOTE] if table.attrs.get("protocol") == "paper" else []),
+            *map(str, table.attrs.get("notes", [])),
+        ],
         scores=scores,
         standings=stands,
         strata=blocks(table, model, stands),
