@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from scdfm.benchmarking.page import Page
 from scdfm.benchmarking.pieces import Scored, run_pieces
-from scdfm.benchmarking.plan import Contender, Plan, make_plan
+from scdfm.benchmarking.plan import Contender, Options, Plan, make_plan
 from scdfm.benchmarking.tables import Tables, aggregate
 from scdfm.config import SplitConfig
-from scdfm.data import CellTable, read_cells
+from scdfm.data import CellTable, Split, read_cells
 from scdfm.errors import RunError
 from scdfm.evaluation.evaluate import Protocol
-from scdfm.files import new_folder, write_json
+from scdfm.files import new_folder, write_json, write_text, written_whole
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-RECORD = "benchmark.json"
+RECORD, PAGE, MARKDOWN = "benchmark.json", "benchmark.html", "benchmark.md"
+TABLES = ("scores", "summary", "differences")
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A finished benchmark: its folder, its tables (see `Tables`), and notes on what was left out."""
+    """A finished benchmark: its folder, its tables (see `Tables`), notes on what was left out, a terminal's text."""
 
     path: Path
     plan: Plan
     tables: Tables
     notes: tuple[str, ...]
+    text: str
+
+    @property
+    def page(self) -> Path:
+        """The HTML page."""
+        return self.path / PAGE
 
     @property
     def scores(self) -> pd.DataFrame:
@@ -52,7 +60,7 @@ class Benchmark:
 
 def benchmark(
     cells: CellTable | AnnData | str | Path,
-    split: str | SplitConfig = "additive",
+    split: str | SplitConfig | Split = "additive",
     folds: Sequence[int] | None = None,
     seeds: int | Sequence[int] = 3,
     *,
@@ -60,7 +68,7 @@ def benchmark(
     models: str | Contender | Iterable[str | Contender] = "default",
     protocol: Protocol = "scdfm",
     metrics: Sequence[str] | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Options = None,
     n_cells: int | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -68,13 +76,13 @@ def benchmark(
     """Fit, predict and evaluate `models` over folds and seeds, and leave one table in the folder `out`.
 
     cells: the screen, log1p values (`read_cells`).
-    split: additive, holdout, combinations, FILE.toml, obs:COLUMN, or a SplitConfig; the fold decides the test.
+    split: additive, holdout, combinations, FILE.toml, obs:COLUMN, a SplitConfig, or a Split; the fold decides the test.
     folds: default 0-4; a file or a column has fold 0 alone. seeds: how many (0, 1, ...), or which.
     models: presets (`default`, `tiny`, `paper`), `file:NAME=PRED.h5ad` for anybody's predictions (`{fold}` and
         `{seed}` in the path stand for numbers), Contenders, or `baselines` for no model. All baselines and the
         ceiling are always in the table.
     protocol: as for `evaluate`; `paper` with the additive split scores the published table's conditions.
-    options: nested options over every preset, such as {"training": {"max_steps": 500}}.
+    options: nested options over every preset, such as {"training": {"max_steps": 500}}, or texts: "training.max_steps=500".
     n_cells: predicted cells of each condition; default each preset's `sampling.cells`.
     resume: continue in `out`: finished pieces are read, an interrupted fit goes on, models, folds and seeds may
         be added. The tables are those of an uninterrupted benchmark.
@@ -88,14 +96,21 @@ def benchmark(
     table = cells if isinstance(cells, CellTable) else read_cells(cells)
     out = _folder(Path(out), plan, table, resume)
     scored = run_pieces(plan, table, out, progress)
-    return Benchmark(out, plan, aggregate(scored), _notes(scored))
+    tables, notes = aggregate(scored), _notes(scored)
+    page = Page(plan, tables, notes, table, [done.n_genes for done in scored])
+    for name in TABLES:
+        with written_whole(out / f"{name}.csv") as temporary:
+            getattr(tables, name).to_csv(temporary, index=False)
+    write_text(out / MARKDOWN, page.markdown())
+    write_text(out / PAGE, page.html())
+    return Benchmark(out, plan, tables, notes, page.text())
 
 
 def _folder(out: Path, plan: Plan, cells: CellTable, resume: bool) -> Path:
     """A new folder with the benchmark's record, or that of the benchmark to resume."""
     record = {
         "data": cells.digest(),
-        "split": plan.split.model_dump(mode="json", exclude={"fold", "validation_fraction"}),
+        "split": _said(plan.split),
         "protocol": plan.protocol,
     }
     if not resume or not (out / RECORD).is_file():
@@ -112,6 +127,13 @@ def _folder(out: Path, plan: Plan, cells: CellTable, resume: bool) -> Path:
             "repeat the options and data of its start, or choose another --out"
         )
     return out
+
+
+def _said(split: SplitConfig | Split) -> dict[str, object]:
+    """What makes a split the same one."""
+    if isinstance(split, Split):
+        return split.to_dict()
+    return split.model_dump(mode="json", exclude={"fold", "validation_fraction"})
 
 
 def _notes(scored: Sequence[Scored]) -> tuple[str, ...]:

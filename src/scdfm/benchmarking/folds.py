@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from scdfm.benchmarking.plan import Piece, Plan
-from scdfm.data import CONTROL, CellTable, Split, canonical, make_split, select_genes
+from scdfm.data import CONTROL, CellTable, Split, canonical, select_genes
 from scdfm.data.conditions import near
 from scdfm.data.source import open_source
 from scdfm.data.splits import published_order
@@ -53,8 +53,8 @@ class Folds:
 
     def _fold(self, number: int) -> Fold:
         """The fold of a number; every condition that it does not test trains (validation conditions too)."""
-        config = self.plan.split.model_copy(update={"fold": number})
-        split = make_split(self.cells, config)
+        split = self.plan.fold_split(self.cells, number)
+        split.check(self.cells.conditions)
         genes = self.scored_genes(number)
         trained = [CONTROL, *sorted((*split.train, *split.validation))]
         conditions = scored_conditions(self.plan, self.cells, split)
@@ -82,11 +82,10 @@ class Folds:
 
     def _panel(self, piece: Piece) -> tuple[str, ...]:
         """The genes a fit of `piece` will choose."""
-        config = self.plan.config(piece)
-        split = make_split(self.cells, config.split, config.seed)
-        key = f"{split.digest} {config.panel.model_dump_json()}"
+        panel, split = self.plan.config(piece).panel, self.plan.piece_split(self.cells, piece)
+        key = f"{split.digest} {panel.model_dump_json()}"
         if key not in self._panels:
-            self._panels[key] = select_genes(self.cells, split, config.panel).genes
+            self._panels[key] = select_genes(self.cells, split, panel).genes
         return self._panels[key]
 
 

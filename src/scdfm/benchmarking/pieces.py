@@ -20,7 +20,7 @@ from scdfm.benchmarking.folds import Fold, Folds, predicted_in, prediction_path
 from scdfm.benchmarking.plan import Piece, Plan
 from scdfm.data import CellTable
 from scdfm.errors import ConditionError
-from scdfm.evaluation import evaluate
+from scdfm.evaluation import BASELINES, CEILING, LOWER_IS_BETTER, evaluate
 from scdfm.files import write_json, written_whole
 from scdfm.run.folder import file_digest
 
@@ -38,11 +38,12 @@ NO_SEED = -1
 
 @dataclass(frozen=True)
 class Scored:
-    """A finished piece: its long table (COLUMNS) and notes on what was left out."""
+    """A finished piece: its long table (COLUMNS), notes on what was left out, and the number of scored genes."""
 
     piece: Piece
     table: pd.DataFrame
     notes: tuple[str, ...]
+    n_genes: int
 
 
 def run_pieces(plan: Plan, cells: CellTable, out: Path, progress: bool = True) -> list[Scored]:
@@ -98,7 +99,8 @@ def run_piece(plan: Plan, piece: Piece, fold: Fold, cells: CellTable, folder: Pa
     notes += [note for note in table.attrs["notes"] if note not in notes]
     seed = NO_SEED if piece.seed is None else piece.seed
     beside = np.where(table["model"] == piece.name, "", "" if piece.contender is None else piece.name)
-    return Scored(piece, table.assign(fold=piece.fold, seed=seed, beside=beside)[list(COLUMNS)], tuple(notes))
+    table = table.assign(fold=piece.fold, seed=seed, beside=beside)[list(COLUMNS)]
+    return Scored(piece, table, tuple(notes), len(fold.genes))
 
 
 def _held(plan: Plan, piece: Piece, fold: Fold, cells: CellTable) -> tuple[tuple[str, ...], list[str]]:
@@ -130,7 +132,8 @@ def _fitted(plan: Plan, piece: Piece, cells: CellTable, folder: Path) -> Run:
 
     if not (folder / "manifest.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)  # a fit that was killed before it had begun
-    return fit(cells, config=plan.config(piece), out=folder, resume=True, progress=False)
+    split, config = plan.piece_split(cells, piece), plan.config(piece)
+    return fit(cells, split, config, out=folder, resume=True, progress=False)
 
 
 def _predicted(
@@ -195,8 +198,15 @@ def write_piece(folder: Path, scored: Scored, key: str) -> None:
     """Leave scores, then the record that declares them whole."""
     with written_whole(folder / SCORES) as temporary:
         scored.table.to_csv(temporary, index=False)
-    record = {"key": key, "scores": file_digest(folder / SCORES), "notes": list(scored.notes)}
-    write_json(folder / RECORD, record)
+    write_json(
+        folder / RECORD,
+        {
+            "key": key,
+            "scores": file_digest(folder / SCORES),
+            "notes": list(scored.notes),
+            "n_genes": scored.n_genes,
+        },
+    )
 
 
 def read_piece(folder: Path, piece: Piece, key: str) -> Scored | None:
@@ -204,7 +214,7 @@ def read_piece(folder: Path, piece: Piece, key: str) -> Scored | None:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         whole = record["key"] == key and record["scores"] == file_digest(folder / SCORES)
-        notes = tuple(str(note) for note in record["notes"])
+        notes, n_genes = tuple(str(note) for note in record["notes"]), int(record["n_genes"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if not whole:
@@ -212,11 +222,11 @@ def read_piece(folder: Path, piece: Piece, key: str) -> Scored | None:
     table = pd.read_csv(
         folder / SCORES, float_precision="round_trip", keep_default_na=False, na_values={"value": [""]}
     )
-    return Scored(piece, table.astype({"model": str, "condition": str, "beside": str}), notes)
+    return Scored(piece, table.astype({"model": str, "condition": str, "beside": str}), notes, n_genes)
 
 
 class Progress:
-    """A line for each piece, with the time that is left judged by pieces of the same model."""
+    """A line for each piece, with the time that is left once a piece of every model to come was timed."""
 
     def __init__(self, pieces: Sequence[Piece], write: Callable[[str], object] | None = None) -> None:
         self.left = list(pieces)
@@ -230,23 +240,25 @@ class Progress:
         if seconds is not None:
             self.seconds.setdefault(piece.name, []).append(seconds)
         took = "finished before" if seconds is None else duration(seconds)
-        left = f"; about {duration(self.remaining())} left" if self.left and self.seconds else ""
+        known = self.left and all(other.name in self.seconds for other in self.left)
+        left = f"; about {duration(self.remaining())} left" if known else ""
         self.write(f"[{self.n - len(self.left)}/{self.n}] {piece.label}: {headline(scored)}; {took}{left}")
 
     def remaining(self) -> float:
-        """Seconds left: the mean of each model's pieces, the mean of all for a model not met yet."""
-        every = float(np.mean([s for times in self.seconds.values() for s in times]))
-        return sum(float(np.mean(self.seconds.get(piece.name, [every]))) for piece in self.left)
+        """Seconds left: for each piece the mean of its model's timed ones."""
+        return sum(float(np.mean(self.seconds[piece.name])) for piece in self.left)
 
 
 def headline(scored: Scored) -> str:
-    """What a piece scored, in a few words; of the references, the best baseline's."""
+    """What a piece scored on the first metric; of the references, the best baseline and the ceiling."""
     table = scored.table[scored.table["beside"] == ""]
     metric = str(table["metric"].iloc[0])
-    means = table[table["metric"] == metric].groupby("model", sort=False)["value"].mean().dropna()
-    if scored.piece.contender is None:
-        return f"{metric} " + ", ".join(f"{name} {value:.4g}" for name, value in means.items())
-    return f"{metric} {means.get(scored.piece.name, np.nan):.4g}"
+    means = table[table["metric"] == metric].groupby("model", sort=False)["value"].mean()
+    if scored.piece.contender is not None:
+        return f"{metric} {means[scored.piece.name]:.4g}"
+    rules = means[means.index.isin(BASELINES)].dropna().sort_values(ascending=metric in LOWER_IS_BETTER)
+    best = [f"{rules.index[0]} {rules.iloc[0]:.4g}"] if len(rules) else []
+    return f"{metric} " + ", ".join([*best, f"{CEILING} {means[CEILING]:.4g}"])
 
 
 def duration(seconds: float) -> str:

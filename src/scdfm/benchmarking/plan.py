@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from scdfm.config import PRESETS, Config, SplitConfig
+from scdfm.data import CellTable, Split, make_split
 from scdfm.data.conditions import near
 from scdfm.errors import ConfigError
 from scdfm.evaluation import BASELINES, CEILING, DUPLICATE
@@ -17,6 +18,8 @@ from scdfm.evaluation.evaluate import Protocol
 REFERENCES: Final = "references"
 BASELINES_ALONE: Final = "baselines"
 FOLDS: Final = (0, 1, 2, 3, 4)
+Options: TypeAlias = Mapping[str, Any] | Sequence[str] | None
+"""Nested options, or texts such as "training.max_steps=500", put over every preset."""
 _TAKEN: Final = {name.casefold() for name in (*BASELINES, CEILING, DUPLICATE, REFERENCES, BASELINES_ALONE)}
 _NAME: Final = re.compile(r"\w[\w.+ -]{0,59}")
 
@@ -79,9 +82,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole benchmark. `split` decides the test of each fold; `n_cells` None takes each config's `sampling.cells`."""
+    """A whole benchmark. `n_cells` None takes each config's `sampling.cells`.
 
-    split: SplitConfig
+    A SplitConfig decides the test of each fold, and every fit draws validation conditions with its own config and
+    seed; a Split is taken as it is, as fold 0.
+    """
+
+    split: SplitConfig | Split
     folds: tuple[int, ...]
     seeds: tuple[int, ...]
     contenders: tuple[Contender, ...] = ()
@@ -97,9 +104,9 @@ class Plan:
                 raise ConfigError(
                     f"{what}s {list(numbers)}: expected one or more different numbers from 0 on"
                 )
-        if self.split.kind in ("column", "file") and self.folds != (0,):
+        if single(self.split) and self.folds != (0,):
             raise ConfigError(
-                f"folds {list(self.folds)}: a split from a {self.split.kind} has one fold, 0; leave --folds out"
+                f"folds {list(self.folds)}: split '{self.split.kind}' has one fold, 0; leave folds out"
             )
         names = [str(piece.folder) for piece in self.pieces()]
         if len({name.casefold() for name in names}) < len(names):
@@ -126,27 +133,47 @@ class Plan:
         """The options of a piece that is fitted: those of `scdfm fit` with the same split, fold and seed."""
         assert piece.contender is not None
         assert piece.contender.config is not None
-        split = self.split.model_dump(exclude={"fold", "validation_fraction"})
-        return piece.contender.config.updated({"seed": piece.seed, "split": {**split, "fold": piece.fold}})
+        over: dict[str, Any] = {"seed": piece.seed}
+        if isinstance(self.split, SplitConfig):
+            split = self.split.model_dump(exclude={"fold", "validation_fraction"})
+            over["split"] = {**split, "fold": piece.fold}
+        return piece.contender.config.updated(over)
+
+    def fold_split(self, cells: CellTable, fold: int) -> Split:
+        """The split of a fold; only its test is the same for all models."""
+        if isinstance(self.split, Split):
+            return self.split
+        return make_split(cells, self.split.model_copy(update={"fold": fold}))
+
+    def piece_split(self, cells: CellTable, piece: Piece) -> Split:
+        """The split that a fit trains, validates and is tested on."""
+        if isinstance(self.split, Split):
+            return self.split
+        config = self.config(piece)
+        return make_split(cells, config.split, config.seed)
+
+
+def single(split: SplitConfig | Split) -> bool:
+    """Whether a split has no folds."""
+    return isinstance(split, Split) or split.kind in ("column", "file")
 
 
 def make_plan(
-    split: str | SplitConfig = "additive",
+    split: str | SplitConfig | Split = "additive",
     folds: Sequence[int] | None = None,
     seeds: int | Sequence[int] = 3,
     models: str | Contender | Iterable[str | Contender] = "default",
     *,
     protocol: Protocol = "scdfm",
     metrics: Sequence[str] | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Options = None,
     n_cells: int | None = None,
 ) -> Plan:
     """The plan that the arguments of `benchmark` describe; ConfigError where they cannot be."""
     if isinstance(split, str):
-        shared = Config().updated(options or {}, "options")
-        split = shared.updated({"split": SplitConfig.named(split)}, "split").split
+        split = _with(Config(), options).updated({"split": SplitConfig.named(split)}, "split").split
     if folds is None:
-        folds = (0,) if split.kind in ("column", "file") else FOLDS
+        folds = (0,) if single(split) else FOLDS
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     return Plan(
         split,
@@ -160,7 +187,7 @@ def make_plan(
 
 
 def contenders(
-    models: str | Contender | Iterable[str | Contender], options: Mapping[str, Any] | None = None
+    models: str | Contender | Iterable[str | Contender], options: Options = None
 ) -> tuple[Contender, ...]:
     """Contenders of names: a preset, `file:NAME=PRED.h5ad`, or `baselines`, which adds none.
 
@@ -175,11 +202,17 @@ def contenders(
     return tuple(_contender(name, options) for name in names if name != BASELINES_ALONE)
 
 
-def _contender(model: str | Contender, options: Mapping[str, Any] | None) -> Contender:
+def _with(config: Config, options: Options) -> Config:
+    if options is None or isinstance(options, Mapping):
+        return config.updated(options or {}, "options")
+    return config.with_settings(list(options))
+
+
+def _contender(model: str | Contender, options: Options) -> Contender:
     if isinstance(model, Contender):
         return model
     if model in PRESETS:
-        return Contender(model, Config.preset(model).updated(options or {}, "options"))
+        return Contender(model, _with(Config.preset(model), options))
     name, sign, path = model.removeprefix("file:").partition("=")
     if model.startswith("file:") and sign and path:
         return Contender(name.strip(), predictions=path.strip())

@@ -1,0 +1,232 @@
+"""A benchmark for readers: Markdown, a terminal's text, and one self-contained HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from scdfm.benchmarking.plan import Contender, Plan
+from scdfm.benchmarking.tables import ALL, Tables
+from scdfm.config import SplitConfig
+from scdfm.data import CellTable, Split
+from scdfm.plots import model_colours
+from scdfm.report.figures import Illustration, metric_panels
+from scdfm.report.provenance import Fact, provenance
+from scdfm.report.table import ScoreTable, decimals, markdown, plain, score_table
+from scdfm.report.words import MEANINGS, MODELS, count, heading, number, title
+
+OUTCOMES = {"better": "better", "worse": "worse", "unclear": "not told apart", "undefined": "no interval"}
+EXPLAINED = (
+    "Mean over folds of the mean over test conditions (of the mean over seeds), with the 95 % interval of that mean: "
+    "bootstrap over conditions, which keeps a condition that several folds test together."
+)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A model against its best baseline on one metric, as text; `outcome` is a key of OUTCOMES."""
+
+    model: str
+    metric: str
+    baseline: str
+    gain: str
+    interval: str
+    outcome: str
+    n: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """The tables of one part: all conditions, singles, doubles."""
+
+    name: str
+    n_conditions: int
+    scores: ScoreTable
+    gains: Sequence[Gain]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a benchmark says to a reader."""
+
+    plan: Plan
+    tables: Tables
+    notes: Sequence[str]
+    cells: CellTable
+    n_genes: Sequence[int]
+    """Scored genes of each fold."""
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """Every part, `all` first."""
+        summary, gaps = self.tables.summary, self.tables.differences
+        return [
+            Part(
+                str(name),
+                int((part["n"] + part["n_undefined"]).max()),
+                score_table(part),
+                list(gains(gaps[gaps["part"] == name], part)),
+            )
+            for name, part in summary.groupby("part", sort=False)
+        ]
+
+    @property
+    def verdicts(self) -> list[str]:
+        """A sentence for each contender."""
+        found = [verdict(name.name, self.parts[0].gains) for name in self.plan.contenders]
+        return found or ["Baselines and ceiling, no model."]
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """The colour of each model, as in the figures."""
+        return model_colours(self.parts[0].scores.models)
+
+    @property
+    def facts(self) -> list[str]:
+        """The size of the benchmark."""
+        scores = self.tables.scores
+        least, most = min(self.n_genes), max(self.n_genes)
+        seeds = [count(len(self.plan.seeds), "seed")] if self.plan.contenders else []
+        return [
+            f"{self.plan.split.kind} split", count(len(self.plan.folds), "fold"), *seeds,
+            count(scores["condition"].nunique(), "test condition"),
+            count(most, "gene") if least == most else f"{least:,} to {most:,} genes",
+            f"protocol {self.plan.protocol}",
+        ]  # fmt: skip
+
+    @property
+    def panels(self) -> list[Illustration]:
+        """A picture of each metric over all conditions."""
+        summary = self.tables.summary
+        return metric_panels(summary[summary["part"] == ALL])
+
+    @property
+    def glossary(self) -> list[tuple[str, str]]:
+        """The metrics in words."""
+        return [(title(name), MEANINGS[name]) for name in self.parts[0].scores.metrics if name in MEANINGS]
+
+    @property
+    def models(self) -> list[tuple[str, str]]:
+        """The references in words."""
+        return [(name, MODELS[name]) for name in self.parts[0].scores.models if name in MODELS]
+
+    @property
+    def by_fold(self) -> tuple[str, list[int], dict[str, list[str]]]:
+        """The first metric of each model fold by fold: its heading, the folds, and rows of text."""
+        scores, metric = self.tables.scores, self.parts[0].scores.metrics[0]
+        own = scores[(scores["beside"] == "") & (scores["metric"] == metric)]
+        means = own.groupby(["model", "fold"])["value"].mean()
+        places, folds = self.parts[0].scores.decimals[metric], list(self.plan.folds)
+        rows = {
+            model: [number(float(means.get((model, fold), float("nan"))), places) for fold in folds]
+            for model in self.parts[0].scores.models
+        }
+        return heading(metric), folds, rows
+
+    @property
+    def provenance(self) -> list[Fact]:
+        """Where the numbers come from."""
+        given = {
+            "screen": {"path": self.cells.source, "digest": self.cells.digest(), "cells": self.cells.n},
+            "split": said(self.plan.split),
+            "folds": self.plan.folds, "seeds": self.plan.seeds,
+            "model": {model.name: described(model) for model in self.plan.contenders},
+        }  # fmt: skip
+        return provenance(given, {}, None)
+
+    def html(self) -> str:
+        """One file without script or any other source; every name in it is escaped."""
+        environment = Environment(
+            autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        environment.filters["heading"] = heading
+        template = files("scdfm.benchmarking").joinpath("page.html").read_text(encoding="utf-8")
+        style = files("scdfm.report").joinpath("style.css").read_text(encoding="utf-8")
+        context: Mapping[str, Any] = {
+            "page": self, "style": Markup(style), "outcomes": OUTCOMES, "explained": EXPLAINED,
+        }  # fmt: skip
+        return environment.from_string(template).render(context)
+
+    def markdown(self) -> str:
+        """All tables, with intervals."""
+        summary = self.tables.summary
+        lines = ["# scdfm benchmark", "", *self.verdicts, "", ", ".join(self.facts) + ".", "", EXPLAINED, ""]
+        for part in self.parts:
+            if len(self.parts) > 1:
+                lines += [f"## {part.name} ({part.n_conditions} conditions of all folds)", ""]
+            lines.append(markdown(summary[summary["part"] == part.name], intervals=True))
+            if part.gains:
+                lines += [
+                    "| model | metric | best baseline | gain (95 % interval) | |",
+                    "|---|---|---|---:|---|",
+                ]
+                lines += [
+                    f"| {gain.model} | {heading(gain.metric)} | {gain.baseline} | {gain.gain} ({gain.interval}) | "
+                    f"{OUTCOMES[gain.outcome]} |"
+                    for gain in part.gains
+                ]
+                lines.append("")
+        lines += [f"- {note.replace('|', chr(92) + '|')}" for note in self.notes]
+        return "\n".join(lines).rstrip() + "\n"
+
+    def text(self) -> str:
+        """For a terminal: the table of each part, and a sentence for each model."""
+        summary, blocks = self.tables.summary, []
+        for part in self.parts:
+            head = f"{part.name}\n" if len(self.parts) > 1 else ""
+            blocks.append(head + plain(summary[summary["part"] == part.name]))
+        return "\n".join([*blocks, *self.notes, *self.verdicts])
+
+
+def gains(differences: pd.DataFrame, summary: pd.DataFrame) -> Iterator[Gain]:
+    """Rows of `differences` of one part as text, with the decimals that `summary` has for the metric."""
+    for row in differences.to_dict("records"):
+        metric = str(row["metric"])
+        places = decimals(summary.loc[summary["metric"] == metric, "mean"])
+        low, high = float(row["low"]), float(row["high"])
+        yield Gain(
+            str(row["model"]), metric, str(row["baseline"]), number(float(row["improvement"]), places),
+            f"{number(low, places)} to {number(high, places)}", outcome(low, high), int(row["n"]),
+        )  # fmt: skip
+
+
+def outcome(low: float, high: float) -> str:
+    """Whether an interval lies above zero, below it, or on both sides."""
+    if low != low or high != high:
+        return "undefined"
+    return "better" if low > 0 else "worse" if high < 0 else "unclear"
+
+
+def verdict(model: str, found: Sequence[Gain]) -> str:
+    """On how many metrics `model` beats the best baseline."""
+    own = [gain for gain in found if gain.model == model]
+    tally = {name: [title(gain.metric) for gain in own if gain.outcome == name] for name in OUTCOMES}
+    if not own:
+        return f"{model}: no metric is defined for it and for a baseline."
+    words = [
+        f"{OUTCOMES[name]} on {len(metrics)} ({', '.join(metrics)})"
+        for name, metrics in tally.items()
+        if metrics
+    ]
+    return f"{model} against the best baseline of each of {count(len(own), 'metric')}: {'; '.join(words)}."
+
+
+def said(split: SplitConfig | Split) -> dict[str, Any]:
+    """A split's kind and what decides it."""
+    if isinstance(split, Split):
+        return {"kind": split.kind, "digest": split.digest}
+    return split.model_dump(exclude={"fold", "validation_fraction"}, exclude_none=True)
+
+
+def described(model: Contender) -> str:
+    """What a contender is."""
+    if model.config is None:
+        return f"predictions {model.predictions}"
+    return f"fitted, {model.config.training.max_steps:,} steps"

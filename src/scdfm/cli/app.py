@@ -1,0 +1,25 @@
+"""The application that every group of commands registers with, and the options it has itself."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Predict how populations of cells answer perturbations nobody has measured.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Options of scdfm itself."""
+    if version:
+        import scdfm
+
+        typer.echo(scdfm.__version__)

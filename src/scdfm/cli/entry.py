@@ -1,0 +1,38 @@
+"""The entry point, and what a user sees of errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+
+import typer
+
+from scdfm.cli.app import app
+from scdfm.errors import ScdfmError
+
+
+def main() -> None:
+    """Entry point: a ScdfmError is one line and exit code 2; anything else keeps its traceback in a file."""
+    # Threads that wait for each other by spinning lose a factor of three as soon as the machine does anything else.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except ScdfmError as error:
+        sys.exit(_complain(f"error: {error}", 2))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except Exception as error:  # the last line of defence: no traceback reaches the user, none is lost
+        with tempfile.NamedTemporaryFile("w", prefix="scdfm-", suffix=".log", delete=False) as log:
+            traceback.print_exc(file=log)
+        sys.exit(
+            _complain(
+                f"unexpected error ({type(error).__name__}: {error}); please report it with {log.name}", 1
+            )
+        )
+
+
+def _complain(text: str, code: int) -> int:
+    typer.echo(" ".join(text.split()), err=True)
+    return code

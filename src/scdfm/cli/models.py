@@ -1,0 +1,114 @@
+"""Commands around one model: fit, predict."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scdfm.cli.app import app
+from scdfm.cli.options import (
+    Control,
+    DataArgument,
+    Key,
+    Layer,
+    Overwrite,
+    Quiet,
+    Subset,
+    TargetSum,
+    cells_of,
+    config_of,
+    require_free,
+    write_h5ad,
+)  # fmt: skip
+from scdfm.errors import ConfigError
+
+
+@app.command()
+def fit(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option(help="Run folder to create.", show_default=False)],
+    perturbation_key: Key = "perturbation",
+    control: Control = "control",
+    target_sum: TargetSum = None,
+    layer: Layer = None,
+    subset: Subset = None,
+    min_cells: Annotated[int, typer.Option(help="Leave out perturbed conditions of fewer cells.")] = 1,
+    split: Annotated[
+        str | None, typer.Option(help="additive, holdout, combinations, FILE.toml, or obs:COLUMN.")
+    ] = None,
+    fold: Annotated[int | None, typer.Option(help="Fold of the split.")] = None,
+    preset: Annotated[str, typer.Option(help="default, paper or tiny.")] = "default",
+    config: Annotated[Path | None, typer.Option(help="TOML file of options over the preset.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.key=value over preset and file; may be repeated."),
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the fit that was interrupted in --out.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model on DATA and leave a run folder at --out."""
+    options = config_of(preset, config, settings or [], split, fold, max_steps, seed)
+    cells = cells_of(data, perturbation_key, control, target_sum, layer, subset, min_cells)
+    from scdfm.training import fit as fit_cells
+
+    run = fit_cells(cells, config=options, out=out, resume=resume, progress=not quiet)
+    kept = ", ".join(
+        f"{name} {value:.4g}" for name, value in run.manifest.result.items() if value is not None
+    )
+    typer.echo(
+        f"run {out}: {len(run.genes)} genes, {len(run.split.train)} training, {len(run.split.validation)} validation "
+        f"and {len(run.split.test)} test conditions; weights kept: {kept}"
+    )
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder of a fit.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="File to write (.h5ad).", show_default=False)],
+    conditions: Annotated[
+        list[str] | None, typer.Option(help="Conditions, separated by commas: A+B,C. May be repeated.")
+    ] = None,
+    test: Annotated[bool, typer.Option("--test", help="The test conditions of the run's split.")] = False,
+    all_pairs_of: Annotated[str | None, typer.Option(help="Every pair of these targets: A,B,C.")] = None,
+    controls: Annotated[
+        Path | None, typer.Option(help="File with control cells; without it those stored with the run.")
+    ] = None,
+    cells: Annotated[
+        int | None, typer.Option(help="Cells per condition; without it the run's sampling.cells.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Generate whole populations for conditions, measured or not."""
+    if sum([bool(conditions), test, all_pairs_of is not None]) != 1:
+        raise ConfigError(
+            "predict: choose exactly one of --conditions A+B,C, --test and --all-pairs-of A,B,C"
+        )
+    require_free(out, overwrite)
+    from scdfm.run import Run
+
+    names: list[str] | None = None
+    if conditions:
+        names = [name.strip() for text in conditions for name in text.split(",") if name.strip()]
+    if all_pairs_of is not None:
+        members = dict.fromkeys(name.strip() for name in all_pairs_of.split(",") if name.strip())
+        names = ["+".join(pair) for pair in itertools.combinations(members, 2)]
+    predicted = Run.load(run).predict(names, controls, n_cells=cells, seed=seed, progress=not quiet)
+    write_h5ad(predicted, out)
+    extrapolated = list(predicted.uns["scdfm"]["extrapolated"])
+    if extrapolated:
+        typer.echo(
+            f"extrapolation, a target was never perturbed in training: {', '.join(extrapolated)}", err=True
+        )
+    n_conditions = predicted.obs["source_control"].size // max(
+        1, predicted.uns["scdfm"]["cells_per_condition"]
+    )
+    typer.echo(f"{out}: {predicted.n_obs} cells × {predicted.n_vars} genes, {n_conditions} conditions")
