@@ -92,7 +92,7 @@ def made(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"output folder {folder} cannot be made ({error.strerror or error}); expected a new or writable folder: choose another"
+            f"output folder {folder} cannot be made ({error.strerror or error}); expected a writable place: choose another"
         ) from error
     return folder
 
