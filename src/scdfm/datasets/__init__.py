@@ -1,0 +1,12 @@
+"""The two public data sets of the published experiments, and the published results.
+
+`norman(path)` and `combosciplex(path)` read any known copy into a CellTable with canonical conditions; without a
+path they download the published copy once.
+"""
+
+from scdfm.datasets.combosciplex import combosciplex, combosciplex_split
+from scdfm.datasets.norman import norman
+from scdfm.datasets.published import published
+from scdfm.datasets.remote import REMOTES, download
+
+__all__ = ["REMOTES", "combosciplex", "combosciplex_split", "download", "norman", "published"]
