@@ -166,7 +166,7 @@ class SamplingConfig(Section):
 class SplitConfig(Section):
     """Which conditions are kept for the test, and which of the rest for validation."""
 
-    kind: Literal["additive", "holdout", "combinations", "column", "file"] = "additive"
+    kind: Literal["additive", "holdout", "combinations", "column", "file", "named"] = "additive"
     fold: Annotated[int, Field(ge=0)] = 0
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of doubles (additive, combinations) kept for the test."""
@@ -178,6 +178,8 @@ class SplitConfig(Section):
     """Column of obs for `column`, with values train, validation and test."""
     path: Path | None = None
     """TOML file for `file`, with lists `test`, `validation` and `train`."""
+    test: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Test conditions of `named`; the rest trains."""
 
     @staticmethod
     def named(text: str) -> dict[str, str]:
@@ -194,7 +196,7 @@ class SplitConfig(Section):
 
     @model_validator(mode="after")
     def _sources(self) -> SplitConfig:
-        for kind, name in (("column", "column"), ("file", "path")):
+        for kind, name in (("column", "column"), ("file", "path"), ("named", "test")):
             if (self.kind == kind) != (getattr(self, name) is not None):
                 raise ValueError(f"split.{name} goes with split.kind = '{kind}', and only with it")
         return self
@@ -290,20 +292,27 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
     return list(section.model_fields)
 
 
-# The published settings (their sources: docs/differences.md). Test cells still never choose checkpoints.
+# The published settings, every one that decides a number (docs/differences.md says where scdfm's own differ).
+# Test cells still never choose checkpoints: nothing validates, the last weights are kept.
 PAPER: dict[str, Any] = {
-    "panel": {"n_genes": 5000, "cells": "all"},
-    "graph": {"k": 30, "faithful": True},
-    "model": {"width": 512, "heads": 8, "layers": 4, "dropout": 0.1},
-    "flow": {"time": "uniform", "genes_per_step": 1000},
-    "mmd": {"weight": 0.5},
-    "training": {
-        "max_steps": 100_000, "conditions_per_batch": 1, "cells_per_condition": 96, "optimizer": "adam",
-        "learning_rate": 5e-5, "min_learning_rate": 1e-6, "warmup_steps": 0, "weight_decay": 0.0,
-        "clip_norm": 0.0, "ema_decay": 0.0, "validate_every": 5000,
+    "panel": {"n_genes": 5000, "flavor": "seurat", "cells": "all"},
+    "graph": {"enabled": True, "k": 30, "negative_edges": True, "faithful": True},
+    "model": {
+        "backbone": "differential_perceiver", "attention": "differential", "width": 512, "heads": 8,
+        "gene_heads": 8, "layers": 4, "dropout": 0.1,
     },
-    "sampling": {"cells": 128, "solver": "rk4", "steps": 19, "genes": "joint", "dropout": True},
-    "split": {"validation_fraction": 0.0},
+    "flow": {"source": "gaussian", "time": "uniform", "genes_per_step": 1000},
+    "mmd": {"weight": 0.5, "scales": [0.5, 1.0, 2.0, 4.0]},
+    "training": {
+        "max_steps": 100_000, "conditions_per_batch": 1, "cells_per_condition": 96, "sampling": "condition",
+        "optimizer": "adam", "learning_rate": 5e-5, "min_learning_rate": 1e-6, "warmup_steps": 0,
+        "weight_decay": 0.0, "clip_norm": 0.0, "ema_decay": 0.0, "precision": "32", "validate_every": 5000,
+        "keep_controls": 10_000,
+    },
+    "sampling": {
+        "cells": 128, "solver": "rk4", "steps": 19, "genes": "joint", "clamp": True, "dropout": True,
+    },
+    "split": {"test_fraction": 0.3, "validation_fraction": 0.0},
 }  # fmt: skip
 
 # For a first look on any machine: minutes on two cores.

@@ -24,6 +24,7 @@ from scdfm.data import (
     file_split,
     holdout_split,
     make_split,
+    named_split,
     read_cells,
     targets,
 )
@@ -322,3 +323,16 @@ def test_names_and_splits_bring_no_heavy_import() -> None:
     code = "import sys, scdfm.data.splits; print([m for m in ('torch', 'anndata', 'scanpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_named_test_keeps_the_rest_for_training() -> None:
+    split = named_split(SCREEN, [DOUBLES[0], f"{SINGLES[3]}+ctrl"], validation_fraction=0.2, seed=1)
+    assert set(split.test) == {DOUBLES[0], SINGLES[3]}
+    assert set(split.conditions) == set(SCREEN) - {"control"}
+    assert split.validation
+    config = SplitConfig(kind="named", test=(DOUBLES[0], SINGLES[3]), validation_fraction=0.2)
+    assert make_split(SCREEN, config, seed=1).digest == split.digest
+    with pytest.raises(ConditionError, match="named split: test condition 'NO' is not measured"):
+        named_split(SCREEN, ["NO"])
+    with pytest.raises(ValueError, match=r"split\.test goes with split\.kind = 'named'"):
+        SplitConfig(kind="named")

@@ -191,3 +191,22 @@ def test_a_learned_table_refuses_what_it_was_not_trained_on(screen, tmp_path):
     with pytest.raises(ConditionError, match=f"nothing is known of '{gene}'"):
         run.predict([gene])
     assert run.predict([run.split.train[0]]).n_obs == 5
+
+
+def test_some_genes_are_cut_out_of_chunks_and_solved_together_when_joint(run, tmp_path):
+    wanted = [run.genes[7], run.genes[2], run.genes[20]]
+    whole, some = run.predict(seed=3), run.predict(seed=3, genes=wanted)
+    assert list(some.var_names) == wanted
+    assert (whole[:, wanted].X != some.X).nnz == 0
+    copy = edited(run, tmp_path, lambda m: m["config"]["sampling"].update(genes="joint"))
+    joint = scdfm.Run.load(copy)
+    alone = joint.predict(seed=3, genes=wanted)
+    assert list(alone.var_names) == wanted
+    # attention sees other genes
+    assert not np.allclose(joint.predict(seed=3)[:, wanted].X.toarray(), alone.X.toarray())
+    with pytest.raises(
+        DataError, match=r"genes: 1 of the 2 asked for are not in the run's panel of \d+ \(first: NO"
+    ):
+        run.predict(genes=[run.genes[0], "NO"])
+    with pytest.raises(DataError, match="genes: none asked for"):
+        run.predict(genes=[])

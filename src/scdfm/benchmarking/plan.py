@@ -18,6 +18,8 @@ from scdfm.evaluation.evaluate import Protocol
 REFERENCES: Final = "references"
 BASELINES_ALONE: Final = "baselines"
 FOLDS: Final = (0, 1, 2, 3, 4)
+SINGLE_FOLD: Final = ("column", "file", "named")
+"""Kinds of split whose test no fold decides."""
 Options: TypeAlias = Mapping[str, Any] | Sequence[str] | None
 """Nested options, or texts such as "training.max_steps=500", put over every preset."""
 _TAKEN: Final = {name.casefold() for name in (*BASELINES, CEILING, DUPLICATE, REFERENCES, BASELINES_ALONE)}
@@ -155,7 +157,7 @@ class Plan:
 
 def single(split: SplitConfig | Split) -> bool:
     """Whether a split has no folds."""
-    return isinstance(split, Split) or split.kind in ("column", "file")
+    return isinstance(split, Split) or split.kind in SINGLE_FOLD
 
 
 def make_plan(

@@ -274,6 +274,9 @@ def make_split(cells: CellTable | Iterable[str], config: SplitConfig | None = No
     if config.kind == "file":
         assert config.path is not None
         return file_split(config.path, cells, share, seed)
+    if config.kind == "named":
+        assert config.test is not None
+        return named_split(cells, config.test, share, seed)
     if config.kind == "holdout":
         return holdout_split(cells, config.fold, config.held_out_targets, share, seed)
     published = additive_split if config.kind == "additive" else combinations_split

@@ -136,16 +136,17 @@ class Run:
         conditions: Sequence[str] | None = None,
         controls: CellTable | AnnData | str | Path | None = None,
         n_cells: int | None = None,
+        genes: Sequence[str] | None = None,
         seed: int = 0,
         progress: bool = False,
     ) -> AnnData:
         """Generate a population for each of `conditions` (None: the test conditions of the run's split).
 
-        Returns AnnData of the panel's genes in log1p at the run's scale; see `scdfm.run.predict.predict`.
+        Returns AnnData of the panel's genes (or of `genes`) in log1p at the run's scale; see `scdfm.run.predict.predict`.
         """
         from scdfm.run.predict import predict
 
-        return predict(self, conditions, controls, n_cells=n_cells, seed=seed, progress=progress)
+        return predict(self, conditions, controls, n_cells=n_cells, genes=genes, seed=seed, progress=progress)
 
     def __repr__(self) -> str:
         return (

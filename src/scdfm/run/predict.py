@@ -29,6 +29,7 @@ def predict(
     controls: CellTable | ad.AnnData | str | Path | None = None,
     *,
     n_cells: int | None = None,
+    genes: Sequence[str] | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> ad.AnnData:
@@ -38,9 +39,11 @@ def predict(
     controls: control cells (log1p, at the run's scale); None takes those stored with the run. Other
         conditions in the table are ignored.
     n_cells: cells per condition; None takes `sampling.cells` of the run's config.
+    genes: those of the panel to return, None for all. With `sampling.genes` "joint" they alone are solved, together,
+        as the published evaluation does with its 1,000; with "chunks" they are cut out of the whole panel.
     seed: each condition draws from streams of its own, so a population does not depend on what else is asked.
 
-    Returns AnnData [conditions · n_cells, G] of log1p expression; obs holds the condition under the run's
+    Returns AnnData [conditions · n_cells, genes] of log1p expression; obs holds the condition under the run's
     perturbation key and `source_control`, the name of the control cell; uns["scdfm"] the provenance.
     Raises ConditionError for an unknown target, DataError for controls that do not fit the run.
     """
@@ -49,16 +52,19 @@ def predict(
         raise DataError(f"cells per condition: expected at least 1, found {n_cells}")
     names = _condition_names(run, conditions)
     table = run.controls if controls is None else _control_table(run, controls)
-    expression, cell_names = _on_panel(run, table)
+    solved, kept = _solved_genes(run, genes)
+    expression, cell_names = _expression(run, table, solved)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     field = run.field.to(device)
     blocks, sources = [], []
     for name in tqdm(names, desc="predict", unit="condition", disable=not progress):
         rows = _draw(len(cell_names), n_cells, numpy_rng(seed, "controls", name))
         control = torch.from_numpy(expression[rows].toarray()).to(device)
-        blocks.append(sp.csr_matrix(_population(run, field, name, control, seed)))
+        blocks.append(sp.csr_matrix(_population(run, field, name, control, solved, seed)[:, kept]))
         sources += [cell_names[row] for row in rows]
-    return _as_adata(run, names, n_cells, sp.vstack(blocks, format="csr"), sources, seed, controls is None)
+    cells = sp.vstack(blocks, format="csr")
+    returned = [solved[place] for place in kept]
+    return _as_adata(run, names, returned, n_cells, cells, sources, seed, controls is None)
 
 
 def _condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
@@ -97,15 +103,32 @@ def _control_table(run: Run, controls: CellTable | ad.AnnData | str | Path) -> C
     return controls.select([CONTROL])
 
 
-def _on_panel(run: Run, table: CellTable) -> tuple[sp.csr_matrix, list[str]]:
-    """Control expression [n, G] in the panel's order, and the cells' names."""
-    missing = sorted(set(run.genes) - set(map(str, table.genes)))
+def _solved_genes(run: Run, genes: Sequence[str] | None) -> tuple[list[str], list[int]]:
+    """The genes that are solved, and which of them are returned."""
+    panel = {gene: place for place, gene in enumerate(run.genes)}
+    wanted = list(panel if genes is None else dict.fromkeys(genes))
+    unknown = [gene for gene in wanted if gene not in panel]
+    if unknown or not wanted:
+        raise DataError(
+            f"genes: {len(unknown)} of the {len(wanted)} asked for are not in the run's panel of {len(panel)} "
+            f"(first: {unknown[0]}); ask for genes of the run"
+            if unknown
+            else "genes: none asked for; name some"
+        )
+    if run.config.sampling.genes == "joint":
+        return wanted, list(range(len(wanted)))
+    return run.genes, [panel[gene] for gene in wanted]
+
+
+def _expression(run: Run, table: CellTable, genes: list[str]) -> tuple[sp.csr_matrix, list[str]]:
+    """Control expression [n, genes], and the cells' names."""
+    missing = sorted(set(genes) - set(map(str, table.genes)))
     if missing:
         raise DataError(
             f"controls: {len(missing)} of the run's {len(run.genes)} genes are missing "
             f"(first: {', '.join(missing[:3])}); give control cells measured on the genes of the training data"
         )
-    return table.X[:, table.columns(run.genes)], list(map(str, table.obs.index))
+    return table.X[:, table.columns(genes)], list(map(str, table.obs.index))
 
 
 def _draw(n_controls: int, n_cells: int, rng: np.random.Generator) -> np.ndarray:
@@ -114,16 +137,19 @@ def _draw(n_controls: int, n_cells: int, rng: np.random.Generator) -> np.ndarray
     return np.concatenate(rounds)[:n_cells]
 
 
-def _population(run: Run, field: Any, name: str, control: torch.Tensor, seed: int) -> np.ndarray:
-    """One predicted population [M, G]."""
+def _population(
+    run: Run, field: Any, name: str, control: torch.Tensor, solved: list[str], seed: int
+) -> np.ndarray:
+    """One predicted population [M, genes]."""
     sampling = run.config.sampling
     perturbation = torch.from_numpy(run.vocabulary.encode([name], slots=None)).to(control.device)
     condition = torch.zeros(len(control), dtype=torch.long, device=control.device)
-    genes = torch.from_numpy(run.vocabulary.gene_ids(run.genes)).to(control.device)
+    genes = torch.from_numpy(run.vocabulary.gene_ids(solved)).to(control.device)
     flow = run.config.flow
+    rates = run.rates[[run.genes.index(gene) for gene in solved]] if flow.source == "poisson" else None
     cells = generate(
         field, control=control, perturbation=perturbation, condition=condition, genes=genes, sampling=sampling,
-        genes_per_step=flow.genes_per_step, rng=torch_rng(seed, "noise", name), source=flow.source, rates=run.rates,
+        genes_per_step=flow.genes_per_step, rng=torch_rng(seed, "noise", name), source=flow.source, rates=rates,
     )  # fmt: skip
     return cells.float().cpu().numpy()
 
@@ -131,6 +157,7 @@ def _population(run: Run, field: Any, name: str, control: torch.Tensor, seed: in
 def _as_adata(
     run: Run,
     names: list[str],
+    genes: list[str],
     n_cells: int,
     cells: sp.csr_matrix,
     sources: list[str],
@@ -143,7 +170,7 @@ def _as_adata(
         {run.manifest.perturbation_key: pd.Categorical(labels, categories=names), "source_control": sources},
         index=pd.Index(index, name="cell"),
     )
-    adata = ad.AnnData(cells, obs=obs, var=pd.DataFrame(index=pd.Index(run.genes, name="gene")))
+    adata = ad.AnnData(cells, obs=obs, var=pd.DataFrame(index=pd.Index(genes, name="gene")))
     adata.uns["scdfm"] = {
         "version": run.manifest.versions["scdfm"],
         "weights": run.manifest.digests["weights.safetensors"],
