@@ -71,6 +71,15 @@ def test_column_and_labels_are_asked_for(noisy, screen):
         align(repeated, screen)
 
 
+def test_a_table_lends_its_column_and_control_label(noisy, screen):
+    adata = screen.to_adata()
+    adata.obs["guide"] = adata.obs.pop("perturbation").astype(str).replace({"control": "NT"})
+    real = read_cells(adata, "guide", control="NT")
+    predicted = noisy.copy()
+    predicted.obs["guide"] = [f"{name}+NT" for name in predicted.obs.pop("perturbation")]
+    assert align(predicted, real).conditions == align(noisy, screen).conditions
+
+
 def test_asked_conditions_must_be_predicted_and_measured(noisy, screen, test_conditions):
     single = next(c for c in screen.conditions if c != "control" and "+" not in c)
     with pytest.raises(ConditionError, match=f"condition '{single}' is not predicted"):

@@ -8,13 +8,13 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from scdfm.data.cells import read_cells
 from scdfm.data.splits import additive_split
 from scdfm.evaluation import evaluate
 from scdfm.evaluation.ceiling import disjoint_halves, half_against_all, interpolated_duplicate
-from scdfm.evaluation.expression import RankTests
-from scdfm.evaluation.pseudobulk import Population
+from scdfm.evaluation.pseudobulk import Moments, Population
 
 ROWS = ("no change", "training mean", "additive", "ridge", "ceiling")
 COLUMNS = ("l2", "mse", "mae", "pearson_delta", "ds", "pearson_delta_hat", "pearson_delta_hat_20")
@@ -35,9 +35,11 @@ def test_disjoint_halves(screen, test_conditions):
     np.testing.assert_array_equal(alone.predicting[test_conditions[0]], halves.predicting[test_conditions[0]])
     other = disjoint_halves(cells, test_conditions[:1], seed=1)
     assert not np.array_equal(other.predicting[test_conditions[0]], halves.predicting[test_conditions[0]])
-    mean, _ = halves.means(cells, test_conditions)
-    expected = screen.X[halves.predicting[test_conditions[2]]].toarray().mean(0)
-    np.testing.assert_allclose(mean[2], expected, rtol=1e-5)
+    half, _ = halves.moments(cells, test_conditions)
+    expected = screen.X[halves.predicting[test_conditions[2]]].toarray().astype(float)
+    np.testing.assert_allclose(half.mean[2], expected.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(half.variance[2], expected.var(0), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(half.zero[2], (expected == 0).mean(0), rtol=1e-9)
 
 
 def test_half_against_all(screen, test_conditions):
@@ -51,9 +53,21 @@ def test_half_against_all(screen, test_conditions):
 
 
 def test_interpolated_duplicate_trusts_genes_that_respond():
-    q = np.array([[0.0, 1.0, 0.5]])
-    found = interpolated_duplicate(np.array([[4.0, 4.0, 4.0]]), np.array([1.0, 1.0, 1.0]), RankTests(q, q, q))
-    np.testing.assert_allclose(found, [[4.0, 1.0, 2.5]])
+    """Gene by gene, with scipy's Welch test on the cells."""
+    rng = np.random.default_rng(0)
+    shift = np.array([3.0, 0.0, 0.3, 0.1])
+    half, control = rng.normal(size=(12, 4)) + shift, rng.normal(size=(40, 4))
+    half[:, 1] = control[:, 1] = 0.0  # silent in both
+    q = np.ones(4)
+    p = stats.ttest_ind(half[:, [0, 2, 3]], control[:, [0, 2, 3]], equal_var=False).pvalue
+    q = stats.false_discovery_control([p[0], 1.0, p[1], p[2]])
+
+    def moments(cells):
+        return Moments(cells.mean(0)[None], cells.var(0)[None], (cells == 0).mean(0)[None])
+
+    found = interpolated_duplicate(moments(half), np.array([12]), moments(control), 40, np.full(4, 0.5))
+    np.testing.assert_allclose(found[0], (1 - q) * half.mean(0) + q * 0.5, rtol=1e-9)
+    assert found[0, 1] == 0.5
 
 
 def test_duplicate_beats_the_raw_half_where_little_responds(screen):

@@ -72,6 +72,7 @@ def test_discrimination_at_chance_and_undefined():
     assert abs(scores.mean() - 61 / 120) < 4 * np.sqrt(1 / 12 / 60)  # uniform ranks: variance about 1/12
     same = discrimination(np.zeros_like(real), np.ones_like(real), signed=True)
     np.testing.assert_allclose(same, 1 - 59 / 120)
+    assert np.isnan(discrimination(real[:1], real[:1], signed=True)).all()  # nothing to tell it from
     missing = real.copy()
     missing[3] = np.nan
     scores = discrimination(missing, real, signed=True)

@@ -61,12 +61,16 @@ def align(
     `training_control`: mean log1p expression of the model's own control cells by gene, if it is known. The test of
     scales takes it where the prediction holds no control cells, and the predicted cells only for want of both.
     """
-    key = perturbation_key or "perturbation"
-    if isinstance(real, CellTable) and subset:
-        raise ConfigError(
-            "subset goes with a file or an AnnData; give it to read_cells to choose cells of a table"
-        )
-    table = real if isinstance(real, CellTable) else read_cells(real, key, control, subset=subset)
+    if isinstance(real, CellTable):
+        if subset:
+            raise ConfigError(
+                "subset goes with a file or an AnnData; give it to read_cells to choose cells of a table"
+            )
+        table, key = real, perturbation_key or real.perturbation_key
+        control = real.control if control == CONTROL else control
+    else:
+        key = perturbation_key or "perturbation"
+        table = read_cells(real, key, control, subset=subset)
     truth = _population(table)
     if CONTROL not in truth.rows:
         raise DataError("real: no control cells; expected some, every score is taken against them")

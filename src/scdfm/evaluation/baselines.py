@@ -104,16 +104,16 @@ def _design(conditions: Sequence[str], known: Sequence[str]) -> Floats:
 def leave_one_out_penalty(design: Floats, response: Floats) -> float:
     """The λ of PENALTIES with the smallest leave-one-out squared error, in closed form.
 
-    With the hat matrix H(λ) = X(XᵀX + λI)⁻¹Xᵀ the residual of a left-out row is (y − Hy)ᵢ / (1 − Hᵢᵢ).
+    With the hat matrix H(λ) = X(XᵀX + λI)⁻¹Xᵀ the residual of a left-out row is (y − Hy)ᵢ / (1 − Hᵢᵢ); its squared
+    norm over genes is the diagonal of (I − H) YYᵀ (I − H), so the genes are summed over once.
     """
     u, s, _ = np.linalg.svd(design, full_matrices=False)
-    rotated = u.T @ response
+    gram = response @ response.T
     errors = []
     for penalty in PENALTIES:
-        shrink = s**2 / (s**2 + penalty)
-        leverage = np.einsum("ci,i,ci->c", u, shrink, u)
-        residual = (response - (u * shrink) @ rotated) / (1 - leverage)[:, None]
-        errors.append(float((residual**2).sum()))
+        rest = np.eye(len(design)) - (u * (s**2 / (s**2 + penalty))) @ u.T
+        squared = np.einsum("ij,jk,ik->i", rest, gram, rest, optimize=True)
+        errors.append(float((squared / np.diag(rest) ** 2).sum()))
     return PENALTIES[int(np.argmin(errors))]
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import false_discovery_control, ttest_ind_from_stats
 
-from scdfm.evaluation.expression import RankTests
-from scdfm.evaluation.pseudobulk import Floats, Population, Rows, row_means
+from scdfm.evaluation.pseudobulk import Floats, Moments, Population, Rows, moments
 from scdfm.seeds import numpy_rng
 
 CEILING, DUPLICATE = "ceiling", "duplicate"
@@ -21,21 +21,17 @@ class Halves:
     predicting: dict[str, Rows]
     compared: dict[str, Rows]
 
-    def means(self, population: Population, conditions: Sequence[str]) -> tuple[Floats, Floats]:
-        """Means [K, A] of the predicting and of the compared cells; NaN where there are none."""
-        return tuple(  # type: ignore[return-value]
-            np.array(
-                [
-                    row_means(population.X, rows[c]) if len(rows[c]) else _nothing(population)
-                    for c in conditions
-                ]
-            )
-            for rows in (self.predicting, self.compared)
+    def moments(self, population: Population, conditions: Sequence[str]) -> tuple[Moments, Moments]:
+        """Moments [K, A] of the predicting and of the compared cells; NaN where there are none."""
+        return _moments(population, self.predicting, conditions), _moments(
+            population, self.compared, conditions
         )
 
 
-def _nothing(population: Population) -> Floats:
-    return np.full(population.X.shape[1], np.nan)
+def _moments(population: Population, rows: dict[str, Rows], conditions: Sequence[str]) -> Moments:
+    found = moments(Population(population.X, population.genes, rows), conditions)
+    empty = np.array([not len(rows[c]) for c in conditions])[:, None]
+    return Moments(*(np.where(empty, np.nan, values) for values in (found.mean, found.variance, found.zero)))
 
 
 def disjoint_halves(population: Population, conditions: Sequence[str], seed: int) -> Halves:
@@ -62,11 +58,27 @@ def half_against_all(population: Population, conditions: Sequence[str], seed: in
     return Halves(predicting, {condition: population.rows[condition] for condition in conditions})
 
 
-def interpolated_duplicate(half: Floats, training_mean: Floats, tests: RankTests) -> Floats:
-    """The positive control of Miller, Mejia et al. (2025), [K, A]: (1 − q) · half + q · training mean.
+def interpolated_duplicate(
+    half: Moments, n: Floats, control: Moments, n_control: int, training_mean: Floats
+) -> Floats:
+    """The interpolated duplicate (bioRxiv 2025.10.20.683304), [K, A]: (1 − q) · half + q · training mean.
 
     q is the FDR of the half's cells against control: where a gene shows nothing, the half's mean is noise and
-    the training mean the better guess. A metric on which this does not beat the baselines cannot tell a
-    good model from a bad one.
+    the training mean the better guess. It is a positive control: a metric on which it does not beat the baselines
+    cannot tell a good model from a bad one. The test is Welch's, from the moments [K, A] of the halves (of `n` cells [K]) and of control
+    [1, A]; a gene without spread in both has q = 0 where the means differ and 1 where they do not.
     """
-    return (1 - tests.fdr) * half + tests.fdr * training_mean
+    count = np.asarray(n, dtype=np.int64)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        test = ttest_ind_from_stats(
+            half.mean,
+            np.sqrt(half.variance * count / (count - 1)),
+            count,
+            control.mean,
+            np.sqrt(control.variance * n_control / (n_control - 1)),
+            n_control,
+            equal_var=False,
+        )
+    p_value = np.where(np.isnan(test.pvalue), half.mean == control.mean, test.pvalue)
+    q = false_discovery_control(p_value, axis=1)
+    return np.asarray((1 - q) * half.mean + q * training_mean)

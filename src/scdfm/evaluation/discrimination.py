@@ -26,11 +26,13 @@ def discrimination(
     1 − r / K, where r (from 0) is the rank of the true condition among all K by distance to the prediction:
     1 is best, chance is (K + 1) / 2K. Conditions at exactly the same distance share their mean rank. The
     published variant compares |shift| (`signed=False`), so that a shift of the wrong sign counts as right.
-    `without` names genes (columns) left out for each condition.
+    `without` names genes (columns) left out for each condition. Undefined (NaN) for a single condition.
     """
     if not signed:
         predicted, real = np.abs(predicted), np.abs(real)
     scores = np.full(len(predicted), np.nan)
+    if len(real) < 2:
+        return scores
     every = cdist(predicted, real, distance)
     for k, row in enumerate(every):
         if not np.isfinite(predicted[k]).all():

@@ -29,11 +29,13 @@ class Axes:
 
 
 def principal_axes(cells: Floats, n: int, seed: int) -> Axes:
-    """The `n` leading principal axes of `cells` [m, A] by a randomised decomposition (scikit-learn)."""
+    """The `n` leading principal axes of `cells` [m, A], which it overwrites, by scikit-learn's randomised solver."""
     from sklearn.decomposition import PCA
 
     n = max(1, min(n, min(cells.shape) - 1))
-    solver = PCA(n_components=n, svd_solver="randomized", iterated_power=4, random_state=seed % 2**32)
+    solver = PCA(
+        n_components=n, svd_solver="randomized", iterated_power=4, copy=False, random_state=seed % 2**32
+    )
     fitted = solver.fit(cells)
     return Axes(centre=fitted.mean_.astype(np.float32), components=fitted.components_.astype(np.float32))
 

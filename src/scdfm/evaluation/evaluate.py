@@ -27,7 +27,7 @@ from scdfm.evaluation.expression import against_control
 from scdfm.evaluation.metrics import METRICS, Standard, checked, score_means
 from scdfm.evaluation.pointwise import top_genes
 from scdfm.evaluation.populations import score_populations
-from scdfm.evaluation.pseudobulk import Floats, Moments, Population, moments, row_means
+from scdfm.evaluation.pseudobulk import Floats, Moments, moments, row_means
 
 Protocol = Literal["scdfm", "paper"]
 PAPER_GENES = 1000
@@ -240,18 +240,19 @@ def _score_model(setting: Setting, release: protocols.Release) -> dict[str, Floa
 def _score_halves(setting: Setting, halves: Halves) -> dict[str, dict[str, Floats]]:
     """Pointwise metrics of the ceiling and of the interpolated duplicate."""
     real, conditions = setting.pair.real, setting.pair.conditions
-    half, compared = halves.means(real, conditions)
-    against = replace(setting.standard, real=compared)
-    split = [k for k, condition in enumerate(conditions) if len(halves.predicting[condition])]
-    duplicate = np.full_like(half, np.nan)
-    if split and setting.training.conditions:
-        rows = {CONTROL: real.rows[CONTROL]} | {
-            conditions[k]: halves.predicting[conditions[k]] for k in split
-        }
-        tests = against_control(Population(real.X, real.genes, rows), [conditions[k] for k in split], CONTROL)
-        duplicate[split] = interpolated_duplicate(half[split], setting.training.centre, tests)
+    half, compared = halves.moments(real, conditions)
+    against = replace(setting.standard, real=compared.mean)
+    control, n_control = moments(real, [CONTROL]), real.n_cells(CONTROL)
+    n = np.array([len(halves.predicting[condition]) for condition in conditions])
+    duplicate = np.full_like(half.mean, np.nan)
+    tested = (n > 1) & (n_control > 1) & bool(setting.training.conditions)
+    if tested.any():
+        part = Moments(half.mean[tested], half.variance[tested], half.zero[tested])
+        duplicate[tested] = interpolated_duplicate(
+            part, n[tested], control, n_control, setting.training.centre
+        )
     return {
-        CEILING: score_means(half, against, setting.metrics),
+        CEILING: score_means(half.mean, against, setting.metrics),
         DUPLICATE: score_means(duplicate, against, setting.metrics),
     }
 

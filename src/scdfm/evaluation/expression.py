@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import false_discovery_control, mannwhitneyu
+from threadpoolctl import threadpool_limits
 
 from scdfm.evaluation.pointwise import spearman
 from scdfm.evaluation.pseudobulk import Floats, Population, taken
@@ -68,7 +69,11 @@ def _asymptotic(population: Population, conditions: Sequence[str], control: str)
         obs=pd.DataFrame({"group": group}, index=np.arange(len(group)).astype(str)),
         var=pd.DataFrame(index=np.arange(X.shape[1]).astype(str)),
     )
-    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+    # The compiled kernel sets the number of OpenMP threads of the whole process, torch's too: put it back.
+    with (
+        threadpool_limits(1, user_api="openmp"),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):  # its progress bar
         result = asymptotic_wilcoxon(
             table,
             is_log1p=True,

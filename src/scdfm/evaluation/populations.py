@@ -32,10 +32,10 @@ from scdfm.seeds import derive, numpy_rng
 
 CELLS = 500
 """Cells of a condition that take part at most (variances and shares of zeros are over all)."""
-CONTROLS = 2000
+CONTROLS = 1000
 """Control cells that stand-ins are drawn from at most."""
 AXES = 50
-AXES_CELLS = 2000
+AXES_CELLS = 1000
 """Principal axes of the energy distance and the MMD, and the real cells they are fitted on."""
 
 Scores = dict[str, float]
@@ -86,9 +86,9 @@ class Scorer:
     ) -> Scorer:
         """Fit the axes on real cells and draw the control cells that stand in."""
         rows = np.concatenate([pair.real.rows[c] for c in (CONTROL, *pair.conditions)])
-        sample = drawn(pair.real, np.sort(rows), AXES_CELLS, seed, "axes")
+        rows = _limited(np.sort(rows), AXES_CELLS, seed, "axes")
         with threadpool_limits(1):
-            axes = principal_axes(np.ascontiguousarray(sample.T), AXES, derive(seed, "axes", "solver"))
+            axes = principal_axes(taken(pair.real.X, rows).toarray(), AXES, derive(seed, "axes", "solver"))
         rows = pair.real.rows[CONTROL]
         control = drawn(pair.real, rows, CONTROLS, seed, "controls")
         return cls(pair, model, means, halves, seed, axes, control, row_means(pair.real.X, rows))
@@ -155,7 +155,12 @@ def compared(sample: Sample, truth: Truth) -> Scores:
 
 
 def drawn(population: Population, rows: Rows, limit: int, seed: int, *path: str) -> Floats:
-    """Dense float32 [A, n] of `rows`, at most `limit` of them drawn without replacement."""
-    if len(rows) > limit:
-        rows = np.sort(numpy_rng(seed, "population", *path).choice(rows, limit, replace=False))
-    return np.ascontiguousarray(taken(population.X, rows).toarray().T)
+    """Dense float32 [A, n] of `rows`, at most `limit` of them."""
+    return np.ascontiguousarray(taken(population.X, _limited(rows, limit, seed, *path)).toarray().T)
+
+
+def _limited(rows: Rows, limit: int, seed: int, *path: str) -> Rows:
+    """At most `limit` of `rows`, drawn without replacement."""
+    if len(rows) <= limit:
+        return rows
+    return np.sort(numpy_rng(seed, "population", *path).choice(rows, limit, replace=False))

@@ -56,7 +56,7 @@ def interval(
 
     Each resample gives t* = (mean* − mean) / standard error*; the interval is mean − t*(1−α/2)·se to
     mean − t*(α/2)·se (Efron and Tibshirani 1993, ch. 12). Unlike percentiles of the mean it holds its level with
-    the 10 to 40 skewed values that a test set has (benchmarks/coverage.py). Resamples without spread are left out.
+    the 10 to 40 skewed values that a test set has (benchmarks/intervals.py). Resamples without spread are left out.
     """
     n = len(values)
     if n < 2:
