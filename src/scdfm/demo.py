@@ -36,4 +36,7 @@ def run_demo(out: str | Path, *, seed: int = 0, overwrite: bool = False, progres
     predicted = run.predict(seed=seed, progress=progress)
     with written_whole(out / PREDICTED) as temporary:
         predicted.write_h5ad(temporary, compression="gzip")
-    return evaluate_files(predicted, cells, out / REPORT, training=run, name="scdfm", seed=seed)
+    command = {"command": f"scdfm demo --out {out} --seed {seed}"}
+    return evaluate_files(
+        predicted, cells, out / REPORT, training=run, name="scdfm", provenance=command, seed=seed
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +45,7 @@ def evaluate(
     cells = cells_of(real, perturbation_key, control, target_sum, layer, subset)
     result = evaluate_files(
         predicted, cells, new_folder(out), training=training, protocol=protocol,  # type: ignore[arg-type]
-        name=name, seed=seed,
+        name=name, seed=seed, provenance={"command": shlex.join(["scdfm", *sys.argv[1:]])},
     )  # fmt: skip
     typer.echo(result.text)
     typer.echo(f"\nreport: {result.path}")

@@ -90,7 +90,7 @@ class FlowModule(L.LightningModule):
         options = self.config.training
         kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
         optimizer = kinds[options.optimizer](
-            parameter_groups(self.field, options.weight_decay), lr=options.learning_rate, foreach=True
+            parameter_groups(self.field, options.weight_decay), lr=options.learning_rate, fused=True
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, options)
