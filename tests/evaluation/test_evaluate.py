@@ -220,6 +220,11 @@ def test_option_errors(noisy, screen, options, message):
         evaluate(noisy, screen, **options)
 
 
+def test_metrics_of_cells_need_a_prediction(screen):
+    with pytest.raises(ConfigError, match="metrics pr_auc need predicted cells"):
+        evaluate(None, screen, protocol="paper", metrics=["pr_auc"])
+
+
 def test_a_condition_with_one_cell_has_no_halves(screen, test_conditions):
     rows = np.sort(
         [*screen.rows("control"), *screen.rows(test_conditions[0])[:1], *screen.rows(test_conditions[1])]

@@ -65,8 +65,8 @@ def interpolated_duplicate(
 
     q is the FDR of the half's cells against control: where a gene shows nothing, the half's mean is noise and
     the training mean the better guess. It is a positive control: a metric on which it does not beat the baselines
-    cannot tell a good model from a bad one. The test is Welch's, from the moments [K, A] of the halves (of `n` cells [K]) and of control
-    [1, A]; a gene without spread in both has q = 0 where the means differ and 1 where they do not.
+    cannot tell a good model from a bad one. The test is Welch's, from the moments [K, A] of the halves (of `n`
+    cells [K]) and of control [1, A]; without spread in both, q is 0 where the means differ and 1 where not.
     """
     count = np.asarray(n, dtype=np.int64)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):

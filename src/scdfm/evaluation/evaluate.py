@@ -274,6 +274,8 @@ def _table(values: dict[str, dict[str, Floats]], setting: Setting) -> pd.DataFra
         for metric in setting.metrics
         if metric in scores
     ]
+    if not parts:
+        raise ConfigError(f"metrics {', '.join(setting.metrics)} need predicted cells; give a prediction")
     return pd.concat(parts, ignore_index=True)
 
 
