@@ -246,7 +246,7 @@ def _trainer(options: TrainingConfig, out: Path, validated: bool, progress: bool
 def _checkpoints(out: Path, every: int, validated: bool) -> list[Callback]:
     """`best` by the distance of the validation means, then `last`, which remembers it; both after each validation."""
     shared: dict[str, Any] = {"dirpath": out / CHECKPOINTS, "enable_version_counter": False}
-    last = {} if validated else {"every_n_train_steps": every}
+    last: dict[str, Any] = {} if validated else {"every_n_train_steps": every}
     callbacks: list[Callback] = [
         ModelCheckpoint(filename="last", save_on_train_epoch_end=False, **last, **shared)
     ]

@@ -23,6 +23,8 @@ class FlowModule(L.LightningModule):
 
     def __init__(self, field: VelocityField, config: Config, gene_ids: Tensor, rates: Tensor) -> None:
         super().__init__()
+        self.gene_ids: Tensor
+        self.rates: Tensor
         self.field = field
         self.config = config
         self.register_buffer("gene_ids", gene_ids, persistent=False)  # [G] token of each panel gene

@@ -99,4 +99,4 @@ def unbatched(
     dataset: Dataset[Batch] | Dataset[ValidationBatch], sampler: Sampler[int] | None = None
 ) -> DataLoader[object]:
     """A loader whose items are batches already."""
-    return DataLoader(dataset, batch_size=None, sampler=sampler)  # type: ignore[arg-type]
+    return DataLoader(dataset, batch_size=None, sampler=sampler)
