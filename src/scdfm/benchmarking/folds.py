@@ -22,7 +22,8 @@ from scdfm.errors import DataError
 class Fold:
     """One fold: `conditions` are scored on `cells` (theirs and control), over the genes that all models predict.
 
-    `training` [condition × gene] holds the means of control and of every condition but the test's.
+    `training` [condition × gene] holds the means of control and of every condition but the test's. `apart` are
+    groups of the conditions that are scored by themselves, as ranks among a group; none: all are one group.
     """
 
     number: int
@@ -30,6 +31,7 @@ class Fold:
     conditions: tuple[str, ...]
     cells: CellTable
     training: pd.DataFrame
+    apart: tuple[tuple[str, ...], ...] = ()
 
     @property
     def genes(self) -> list[str]:
@@ -38,8 +40,14 @@ class Fold:
 
     @property
     def digest(self) -> str:
-        """sha256 of the names of scored conditions and genes."""
-        return hashlib.sha256("\n".join([*self.conditions, "", *self.genes]).encode()).hexdigest()
+        """sha256 of the names of scored conditions and genes, and of groups."""
+        names = [*self.conditions, "", *self.genes, *(name for group in self.apart for name in ("", *group))]
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+    def groups(self, conditions: Sequence[str]) -> list[tuple[str, ...]]:
+        """`conditions` by groups; those that hold none are left out."""
+        found = [tuple(name for name in group if name in conditions) for group in self.apart or (conditions,)]
+        return [group for group in found if group]
 
 
 class Folds:

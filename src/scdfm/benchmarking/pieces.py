@@ -46,13 +46,15 @@ class Scored:
     n_genes: int
 
 
-def run_pieces(plan: Plan, cells: CellTable, out: Path, progress: bool = True) -> list[Scored]:
+def run_pieces(
+    plan: Plan, cells: CellTable, out: Path, progress: bool = True, folds: Folds | None = None
+) -> list[Scored]:
     """Every piece of `plan`, finished ones read from `out`, the others done and left there.
 
-    A fit that was interrupted continues where it stood. With `progress`, each piece ends in a line with the
-    time that is left (on stderr).
+    `folds` None makes those of the plan. A fit that was interrupted continues where it stood. With `progress`,
+    each piece ends in a line with the time that is left (on stderr).
     """
-    data, folds = cells.digest(), Folds(plan, cells)
+    data, folds = cells.digest(), folds or Folds(plan, cells)
     say = Progress(plan.pieces()) if progress else None
     done = []
     for piece in plan.pieces():
@@ -82,25 +84,35 @@ def run_piece(plan: Plan, piece: Piece, fold: Fold, cells: CellTable, folder: Pa
     }  # fmt: skip
     notes: list[str] = []
     if piece.contender is None:
-        table = evaluate(None, fold.cells, conditions=fold.conditions, **options)
+        table = _evaluate(None, fold, fold.conditions, **options)
     elif piece.contender.config is None:
         held, notes = _held(plan, piece, fold, cells)
-        table = evaluate(
-            prediction_path(piece), fold.cells, conditions=held, name=piece.name,
-            references=len(held) < len(fold.conditions), **options,
+        table = _evaluate(
+            prediction_path(piece), fold, held, name=piece.name, references=len(held) < len(fold.conditions),
+            **options,
         )  # fmt: skip
     else:
         run = _fitted(plan, piece, cells, folder / RUN)
         predicted = _predicted(plan, piece, fold, run, cells, folder / PREDICTED)
-        table = evaluate(
-            predicted, fold.cells, conditions=fold.conditions, name=piece.name, references=False, check_scale=False,
-            **options,
-        )  # fmt: skip
+        table = _evaluate(
+            predicted, fold, fold.conditions, name=piece.name, references=False, check_scale=False, **options
+        )
     notes += [note for note in table.attrs["notes"] if note not in notes]
     seed = NO_SEED if piece.seed is None else piece.seed
     beside = np.where(table["model"] == piece.name, "", "" if piece.contender is None else piece.name)
     table = table.assign(fold=piece.fold, seed=seed, beside=beside)[list(COLUMNS)]
     return Scored(piece, table, tuple(notes), len(fold.genes))
+
+
+def _evaluate(predicted: Any, fold: Fold, conditions: Sequence[str], **options: Any) -> pd.DataFrame:
+    """The long table of `evaluate` over the fold's groups, notes joined."""
+    tables = [
+        evaluate(predicted, fold.cells, conditions=group, **options) for group in fold.groups(conditions)
+    ]
+    notes = dict.fromkeys(note for table in tables for note in table.attrs["notes"])
+    joined = pd.concat(tables, ignore_index=True)
+    joined.attrs["notes"] = list(notes)
+    return joined
 
 
 def _held(plan: Plan, piece: Piece, fold: Fold, cells: CellTable) -> tuple[tuple[str, ...], list[str]]:
@@ -139,30 +151,36 @@ def _fitted(plan: Plan, piece: Piece, cells: CellTable, folder: Path) -> Run:
 def _predicted(
     plan: Plan, piece: Piece, fold: Fold, run: Run, cells: CellTable, path: Path
 ) -> AnnData | Path:
-    """The populations that `run` predicts for the scored conditions; an earlier file of the same is kept."""
+    """The populations that `run` predicts for the scored conditions; an earlier file of the same is kept.
+
+    Where all genes are solved together (`sampling.genes` "joint"), they are the scored ones, as published.
+    """
     n_cells = run.config.sampling.cells if plan.n_cells is None else plan.n_cells
     assert piece.seed is not None
-    if path.is_file() and _same_prediction(path, run, fold.conditions, n_cells, piece.seed):
+    genes = fold.genes if run.config.sampling.genes == "joint" else run.genes
+    if path.is_file() and _same_prediction(path, run, fold.conditions, genes, n_cells, piece.seed):
         return path
     controls = None if run.config.training.keep_controls else cells
-    predicted = run.predict(fold.conditions, controls, n_cells=n_cells, seed=piece.seed)
+    predicted = run.predict(fold.conditions, controls, n_cells=n_cells, genes=genes, seed=piece.seed)
     with written_whole(path) as temporary:
         predicted.write_h5ad(temporary, compression="gzip")
     return predicted
 
 
-def _same_prediction(path: Path, run: Run, conditions: Sequence[str], n_cells: int, seed: int) -> bool:
+def _same_prediction(
+    path: Path, run: Run, conditions: Sequence[str], genes: Sequence[str], n_cells: int, seed: int
+) -> bool:
     import anndata as ad
 
     found = ad.read_h5ad(path, backed="r")
     try:
         made, held = found.uns["scdfm"], set(found.obs[run.manifest.perturbation_key])
+        same_genes = list(found.var_names) == list(genes)
     finally:
         found.file.close()
     expected = (run.manifest.digests["weights.safetensors"], n_cells, seed)
-    return expected == (made["weights"], made["cells_per_condition"], made["seed"]) and held >= set(
-        conditions
-    )
+    same = expected == (made["weights"], made["cells_per_condition"], made["seed"])
+    return same and same_genes and held >= set(conditions)
 
 
 def piece_key(plan: Plan, piece: Piece, fold: Fold, data: str) -> str:
