@@ -151,9 +151,9 @@ class SamplingConfig(Section):
 
     cells: Count = 128
     """Cells per condition unless asked otherwise."""
-    solver: Literal["euler", "midpoint", "rk4", "dopri5"] = "midpoint"
+    solver: Literal["euler", "midpoint", "rk4", "dopri5"] = "rk4"
     """`rk4` is the 3/8 rule. `dopri5` chooses its own steps and takes `tolerance` instead of `steps`."""
-    steps: Count = 20
+    steps: Count = 4
     tolerance: Positive = 1e-4
     genes: Literal["chunks", "joint"] = "chunks"
     """`chunks` solves random sets of T genes, the law of training; `joint` solves the panel at once (published)."""
@@ -324,7 +324,6 @@ TINY: dict[str, Any] = {
         "max_steps": 400, "cells_per_condition": 8, "warmup_steps": 50, "learning_rate": 2e-3, "ema_decay": 0.99,
         "validate_every": 100,
     },
-    "sampling": {"steps": 8},
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER, "tiny": TINY}
