@@ -112,10 +112,10 @@ class TrainingConfig(Section):
     sampling: Literal["condition", "cell"] = "condition"
     """Conditions are drawn uniformly, or by their number of cells."""
     optimizer: Literal["adamw", "adam"] = "adamw"
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 2e-3
     min_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
     """Where the cosine ends."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 200
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
@@ -321,7 +321,7 @@ TINY: dict[str, Any] = {
     "graph": {"k": 10},
     "model": {"dropout": 0.0},
     "training": {
-        "max_steps": 400, "cells_per_condition": 8, "warmup_steps": 50, "learning_rate": 2e-3, "ema_decay": 0.99,
+        "max_steps": 400, "cells_per_condition": 8, "ema_decay": 0.99,
         "validate_every": 100,
     },
 }  # fmt: skip

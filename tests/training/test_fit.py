@@ -171,7 +171,7 @@ def test_a_diverging_fit_stops_with_the_step_and_the_remedy(cells, config, tmp_p
 
     monkeypatch.setattr(FlowModule, "_draw_genes", poisoned)
     with pytest.raises(
-        TrainingError, match=r"step 3: the loss is nan; lower training.learning_rate \(now 0.001\)"
+        TrainingError, match=r"step 3: the loss is nan; lower training.learning_rate \(now 0.002\)"
     ):
         scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
 
