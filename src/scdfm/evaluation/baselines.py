@@ -131,9 +131,9 @@ def low_rank(training: Training, conditions: Sequence[str], rank: int = 10, pena
         return undefined
     y = training.shift[usable].T
     b = y.mean(axis=1, keepdims=True)
-    u, s, _ = np.linalg.svd(y - b, full_matrices=False)
     n = min(rank, len(usable) - 1)
-    scores = u[:, :n] * s[:n]
+    _, axes = np.linalg.eigh((y - b).T @ (y - b))  # ascending: the leading axes stand last
+    scores = (y - b) @ axes[:, -n:]
 
     def embed(names: Sequence[str]) -> Floats:
         return np.array([scores[[row[t] for t in targets(c)]].sum(axis=0) for c in names])

@@ -5,7 +5,7 @@ Values are log1p of normalised counts; sums are kept in float64 whatever the mat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,16 +54,26 @@ def moments(population: Population, conditions: Sequence[str]) -> Moments:
 
 def row_moments(X: sparse.csr_matrix, rows: Rows) -> tuple[Floats, Floats, Floats]:
     """Mean, variance (divided by n) and share of zeros [A] of `rows`."""
-    block, n, n_genes = taken(X, rows), max(len(rows), 1), X.shape[1]
-    data = block.data.astype(np.float64)
-    mean = np.bincount(block.indices, weights=data, minlength=n_genes) / n
-    square = np.bincount(block.indices, weights=data * data, minlength=n_genes) / n
-    stored = block.indices if data.all() else block.indices[data != 0]
-    return mean, np.maximum(square - mean * mean, 0), 1 - np.bincount(stored, minlength=n_genes) / n
+    n_genes, n = X.shape[1], max(len(rows), 1)
+    total, square, stored = np.zeros((3, n_genes))
+    for block in _blocks(X, rows):
+        data = block.data.astype(np.float64)
+        total += np.bincount(block.indices, weights=data, minlength=n_genes)
+        stored += np.bincount(block.indices[data != 0], minlength=n_genes)
+        square += np.bincount(block.indices, weights=np.square(data, out=data), minlength=n_genes)
+    mean = total / n
+    return mean, np.maximum(square / n - mean * mean, 0), 1 - stored / n
 
 
 def row_means(X: sparse.csr_matrix, rows: Rows) -> Floats:
     """Mean [A] of `rows`."""
-    block = taken(X, rows)
-    sums = np.bincount(block.indices, weights=block.data.astype(np.float64), minlength=X.shape[1])
-    return sums / max(len(rows), 1)
+    total = np.zeros(X.shape[1])
+    for block in _blocks(X, rows):
+        total += np.bincount(block.indices, weights=block.data.astype(np.float64), minlength=X.shape[1])
+    return total / max(len(rows), 1)
+
+
+def _blocks(X: sparse.csr_matrix, rows: Rows, height: int = 512) -> Iterator[sparse.csr_matrix]:
+    """Rows a few at a time, so that their float64 copies stay small."""
+    for start in range(0, len(rows), height):
+        yield taken(X, rows[start : start + height])
