@@ -69,14 +69,14 @@ def _as_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, where: str) -> sp.c
         )
     if np.dtype(matrix.dtype).kind not in "buif":
         raise DataError(f"{where} holds values of type {matrix.dtype}; expected real numbers")
-    if hasattr(matrix, "to_memory"):  # anndata's sparse matrix on disk
-        matrix = matrix.to_memory()
-    return _sparse_to_csr(matrix, rows) if sp.issparse(matrix) else _dense_to_csr(matrix, rows)
+    if hasattr(matrix, "to_memory"):  # anndata's sparse matrix on disk: what it gives is ours to keep
+        return _sparse_to_csr(matrix.to_memory(), rows, copy=False)
+    return _sparse_to_csr(matrix, rows, copy=True) if sp.issparse(matrix) else _dense_to_csr(matrix, rows)
 
 
-def _sparse_to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None) -> sp.csr_matrix:
+def _sparse_to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, copy: bool) -> sp.csr_matrix:
     if rows is None:
-        return sp.csr_matrix(matrix, copy=True)
+        return sp.csr_matrix(matrix, copy=copy)
     return sp.csr_matrix(sp.csr_matrix(matrix)[rows])
 
 
@@ -115,7 +115,7 @@ def to_log1p(
             )
         remedy = "pass target_sum for raw counts, or take the logarithm (scanpy.pp.log1p)"
         values.refuse(csr.data > MOST_LOG1P, f"log1p values of at most {MOST_LOG1P:g}", remedy)
-        return csr.astype(np.float32), Scale()
+        return csr.astype(np.float32, copy=False), Scale()
     remedy = "leave target_sum out if these are log1p values, or choose the layer of counts"
     values.refuse(~whole, "raw counts (whole numbers), since target_sum is given", remedy)
     values.refuse(
