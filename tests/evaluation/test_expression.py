@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from scipy import sparse, stats
 
 from scdfm.evaluation.expression import against_control, de_spearman, fold_change
@@ -77,16 +76,6 @@ def test_small_samples_without_ties_are_exact():
 def test_it_stays_silent(capfd):
     against_control(population(), ["A"], "control")
     assert capfd.readouterr() == ("", "")
-
-
-def test_it_leaves_torchs_threads_alone():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        against_control(population(), ["A"], "control")
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_fold_changes_of_silent_genes_are_ranked_by_their_mean():

@@ -13,6 +13,7 @@ from scdfm.config import PanelConfig
 from scdfm.data.cells import CellTable
 from scdfm.data.conditions import CONTROL, targets
 from scdfm.data.splits import Split
+from scdfm.threads import openmp_threads_kept
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -64,7 +65,8 @@ def variable_genes(x: csr_matrix, n_genes: int, flavor: str = "seurat") -> npt.N
     # quantiles, which many silent genes would make coincide.
     columns = np.flatnonzero(varies) if flavor == "cell_ranger" else np.arange(x.shape[1])
     ranked = AnnData(x[:, columns])
-    with np.errstate(invalid="ignore", divide="ignore"):  # a variance lost in rounding ranks last
+    # A variance lost in rounding ranks last.
+    with openmp_threads_kept(), np.errstate(invalid="ignore", divide="ignore"):
         sc.pp.highly_variable_genes(ranked, n_top_genes=n_genes, flavor=flavor)
     chosen = columns[ranked.var["highly_variable"].to_numpy()]
     return varies & np.isin(np.arange(x.shape[1]), chosen)

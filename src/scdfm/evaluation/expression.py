@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import false_discovery_control, mannwhitneyu
-from threadpoolctl import threadpool_limits
 
 from scdfm.evaluation.pointwise import spearman
 from scdfm.evaluation.pseudobulk import Floats, Population, taken
+from scdfm.threads import openmp_threads_kept
 
 SMALL = 8
 """Conditions of at most this many cells get the exact test on genes without ties, as scipy's `auto` does."""
@@ -70,7 +69,7 @@ def _asymptotic(population: Population, conditions: Sequence[str], control: str)
         obs=pd.DataFrame({"group": group}, index=np.arange(len(group)).astype(str)),
         var=pd.DataFrame(index=np.arange(X.shape[1]).astype(str)),
     )
-    with _openmp_threads_kept(), contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+    with openmp_threads_kept(), contextlib.redirect_stderr(io.StringIO()):  # its progress bar
         result = asymptotic_wilcoxon(
             table,
             is_log1p=True,
@@ -87,18 +86,6 @@ def _asymptotic(population: Population, conditions: Sequence[str], control: str)
     # At U of exactly n·m/2 the compiled kernel still subtracts the continuity correction; p is 1 there.
     level = u == sizes[:, None] * population.n_cells(control) / 2
     return np.where(level, 1.0, np.clip(p_value, 0, 1)), np.where(level, 0.0, z)
-
-
-@contextlib.contextmanager
-def _openmp_threads_kept() -> Iterator[None]:
-    """Put the number of OpenMP threads back after numba's pool has set it for the whole process, torch included.
-
-    The pool's runtime is loaded first: a limit holds for the runtimes that are there when it begins.
-    """
-    with contextlib.suppress(ImportError):  # a numba without OpenMP sets nothing
-        importlib.import_module("numba.np.ufunc.omppool")
-    with threadpool_limits(1, user_api="openmp"):
-        yield
 
 
 def _exact(p_value: Floats, population: Population, condition: str, control: str) -> None:
