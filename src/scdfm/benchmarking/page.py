@@ -160,7 +160,7 @@ class Page:
         lines = ["# scdfm benchmark", "", *self.verdicts, "", ", ".join(self.facts) + ".", "", EXPLAINED, ""]
         for part in self.parts:
             if len(self.parts) > 1:
-                lines += [f"## {part.name} ({part.n_conditions} conditions of all folds)", ""]
+                lines += [f"## {part.name} ({part.n_conditions} conditions, counted in every fold)", ""]
             lines.append(markdown(summary[summary["part"] == part.name], intervals=True))
             if part.gains:
                 lines += [

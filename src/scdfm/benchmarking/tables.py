@@ -148,5 +148,5 @@ def _paired(scores: pd.DataFrame, model: str) -> Iterator[tuple[str, pd.DataFram
     table = pd.concat([own, again[again["model"] != CEILING], scores[common]])
     for metric, part in table.groupby("metric", sort=False):
         if metric not in NEUTRAL:
-            means = part.groupby(["fold", "condition", "model"], sort=False)["value"].mean()
+            means = part.groupby(["fold", "condition", "model"])["value"].mean()
             yield str(metric), means.unstack()  # noqa: PD010
