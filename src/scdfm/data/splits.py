@@ -24,6 +24,8 @@ from scdfm.seeds import numpy_rng
 if TYPE_CHECKING:
     from scdfm.data.cells import CellTable
 
+UNKNOWN: Final = "unknown"
+"""Kind of the split of a model whose training conditions nobody recorded; its parts are empty."""
 PARTS: Final = ("train", "validation", "test")
 COMBINATIONS_DOUBLES: Final = 15
 _PUBLISHED_SEED: Final = 42
@@ -61,7 +63,7 @@ class Split:
                         f"split: condition '{name}' stands in {seen[name]} and in {part}; keep one"
                     )
                 seen[name] = part
-        if not self.train:
+        if not self.train and self.kind != UNKNOWN:
             raise DataError(
                 "split: no training condition is left, expected at least one; keep fewer for the test"
             )

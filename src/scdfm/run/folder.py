@@ -95,6 +95,10 @@ class Run:
     @functools.cached_property
     def means(self) -> pd.DataFrame:
         """Mean log1p expression, condition × G, of control, training and validation conditions; never of test ones."""
+        if MEANS not in self.manifest.digests:
+            raise RunError(
+                f"run {self.path} stores no means: it was converted without the data it was trained on"
+            )
         return read_means(self.path / MEANS)
 
     @functools.cached_property

@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from scdfm.data import CONTROL, CellTable, canonical, read_cells, targets
+from scdfm.data.splits import UNKNOWN
 from scdfm.errors import ConditionError, DataError
 from scdfm.flow import generate
 from scdfm.seeds import numpy_rng, torch_rng
@@ -182,6 +183,13 @@ def _as_adata(
         "config": hashlib.sha256(run.config.model_dump_json().encode()).hexdigest(),
         "controls": "stored with the run" if stored else "given",
         "cells_per_condition": n_cells,
-        "extrapolated": [name for name in names if not set(targets(name)) <= set(run.manifest.targets)],
+        "extrapolated": _extrapolated(run, names),
     }
     return adata
+
+
+def _extrapolated(run: Run, names: list[str]) -> list[str]:
+    """Conditions with a target that training never perturbed; none where the training conditions are unknown."""
+    if run.split.kind == UNKNOWN:
+        return []
+    return [name for name in names if not set(targets(name)) <= set(run.manifest.targets)]

@@ -1,8 +1,10 @@
-"""Velocity fields from the parameters of the official code (AI4Science-WestlakeU/scDFM)."""
+"""Velocity fields from the parameters of the official code: their names, their layout, their sizes."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,6 +17,15 @@ from scdfm.model import VelocityField
 
 GENE_HEADS = 8
 """Heads of the gene encoder: always 8, whatever those of the blocks are."""
+
+PUBLISHED_HEADS = 8
+
+MARKS = {
+    "differential_perceiver": "diff_self_attn.attn.lambda_q1",
+    "differential_transformer": "attn.lambda_q1",
+    "perceiver": "cross.in_proj_weight",
+}
+"""A parameter of the first block that only this backbone has."""
 
 UNUSED = ("p_mask_embed", "p_head.")
 """Parameters that the official forward pass never reads."""
@@ -68,6 +79,39 @@ PROJECTIONS = {
     "self": (("q_proj_1", "q_proj_2", "v_proj"), ("k_proj_1", "k_proj_2")),
     "cross": (("q_proj_1", "k_proj_1", "v_proj"), ("q_proj_2", "k_proj_2")),
 }
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the shapes and names of official parameters tell of the model."""
+
+    backbone: str
+    width: int
+    layers: int
+    heads: int
+
+
+def sizes(tensors: Mapping[str, Tensor], heads: int | None = None) -> Sizes:
+    """The sizes of official parameters; RunError where no backbone is recognised.
+
+    The heads of differential attention show in its λ vectors. Those of `perceiver` show nowhere: `heads`, by default
+    the published 8, says them.
+    """
+    places = [int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))]
+    backbone = next((kind for kind, mark in MARKS.items() if f"blocks.0.{mark}" in tensors), None)
+    if backbone is None:
+        raise RunError(
+            f"official parameters: expected one of blocks.0.{{{', '.join(MARKS.values())}}}, which tell the backbone; "
+            "check the checkpoint"
+        )
+    width = _table(tensors).shape[1]
+    if backbone != "perceiver":
+        size = len(tensors[f"blocks.0.{MARKS[backbone]}"])
+        found_heads = width // size if size else 0
+        if heads not in (None, found_heads):
+            raise ConfigError(f"heads {heads}: the checkpoint has {found_heads}; leave heads out")
+        heads = found_heads
+    return Sizes(backbone, width, 1 + max(places), PUBLISHED_HEADS if heads is None else heads)
 
 
 def velocity_field(
@@ -127,8 +171,13 @@ def own_state(
             for place, kind in enumerate(("self", "cross")):
                 theirs = f"blocks.{i}.diff_{kind}_attn"
                 own |= _differential_block(source, f"layers.{i}.blocks.{place}", theirs, kind)
-    source.finish(UNUSED if perturbation == "drugs" else (*UNUSED, "perturbation_embedder."))
+    source.finish(never_read(perturbation))
     return own
+
+
+def never_read(perturbation: str) -> tuple[str, ...]:
+    """How the names of parameters begin that the official forward pass never reads."""
+    return UNUSED if perturbation == "drugs" else (*UNUSED, "perturbation_embedder.")
 
 
 class _Source:
@@ -162,12 +211,16 @@ class _Source:
     def finish(self, ignored: tuple[str, ...]) -> None:
         """Raise RunError unless everything was found and everything else is known to be unused."""
         unknown = [n for n in self.official if n not in self.read and not n.startswith(ignored)]
-        for kind, names in (("missing", self.missing), ("unknown", unknown)):
-            if names:
-                raise RunError(
-                    f"official parameters: {len(names)} {kind}, first '{names[0]}'; "
-                    "check n_layers, backbone and perturbation against the checkpoint"
-                )
+        told = [
+            f"{len(names)} {kind}, first {_listed(names)}"
+            for kind, names in (("missing", self.missing), ("unknown", unknown))
+            if names
+        ]
+        if told:
+            raise RunError(
+                f"official parameters: {'; '.join(told)}; "
+                "check n_layers, backbone and perturbation against the checkpoint"
+            )
 
 
 def _differential_block(source: _Source, ours: str, theirs: str, kind: str) -> dict[str, Tensor]:
@@ -190,6 +243,11 @@ def _perceiver_block(source: _Source, ours: str, theirs: str) -> dict[str, Tenso
             own[f"{ours}.{name}.outer.{kind}"] = torch.cat(outer)
         own |= source.in_projection(f"{ours}.{name}.inner", f"{theirs}.{attention}")
     return own
+
+
+def _listed(names: list[str], most: int = 10) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _table(tensors: Mapping[str, Tensor]) -> Tensor:
