@@ -94,7 +94,7 @@ def benchmark(
     quiet: Quiet = False,
 ) -> None:
     """Fit, predict and evaluate over folds and seeds: one table with intervals, beside all baselines."""
-    numbers = None if folds is None else _numbers(folds)
+    numbers = None if folds is None else numbers_of(folds)
     steps = [] if max_steps is None else [f"training.max_steps={max_steps}"]
     table = cells_of(data, perturbation_key, control, target_sum, layer, subset)
     from scdfm.benchmarking import benchmark as run_benchmark
@@ -109,7 +109,7 @@ def benchmark(
     typer.echo(f"\npage: {result.page}")
 
 
-def _numbers(text: str) -> list[int]:
+def numbers_of(text: str) -> list[int]:
     """The numbers of 0-4 or 0,2,4."""
     numbers: list[int] = []
     for part in text.split(","):

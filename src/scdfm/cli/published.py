@@ -1,0 +1,128 @@
+"""Commands about the publication: download, reproduce, convert-official."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scdfm.cli.app import app
+from scdfm.cli.options import Control, Key, Layer, Quiet, TargetSum, cells_of
+from scdfm.cli.scores import numbers_of
+from scdfm.errors import ConfigError
+
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="section.key=value over the preset; may be repeated.")
+]
+
+
+@app.command()
+def download(
+    name: Annotated[str, typer.Argument(help="norman or combosciplex.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; without it $SCDFM_DATA, else the user's cache.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Download a public data set once; it is checked against its recorded hash ever after."""
+    from scdfm.datasets import download as fetch
+
+    typer.echo(fetch(name, out, progress=not quiet))
+
+
+@app.command()
+def reproduce(
+    experiment: Annotated[
+        str,
+        typer.Argument(help="norman-additive, norman-holdout, combosciplex or ablation.", show_default=False),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder; without it reproduce/EXPERIMENT.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A copy of the data set; without it the published one is downloaded.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="paper or default.")] = "paper",
+    smoke: Annotated[
+        bool,
+        typer.Option(
+            "--smoke", help="The whole chain in seconds: tiny sizes, made-up data, figures mean nothing."
+        ),
+    ] = False,
+    folds: Annotated[
+        str | None, typer.Option(help="Folds that are fitted: 0-4, or 0,2. Without it all.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Fits of each model in each fold, with seeds 0, 1, ...")] = 1,
+    settings: Settings = None,
+    unseen: Annotated[
+        bool,
+        typer.Option("--unseen", help="norman-holdout: test targets never train, harder than published."),
+    ] = False,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Go on where the Control row is not the published one.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the reproduction in --out.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a published experiment and print its table beside the published rows."""
+    from scdfm.reproduction import reproduce as run_experiment
+
+    result = run_experiment(
+        experiment, data, out=out or Path("reproduce") / experiment, preset=preset, smoke=smoke,
+        folds=None if folds is None else numbers_of(folds), seeds=seeds, settings=settings or [], unseen=unseen,
+        check=not no_check, resume=resume, progress=not quiet,
+    )  # fmt: skip
+    typer.echo(result.text)
+    typer.echo(f"\ntable: {result.path / 'table.md'}")
+
+
+@app.command("convert-official")
+def convert_official(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Checkpoint of the official code (.pt).", show_default=False)
+    ],
+    vocab: Annotated[Path, typer.Option(help="Its gene vocabulary (.json).", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Run folder to create.", show_default=False)],
+    graph: Annotated[Path | None, typer.Option(help="Its graph mask (.pt).")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="The screen it was trained on: control cells, means, and the graph if none is given."
+        ),
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="Split it was trained on: additive, holdout, combinations, FILE.toml, or obs:COLUMN."
+        ),
+    ] = "additive",
+    fold: Annotated[int, typer.Option(help="Fold of the split.")] = 0,
+    perturbation: Annotated[str, typer.Option(help="genes or drugs.")] = "genes",
+    heads: Annotated[
+        int | None, typer.Option(help="Heads of the blocks, for backbone perceiver alone.")
+    ] = None,
+    perturbation_key: Key = "condition",
+    control: Control = "ctrl",
+    target_sum: TargetSum = None,
+    layer: Layer = None,
+    settings: Settings = None,
+) -> None:
+    """Turn an official checkpoint into a run folder that predict takes; nothing in it is run."""
+    if perturbation not in ("genes", "drugs"):
+        raise ConfigError(f"--perturbation {perturbation}: expected genes or drugs")
+    cells, made = None, None
+    if data is not None:
+        from scdfm.config import Config, SplitConfig
+        from scdfm.data import make_split
+
+        cells = cells_of(data, perturbation_key, control, target_sum, layer, None)
+        options = {**SplitConfig.named(split), "fold": fold, "validation_fraction": 0.0}
+        made = make_split(cells, Config().updated({"split": options}, "command line").split)
+    from scdfm.official import convert
+
+    result = convert(
+        checkpoint, vocab, out, graph=graph, cells=cells, split=made, perturbation=perturbation,  # type: ignore[arg-type]
+        heads=heads, settings=settings or [],
+    )  # fmt: skip
+    for note in result.notes:
+        typer.echo(note)
+    typer.echo(f"run {out}: {len(result.run.genes)} genes, {len(result.run.vocabulary)} tokens")
