@@ -139,7 +139,11 @@ def test_live_dropout_draws_anew_at_every_evaluation_and_from_the_seed() -> None
     )
     places = Places()
     generate(
-        places, **inputs(), sampling=SamplingConfig(steps=5, dropout=True), genes_per_step=None, rng=rng()
+        places,
+        **inputs(),
+        sampling=SamplingConfig(solver="midpoint", steps=5, dropout=True),
+        genes_per_step=None,
+        rng=rng(),
     )
     assert len(places.seen) == 10  # the constants are drawn again at each of 2 · 5 evaluations
 
