@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -21,3 +23,8 @@ def test_rows_are_chosen_by_data_set_and_split() -> None:
         2.0309, 0.0047, 0.0235, 0.5676, 0.8357, 0.9189, 0.7769, 0.8688,
     ]  # fmt: skip
     assert len(published("combosciplex")) == 4
+
+
+def test_the_data_sets_are_reached_from_the_package() -> None:
+    code = "import scdfm, sys; assert 'scdfm.datasets' not in sys.modules; assert callable(scdfm.datasets.norman)"
+    subprocess.run([sys.executable, "-c", code], check=True)
