@@ -13,8 +13,10 @@ import scdfm
 from scdfm import cli
 
 DOUBLES = ["MAP2K3+MAP2K6", "KLF1+MAP2K6", "KLF1+TGFBR2", "MAPK1+TGFBR2", "MAP2K3+SLC38A2"]
-FEW_STEPS = ["--max-steps", "8", "--set", "flow.genes_per_step=64", "--set", "training.validate_every=4",
-             "--set", "training.validation_cells=4", "--set", "sampling.steps=2", "--set", "sampling.solver=euler", "--quiet"]  # fmt: skip
+FEW_STEPS = [
+    "--max-steps", "8", "--set", "flow.genes_per_step=64", "--set", "training.validate_every=4",
+    "--set", "training.validation_cells=4", "--set", "sampling.steps=2", "--set", "sampling.solver=euler", "--quiet",
+]  # fmt: skip
 
 
 def scdfm_command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
