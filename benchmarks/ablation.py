@@ -88,12 +88,12 @@ def main() -> None:
 
 
 def scores(result: Benchmark) -> str:
-    """Every model's means with intervals, as Markdown."""
+    """Every model's means with intervals, as Markdown; – where a model has no such score."""
     table = result.summary[result.summary["part"] == "all"]
     rows = []
     for model, found in table.groupby("model", sort=False):
-        by_metric = found.set_index("metric")
-        cells = [_cell(*by_metric.loc[name, ["mean", "low", "high"]].astype(float)) for name in METRICS]
+        by_metric = found.set_index("metric")[["mean", "low", "high"]].astype(float).reindex(METRICS)
+        cells = [_cell(*by_metric.loc[name]) for name in METRICS]
         rows.append(f"| {model} | " + " | ".join(cells) + " |")
     return _table("model", rows)
 
