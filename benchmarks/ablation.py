@@ -110,7 +110,7 @@ def against_full(table: pd.DataFrame) -> str:
             sign = -1 if metric in LOWER_IS_BETTER else 1
             loss = (sign * (wide[FULL] - wide[variant])).groupby("condition").mean().to_numpy(np.float64)
             cells.append(_cell(float(loss.mean()), *interval(loss)))
-        rows.append(f"| without: {variant} | " + " | ".join(cells) + " |")
+        rows.append(f"| {variant} | " + " | ".join(cells) + " |")
     return _table("loss beside full", rows)
 
 
