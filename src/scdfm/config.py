@@ -67,7 +67,7 @@ class ModelConfig(Section):
     gene_heads: Count = 8
     """Heads of the gene encoder; width must be a multiple."""
     layers: Count = 2
-    dropout: Fraction = 0.1
+    dropout: Fraction = 0.0
 
     @model_validator(mode="after")
     def _divisible(self) -> ModelConfig:
@@ -88,7 +88,7 @@ class FlowConfig(Section):
     """Distribution of x₀: N(0, I), or Poisson counts with the training cells' mean per gene, log1p."""
     time: Literal["uniform", "stratified"] = "stratified"
     """`stratified` draws one t in each of B equal pieces of [0, 1]: the same law with less variance."""
-    genes_per_step: Count | None = 256
+    genes_per_step: Count | None = 100
     """T: genes drawn at random from the panel for each step; none or T ≥ G takes the whole panel."""
 
 
@@ -107,8 +107,8 @@ class TrainingConfig(Section):
     """The optimisation."""
 
     max_steps: Count = 4000
-    conditions_per_batch: Count = 4
-    cells_per_condition: Annotated[int, Field(ge=2)] = 12
+    conditions_per_batch: Count = 8
+    cells_per_condition: Annotated[int, Field(ge=2)] = 6
     sampling: Literal["condition", "cell"] = "condition"
     """Conditions are drawn uniformly, or by their number of cells."""
     optimizer: Literal["adamw", "adam"] = "adamw"
@@ -319,11 +319,7 @@ PAPER: dict[str, Any] = {
 TINY: dict[str, Any] = {
     "panel": {"n_genes": 200},
     "graph": {"k": 10},
-    "model": {"dropout": 0.0},
-    "training": {
-        "max_steps": 400, "cells_per_condition": 8, "ema_decay": 0.99,
-        "validate_every": 100,
-    },
-}  # fmt: skip
+    "training": {"max_steps": 600, "ema_decay": 0.99, "validate_every": 150},
+}
 
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER, "tiny": TINY}
