@@ -3,7 +3,7 @@
     python benchmarks/norman_subset.py DATA.h5ad [--seeds 3] [--max-steps N] [--out DIR]
 
 DATA is a screen with obs columns `dataset` and `perturbation` whose `norman19` subset holds the doubles below
-(perturbench_devel.h5ad). Each seed fits, predicts 200 cells a condition, and evaluates; the table gives the mean
+(perturbench_devel.h5ad). Each seed fits, predicts 100 cells a condition, and evaluates; the table gives the mean
 over seeds and conditions with its 95% interval. Finished seeds are kept, so the command can be repeated.
 """
 
@@ -44,7 +44,7 @@ def one_seed(cells: scdfm.CellTable, seed: int, max_steps: int | None, out: Path
         "composed doubles", 0, tuple(c for c in train if c not in validation), validation, TEST
     )
     run = scdfm.fit(cells, split, config, out=out / f"run{seed}", resume=True)
-    predicted = run.predict(n_cells=200, seed=seed, progress=True)
+    predicted = run.predict(n_cells=100, seed=seed, progress=True)
     table = scdfm.evaluate(predicted, cells, training=run, name="scdfm", seed=seed)
     return table.assign(seed=seed)
 
