@@ -4,6 +4,9 @@
 class ScdfmError(Exception):
     """Anything scdfm tells its user. The command line prints it as one line and exits with code 2."""
 
+    exit_code = 2
+    """What the command line leaves with."""
+
     def __init__(self, message: str = "") -> None:
         # Labels and library texts may hold line breaks; the message stays one line.
         super().__init__(" ".join(message.split()))
@@ -27,3 +30,10 @@ class RunError(ScdfmError):
 
 class TrainingError(ScdfmError, RuntimeError):
     """A fit that cannot go on."""
+
+
+class InterruptedFitError(TrainingError):
+    """A fit stopped from outside (Ctrl-C, SIGTERM), which `resume` continues."""
+
+    exit_code = 75
+    """EX_TEMPFAIL: schedulers read it as `try again`."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import scdfm
-from scdfm.errors import DataError, RunError, TrainingError
+from scdfm.errors import DataError, InterruptedFitError, RunError, TrainingError
 from scdfm.training.module import FlowModule
 
 SMALL = {
@@ -103,6 +105,24 @@ def test_an_interrupted_fit_resumes_to_the_same_weights_and_curves(cells, config
     resumed = scdfm.fit(cells, config=config, out=tmp_path / "run", resume=True, progress=False)
     assert_equal_weights(run, resumed)
     pd.testing.assert_frame_equal(run.log, resumed.log)
+
+
+def test_sigterm_ends_in_an_error_that_says_how_to_go_on_and_resumes_to_the_bit(cells, config, run, tmp_path):
+    real = FlowModule.training_step
+
+    def terminated(self, batch, batch_idx):
+        if self.global_step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedFitError) as stopped:
+        patch.setattr(FlowModule, "training_step", terminated)
+        scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
+    assert "holds the checkpoint of step 4: continue it with --resume" in str(stopped.value)
+    assert stopped.value.exit_code == 75
+    assert_equal_weights(
+        run, scdfm.fit(cells, config=config, out=tmp_path / "run", resume=True, progress=False)
+    )
 
 
 def test_without_validation_and_average_the_last_weights_are_kept_and_resumed(cells, config, tmp_path):

@@ -14,13 +14,13 @@ from scdfm.errors import ScdfmError
 
 
 def main() -> None:
-    """Entry point: a ScdfmError is one line and exit code 2; anything else keeps its traceback in a file."""
+    """Entry point: a ScdfmError is one line and its exit code (2); anything else keeps its traceback in a file."""
     # Threads that wait for each other by spinning lose a factor of three as soon as the machine does anything else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except ScdfmError as error:
-        sys.exit(_complain(f"error: {error}", 2))
+        sys.exit(_complain(f"error: {error}", error.exit_code))
     except (KeyboardInterrupt, SystemExit):
         raise
     except Exception as error:  # the last line of defence: no traceback reaches the user, none is lost

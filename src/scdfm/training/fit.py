@@ -27,7 +27,7 @@ from scdfm.data import (
     targets,
     vocabulary_graph,
 )
-from scdfm.errors import RunError
+from scdfm.errors import InterruptedFitError, RunError
 from scdfm.files import new_folder
 from scdfm.run import Run, folder
 from scdfm.run.manifest import FORMAT, Manifest, versions
@@ -205,9 +205,15 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
             "ignore", message=".*LeafSpec.*", category=FutureWarning
         )  # Lightning's, of torch
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-        trainer.fit(
-            module, datamodule=data, ckpt_path=str(last) if data.first_step else None, weights_only=False
-        )
+        try:
+            trainer.fit(
+                module, datamodule=data, ckpt_path=str(last) if data.first_step else None, weights_only=False
+            )
+        except SystemExit:  # Lightning's answer to Ctrl-C and to SIGTERM
+            step, kept = trainer.global_step, _step_reached(out)
+            raise InterruptedFitError(
+                f"fit stopped at step {step}; {out} holds the checkpoint of step {kept}: continue it with --resume"
+            ) from None
     if trainer.is_global_zero:
         _finish(module, trainer, manifest, out)
 
