@@ -319,7 +319,7 @@ PAPER: dict[str, Any] = {
 TINY: dict[str, Any] = {
     "panel": {"n_genes": 200},
     "graph": {"k": 10},
-    "training": {"max_steps": 600, "ema_decay": 0.99, "validate_every": 150},
+    "training": {"max_steps": 450, "ema_decay": 0.99, "validate_every": 150},
 }
 
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER, "tiny": TINY}
