@@ -319,6 +319,7 @@ PAPER: dict[str, Any] = {
 TINY: dict[str, Any] = {
     "panel": {"n_genes": 200},
     "graph": {"k": 10},
+    "flow": {"genes_per_step": 128},
     "training": {"max_steps": 450, "ema_decay": 0.99, "validate_every": 150},
 }
 

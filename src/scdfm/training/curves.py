@@ -7,10 +7,20 @@ from typing import Any
 
 import lightning as L
 import pandas as pd
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from scdfm.files import written_whole
 
 COLUMNS = ["step", "loss", "cfm", "mmd", "learning_rate", "val_l2", "val_pearson_delta"]
+
+
+class StepBar(TQDMProgressBar):
+    """One bar over the steps, with time left; validations pass without bars of their own."""
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """A bar that shows nothing."""
+        return Tqdm(disable=True)
 
 
 class Curves(L.Callback):

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from scdfm.config import Config, TrainingConfig
@@ -34,7 +34,7 @@ from scdfm.run.manifest import FORMAT, Manifest, versions
 from scdfm.seeds import derive, numpy_rng
 from scdfm.training.averaging import AveragedWeights
 from scdfm.training.checkpoint import SafetensorsIO, read_checkpoint
-from scdfm.training.curves import Curves
+from scdfm.training.curves import Curves, StepBar
 from scdfm.training.module import FlowModule
 from scdfm.training.steps import StepBatches, StepsFrom, ValidationConditions, unbatched
 
@@ -227,7 +227,7 @@ def _trainer(options: TrainingConfig, out: Path, validated: bool, progress: bool
     if options.patience and validated:
         callbacks.append(EarlyStopping("val_l2", patience=options.patience, check_on_train_epoch_end=False))
     if progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=10))
+        callbacks.append(StepBar(refresh_rate=10))
     return L.Trainer(
         max_steps=options.max_steps,
         max_epochs=1,
