@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scdfm.errors import DataError
+from scdfm.errors import DataError, RunError
 
 
 @contextlib.contextmanager
@@ -64,4 +64,26 @@ def new_folder(path: str | Path) -> Path:
         raise DataError(
             f"output folder {path} cannot be created ({error.strerror}); choose another --out"
         ) from error
+    return path
+
+
+def recorded_folder(path: str | Path, name: str, record: dict[str, Any], resume: bool) -> Path:
+    """A new folder that keeps `record` in the JSON file `name`, or with `resume` the folder started with that record.
+
+    A folder without the file starts anew. RunError where the record found says something else, key by key.
+    """
+    path = Path(path)
+    if not resume or not (path / name).is_file():
+        write_json(new_folder(path) / name, record)
+        return path
+    try:
+        found = dict(json.loads((path / name).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{path / name} cannot be read as JSON ({error}); choose another --out") from error
+    differing = [key for key, value in record.items() if found.get(key) != value]
+    if differing:
+        raise RunError(
+            f"--resume {path}: this folder was started with other {' and '.join(differing)}; "
+            "repeat the options and data of its start, or choose another --out"
+        )
     return path

@@ -129,9 +129,7 @@ def test_a_reproduction_resumes_to_the_same_table_without_another_fit(
     again = reproduce("norman-additive", out=out, smoke=True, resume=True, progress=False)
     assert again.text == whole.text
     pd.testing.assert_frame_equal(again.table, whole.table)
-    with pytest.raises(
-        RunError, match="it holds .*'norman-additive'.*; repeat its start, or choose another --out"
-    ):
+    with pytest.raises(RunError, match="was started with other experiment.*; repeat the options"):
         reproduce("ablation", out=out, smoke=True, resume=True, progress=False)
     with pytest.raises(DataError, match="exists and is not empty"):
         reproduce("norman-additive", out=out, smoke=True, progress=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,8 @@ from scdfm.benchmarking.plan import Contender, Options, Plan, make_plan
 from scdfm.benchmarking.tables import Tables, aggregate
 from scdfm.config import SplitConfig
 from scdfm.data import CellTable, Split, read_cells
-from scdfm.errors import RunError
 from scdfm.evaluation.evaluate import Protocol
-from scdfm.files import new_folder, write_json, write_text, written_whole
+from scdfm.files import recorded_folder, write_text, written_whole
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -94,7 +92,8 @@ def benchmark(
         split, folds, seeds, models, protocol=protocol, metrics=metrics, options=options, n_cells=n_cells
     )
     table = cells if isinstance(cells, CellTable) else read_cells(cells)
-    out = _folder(Path(out), plan, table, resume)
+    record = {"data": table.digest(), "split": _said(plan.split), "protocol": plan.protocol}
+    out = recorded_folder(out, RECORD, record, resume)
     scored = run_pieces(plan, table, out, progress)
     tables, notes = aggregate(scored), _notes(scored)
     page = Page(plan, tables, notes, table, [done.n_genes for done in scored])
@@ -104,29 +103,6 @@ def benchmark(
     write_text(out / MARKDOWN, page.markdown())
     write_text(out / PAGE, page.html())
     return Benchmark(out, plan, tables, notes, page.text())
-
-
-def _folder(out: Path, plan: Plan, cells: CellTable, resume: bool) -> Path:
-    """A new folder with the benchmark's record, or that of the benchmark to resume."""
-    record = {
-        "data": cells.digest(),
-        "split": _said(plan.split),
-        "protocol": plan.protocol,
-    }
-    if not resume or not (out / RECORD).is_file():
-        write_json(new_folder(out) / RECORD, record)
-        return out
-    try:
-        found = json.loads((out / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{out / RECORD} cannot be read as JSON ({error}); choose another --out") from error
-    differing = [name for name, value in record.items() if found.get(name) != value]
-    if differing:
-        raise RunError(
-            f"--resume {out}: this benchmark was started with other {' and '.join(differing)}; "
-            "repeat the options and data of its start, or choose another --out"
-        )
-    return out
 
 
 def _said(split: SplitConfig | Split) -> dict[str, object]:

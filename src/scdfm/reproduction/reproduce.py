@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from scdfm.benchmarking import Plan, Tables, aggregate, run_pieces
 from scdfm.data import CellTable
-from scdfm.errors import ConfigError, RunError
-from scdfm.files import new_folder, write_json, write_text, written_whole
+from scdfm.errors import ConfigError
+from scdfm.files import recorded_folder, write_text, written_whole
 from scdfm.reproduction.check import Check, control_check
 from scdfm.reproduction.experiments import (
     SCORED_GENES,
@@ -69,7 +67,7 @@ def reproduce(
     fitted = tuple(folds if folds is not None else experiment.folds[: SMOKE_FOLDS if smoke else None])
     if unknown := [fold for fold in fitted if fold not in experiment.folds]:
         raise ConfigError(f"fold {unknown[0]}: {name} has folds {', '.join(map(str, experiment.folds))}")
-    out = _folder(Path(out), {"experiment": name, "smoke": smoke, "unseen": unseen}, resume)
+    out = recorded_folder(out, RECORD, {"experiment": name, "smoke": smoke, "unseen": unseen}, resume)
     cells = experiment.table(data, smoke, out)
     plan = Plan(experiment.split, fitted, tuple(range(seeds)), contenders, "paper", METRICS)
     checked = _check(experiment, plan, cells, smoke)
@@ -97,22 +95,6 @@ def _check(experiment: Experiment, plan: Plan, cells: CellTable, smoke: bool) ->
 
 def _folds(experiment: Experiment, plan: Plan, cells: CellTable, smoke: bool) -> PublishedFolds:
     return PublishedFolds(plan, cells, SMOKE_GENES if smoke else SCORED_GENES, experiment.apart)
-
-
-def _folder(out: Path, record: dict[str, Any], resume: bool) -> Path:
-    """A new folder with the experiment's record, or that of the experiment to resume."""
-    if not resume or not (out / RECORD).is_file():
-        write_json(new_folder(out) / RECORD, record)
-        return out
-    try:
-        found = json.loads((out / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{out / RECORD} cannot be read as JSON ({error}); choose another --out") from error
-    if found != record:
-        raise RunError(
-            f"--resume {out}: it holds {found}, expected {record}; repeat its start, or choose another --out"
-        )
-    return out
 
 
 def _remarks(experiment: Experiment, plan: Plan, smoke: bool, unseen: bool) -> list[str]:
