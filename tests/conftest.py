@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,3 +24,23 @@ def shared() -> Path:
             pytest.fail(f"real-data tests would be skipped: {SHARED} is missing")
         pytest.skip(f"needs public data files in {SHARED}")
     return SHARED
+
+
+@pytest.fixture
+def call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `scdfm ARGS` in this process: exit code, standard output, standard error."""
+    from scdfm import cli
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["scdfm", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = 0 if stop.code is None else int(stop.code)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 
 import scdfm
-from scdfm import cli
 
 SMALL = [
     "--set", "panel.n_genes=40", "--set", "graph.k=5", "--set", "model.width=16", "--set", "model.gene_heads=2",
@@ -21,23 +20,6 @@ SMALL = [
     "--set", "training.cells_per_condition=4", "--set", "training.accelerator=cpu", "--set", "sampling.steps=2",
     "--max-steps", "6", "--quiet",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Run `scdfm ARGS` in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["scdfm", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = 0 if stop.code is None else int(stop.code)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="session")

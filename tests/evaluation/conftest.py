@@ -20,7 +20,7 @@ def screen() -> CellTable:
 
 
 @pytest.fixture(scope="session")
-def test_conditions(screen: CellTable) -> list[str]:
+def held_out(screen: CellTable) -> list[str]:
     """Doubles kept for the test."""
     return [condition for condition in screen.conditions if "+" in condition][::2]
 
@@ -37,12 +37,12 @@ def cells_as():
 
 
 @pytest.fixture(scope="session")
-def noisy(screen: CellTable, test_conditions: list[str], cells_as) -> AnnData:
+def noisy(screen: CellTable, held_out: list[str], cells_as) -> AnnData:
     """A prediction of the test conditions: 15 of their cells each among 15 control cells."""
     rng = np.random.default_rng(0)
     rows = [
         rng.choice(screen.rows(source), 15, replace=False)
-        for condition in test_conditions
+        for condition in held_out
         for source in (condition, "control")
     ]
-    return cells_as(screen, np.concatenate(rows), list(np.repeat(test_conditions, 30)))
+    return cells_as(screen, np.concatenate(rows), list(np.repeat(held_out, 30)))

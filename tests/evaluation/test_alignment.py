@@ -27,14 +27,14 @@ def test_genes_are_aligned_by_name_and_differences_told(noisy, screen):
     np.testing.assert_array_equal(pair.predicted.X[row].toarray()[0], part[row, expected].X.toarray()[0])
 
 
-def test_conditions_are_matched_by_canonical_name(noisy, screen, test_conditions):
+def test_conditions_are_matched_by_canonical_name(noisy, screen, held_out):
     renamed = noisy.copy()
     renamed.obs["perturbation"] = [
-        "nobody" if name == test_conditions[0] else "+".join(reversed(name.split("+"))) + "+ctrl"
+        "nobody" if name == held_out[0] else "+".join(reversed(name.split("+"))) + "+ctrl"
         for name in noisy.obs["perturbation"]
     ]
     pair = align(renamed, screen)
-    assert set(pair.conditions) == set(test_conditions[1:])
+    assert set(pair.conditions) == set(held_out[1:])
     assert pair.notes == ("1 predicted conditions are not measured and not scored: nobody",)
 
 
@@ -80,7 +80,7 @@ def test_a_table_lends_its_column_and_control_label(noisy, screen):
     assert align(predicted, real).conditions == align(noisy, screen).conditions
 
 
-def test_asked_conditions_must_be_predicted_and_measured(noisy, screen, test_conditions):
+def test_asked_conditions_must_be_predicted_and_measured(noisy, screen, held_out):
     single = next(c for c in screen.conditions if c != "control" and "+" not in c)
     with pytest.raises(ConditionError, match=f"condition '{single}' is not predicted"):
         align(noisy, screen, conditions=[single])
@@ -88,27 +88,25 @@ def test_asked_conditions_must_be_predicted_and_measured(noisy, screen, test_con
         align(noisy, screen, conditions=["Z9"])
     with pytest.raises(ConditionError, match="conditions is empty"):
         align(noisy, screen, conditions=[])
-    assert align(noisy, screen, conditions=test_conditions[3:1:-1]).conditions == tuple(
-        test_conditions[3:1:-1]
-    )
+    assert align(noisy, screen, conditions=held_out[3:1:-1]).conditions == tuple(held_out[3:1:-1])
 
 
-def test_real_cells_need_control_and_a_table_takes_no_subset(noisy, screen, test_conditions):
+def test_real_cells_need_control_and_a_table_takes_no_subset(noisy, screen, held_out):
     with pytest.raises(DataError, match="no control cells"):
-        align(noisy, screen.select(test_conditions))
+        align(noisy, screen.select(held_out))
     with pytest.raises(ConfigError, match="subset goes with a file or an AnnData"):
         align(noisy, screen, subset={"line": "K562"})
 
 
-def test_subset_chooses_real_cells_and_predictions_that_have_the_column(noisy, screen, test_conditions):
+def test_subset_chooses_real_cells_and_predictions_that_have_the_column(noisy, screen, held_out):
     real = screen.to_adata()
     real.obs["line"] = np.where(np.arange(real.n_obs) % 2 == 0, "one", "two")
     predicted = noisy.copy()
     predicted.obs["line"] = ["one", "two", "two"] * (noisy.n_obs // 3)
     pair = align(predicted, real, subset={"line": "two"})
     assert pair.real.n_cells("control") == 75
-    assert pair.predicted.n_cells(test_conditions[0]) == 20
-    assert align(noisy, real, subset={"line": "two"}).predicted.n_cells(test_conditions[0]) == 30
+    assert pair.predicted.n_cells(held_out[0]) == 20
+    assert align(noisy, real, subset={"line": "two"}).predicted.n_cells(held_out[0]) == 30
 
 
 def test_values_of_a_prediction_are_checked(noisy, screen):

@@ -24,28 +24,28 @@ def population(screen) -> Population:
     return Population(screen.X, screen.genes, {c: screen.rows(c) for c in screen.conditions})
 
 
-def test_disjoint_halves(screen, test_conditions):
+def test_disjoint_halves(screen, held_out):
     cells = population(screen)
-    halves = disjoint_halves(cells, test_conditions, seed=0)
-    for condition in test_conditions:
+    halves = disjoint_halves(cells, held_out, seed=0)
+    for condition in held_out:
         both = np.concatenate([halves.predicting[condition], halves.compared[condition]])
         np.testing.assert_array_equal(np.sort(both), screen.rows(condition))
         assert len(halves.predicting[condition]) == len(both) // 2
-    alone = disjoint_halves(cells, test_conditions[:1], seed=0)
-    np.testing.assert_array_equal(alone.predicting[test_conditions[0]], halves.predicting[test_conditions[0]])
-    other = disjoint_halves(cells, test_conditions[:1], seed=1)
-    assert not np.array_equal(other.predicting[test_conditions[0]], halves.predicting[test_conditions[0]])
-    half, _ = halves.moments(cells, test_conditions)
-    expected = screen.X[halves.predicting[test_conditions[2]]].toarray().astype(float)
+    alone = disjoint_halves(cells, held_out[:1], seed=0)
+    np.testing.assert_array_equal(alone.predicting[held_out[0]], halves.predicting[held_out[0]])
+    other = disjoint_halves(cells, held_out[:1], seed=1)
+    assert not np.array_equal(other.predicting[held_out[0]], halves.predicting[held_out[0]])
+    half, _ = halves.moments(cells, held_out)
+    expected = screen.X[halves.predicting[held_out[2]]].toarray().astype(float)
     np.testing.assert_allclose(half.mean[2], expected.mean(0), rtol=1e-9)
     np.testing.assert_allclose(half.variance[2], expected.var(0), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(half.zero[2], (expected == 0).mean(0), rtol=1e-9)
 
 
-def test_half_against_all(screen, test_conditions):
-    halves = half_against_all(population(screen), test_conditions, seed=4)
+def test_half_against_all(screen, held_out):
+    halves = half_against_all(population(screen), held_out, seed=4)
     rng = np.random.default_rng(4)
-    for condition in test_conditions:
+    for condition in held_out:
         rows = screen.rows(condition)
         expected = np.sort(rows[rng.permutation(len(rows))[: len(rows) // 2]])
         np.testing.assert_array_equal(halves.predicting[condition], expected)

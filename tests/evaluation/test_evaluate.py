@@ -29,21 +29,21 @@ def table(noisy, screen):
     return evaluate(noisy, screen)
 
 
-def test_long_table(table, screen, test_conditions):
+def test_long_table(table, screen, held_out):
     assert list(table.columns) == ["model", "condition", "metric", "value", "n_cells"]
     assert list(table["model"].unique()) == ["model", *BASELINES, CEILING, DUPLICATE]
-    assert set(table["condition"]) == set(test_conditions)
+    assert set(table["condition"]) == set(held_out)
     assert not table.duplicated(["model", "condition", "metric"]).any()
     assert set(table.loc[table["model"] == "model", "metric"]) == set(METRICS)
     assert (table["n_cells"] == [screen.n_cells(c) for c in table["condition"]]).all()
     assert table.attrs["protocol"] == "scdfm"
     assert "training not given" in table.attrs["notes"][0]
-    expected = set(screen.conditions) - {"control", *test_conditions}
+    expected = set(screen.conditions) - {"control", *held_out}
     assert set(table.attrs["training_conditions"]) == expected
 
 
-def test_pointwise_values_by_hand(table, noisy, screen, test_conditions):
-    condition = test_conditions[1]
+def test_pointwise_values_by_hand(table, noisy, screen, held_out):
+    condition = held_out[1]
     predicted = np.asarray(noisy[noisy.obs["perturbation"] == condition].X.toarray(), dtype=float).mean(0)
     real, control = screen.mean(condition), screen.mean("control")
     centre = screen.means(table.attrs["training_conditions"]).to_numpy().mean(0)
@@ -63,8 +63,8 @@ def test_pointwise_values_by_hand(table, noisy, screen, test_conditions):
     assert found["pearson_delta_hat_20"] == pytest.approx(expected)
 
 
-def test_truth_as_prediction_reaches_the_ceiling(screen, test_conditions):
-    truth = screen.select(test_conditions)
+def test_truth_as_prediction_reaches_the_ceiling(screen, held_out):
+    truth = screen.select(held_out)
     table = evaluate(truth, screen)
     model, ceiling = (
         summarise(table[table["model"] == name]).set_index("metric")["mean"] for name in ("model", CEILING)
@@ -82,16 +82,16 @@ def test_truth_as_prediction_reaches_the_ceiling(screen, test_conditions):
     )
 
 
-def test_a_half_of_the_truth_scores_as_the_ceiling(screen, test_conditions):
+def test_a_half_of_the_truth_scores_as_the_ceiling(screen, held_out):
     """Other cells of the same population stand where the ceiling stands, within what halves differ by."""
     rng = np.random.default_rng(5)
     first, second = [], list(screen.rows("control"))
-    for condition in test_conditions:
+    for condition in held_out:
         rows = rng.permutation(screen.rows(condition))
         first += list(rows[:30])
         second += list(rows[30:])
     table = evaluate(screen.take(np.sort(first)), screen.take(np.sort(second)), training=screen.means())
-    whole = evaluate(screen.select(test_conditions), screen, training=screen.means())
+    whole = evaluate(screen.select(held_out), screen, training=screen.means())
     for metric in ("l2", "pearson_delta", "energy", "wasserstein"):
         model, ceiling = values(table, "model")[metric], values(whole, CEILING)[metric]
         error = np.sqrt(model.var() / len(model) + ceiling.var() / len(ceiling))
@@ -117,16 +117,16 @@ def test_no_signal_is_undefined_not_zero(screen, cells_as):
     assert values(table, CEILING)["de_spearman"].isna().all()  # no gene is significant
 
 
-def test_shuffled_labels_fall_to_chance(screen, test_conditions):
+def test_shuffled_labels_fall_to_chance(screen, held_out):
     rng = np.random.default_rng(1)
     scores = []
     for _ in range(8):
-        predicted = screen.select(test_conditions).to_adata()
-        new = dict(zip(test_conditions, rng.permutation(test_conditions), strict=True))
+        predicted = screen.select(held_out).to_adata()
+        new = dict(zip(held_out, rng.permutation(held_out), strict=True))
         predicted.obs["perturbation"] = [new[c] for c in predicted.obs["perturbation"]]
         table = evaluate(predicted, screen, metrics=["ds", "ds_signed"], references=False)
         scores.append(values(table, "model").mean())
-    k = len(test_conditions)
+    k = len(held_out)
     mean = np.mean(scores, axis=0)
     assert (abs(mean - (k + 1) / (2 * k)) < 4 * np.sqrt(1 / 12 / k / 8)).all()
 
@@ -139,12 +139,10 @@ def test_same_seed_same_bits_and_order_does_not_matter(table, noisy, screen):
     assert not values(other, CEILING).equals(values(table, CEILING))
 
 
-def test_baseline_distributions_come_from_shifted_controls(screen, test_conditions):
+def test_baseline_distributions_come_from_shifted_controls(screen, held_out):
     """Where a baseline predicts no shift, its stand-in is real control cells."""
-    table = evaluate(
-        None, screen, conditions=test_conditions[:3], metrics=["variance_error", "zero_fraction_error"]
-    )
-    control, condition = screen.rows("control"), test_conditions[0]
+    table = evaluate(None, screen, conditions=held_out[:3], metrics=["variance_error", "zero_fraction_error"])
+    control, condition = screen.rows("control"), held_out[0]
     # 60 of 150 control cells are drawn: compare with all of them within sampling error
     real = screen.X[screen.rows(condition)].toarray()
     all_controls = screen.X[control].toarray()
@@ -154,8 +152,8 @@ def test_baseline_distributions_come_from_shifted_controls(screen, test_conditio
     )
 
 
-def test_training_as_a_run_or_a_table(noisy, screen, test_conditions):
-    train = [c for c in screen.conditions if c not in test_conditions]
+def test_training_as_a_run_or_a_table(noisy, screen, held_out):
+    train = [c for c in screen.conditions if c not in held_out]
     means = screen.means(train)
     plain = evaluate(noisy, screen, metrics=MEANS)
     for training in (means, SimpleNamespace(means=means, split=None), means[means.columns[::-1]]):
@@ -175,7 +173,7 @@ def test_training_errors(noisy, screen):
         evaluate(noisy, screen, training=screen.means().iloc[:, 5:])
 
 
-def test_no_training_leaves_baselines_undefined(screen, test_conditions):
+def test_no_training_leaves_baselines_undefined(screen, held_out):
     everything = screen.select(c for c in screen.conditions if c != "control")
     table = evaluate(everything, screen, metrics=["l2", "pearson_delta_hat"])
     assert "no training conditions" in table.attrs["notes"][-1]
@@ -185,10 +183,8 @@ def test_no_training_leaves_baselines_undefined(screen, test_conditions):
     assert values(table, "model")["l2"].notna().all()
 
 
-def test_options(noisy, screen, test_conditions):
-    table = evaluate(
-        noisy, screen, metrics="l2", name="mine", conditions=[test_conditions[2]], references=False
-    )
+def test_options(noisy, screen, held_out):
+    table = evaluate(noisy, screen, metrics="l2", name="mine", conditions=[held_out[2]], references=False)
     assert len(table) == 1
     assert table.loc[0, "model"] == "mine"
     names = list(screen.genes[[5, 3, 8]])
@@ -225,16 +221,14 @@ def test_metrics_of_cells_need_a_prediction(screen):
         evaluate(None, screen, protocol="paper", metrics=["pr_auc"])
 
 
-def test_a_condition_with_one_cell_has_no_halves(screen, test_conditions):
-    rows = np.sort(
-        [*screen.rows("control"), *screen.rows(test_conditions[0])[:1], *screen.rows(test_conditions[1])]
-    )
-    table = evaluate(None, screen.take(rows), training=screen.means(), conditions=test_conditions[:2])
+def test_a_condition_with_one_cell_has_no_halves(screen, held_out):
+    rows = np.sort([*screen.rows("control"), *screen.rows(held_out[0])[:1], *screen.rows(held_out[1])])
+    table = evaluate(None, screen.take(rows), training=screen.means(), conditions=held_out[:2])
     for name in (CEILING, DUPLICATE):
-        assert values(table, name).loc[test_conditions[0]].isna().all()
-        assert values(table, name).loc[test_conditions[1]].notna().all()
-    assert np.isnan(values(table, "no change").loc[test_conditions[0], "energy"])
-    assert np.isfinite(values(table, "no change").loc[test_conditions[0], "l2"])
+        assert values(table, name).loc[held_out[0]].isna().all()
+        assert values(table, name).loc[held_out[1]].notna().all()
+    assert np.isnan(values(table, "no change").loc[held_out[0], "energy"])
+    assert np.isfinite(values(table, "no change").loc[held_out[0], "l2"])
 
 
 def test_dense_and_reordered_predictions_score_the_same(table, noisy, screen):
