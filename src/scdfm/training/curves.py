@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from scdfm.files import written_whole
 
 COLUMNS = ["step", "loss", "cfm", "mmd", "learning_rate", "val_l2", "val_pearson_delta"]
+MOST_ROWS = 5000
 
 
 class StepBar(TQDMProgressBar):
@@ -24,10 +25,13 @@ class StepBar(TQDMProgressBar):
 
 
 class Curves(L.Callback):
-    """Keeps a row every `every` steps and one for each validation; writes the table at validations and at the end."""
+    """Keeps a row every `every` steps and one for each validation; writes the table at validations and at the end.
 
-    def __init__(self, path: Path, every: int = 20) -> None:
-        self.path, self.every = path, every
+    `every` is 20, more in a fit of more than `MOST_ROWS` such rows: the table is part of each checkpoint.
+    """
+
+    def __init__(self, path: Path, max_steps: int) -> None:
+        self.path, self.every = path, max(20, max_steps // MOST_ROWS)
         self.rows: list[dict[str, float]] = []
 
     def on_train_batch_end(

@@ -223,7 +223,7 @@ def _trainer(options: TrainingConfig, out: Path, validated: bool, progress: bool
         logging.getLogger(name).setLevel(logging.ERROR)  # device tips are no news to the user
     validate_every = min(options.validate_every, options.max_steps)
     callbacks: list[Callback] = [AveragedWeights(options.ema_decay)] if options.ema_decay else []
-    callbacks += [Curves(out / folder.LOG), *_checkpoints(out, validate_every, validated)]
+    callbacks += [Curves(out / folder.LOG, options.max_steps), *_checkpoints(out, validate_every, validated)]
     if options.patience and validated:
         callbacks.append(EarlyStopping("val_l2", patience=options.patience, check_on_train_epoch_end=False))
     if progress:
