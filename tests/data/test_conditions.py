@@ -9,11 +9,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scdfm.data.conditions import CONTROL, Vocabulary, canonical, near, targets
+from scdfm.data.conditions import (
+    CONTROL,
+    Condition,
+    Perturbation,
+    Vocabulary,
+    canonical,
+    control_of,
+    covariates,
+    doses,
+    near,
+    number_text,
+    parse,
+    perturbation_of,
+    targets,
+)
 from scdfm.errors import ConditionError, DataError
 
-GENES = st.text(st.characters(exclude_characters="+", exclude_categories=("Z", "C")), min_size=1).filter(
-    lambda name: name not in ("ctrl", "control")
+VISIBLE = st.characters(exclude_characters="+@|", exclude_categories=("Z", "C"))
+GENES = st.text(VISIBLE, min_size=1).filter(lambda name: name not in ("ctrl", "control"))
+NUMBERS = st.floats(min_value=0, allow_infinity=False, allow_nan=False)
+KEYS = st.from_regex(r"[A-Za-z_](?:[\w .-]{0,6}[\w.-])?", fullmatch=True).filter(lambda key: key != "time")
+VALUES = st.text(st.characters(exclude_characters="|", exclude_categories=("Z", "C")), min_size=1)
+CONDITIONS = st.builds(
+    Condition,
+    st.lists(
+        st.builds(Perturbation, GENES, st.none() | NUMBERS),
+        max_size=4,
+        unique_by=lambda perturbation: perturbation.target,
+    ).map(tuple),
+    st.dictionaries(KEYS, VALUES, max_size=3).map(lambda pairs: tuple(pairs.items())),
+    st.none() | NUMBERS,
 )
 
 
@@ -79,6 +105,110 @@ def test_targets() -> None:
     assert targets("A+B+C") == ("A", "B", "C")
 
 
+@given(CONDITIONS)
+def test_a_name_reads_back_as_its_condition(condition: Condition) -> None:
+    name = str(condition)
+    assert parse(name) == condition
+    assert canonical(name) == name
+    assert targets(name) == tuple(sorted(perturbation.target for perturbation in condition.perturbations))
+    assert doses(name) == tuple(perturbation.dose for perturbation in condition.perturbations)
+    assert covariates(name) == dict(condition.covariates)
+    assert parse(perturbation_of(name)) == Condition(condition.perturbations)
+    assert parse(control_of(name)) == Condition((), condition.covariates)
+
+
+@given(CONDITIONS, st.randoms())
+def test_canonical_forgets_the_order_of_targets_and_keys(condition: Condition, random: object) -> None:
+    parts = [*map(str, condition.perturbations), "ctrl"]
+    pairs = [f"| {key} = {value} " for key, value in condition.covariates]
+    if condition.time is not None:
+        pairs.append(f"|time={number_text(condition.time)}")
+    for listed in (parts, pairs):
+        random.shuffle(listed)  # type: ignore[attr-defined]
+    assert canonical(" + ".join(parts) + "".join(pairs)) == str(condition)
+
+
+@given(st.text(st.sampled_from("Az1.e-+@|= k_"), max_size=14))
+def test_any_text_is_refused_or_has_one_name(text: str) -> None:
+    try:
+        name = canonical(text)
+    except ConditionError:
+        return
+    assert canonical(name) == name
+    assert str(parse(name)) == name
+
+
+@given(NUMBERS)
+def test_numbers_read_back_and_hold_no_separator(value: float) -> None:
+    assert float(number_text(value)) == value
+    assert "+" not in number_text(value)
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("JQ1@0.50", "JQ1@0.5"),
+        ("JQ1@10.0", "JQ1@10"),
+        ("JQ1 @ 1e3", "JQ1@1000"),
+        ("B@2+A@1e-7", "A@1e-07+B@2"),
+        ("B+A@1", "A@1+B"),
+        ("A-2+A@1", "A@1+A-2"),
+        ("JQ1@1|time=24.0|cell_line=K562", "JQ1@1|cell_line=K562|time=24"),
+        ("stim | cell type = CD14+ Monocytes", "stim|cell type=CD14+ Monocytes"),
+        ("A|b=x=1", "A|b=x=1"),
+        ("NT|cell_line=K562", "control|cell_line=K562"),
+        ("NT@0|cell_line=K562", "control|cell_line=K562"),
+        ("A+NT@0", "A"),
+        ("A@0", "A@0"),
+        ("A|time=late", "A|time=late"),
+        # What is no dose or covariate belongs to the name, as ever.
+        ("TRA@", "TRA@"),
+        ("@5", "@5"),
+        ("A@nan", "A@nan"),
+        ("A@inf", "A@inf"),
+        ("A@-1", "A@-1"),
+        ("A@1_0", "A@1_0"),
+        ("A@1e999", "A@1e999"),
+        ("A@B", "A@B"),
+        ("A|B", "A|B"),
+        ("A|1x=2", "A|1x=2"),
+        ("A|x=", "A|x="),
+        ("A|x=1|B", "A|x=1|B"),
+        ("|x=1", "|x=1"),
+    ],
+)
+def test_doses_and_covariates(label: str, name: str) -> None:
+    assert canonical(label, control="NT") == name
+    assert canonical(name) == name
+
+
+def test_parts_of_a_name() -> None:
+    name = "B@10+A|cell_line=A549|time=24"
+    assert targets(name) == ("A", "B")
+    assert doses(name) == (None, 10.0)
+    assert covariates(name) == {"cell_line": "A549"}
+    assert parse(name).time == 24
+    assert perturbation_of(name) == "A+B@10"
+    assert control_of(name) == "control|cell_line=A549"
+    assert (targets("control|x=1"), doses("control|x=1")) == ((), ())
+    assert covariates("A|time=late") == {"time": "late"}
+    assert parse("A|B@1") == Condition((Perturbation("A|B", 1.0),))
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("A@1+A@2", "names target 'A' twice"),
+        ("A|x=1|x=2", "gives covariate 'x' twice, expected it once; leave one out"),
+        ("A+|x=1", "expected targets joined by"),
+        ("Z|k=5+A|", "would read as a covariate; rename the target that holds"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused(label: str, message: str) -> None:
+    with pytest.raises(ConditionError, match=message):
+        canonical(label)
+
+
 def test_near_finds_other_cases_and_misspellings() -> None:
     assert near("klf1", ["KLF1", "TP53"]) == "; did you mean 'KLF1'?"
     assert near("MAPK3", ["MAPK1", "FOXA1"]) == "; did you mean 'MAPK1'?"
@@ -122,6 +252,13 @@ def test_the_code_of_a_condition_does_not_depend_on_its_batch() -> None:
         assert (row[len(alone) :] == Vocabulary.PAD).all()
     for first, second in itertools.combinations(whole.tolist(), 2):
         assert first != second
+
+
+def test_doses_and_covariates_do_not_change_the_tokens_of_targets() -> None:
+    vocabulary = Vocabulary.build("ABC")
+    plain = vocabulary.encode(["A", "A+B+C", CONTROL], slots=None)
+    dosed = vocabulary.encode(["A@0.5|x=1", "C+B@3+A@1|time=4", "control|x=1"], slots=None)
+    np.testing.assert_array_equal(plain, dosed)
 
 
 def test_too_few_slots_are_told() -> None:

@@ -9,7 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from scdfm.data.cells import CellTable, read_cells
-from scdfm.data.conditions import CONTROL, Vocabulary, canonical, targets
+from scdfm.data.conditions import (
+    CONTROL,
+    Condition,
+    Perturbation,
+    Vocabulary,
+    canonical,
+    control_of,
+    covariates,
+    doses,
+    parse,
+    perturbation_of,
+    targets,
+)
 from scdfm.data.graph import coexpression_graph, vocabulary_graph
 from scdfm.data.panel import GenePanel, select_genes
 from scdfm.data.simulate import simulate
@@ -32,8 +44,10 @@ __all__ = [
     "CONTROL",
     "Batch",
     "CellTable",
+    "Condition",
     "ConditionSampler",
     "GenePanel",
+    "Perturbation",
     "Scale",
     "Split",
     "Vocabulary",
@@ -42,10 +56,15 @@ __all__ = [
     "coexpression_graph",
     "column_split",
     "combinations_split",
+    "control_of",
+    "covariates",
+    "doses",
     "file_split",
     "holdout_split",
     "make_split",
     "named_split",
+    "parse",
+    "perturbation_of",
     "read_cells",
     "select_genes",
     "simulate",

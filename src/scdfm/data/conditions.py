@@ -1,14 +1,18 @@
 """Names of conditions, and the vocabulary that turns their targets into tokens.
 
-A condition is the set of its targets, written in sorted order and joined by `+`; `control` is the empty set.
+A condition is a set of targets, each with a dose or without, in a setting of covariates and a time. Its name is
+`TARGET[@DOSE][+TARGET[@DOSE]]…[|KEY=VALUE]…`, for example `AHR+FEV`, `JQ1@0.5` or `Belinostat@10|cell_line=A549|time=24`;
+`control` is the empty set, `control|cell_line=A549` the untreated cells of one setting.
 """
 
 from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -18,41 +22,156 @@ from scdfm.errors import ConditionError, DataError
 
 CONTROL: Final = "control"
 SEPARATOR: Final = "+"
+DOSE_SIGN: Final = "@"
+COVARIATE_SIGN: Final = "|"
+TIME: Final = "time"
+"""Key that a time is written under."""
 CONTROL_SPELLINGS: Final = frozenset({CONTROL, "ctrl"})
+_NUMBER: Final = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]-?[0-9]+)?")
+_PAIR: Final = re.compile(r"\s*([A-Za-z_][\w .-]*?)\s*=\s*(\S.*?)\s*", re.DOTALL)
 
 
-def canonical(name: str, control: str = CONTROL) -> str:
-    """The one name of a condition: sorted targets joined by `+`, or `control`.
+@dataclass(frozen=True)
+class Perturbation:
+    """One target and its dose, in the user's unit; None where no dose is known."""
+
+    target: str
+    dose: float | None = None
+
+    def __str__(self) -> str:
+        return self.target if self.dose is None else f"{self.target}{DOSE_SIGN}{number_text(self.dose)}"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is done to cells, and to which: perturbations by target, covariates (key, value) by key, and a time.
+
+    `parse` makes one of a name, `str` gives its canonical name; `parse(str(condition)) == condition`.
+    """
+
+    perturbations: tuple[Perturbation, ...] = ()
+    covariates: tuple[tuple[str, str], ...] = ()
+    time: float | None = None
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.perturbations, key=lambda perturbation: perturbation.target))
+        object.__setattr__(self, "perturbations", ordered)
+        object.__setattr__(self, "covariates", tuple(sorted(self.covariates)))
+
+    def __str__(self) -> str:
+        pairs = [*self.covariates, *([] if self.time is None else [(TIME, number_text(self.time))])]
+        name = SEPARATOR.join(map(str, self.perturbations)) or CONTROL
+        return name + "".join(f"{COVARIATE_SIGN}{key}={value}" for key, value in sorted(pairs))
+
+
+@lru_cache(maxsize=65536)
+def parse(name: str, control: str = CONTROL) -> Condition:
+    """The condition that a name stands for.
 
     `control` is the label of untreated cells in the user's file. It and the spellings `ctrl` and `control`
     count as absent targets, so `A+ctrl`, `ctrl+A` and `control+A` are all the single `A`. Blanks around a
-    target are dropped.
+    target, dose, key or value are dropped. What follows the last `@` of a target is its dose only where it is a number
+    (0.5, 10, 1e-3), and `|KEY=VALUE` at the end is a covariate only where KEY is an identifier; anything else
+    belongs to the target's name. `|time=` with a number is the time.
 
     Raises ConditionError where a target is empty, or named twice: two guides against one gene are a single
-    (`A`), a double dose is not a combination, and only the user knows which of the two `A+A` means.
+    (`A`), a double dose is not a combination, and only the user knows which of the two `A+A` means; also where
+    a covariate is given twice.
     """
-    text = name.strip()
-    if text == control.strip():
-        return CONTROL
+    absent = CONTROL_SPELLINGS | {control.strip()}
+    if name.strip() in absent:
+        return Condition()
+    text, pairs = _setting(name)
+    time = next((float(value) for key, value in pairs if key == TIME and _is_number(value)), None)
+    covariates = tuple(pair for pair in pairs if time is None or pair[0] != TIME)
+    if text in absent:
+        return Condition((), covariates, time)
     parts = [part.strip() for part in text.split(SEPARATOR)]
     if not all(parts):
         raise ConditionError(
             f"condition '{name}': expected targets joined by '+', found an empty one; rename it"
         )
-    absent = CONTROL_SPELLINGS | {control.strip()}
-    named = sorted(part for part in parts if part not in absent)
-    for first, second in itertools.pairwise(named):
-        if first == second:
-            raise ConditionError(
-                f"condition '{name}' names target '{first}' twice, expected each once; "
-                f"rename it (to '{first}' where two guides hit one gene)"
-            )
-    return SEPARATOR.join(named) or CONTROL
+    named = [_perturbation(part) for part in parts if part not in absent]
+    present = tuple(perturbation for perturbation in named if perturbation.target not in absent)
+    if repeated := _repeated(perturbation.target for perturbation in present):
+        raise ConditionError(
+            f"condition '{name}' names target '{repeated}' twice, expected each once; "
+            f"rename it (to '{repeated}' where two guides hit one gene)"
+        )
+    made = Condition(present, covariates, time)
+    if COVARIATE_SIGN in text and _setting(str(replace(made, covariates=(), time=None)))[1]:
+        raise ConditionError(
+            f"condition '{name}': in sorted order a target would read as a covariate; "
+            f"rename the target that holds '{COVARIATE_SIGN}'"
+        )
+    return made
+
+
+def canonical(name: str, control: str = CONTROL) -> str:
+    """The one name of a condition: `str` of `parse`, with targets and keys sorted and doses as short as they can be."""
+    return str(parse(name, control))
 
 
 def targets(condition: str) -> tuple[str, ...]:
-    """The targets of a canonical condition, sorted; none for `control`."""
-    return () if condition == CONTROL else tuple(condition.split(SEPARATOR))
+    """The targets of a canonical condition, sorted and without doses; none for `control`."""
+    return tuple(perturbation.target for perturbation in parse(condition).perturbations)
+
+
+def doses(condition: str) -> tuple[float | None, ...]:
+    """The dose of each of `targets`, in the user's unit; None where the name has none."""
+    return tuple(perturbation.dose for perturbation in parse(condition).perturbations)
+
+
+def covariates(condition: str) -> dict[str, str]:
+    """The covariates of a condition by key; its time is none of them."""
+    return dict(parse(condition).covariates)
+
+
+def perturbation_of(condition: str) -> str:
+    """The condition's name without its covariates and time: targets and doses alone."""
+    return str(replace(parse(condition), covariates=(), time=None))
+
+
+def control_of(condition: str) -> str:
+    """The name of the untreated cells of a condition's covariates: `control|cell_line=A549`."""
+    return str(Condition(covariates=parse(condition).covariates))
+
+
+def number_text(value: float) -> str:
+    """The shortest text that reads back as `value`, without the plus sign that joins targets: 10, 0.5, 1e16."""
+    return repr(float(value)).removesuffix(".0").replace("e+", "e")
+
+
+def _is_number(text: str) -> bool:
+    return bool(_NUMBER.fullmatch(text)) and float(text) < float("inf")
+
+
+def _setting(name: str) -> tuple[str, list[tuple[str, str]]]:
+    """The text of the perturbations, and the (key, value) pairs that stand behind it."""
+    pairs: list[tuple[str, str]] = []
+    text = name.strip()
+    while True:
+        rest, sign, last = text.rpartition(COVARIATE_SIGN)
+        found = _PAIR.fullmatch(last) if sign and rest.strip() else None
+        if found is None:
+            break
+        pairs.append((found[1], found[2]))
+        text = rest.strip()
+    if repeated := _repeated(key for key, _ in pairs):
+        raise ConditionError(
+            f"condition '{name}' gives covariate '{repeated}' twice, expected it once; leave one out"
+        )
+    return text, pairs
+
+
+def _perturbation(part: str) -> Perturbation:
+    target, sign, dose = (piece.strip() for piece in part.rpartition(DOSE_SIGN))
+    return Perturbation(target, float(dose)) if sign and target and _is_number(dose) else Perturbation(part)
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    """The first in sorted order of the names that stand twice."""
+    return next((a for a, b in itertools.pairwise(sorted(names)) if a == b), None)
 
 
 def near(name: str, known: Iterable[str]) -> str:
