@@ -54,6 +54,8 @@ _HOMES = {
     "fit": "scdfm.training",
 }
 
+_MODULES = {"datasets": "scdfm.datasets", "features": "scdfm.data.features"}
+
 __all__ = [
     "CellTable",
     "Config",
@@ -78,8 +80,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("scdfm")
-    if name == "datasets":
-        return importlib.import_module("scdfm.datasets")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module 'scdfm' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)

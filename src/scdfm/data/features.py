@@ -1,0 +1,322 @@
+"""Features of perturbations: Morgan fingerprints of drugs, or any table of numbers by name.
+
+They say of a perturbation that was never measured what it has in common with those that were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from scdfm.data.conditions import near, targets
+from scdfm.errors import ConditionError, DataError
+
+if TYPE_CHECKING:
+    from rdkit.Chem.rdFingerprintGenerator import FingerprintGenerator64
+
+Float32 = npt.NDArray[np.float32]
+MORGAN: Final = "morgan"
+TABLE: Final = "table"
+SMILES: Final = "smiles"
+"""Name (in any case) of the column that makes a csv file one of molecules."""
+_BIT_SPREAD: Final = 0.5  # the largest standard deviation that a column of 0 and 1 can have
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """Features of perturbations: `values` [n, F] float32, one row for each of `names`; `kind` says what they are.
+
+    DataError where shapes do not fit, a name stands twice or is empty, or a value is not finite.
+    """
+
+    names: tuple[str, ...]
+    values: Float32
+    kind: str = TABLE
+
+    def __post_init__(self) -> None:
+        names = tuple(str(name).strip() for name in self.names)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+            values = np.ascontiguousarray(self.values, dtype=np.float32)
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "values", values)
+        if values.ndim != 2 or len(values) != len(names) or not values.size:
+            raise DataError(
+                f"features ({self.kind}): {len(names)} names and values of shape {values.shape}; expected one row "
+                "of at least one feature for each name"
+            )
+        if not all(names):
+            raise DataError(f"features ({self.kind}): row {names.index('')} has no name; name it or drop it")
+        repeated = pd.Index(names).duplicated()
+        if repeated.any():
+            raise DataError(
+                f"features ({self.kind}): '{names[int(repeated.argmax())]}' stands in more than one row; keep one"
+            )
+        bad = ~np.isfinite(values)
+        if bad.any():
+            row, column = (int(place[0]) for place in np.nonzero(bad))
+            raise DataError(
+                f"features ({self.kind}): {values[row, column]:g} for '{names[row]}' in feature {column} "
+                f"({int(bad.sum())} such values); expected finite numbers: fill them in, or drop the row or column"
+            )
+
+    @property
+    def n_features(self) -> int:
+        """F, the number of features."""
+        return int(self.values.shape[1])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def restricted(self, names: Iterable[str]) -> FeatureTable:
+        """The rows of `names`, in their order; ConditionError names the first that has no features."""
+        names = list(names)
+        if missing := [name for name in names if name not in self._places]:
+            raise ConditionError(
+                f"{len(missing)} of {len(names)} perturbations have no features (first: '{missing[0]}'); expected a "
+                f"row for each: add it to the table of features{near(missing[0], self.names)}"
+            )
+        rows = [self._places[name] for name in names]
+        return FeatureTable(tuple(names), self.values[rows], self.kind)
+
+    def standardiser(self, reference: Iterable[str] | None = None) -> Standardiser:
+        """What brings features to one scale, learned on the rows of `reference` (default: all).
+
+        Name the perturbations of training here: those of the test then choose nothing. A column is centred and
+        divided by its standard deviation; one of 0 and 1 alone (a bit) is divided by ½, the most its deviation can
+        be, so that rare bits do not drown the others. A column that is constant over the reference becomes 0 for
+        everybody: nothing can be learned from it.
+        """
+        values = (self if reference is None else self.restricted(reference)).values.astype(np.float64)
+        spread = values.std(axis=0)
+        constant = np.ptp(values, axis=0) == 0
+        spread[np.isin(values, (0.0, 1.0)).all(axis=0)] = _BIT_SPREAD
+        factor = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, spread))
+        return Standardiser(values.mean(axis=0).astype(np.float32), factor.astype(np.float32))
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.names)}
+
+
+@dataclass(frozen=True, eq=False)
+class Standardiser:
+    """(value − centre) · factor, feature by feature; both are [F] float32."""
+
+    centre: Float32
+    factor: Float32
+
+    def __call__(self, features: FeatureTable) -> FeatureTable:
+        """`features` on the scale of the reference; DataError where they are of another number."""
+        if features.n_features != len(self.centre):
+            raise DataError(
+                f"features ({features.kind}): {features.n_features} of each perturbation, expected "
+                f"{len(self.centre)}; give the features that the model was fitted with"
+            )
+        return FeatureTable(features.names, (features.values - self.centre) * self.factor, features.kind)
+
+
+def combine(tables: Sequence[FeatureTable]) -> FeatureTable:
+    """The columns of all tables side by side, for every name that at least one of them knows, sorted.
+
+    Where a table lacks a name stands that table's mean row, which standardising brings near 0: nothing known from it.
+    """
+    if not tables:
+        raise DataError("features: no table to combine, expected at least one")
+    if len(tables) == 1:
+        return tables[0]
+    names = sorted({name for part in tables for name in part.names})
+    columns = []
+    for part in tables:
+        values = np.tile(part.values.mean(axis=0), (len(names), 1))
+        known = [place for place, name in enumerate(names) if name in part]
+        values[known] = part.restricted(names[place] for place in known).values
+        columns.append(values)
+    return FeatureTable(tuple(names), np.hstack(columns), " + ".join(part.kind for part in tables))
+
+
+def morgan(
+    smiles: Mapping[str, str] | pd.DataFrame | str | Path, bits: int = 1024, radius: int = 2
+) -> FeatureTable:
+    """Morgan fingerprints (0 or 1, `bits` of them) of molecules by name.
+
+    smiles: name → SMILES, or a table or csv file with a column `smiles` (in any case) whose first other column
+        holds the names (a table's index where there is no other). radius: bonds that a substructure reaches; 2 is ECFP4.
+
+    Needs rdkit: pip install 'scdfm[drugs]'. DataError names a SMILES that is missing or that rdkit cannot read.
+    """
+    if bits < 1 or radius < 0:
+        raise DataError(
+            f"morgan: bits is {bits} and radius {radius}; expected at least 1 bit and a radius from 0"
+        )
+    pairs = list(dict.fromkeys(_molecules(smiles)))  # the same line twice says nothing else
+    generator = _generator(bits, radius)
+    rows = [_fingerprint(generator, name, text) for name, text in pairs]
+    return FeatureTable(
+        tuple(name for name, _ in pairs), np.array(rows, dtype=np.float32).reshape(len(rows), bits), MORGAN
+    )
+
+
+def _molecules(smiles: Mapping[str, str] | pd.DataFrame | str | Path) -> list[tuple[str, object]]:
+    if isinstance(smiles, str | Path):
+        smiles = _read_csv(Path(smiles))
+    if isinstance(smiles, Mapping):
+        return [(str(name), text) for name, text in smiles.items()]
+    column = smiles_column(smiles)
+    if column is None:
+        raise DataError(
+            f"morgan: no column 'smiles'; expected names and SMILES under a header such as name,smiles; found the "
+            f"columns {', '.join(map(str, smiles.columns)) or 'none'}"
+        )
+    others = [name for name in smiles.columns if name != column]
+    names = smiles[others[0]] if others else smiles.index.to_series()
+    return list(zip(names.astype(str), smiles[column], strict=True))
+
+
+def smiles_column(frame: pd.DataFrame) -> str | None:
+    """The column of a table that is called `smiles`, in any case; None where there is none."""
+    return next((str(name) for name in frame.columns if str(name).strip().lower() == SMILES), None)
+
+
+def _generator(bits: int, radius: int) -> FingerprintGenerator64:
+    try:
+        from rdkit.Chem import rdFingerprintGenerator
+    except ImportError as error:
+        raise DataError(
+            "Morgan fingerprints need rdkit, which is not installed: pip install 'scdfm[drugs]'"
+        ) from error
+    return rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=bits)
+
+
+def _fingerprint(generator: FingerprintGenerator64, name: str, text: object) -> npt.NDArray[np.uint8]:
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():  # what rdkit prints of a broken SMILES is said by the error
+        molecule = Chem.MolFromSmiles(text.strip()) if isinstance(text, str) and text.strip() else None
+    if molecule is None:
+        raise DataError(
+            f"SMILES of '{name}' is {text!r}, which rdkit cannot read; expected a molecule: correct it, or leave it out"
+        )
+    return np.asarray(generator.GetFingerprintAsNumPy(molecule))
+
+
+def table(source: str | Path | pd.DataFrame, axis: Literal["obs", "var"] = "obs") -> FeatureTable:
+    """The features of a table with names in its first column or index and numbers in all others.
+
+    source: a DataFrame, or a file: .csv and .tsv (names in the first column), .parquet (needs pyarrow: pip install
+        'scdfm[tables]'), or .h5ad, whose X is read, with the names of `axis`: cells' (obs) or genes' (var).
+    """
+    if isinstance(source, pd.DataFrame):
+        return _of_frame(source, "DataFrame")
+    path = Path(source)
+    if path.suffix in (".csv", ".tsv"):
+        return _of_frame(_read_csv(path), path.name)
+    if path.suffix == ".parquet":
+        return _of_frame(_read_parquet(path), path.name)
+    if path.suffix == ".h5ad":
+        return _of_h5ad(path, axis)
+    raise DataError(f"features {path}: expected a file that ends in .csv, .tsv, .parquet or .h5ad")
+
+
+def read(
+    spec: str | Path | Sequence[str | Path],
+    obs: pd.DataFrame | None = None,
+    perturbation_key: str = "perturbation",
+) -> FeatureTable:
+    """The features that a spelling of the command line stands for; several are put together (`combine`).
+
+    FILE.csv with a column `smiles` gives Morgan fingerprints; any other FILE.csv, .tsv, .parquet or .h5ad a table
+    (`FILE.h5ad:var` takes the names of its genes); `smiles:COLUMN` reads the SMILES of each target from a column
+    of `obs`, the cells' table of a screen (`CellTable.obs`) with canonical conditions in `perturbation_key`.
+    """
+    if not isinstance(spec, str | Path):
+        return combine([read(part, obs, perturbation_key) for part in spec])
+    text = str(spec)
+    if text.startswith(f"{SMILES}:"):
+        if obs is None:
+            raise DataError(
+                f"features '{text}': expected a screen whose obs holds the column; give a file instead"
+            )
+        return morgan(_obs_smiles(obs, text.removeprefix(f"{SMILES}:"), perturbation_key))
+    if text.endswith(".h5ad:var"):
+        return table(text.removesuffix(":var"), axis="var")
+    if Path(text).suffix in (".csv", ".tsv") and smiles_column(frame := _read_csv(Path(text))) is not None:
+        return morgan(frame)
+    return table(text)
+
+
+def _obs_smiles(obs: pd.DataFrame, column: str, key: str) -> dict[str, str]:
+    """SMILES by target, from the cells with one target."""
+    for name in (column, key):
+        if name not in obs.columns:
+            known = [str(other) for other in obs.columns]
+            raise DataError(
+                f"features 'smiles:{column}': '{name}' is not in obs; its columns are {', '.join(known)}{near(name, known)}"
+            )
+    pairs = obs[[key, column]].astype(object).drop_duplicates()
+    found: dict[str, str] = {}
+    for condition, text in pairs.itertuples(index=False):
+        members = targets(str(condition))
+        if len(members) != 1:
+            continue
+        if found.setdefault(members[0], text) != text:
+            raise DataError(
+                f"features 'smiles:{column}': '{members[0]}' has the SMILES {found[members[0]]!r} and {text!r}; "
+                "expected one: correct the column"
+            )
+    return found
+
+
+def _of_frame(frame: pd.DataFrame, name: str) -> FeatureTable:
+    """Names are the index where it holds texts, else the first column."""
+    if len(frame.columns) and not pd.api.types.is_string_dtype(frame.index):
+        frame = frame.set_index(frame.columns[0])
+    for column in frame.columns:
+        if len(frame) and not pd.api.types.is_numeric_dtype(frame[column]):
+            example = frame[column].iloc[0]
+            raise DataError(
+                f"features {name}: column '{column}' is not of numbers (first value {example!r}); expected names in "
+                "the first column and numbers in all others: drop or encode it"
+            )
+    if pd.Index(frame.index).isna().any():
+        raise DataError(f"features {name}: a row has no name; name it or drop it")
+    values = frame.to_numpy(dtype=np.float64, na_value=np.nan)
+    return FeatureTable(tuple(frame.index.astype(str)), values, f"{TABLE} {name}")
+
+
+def _of_h5ad(path: Path, axis: Literal["obs", "var"]) -> FeatureTable:
+    from scdfm.data.source import open_source
+
+    if axis not in ("obs", "var"):
+        raise DataError(f"features {path}: axis is '{axis}'; expected 'obs' or 'var'")
+    with open_source(path) as source:
+        values = source.matrix(None)[:]
+        names = source.obs.index.astype(str) if axis == "obs" else source.genes
+    values = np.asarray(values.toarray() if hasattr(values, "toarray") else values)
+    if values.dtype.kind not in "buif":
+        raise DataError(f"features {path}: X holds values of type {values.dtype}; expected real numbers")
+    return FeatureTable(tuple(names), values if axis == "obs" else values.T, f"{TABLE} {path.name}")
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
+    except (OSError, ValueError) as error:  # pandas' parsing errors are ValueErrors
+        raise DataError(f"features {path} cannot be read as a table ({error}); check the file") from error
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path, engine="pyarrow")
+    except ImportError as error:
+        raise DataError(
+            f"features {path}: parquet needs pyarrow, which is not installed: pip install 'scdfm[tables]'"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"features {path} cannot be read as parquet ({error}); check the file") from error
