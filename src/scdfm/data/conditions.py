@@ -69,8 +69,8 @@ def parse(name: str, control: str = CONTROL) -> Condition:
     """The condition that a name stands for.
 
     `control` is the label of untreated cells in the user's file. It and the spellings `ctrl` and `control`
-    count as absent targets, so `A+ctrl`, `ctrl+A` and `control+A` are all the single `A`. Blanks around a
-    target, dose, key or value are dropped. What follows the last `@` of a target is its dose only where it is a number
+    count as absent targets, so `A+ctrl`, `ctrl+A` and `control+A` are all the single `A`. A `+` within brackets
+    belongs to the name. Blanks around a target, dose, key or value are dropped. What follows the last `@` of a target is its dose only where it is a number
     (0.5, 10, 1e-3), and `|KEY=VALUE` at the end is a covariate only where KEY is an identifier; anything else
     belongs to the target's name. `|time=` with a number is the time.
 
@@ -86,7 +86,7 @@ def parse(name: str, control: str = CONTROL) -> Condition:
     covariates = tuple(pair for pair in pairs if time is None or pair[0] != TIME)
     if text in absent:
         return Condition((), covariates, time)
-    parts = [part.strip() for part in text.split(SEPARATOR)]
+    parts = _parts(text)
     if not all(parts):
         raise ConditionError(
             f"condition '{name}': expected targets joined by '+', found an empty one; rename it"
@@ -140,6 +140,24 @@ def control_of(condition: str) -> str:
 def number_text(value: float) -> str:
     """The shortest text that reads back as `value`, without the plus sign that joins targets: 10, 0.5, 1e16."""
     return repr(float(value)).removesuffix(".0").replace("e+", "e")
+
+
+def _parts(text: str) -> list[str]:
+    """Texts between the `+` signs that stand outside of brackets: `(+)-JQ1` is one drug, not two."""
+    parts, depth = [""], 0
+    for sign in text:
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign == SEPARATOR and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
+        if depth < 0:
+            break
+    if depth and SEPARATOR in text:
+        raise ConditionError(
+            f"condition '{text}': brackets that do not pair hide which '+' joins targets; rename it"
+        )
+    return [part.strip() for part in ([text] if depth else parts)]
 
 
 def _is_number(text: str) -> bool:
