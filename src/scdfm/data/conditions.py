@@ -70,9 +70,9 @@ def parse(name: str, control: str = CONTROL) -> Condition:
 
     `control` is the label of untreated cells in the user's file. It and the spellings `ctrl` and `control`
     count as absent targets, so `A+ctrl`, `ctrl+A` and `control+A` are all the single `A`. A `+` within brackets
-    belongs to the name. Blanks around a target, dose, key or value are dropped. What follows the last `@` of a target is its dose only where it is a number
-    (0.5, 10, 1e-3), and `|KEY=VALUE` at the end is a covariate only where KEY is an identifier; anything else
-    belongs to the target's name. `|time=` with a number is the time.
+    belongs to the name. Blanks around a target, dose, key or value are dropped. What follows the last `@` of a
+    target is its dose only where it is a number (0.5, 10, 1e-3), and `|KEY=VALUE` at the end is a covariate only
+    where KEY is an identifier; anything else belongs to the target's name. `|time=` with a number is the time.
 
     Raises ConditionError where a target is empty, or named twice: two guides against one gene are a single
     (`A`), a double dose is not a combination, and only the user knows which of the two `A+A` means; also where
@@ -146,7 +146,7 @@ def _parts(text: str) -> list[str]:
     """Texts between the `+` signs that stand outside of brackets: `(+)-JQ1` is one drug, not two."""
     parts, depth = [""], 0
     for sign in text:
-        depth += (sign in "([{") - (sign in ")]}")
+        depth += (sign == "(") - (sign == ")")
         if sign == SEPARATOR and depth == 0:
             parts.append("")
         else:
