@@ -61,6 +61,9 @@ class ModelConfig(Section):
     """`softmax` keeps only the first map of each differential attention (the ablation)."""
     perturbation: Literal["genes", "drugs"] = "genes"
     """`genes`: the gene encoder speaks for targets; `drugs`: a learned table."""
+    pooling: Literal["mean", "sum", "attention"] = "mean"
+    """How the targets of a condition become one vector: `mean` over slots (published), `sum` of their shifts from
+    control, or `attention`, a learned weighted mean of these shifts."""
     width: Count = 64
     heads: Count = 2
     """Heads of the blocks; width must be a multiple."""
@@ -111,6 +114,8 @@ class TrainingConfig(Section):
     cells_per_condition: Annotated[int, Field(ge=2)] = 6
     sampling: Literal["condition", "cell"] = "condition"
     """Conditions are drawn uniformly, or by their number of cells."""
+    condition_dropout: Fraction = 0.0
+    """Share of the conditions of a batch that are left out, for `sampling.guidance`."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     learning_rate: Positive = 2e-3
     min_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
@@ -161,6 +166,9 @@ class SamplingConfig(Section):
     """Cut negative expression to 0 at t = 1."""
     dropout: bool = False
     """The official code leaves dropout on while sampling."""
+    guidance: Annotated[float, Field(ge=0)] = 1.0
+    """w of v = v_null + w·(v − v_null), v_null without the condition; 1 is off, else needs
+    `training.condition_dropout`."""
 
 
 class SplitConfig(Section):
@@ -214,6 +222,15 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()
     split: SplitConfig = SplitConfig()
+
+    @model_validator(mode="after")
+    def _guided(self) -> Config:
+        if self.sampling.guidance != 1 and not self.training.condition_dropout:
+            raise ValueError(
+                f"sampling.guidance {self.sampling.guidance:g} needs a model that was trained without some conditions: "
+                "set training.condition_dropout, e.g. to 0.1"
+            )
+        return self
 
     @classmethod
     def preset(cls, name: str) -> Config:

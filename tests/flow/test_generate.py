@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scdfm.config import ModelConfig, SamplingConfig
+from scdfm.encoded import EncodedConditions
 from scdfm.errors import TrainingError
 from scdfm.flow import gene_chunks, generate, sample_source
 from scdfm.model import VelocityField
@@ -48,7 +49,7 @@ class Places:
         self.training = mode
 
 
-def inputs() -> dict[str, Tensor]:
+def inputs() -> dict[str, Any]:
     return {
         "control": torch.rand(M, G, generator=rng(1)),
         "perturbation": torch.tensor([[4, 5], [6, 3], [7, 7]]),
@@ -177,3 +178,35 @@ def test_no_cells_give_an_empty_table() -> None:
     given = inputs() | {"control": torch.empty(0, G), "condition": torch.empty(0, dtype=torch.long)}
     out = generate(real_field(), **given, sampling=SamplingConfig(), genes_per_step=8, rng=rng())
     assert out.shape == (0, G)
+
+
+def test_guidance_follows_its_equation() -> None:
+    """A field constant in x and t ends at x₀ + v, so v = v_null + w·(v − v_null) can be read off."""
+
+    class Guided(Places):
+        def context(self, control: Tensor, genes: Tensor, perturbation: Any, condition: Tensor) -> Tensor:
+            if isinstance(perturbation, Tensor):
+                return super().context(control, genes, perturbation, condition)
+            assert perturbation.dropped.all()
+            return -control
+
+    noise = sample_source((M, G), rng())
+    still = SamplingConfig(steps=1, clamp=False)
+
+    def end(weight: float) -> Tensor:
+        sampling = still.model_copy(update={"guidance": weight})
+        return generate(Guided(), **inputs(), sampling=sampling, genes_per_step=None, rng=rng()) - noise
+
+    given = inputs()
+    conditional, null = end(1.0), -given["control"]
+    torch.testing.assert_close(end(0.0), null, rtol=1e-5, atol=1e-3)
+    for weight in (0.5, 2.5):
+        torch.testing.assert_close(end(weight), null + weight * (conditional - null), rtol=1e-5, atol=2e-2)
+
+
+def test_conditions_may_carry_more_than_tokens() -> None:
+    given = inputs()
+    plain = generate(real_field(), **given, sampling=SamplingConfig(), genes_per_step=8, rng=rng())
+    given["perturbation"] = EncodedConditions(given["perturbation"])
+    again = generate(real_field(), **given, sampling=SamplingConfig(), genes_per_step=8, rng=rng())
+    assert torch.equal(plain, again)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from scdfm.config import SamplingConfig
+from scdfm.encoded import EncodedConditions, as_conditions
 from scdfm.errors import TrainingError
 from scdfm.flow.matching import sample_source
 from scdfm.flow.solve import solve
@@ -24,7 +25,7 @@ class Field(Protocol):
 
     training: bool
 
-    def context(self, control: Tensor, genes: Tensor, perturbation: Tensor, condition: Tensor) -> Any: ...
+    def context(self, control: Tensor, genes: Tensor, perturbation: Any, condition: Tensor) -> Any: ...
     def velocity(self, x_t: Tensor, t: Tensor, context: Any) -> Tensor: ...
     def bytes_per_cell(self, n_genes: int) -> int: ...
     def parameters(self) -> Iterator[Any]: ...
@@ -35,7 +36,7 @@ class Field(Protocol):
 def generate(
     field: Field,
     control: Float[Tensor, "M G"],
-    perturbation: Int[Tensor, "C P"],
+    perturbation: Int[Tensor, "C P"] | EncodedConditions,
     condition: Int[Tensor, " M"],
     genes: Int[Tensor, " G"],
     sampling: SamplingConfig,
@@ -57,7 +58,9 @@ def generate(
     device = next(field.parameters()).device
     chunks = gene_chunks(len(genes), genes_per_step if sampling.genes == "chunks" else None, rng)
     noise = sample_source(tuple(control.shape), rng, source, rates)
-    batch_cells = batch_cells or cells_per_batch(field, len(chunks[0][0]), device)
+    batch_cells = batch_cells or cells_per_batch(
+        field, len(chunks[0][0]), device, contexts=1 if sampling.guidance == 1 else 2
+    )
     out = torch.empty(control.shape)
     was_training = field.training
     field.train(sampling.dropout)
@@ -92,19 +95,31 @@ def gene_chunks(n_genes: int, size: int | None, rng: torch.Generator) -> list[tu
     return [*((chunk, size) for chunk in whole), (torch.cat([last, company]), len(last))]
 
 
-def cells_per_batch(field: Field, n_genes: int, device: torch.device) -> int:
-    """How many cells of `n_genes` are solved at once: 1 GiB on the CPU, a third of a GPU's free memory."""
+def cells_per_batch(field: Field, n_genes: int, device: torch.device, contexts: int = 1) -> int:
+    """How many cells of `n_genes` are solved at once: 1 GiB on the CPU, a third of a GPU's free memory.
+
+    `contexts` of them are held together: two where the flow is guided.
+    """
     memory = torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else CPU_BYTES
-    return max(1, memory // field.bytes_per_cell(n_genes))
+    return max(1, memory // (contexts * field.bytes_per_cell(n_genes)))
 
 
-def _solve(field: Field, noise: Tensor, inputs: tuple[Tensor, ...], sampling: SamplingConfig) -> Tensor:
-    fixed = None if field.training else field.context(*inputs)
+def _solve(field: Field, noise: Tensor, inputs: tuple[Any, ...], sampling: SamplingConfig) -> Tensor:
+    """The end of the flow; with guidance w its velocity is v_null + w·(v − v_null), null the condition left out."""
+    control, genes, perturbation, condition = inputs
+    asked = [perturbation]
+    if sampling.guidance != 1:
+        asked.append(as_conditions(perturbation).unconditional())
+
+    def contexts() -> list[Any]:
+        return [field.context(control, genes, conditions, condition) for conditions in asked]
+
+    fixed = None if field.training else contexts()
 
     def velocity(t: Tensor, x: Tensor) -> Tensor:
         # With dropout live every evaluation draws anew, the constants' dropout included.
-        context = field.context(*inputs) if fixed is None else fixed
-        return field.velocity(x, t.expand(len(x)), context)
+        found = [field.velocity(x, t.expand(len(x)), context) for context in fixed or contexts()]
+        return found[0] if len(found) == 1 else torch.lerp(found[1], found[0], sampling.guidance)
 
     return solve(velocity, noise, sampling.solver, sampling.steps, sampling.tolerance)
 

@@ -15,13 +15,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from scdfm.config import ModelConfig
+from scdfm.encoded import ConditionShape, EncodedConditions, as_conditions
 from scdfm.model.attention import Projections
 from scdfm.model.blocks import Block, make_blocks
+from scdfm.model.conditioning import Conditioning
 from scdfm.model.gene_encoder import DrugTable, GeneEncoder
 from scdfm.model.layers import Adapter, Decoder, Fusion, GeneAdaLN, TimeEmbedding, ValueEncoder
 
-PAD = 0
-"""Id of the empty perturbation slot."""
+PAD, CONTROL = 0, 3
+"""Ids of the empty perturbation slot and of the control token."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class VelocityField(nn.Module):
     `graph` [V, V] is True where a token may attend in the gene encoder; None lets all attend to all.
     `n_tokens` is V. With `config.perturbation` "drugs" the perturbation ids index a table of their own, of
     `n_perturbations` rows (V unless given). Slots holding `pad` do not count in the mean over slots; None
-    counts every slot. Raises ConfigError for a graph that does not fit.
+    counts every slot. `shape` says what conditions hold beside their targets. Raises ConfigError for a graph
+    that does not fit.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class VelocityField(nn.Module):
         n_tokens: int,
         n_perturbations: int | None = None,
         pad: int | None = PAD,
+        shape: ConditionShape | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -103,6 +107,7 @@ class VelocityField(nn.Module):
         self.time = TimeEmbedding(width)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.layers))
         self.decoder = Decoder(width)
+        self.conditioning = Conditioning(width, config.pooling, shape or ConditionShape())
         self.apply(_initialise)
 
     def forward(
@@ -112,21 +117,24 @@ class VelocityField(nn.Module):
         t: Float[Tensor, " B"],
         control: Float[Tensor, "B T"],
         genes: Int[Tensor, " T"],
-        perturbation: Int[Tensor, "C P"],
+        perturbation: Int[Tensor, "C P"] | EncodedConditions,
         condition: Int[Tensor, " B"],
     ) -> Float[Tensor, "B T"]:
-        """The velocity at x_t; row b of the batch belongs to row condition[b] of `perturbation`."""
+        """The velocity at x_t; row b of the batch belongs to row condition[b] of `perturbation`.
+
+        `perturbation` is token ids, or conditions with all that they hold.
+        """
         return self.velocity(x_t, t, self.context(control, genes, perturbation, condition))
 
     def context(
         self,
         control: Float[Tensor, "B T"],
         genes: Int[Tensor, " T"],
-        perturbation: Int[Tensor, "C P"],
+        perturbation: Int[Tensor, "C P"] | EncodedConditions,
         condition: Int[Tensor, " B"],
     ) -> Context:
         """All that x_t and t do not change; gradients flow through it."""
-        gene, effect = self._encode(genes.long(), perturbation.long())
+        gene, effect = self._encode(genes.long(), as_conditions(perturbation))
         condition = condition.long()
         encoded = self.control_encoder(control.to(gene.dtype)) + gene
         return Context(
@@ -155,18 +163,22 @@ class VelocityField(nn.Module):
         vectors = 16 + 2 * self.config.layers
         return 4 * n_genes * self.config.width * vectors
 
-    def _encode(self, genes: Tensor, perturbation: Tensor) -> tuple[Tensor, Tensor]:
-        """Gene vectors [T, d] and perturbation vectors e_p [C, d]; one pass of the gene encoder for both."""
-        slots = perturbation.flatten()
+    def _encode(self, genes: Tensor, conditions: EncodedConditions) -> tuple[Tensor, Tensor]:
+        """Gene vectors [T, d] and condition vectors e_p [C, d]; one pass of the gene encoder for both."""
+        tokens = conditions.tokens.long()
+        asked = tokens.flatten()
+        if self.conditioning.reads_control:
+            asked = torch.cat([asked, asked.new_tensor([CONTROL])])
         if self.drug_table is None:
-            gene, effect = self.gene_encoder(torch.cat([genes, slots])).split([len(genes), len(slots)])
+            gene, own = self.gene_encoder(torch.cat([genes, asked])).split([len(genes), len(asked)])
         else:
-            gene, effect = self.gene_encoder(genes), self.drug_table(slots)
-        effect = effect.unflatten(0, perturbation.shape)
-        if self.pad is None:
-            return gene, effect.mean(dim=1)
-        counts = (perturbation != self.pad).unsqueeze(-1).to(effect.dtype)
-        return gene, (effect * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
+            gene, own = self.gene_encoder(genes), self.drug_table(asked)
+        slots = own[: tokens.numel()].unflatten(0, tokens.shape)
+        control = own[-1] if self.conditioning.reads_control else None
+        present = None if self.pad is None else tokens != self.pad
+        return gene, self.conditioning(
+            slots, control, conditions, present, (tokens != PAD) & (tokens != CONTROL)
+        )
 
 
 def _initialise(module: nn.Module) -> None:

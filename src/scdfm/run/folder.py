@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from scdfm.config import Config
 from scdfm.data import CellTable, Split, Vocabulary, read_cells
+from scdfm.encoded import ConditionShape
 from scdfm.errors import RunError
 from scdfm.files import written_whole
 from scdfm.model import VelocityField
@@ -164,7 +165,8 @@ def build_field(config: Config, vocabulary: Vocabulary, graph: torch.Tensor | No
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "weights"))
-        return VelocityField(config.model, graph, len(vocabulary.tokens))
+        shape = ConditionShape(null=config.training.condition_dropout > 0)
+        return VelocityField(config.model, graph, len(vocabulary.tokens), shape=shape)
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scdfm.config import Config, TrainingConfig
 from scdfm.data import Batch
+from scdfm.encoded import as_conditions
 from scdfm.errors import TrainingError
 from scdfm.flow import flow_loss, generate, interpolate, sample_source, sample_time
 from scdfm.model import VelocityField
@@ -40,12 +41,14 @@ class FlowModule(L.LightningModule):
         t = sample_time(len(target), rng, stratified=flow.time == "stratified").to(target.device)
         noise = sample_source(tuple(target.shape), rng, kind=flow.source, rates=rates).to(target.device)
         x_t, _ = interpolate(noise, target, t)
+        hidden = torch_rng(seed, "hidden conditions", *place)
+        conditions = as_conditions(batch.perturbation).thinned(hidden, self.config.training.condition_dropout)
         predicted = self.field(
             x_t=x_t,
             t=t,
             control=control,
             genes=genes,
-            perturbation=batch.perturbation,
+            perturbation=conditions,
             condition=batch.condition,
         )
         loss = flow_loss(predicted, x_t, t, noise, target, n_conditions, self.config.mmd)
