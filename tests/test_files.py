@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
-from scdfm.errors import DataError
+from scdfm.errors import DataError, DiskFullError
 from scdfm.files import new_folder, write_json, written_whole
 from scdfm.seeds import derive, numpy_rng, torch_rng
 
@@ -28,6 +33,71 @@ def test_a_write_takes_the_final_name_at_the_end_only(tmp_path):
         assert not path.exists()
         assert temporary.suffix == ".csv"
     assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        RuntimeError("Can't write data (errno = 28, error message = 'No space left on device')"),
+    ],
+)
+def test_a_full_disk_leaves_the_old_file_and_says_how_much_is_needed(tmp_path, error):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with (
+        pytest.raises(
+            DiskFullError, match=r"table.csv cannot be written.*more than the 1,234 bytes"
+        ) as raised,
+        written_whole(path) as temporary,
+    ):
+        temporary.write_bytes(b"x" * 1234)
+        raise error
+    assert "is still the one before; free some space" in str(raised.value)
+    with pytest.raises(DiskFullError, match="9,999 bytes are needed"), written_whole(path, 9999):
+        raise error
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_a_limit_of_file_size_set_by_the_system_is_met(tmp_path):
+    """The system itself refuses, in a process of its own."""
+    code = """
+import resource, sys
+from scdfm.errors import DiskFullError
+from scdfm.files import written_whole
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    with written_whole(sys.argv[1]) as temporary:
+        temporary.write_bytes(bytes(10_000))
+except DiskFullError as error:
+    print(error)
+"""
+    path = tmp_path / "table.csv"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert "more than the 4,096 bytes written are needed" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_of_killed_processes_go_and_those_of_living_ones_stay(tmp_path):
+    path = tmp_path / "table.csv"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with written_whole(path) as living:
+        living.write_text("mine")
+        dead = living.with_name(living.name.replace(f"-{os.getpid()}.", f"-{ended.pid}."))
+        other = tmp_path / dead.name.replace("table", "other")
+        dead.write_text("ha")
+        other.write_text("ha")
+        with written_whole(tmp_path / "table.txt") as second:
+            second.write_text("x")
+        assert dead.exists()
+    with written_whole(path) as temporary:
+        temporary.write_text("new")
+    assert {p.name for p in tmp_path.iterdir()} == {"table.csv", "table.txt", other.name}
+    (tmp_path / "table.csv").unlink()
+    (tmp_path / "table.txt").unlink()
+    assert new_folder(tmp_path) == tmp_path  # an abandoned part is nothing
 
 
 def test_json_refuses_what_is_not_json(tmp_path):

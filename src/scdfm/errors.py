@@ -32,8 +32,15 @@ class TrainingError(ScdfmError, RuntimeError):
     """A fit that cannot go on."""
 
 
+class DiskFullError(ScdfmError, OSError):
+    """A file for which the disk has no room; what stood under its name stays."""
+
+
+RESUMABLE = 75
+"""Exit code EX_TEMPFAIL: schedulers read it as `try again`."""
+
+
 class InterruptedFitError(TrainingError):
     """A fit stopped from outside (Ctrl-C, SIGTERM), which `resume` continues."""
 
-    exit_code = 75
-    """EX_TEMPFAIL: schedulers read it as `try again`."""
+    exit_code = RESUMABLE

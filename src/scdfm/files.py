@@ -3,31 +3,87 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import platform
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scdfm.errors import DataError, RunError
+from scdfm.errors import DataError, DiskFullError, RunError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PART = ".part"
+"""In the name of a file that is not finished."""
 
 
 @contextlib.contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def written_whole(path: str | Path, size: int | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the final name, on failure it goes.
 
-    The temporary name keeps the ending of `path`, since writers choose their format by it.
+    The temporary name keeps the ending of `path`, since writers choose their format by it. What a killed process
+    left of the same file goes first. DiskFullError where there is no room; `size` is the bytes needed, if known.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    _remove_abandoned(path)
+    temporary = path.with_name(f".{path.stem}.{_host()}-{os.getpid()}{PART}{path.suffix}")
     try:
         yield temporary
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)
-    except BaseException:
+    except BaseException as error:
+        written = temporary.stat().st_size if temporary.exists() else 0
         temporary.unlink(missing_ok=True)
+        if _tells_of_a_full_disk(error):
+            raise DiskFullError(_full(path, written, size)) from error
         raise
+
+
+def _full(path: Path, written: int, size: int | None) -> str:
+    needed = f"{size:,} bytes are needed" if size else f"more than the {written:,} bytes written are needed"
+    free = shutil.disk_usage(path.parent).free
+    before = "; the file of that name is still the one before" if path.exists() else ""
+    return (
+        f"{path} cannot be written, the disk is full or a limit of file size is reached: {needed}, {free:,} are "
+        f"free{before}; free some space and repeat the command (with --resume where it has one)"
+    )
+
+
+def _tells_of_a_full_disk(error: BaseException | None) -> bool:
+    """Whether `error`, or what led to it, is the system's word for no room (libraries pass it on as text)."""
+    while error is not None:
+        words = str(error)
+        if getattr(error, "errno", None) in NO_ROOM or any(os.strerror(code) in words for code in NO_ROOM):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _host() -> str:
+    return re.sub(r"\W", "_", platform.node())[:32]
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the parts of `path` that processes of this host left which run no more."""
+    form = re.compile(rf"\.{re.escape(path.stem)}\.{_host()}-(\d+)\.part{re.escape(path.suffix)}")
+    for part in path.parent.glob(f".*{PART}*"):
+        found = form.fullmatch(part.name)
+        if found and not _runs(int(found[1])):
+            part.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _flush(path: Path) -> None:
@@ -50,11 +106,14 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def new_folder(path: str | Path) -> Path:
-    """Create `path`; refuse a folder that holds something, so that no earlier result is overwritten."""
+    """Create `path`; refuse a folder that holds something, so that no earlier result is overwritten.
+
+    Parts of files that a killed process left are nothing.
+    """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise DataError(f"output {path}: expected a folder to create, found a file; choose another --out")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(not _is_part(entry) for entry in path.iterdir()):
         raise DataError(
             f"output folder {path} exists and is not empty; choose another --out, or remove it first"
         )
@@ -65,6 +124,10 @@ def new_folder(path: str | Path) -> Path:
             f"output folder {path} cannot be created ({error.strerror}); choose another --out"
         ) from error
     return path
+
+
+def _is_part(path: Path) -> bool:
+    return path.name.startswith(".") and PART in path.name
 
 
 def recorded_folder(path: str | Path, name: str, record: dict[str, Any], resume: bool) -> Path:

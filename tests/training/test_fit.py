@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import scdfm
-from scdfm.errors import DataError, InterruptedFitError, RunError, TrainingError
+from scdfm.errors import DataError, DiskFullError, InterruptedFitError, RunError, TrainingError
+from scdfm.training import checkpoint
 from scdfm.training.module import FlowModule
 
 SMALL = {
@@ -57,6 +60,15 @@ def assert_equal_weights(a: scdfm.Run, b: scdfm.Run) -> None:
 
 class InterruptedStepError(Exception):
     pass
+
+
+def raises(error: BaseException):
+    """A function that raises `error`, whatever it is called with."""
+
+    def raising(*_, **__):
+        raise error
+
+    return raising
 
 
 def interrupt_at(monkeypatch, step: int) -> None:
@@ -107,19 +119,79 @@ def test_an_interrupted_fit_resumes_to_the_same_weights_and_curves(cells, config
     pd.testing.assert_frame_equal(run.log, resumed.log)
 
 
-def test_sigterm_ends_in_an_error_that_says_how_to_go_on_and_resumes_to_the_bit(cells, config, run, tmp_path):
+def terminate_at(monkeypatch, step: int) -> None:
+    """Let SIGTERM arrive in the training step of number `step`."""
     real = FlowModule.training_step
 
     def terminated(self, batch, batch_idx):
-        if self.global_step == 6:
+        if self.global_step == step:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, batch, batch_idx)
 
+    monkeypatch.setattr(FlowModule, "training_step", terminated)
+
+
+@pytest.mark.parametrize("step", [0, 3, 6, 10])
+@pytest.mark.parametrize("validated", [True, False])
+def test_sigterm_saves_the_step_says_how_to_go_on_and_resumes_to_the_bit(
+    cells, config, run, tmp_path, step, validated
+):
+    before = signal.getsignal(signal.SIGTERM)
+    if not validated:
+        config = config.updated({"split": {"validation_fraction": 0.0}})
+        run = scdfm.fit(cells, config=config, out=tmp_path / "whole", progress=False)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedFitError) as stopped:
-        patch.setattr(FlowModule, "training_step", terminated)
+        terminate_at(patch, step)
         scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
-    assert "holds the checkpoint of step 4: continue it with --resume" in str(stopped.value)
+    assert f"holds the checkpoint of step {step + 1}: continue it with --resume" in str(stopped.value)
     assert stopped.value.exit_code == 75
+    assert signal.getsignal(signal.SIGTERM) == before
+    resumed = scdfm.fit(cells, config=config, out=tmp_path / "run", resume=True, progress=False)
+    assert_equal_weights(run, resumed)
+    pd.testing.assert_frame_equal(run.log, resumed.log)
+
+
+def test_sigterm_stops_a_fit_that_validates_at_every_step(cells, config, tmp_path):
+    config = config.updated({"training": {"validate_every": 1, "max_steps": 4}})
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(InterruptedFitError, match="checkpoint of step 2"),
+    ):
+        terminate_at(patch, 1)
+        scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
+
+
+def test_a_fit_killed_before_its_inputs_were_written_resumes(cells, config, run, tmp_path):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedStepError):
+        patch.setattr("scdfm.run.folder.write_table", raises(InterruptedStepError()))
+        scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["graph.safetensors", "manifest.json"]
+    assert_equal_weights(
+        run, scdfm.fit(cells, config=config, out=tmp_path / "run", resume=True, progress=False)
+    )
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_what_is_needed(cells, config, run, tmp_path):
+    real, saved = checkpoint.save_file, []
+
+    def full_at_the_third(tensors, path, **options):
+        saved.append(sum(tensor.nbytes for tensor in tensors.values()))
+        if len(saved) == 3:
+            path.write_bytes(b"half")
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        real(tensors, path, **options)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(DiskFullError) as full:
+        patch.setattr(checkpoint, "save_file", full_at_the_third)
+        scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
+    needed = int(re.search(r"([\d,]+) bytes are needed", str(full.value))[1].replace(",", ""))
+    assert saved[-1] < needed < 2 * saved[-1]
+    assert "the file of that name is still the one before; free some space" in str(full.value)
+    assert checkpoint.read_checkpoint(tmp_path / "run/checkpoints/last.safetensors")["global_step"] == 4
+    assert {p.name for p in (tmp_path / "run/checkpoints").iterdir()} <= {
+        "last.safetensors",
+        "best.safetensors",
+    }
     assert_equal_weights(
         run, scdfm.fit(cells, config=config, out=tmp_path / "run", resume=True, progress=False)
     )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from typing import NoReturn
 
 import typer
 
 from scdfm.cli.app import app
-from scdfm.errors import ScdfmError
+from scdfm.errors import RESUMABLE, ScdfmError
 
 
 def main() -> None:
@@ -18,9 +22,16 @@ def main() -> None:
     # Threads that wait for each other by spinning lose a factor of three as soon as the machine does anything else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        with _sigterm_heard():
+            app()
     except ScdfmError as error:
         sys.exit(_complain(f"error: {error}", error.exit_code))
+    except _Terminated:
+        sys.exit(
+            _complain(
+                "error: stopped by SIGTERM; repeat the command, with --resume where it has one", RESUMABLE
+            )
+        )
     except (KeyboardInterrupt, SystemExit):
         raise
     except Exception as error:  # the last line of defence: no traceback reaches the user, none is lost
@@ -31,6 +42,25 @@ def main() -> None:
                 f"unexpected error ({type(error).__name__}: {error}); please report it with {log.name}", 1
             )
         )
+
+
+@contextlib.contextmanager
+def _sigterm_heard() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(SystemExit):
+    """SIGTERM where no work can be saved: files in writing go, what is finished stays."""
+
+
+def _terminated(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Terminated(RESUMABLE)
 
 
 def _complain(text: str, code: int) -> int:

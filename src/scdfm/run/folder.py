@@ -171,8 +171,9 @@ def build_field(config: Config, vocabulary: Vocabulary, graph: torch.Tensor | No
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write named tensors as safetensors, whole or not at all."""
-    with written_whole(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with written_whole(path, sum(value.nbytes for value in tensors.values())) as temporary:
+        save_file(tensors, temporary)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -23,8 +23,10 @@ class SafetensorsIO(CheckpointIO):
         tensors: dict[str, torch.Tensor] = {}
         tree = _flatten(checkpoint, tensors)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as temporary:
-            save_file(tensors, temporary, metadata={"tree": json.dumps(tree)})
+        text = json.dumps(tree)
+        size = sum(tensor.nbytes for tensor in tensors.values()) + len(text)
+        with written_whole(path, size) as temporary:
+            save_file(tensors, temporary, metadata={"tree": text})
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None

@@ -27,7 +27,7 @@ from scdfm.data import (
     targets,
     vocabulary_graph,
 )
-from scdfm.errors import InterruptedFitError, RunError
+from scdfm.errors import RunError
 from scdfm.files import new_folder
 from scdfm.run import Run, folder
 from scdfm.run.manifest import FORMAT, Manifest, versions
@@ -35,10 +35,11 @@ from scdfm.seeds import derive, numpy_rng
 from scdfm.training.averaging import AveragedWeights
 from scdfm.training.checkpoint import SafetensorsIO, read_checkpoint
 from scdfm.training.curves import Curves, StepBar
+from scdfm.training.interruption import Interruption, stopped
 from scdfm.training.module import FlowModule
 from scdfm.training.steps import StepBatches, StepsFrom, ValidationConditions, unbatched
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, LAST = "checkpoints", "last.safetensors"
 
 
 def fit(
@@ -75,8 +76,8 @@ def fit(
         if Manifest.load(out).digests:
             return Run.load(out)
     else:
-        _write_inputs(cells, split, panel, vocabulary, config, out)
         manifest.save(out)
+    _write_inputs(cells, split, panel, vocabulary, config, out)
     data = StepData(cells, split, panel, vocabulary, config, first_step=_step_reached(out))
     _train(data, manifest, out, progress)
     return Run.load(out)
@@ -112,18 +113,19 @@ def _prepare(cells: CellTable, split: Split, config: Config) -> tuple[Manifest, 
 def _write_inputs(
     cells: CellTable, split: Split, panel: GenePanel, vocabulary: Vocabulary, config: Config, out: Path
 ) -> None:
-    """Graph, means and control cells: what prediction and evaluation need of the training data."""
+    """Graph, means and control cells, unless they are there: what prediction and evaluation need of the data."""
     columns = cells.columns(panel.genes)
-    if config.graph.enabled:
+    if config.graph.enabled and not (out / folder.GRAPH).is_file():
         training = np.concatenate([cells.rows(name) for name in (CONTROL, *split.train)])
         graph = coexpression_graph(
             cells.X[np.sort(training)][:, columns], k=config.graph.k,
             negative_edges=config.graph.negative_edges, faithful=config.graph.faithful,
         )  # fmt: skip
         folder.write_graph(out / folder.GRAPH, vocabulary_graph(graph, panel.genes, vocabulary))
-    means = cells.means([CONTROL, *split.train, *split.validation])[list(panel.genes)]
-    folder.write_table(out / folder.MEANS, means)
-    if config.training.keep_controls:
+    if not (out / folder.MEANS).is_file():
+        means = cells.means([CONTROL, *split.train, *split.validation])[list(panel.genes)]
+        folder.write_table(out / folder.MEANS, means)
+    if config.training.keep_controls and not (out / folder.CONTROLS).is_file():
         rows = cells.rows(CONTROL)
         kept = numpy_rng(config.seed, "kept controls").permutation(rows)[: config.training.keep_controls]
         folder.write_cells(out / folder.CONTROLS, cells, np.sort(kept), columns)
@@ -144,7 +146,7 @@ def _same_run(found: Manifest, expected: Manifest, out: Path) -> None:
 
 
 def _step_reached(out: Path) -> int:
-    last = out / CHECKPOINTS / "last.safetensors"
+    last = out / CHECKPOINTS / LAST
     return int(read_checkpoint(last)["global_step"]) if last.is_file() else 0
 
 
@@ -194,7 +196,7 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
     rates = folder.source_rates(folder.read_means(out / folder.MEANS))
     module = FlowModule(field, config, data.gene_ids, rates)
     trainer = _trainer(config.training, out, validated=len(data.validation) > 0, progress=progress)
-    last = out / CHECKPOINTS / "last.safetensors"
+    last = out / CHECKPOINTS / LAST
     with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(derive(config.seed, "fit"))
         # Batches come ready from memory: worker processes would only copy them.
@@ -209,11 +211,8 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
             trainer.fit(
                 module, datamodule=data, ckpt_path=str(last) if data.first_step else None, weights_only=False
             )
-        except SystemExit:  # Lightning's answer to Ctrl-C and to SIGTERM
-            step, kept = trainer.global_step, _step_reached(out)
-            raise InterruptedFitError(
-                f"fit stopped at step {step}; {out} holds the checkpoint of step {kept}: continue it with --resume"
-            ) from None
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            raise stopped(trainer.global_step, _step_reached(out), last) from None
     if trainer.is_global_zero:
         _finish(module, trainer, manifest, out)
 
@@ -226,6 +225,7 @@ def _trainer(options: TrainingConfig, out: Path, validated: bool, progress: bool
     callbacks += [Curves(out / folder.LOG, options.max_steps), *_checkpoints(out, validate_every, validated)]
     if options.patience and validated:
         callbacks.append(EarlyStopping("val_l2", patience=options.patience, check_on_train_epoch_end=False))
+    callbacks.append(Interruption(out / CHECKPOINTS / LAST))
     if progress:
         callbacks.append(StepBar(refresh_rate=10))
     return L.Trainer(
