@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scdfm.cli.app import app
 from scdfm.cli.options import Overwrite, Quiet, number_or_text, require_free, write_h5ad
+from scdfm.errors import ConfigError
+from scdfm.files import written_whole
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 
 @app.command()
@@ -29,25 +35,74 @@ def demo(
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(help="File to write (.h5ad).", show_default=False)],
-    genes: Annotated[int, typer.Option(help="Number of genes.")] = 200,
-    targets: Annotated[int, typer.Option(help="Genes perturbed alone.")] = 12,
-    cells: Annotated[int, typer.Option(help="Cells per condition.")] = 100,
-    controls: Annotated[int, typer.Option(help="Control cells.")] = 400,
+    kind: Annotated[
+        str, typer.Option(help="combinations, doses, drugs (with features), or cell-types.")
+    ] = "combinations",
+    genes: Annotated[int | None, typer.Option(help="Number of genes.")] = None,
+    targets: Annotated[int | None, typer.Option(help="Genes or drugs perturbed alone.")] = None,
+    cells: Annotated[int | None, typer.Option(help="Cells per condition.")] = None,
+    controls: Annotated[int | None, typer.Option(help="Control cells (of each cell type).")] = None,
     interaction: Annotated[
-        str, typer.Option(help="strong, none, or a number (share of the effect).")
-    ] = "strong",
+        str | None, typer.Option(help="combinations: strong, none, or a number (share of the effect).")
+    ] = None,
+    triples: Annotated[
+        int | None, typer.Option(help="combinations: triples beside singles and doubles.")
+    ] = None,
+    doses: Annotated[int | None, typer.Option(help="doses: doses of each drug.")] = None,
+    shuffled: Annotated[
+        bool, typer.Option("--shuffled", help="drugs: features that belong to other drugs.")
+    ] = False,
+    types: Annotated[int | None, typer.Option(help="cell-types: number of them.")] = None,
+    shared: Annotated[
+        float | None, typer.Option(help="cell-types: share of an effect that all have.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a simulated screen with interacting doubles and known true means."""
-    from scdfm.data import simulate as simulate_screen
-
-    require_free(out, overwrite)
-    screen = simulate_screen(
-        n_genes=genes, n_targets=targets, cells_per_condition=cells, n_controls=controls,
-        interaction=number_or_text(interaction), seed=seed,  # type: ignore[arg-type]  # refused by simulate
-    )  # fmt: skip
-    write_h5ad(screen, out)
-    typer.echo(
-        f"{out}: {screen.n_obs} cells × {screen.n_vars} genes, {screen.obs['perturbation'].nunique()} conditions"
+    """Write a simulated screen whose true means are known; `drugs` also writes OUT.features.csv."""
+    given = {
+        "genes": genes, "targets": targets, "cells": cells, "controls": controls, "triples": triples,
+        "interaction": None if interaction is None else number_or_text(interaction), "doses": doses,
+        "shuffled": shuffled or None, "types": types, "shared": shared,
+    }  # fmt: skip
+    simulator, arguments = _simulator(
+        kind, {name: value for name, value in given.items() if value is not None}
     )
+    features = out.with_suffix(".features.csv")
+    for path in (out, *([features] if kind == "drugs" else [])):
+        require_free(path, overwrite)
+    screen = simulator(seed=seed, **arguments)
+    write_h5ad(screen, out)
+    n_conditions = len(screen.uns["true_means"])
+    typer.echo(f"{out}: {screen.n_obs} cells × {screen.n_vars} genes, {n_conditions} conditions")
+    if kind == "drugs":
+        with written_whole(features) as temporary:
+            screen.uns["features"].to_csv(temporary, index_label="name")
+        typer.echo(f"{features}: features of {len(screen.uns['features'])} drugs")
+
+
+def _simulator(kind: str, given: dict[str, Any]) -> tuple[Callable[..., AnnData], dict[str, Any]]:
+    """The simulator of a kind, and the options given by its argument names; ConfigError for one that it lacks."""
+    from scdfm.data import simulate, simulate_cell_types, simulate_doses, simulate_drugs
+
+    common = {"genes": "n_genes", "cells": "cells_per_condition", "controls": "n_controls"}
+    kinds: dict[str, tuple[Callable[..., AnnData], dict[str, str]]] = {
+        "combinations": (
+            simulate,
+            {"targets": "n_targets", "interaction": "interaction", "triples": "n_triples"},
+        ),
+        "doses": (simulate_doses, {"targets": "n_drugs", "doses": "n_doses"}),
+        "drugs": (simulate_drugs, {"targets": "n_drugs", "shuffled": "shuffled"}),
+        "cell-types": (
+            simulate_cell_types,
+            {"targets": "n_targets", "types": "n_types", "shared": "shared"},
+        ),
+    }
+    if kind not in kinds:
+        raise ConfigError(f"--kind {kind}: expected one of {', '.join(kinds)}")
+    simulator, own = kinds[kind]
+    for name in given:
+        if name not in common | own:
+            fits = ", ".join(other for other, (_, names) in kinds.items() if name in names)
+            raise ConfigError(f"--{name} goes with --kind {fits}, found --kind {kind}; leave it out")
+    return simulator, {(common | own)[name]: value for name, value in given.items()}

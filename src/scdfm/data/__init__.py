@@ -24,7 +24,7 @@ from scdfm.data.conditions import (
 )
 from scdfm.data.graph import coexpression_graph, vocabulary_graph
 from scdfm.data.panel import GenePanel, select_genes
-from scdfm.data.simulate import simulate
+from scdfm.data.simulate import simulate, simulate_cell_types, simulate_doses, simulate_drugs
 from scdfm.data.splits import (
     Split,
     additive_split,
@@ -68,6 +68,9 @@ __all__ = [
     "read_cells",
     "select_genes",
     "simulate",
+    "simulate_cell_types",
+    "simulate_doses",
+    "simulate_drugs",
     "targets",
     "vocabulary_graph",
 ]

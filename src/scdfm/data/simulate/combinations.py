@@ -1,8 +1,8 @@
-"""A simulated screen whose truth is known: genes in programs, single and double perturbations, counts of cells.
+"""A simulated screen whose truth is known: genes in programs, single and combined perturbations, counts of cells.
 
 A target shifts the activity of a few programs that it shares with other targets, and its own expression. What
-two targets do together follows from their program activities alone, so that unseen pairs can be predicted from
-singles and other pairs, though not by adding up.
+several targets do together follows from their program activities alone, so that unseen combinations can be predicted
+from singles and other combinations, though not by adding up.
 """
 
 from __future__ import annotations
@@ -14,24 +14,28 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-import scipy.sparse as sp
 
 from scdfm.data.conditions import CONTROL, canonical, targets
+from scdfm.data.simulate.screen import (
+    Float,
+    Measurement,
+    Population,
+    base_rates,
+    common_bounds,
+    gene_names,
+    gene_programs,
+    measured,
+    require,
+)
 from scdfm.errors import DataError
 from scdfm.seeds import numpy_rng
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-TARGET_SUM: Final = 10_000.0
 INTERACTIONS: Final = {"none": 0.0, "strong": 1.0}
 _OWN_EFFECT: Final = 1.5  # log fold change of a target's own expression (activation)
-_BACKGROUND: Final = 0.25  # spread of program activity between untreated cells
-_DISPERSION: Final = 0.2  # extra-Poisson variance: var = mean + 0.2 · mean²
-
-Float = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class _Options:
     n_genes: int
     n_targets: int
     n_doubles: int
+    n_triples: int
     cells_per_condition: int
     n_controls: int
     interaction: float
@@ -52,17 +57,15 @@ class _Options:
     seed: int
 
     def __post_init__(self) -> None:
-        pairs = math.comb(max(self.n_targets, 0), 2)
-        bounds = {
-            "n_targets": (2, math.inf), "n_genes": (self.n_targets, math.inf), "n_doubles": (0, pairs),
-            "cells_per_condition": (1, math.inf), "n_controls": (1, math.inf), "interaction": (0, 10),
-            "responders": (0, 1), "depth": (1, math.inf), "dropout": (0, 1), "n_programs": (5, math.inf),
-            "truth_cells": (1, math.inf), "seed": (0, math.inf),
-        }  # fmt: skip
-        for name, (low, high) in bounds.items():
-            if not low <= getattr(self, name) <= high:
-                top = "" if high == math.inf else f" and at most {high:g}"
-                raise DataError(f"simulate: {name} is {getattr(self, name)}; expected at least {low:g}{top}")
+        kinds = max(self.n_targets, 0)
+        require(
+            vars(self),
+            {
+                "n_targets": (2, math.inf), "n_genes": (self.n_targets, math.inf),
+                "n_doubles": (0, math.comb(kinds, 2)), "n_triples": (0, math.comb(kinds, 3)), "interaction": (0, 10),
+            }
+            | {name: bounds for name, bounds in common_bounds().items() if name != "n_genes"},
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,22 +99,13 @@ class _Truth:
             total[-1] += kappa * (alone[i, 0] * alone[j, 1] + alone[i, 1] * alone[j, 0])
         return np.asarray(total)
 
-    def counts(self, condition: str, n: int, rng: np.random.Generator) -> tuple[Float, npt.NDArray[np.bool_]]:
-        """Counts [n, G] of cells of a condition, and which of them responded [n]."""
-        responds = (rng.random(n) < self.options.responders) & (condition != CONTROL)
-        strength = np.where(responds, rng.beta(6, 2, n) / 0.75, 0.0)
-        shift = np.zeros(len(self.base))
-        if condition != CONTROL:
-            shift = self.joint_activity(condition) @ self.programs
-            shift[[self.column[name] for name in targets(condition)]] += _OWN_EFFECT
-        background = _BACKGROUND * rng.standard_normal((n, len(self.programs))) @ self.programs
-        rate = np.exp(self.base + background + strength[:, None] * shift)
-        library = self.options.depth * rng.lognormal(0.0, 0.3, (n, 1))
-        mean = rate / rate.sum(axis=1, keepdims=True) * library
-        counts = rng.poisson(mean * rng.gamma(1 / _DISPERSION, _DISPERSION, mean.shape))
-        # Weakly expressed genes are missed more often than Poisson noise has it.
-        counts[rng.random(mean.shape) < self.options.dropout / (1.0 + mean)] = 0
-        return counts.astype(np.float64), responds
+    def shift(self, condition: str) -> Float:
+        """Log fold change [G] of a cell that responds with strength 1."""
+        if condition == CONTROL:
+            return np.zeros(len(self.base))
+        shift = self.joint_activity(condition) @ self.programs
+        shift[[self.column[name] for name in targets(condition)]] += _OWN_EFFECT
+        return np.asarray(shift)
 
 
 def simulate(
@@ -127,8 +121,9 @@ def simulate(
     n_programs: int = 5,
     truth_cells: int = 1000,
     seed: int = 0,
+    n_triples: int = 0,
 ) -> AnnData:
-    """Simulate a screen of every single and of `n_doubles` pairs (default: 60% of them), with controls.
+    """Simulate a screen of every single, of `n_doubles` pairs (default: 60% of them) and of `n_triples`, with controls.
 
     interaction: strength of non-additivity, "none" (log fold changes of a pair add up) or "strong", or a number.
     responders: share of perturbed cells that respond, each with a strength of its own; the others are as control.
@@ -148,28 +143,24 @@ def simulate(
             f"simulate: interaction is '{interaction}'; expected 'none', 'strong' or a number from 0"
         )
     options = _Options(
-        n_genes, n_targets, n_doubles or 0, cells_per_condition, n_controls,
+        n_genes, n_targets, n_doubles or 0, n_triples, cells_per_condition, n_controls,
         kappa, responders, depth, dropout, n_programs, truth_cells, seed,
     )  # fmt: skip
     names, target_names, conditions = _design(options)
     truth = _truth(names, target_names, options)
-    labels = np.repeat(conditions, [n_controls, *[cells_per_condition] * (len(conditions) - 1)])
-    drawn = [
-        truth.counts(name, int((labels == name).sum()), numpy_rng(seed, "simulate", "cells", name))
+    populations = [
+        Population(
+            name,
+            {"perturbation": name},
+            n_controls if name == CONTROL else cells_per_condition,
+            truth.base,
+            truth.shift(name),
+        )
         for name in conditions
     ]
-    obs = pd.DataFrame(
-        {
-            "perturbation": pd.Categorical(labels),
-            "responder": np.concatenate([responds for _, responds in drawn]),
-        },
-        index=[f"cell{row}" for row in range(len(labels))],
-    )
-    adata = _adata(
-        sp.csr_matrix(sp.vstack([sp.csr_matrix(counts) for counts, _ in drawn])), obs, names, truth
-    )
-    means = [_true_mean(truth, name, truth_cells, seed) for name in conditions]
-    adata.uns["true_means"] = pd.DataFrame(means, index=list(conditions), columns=names)
+    how = Measurement(truth.programs, responders, depth, dropout, seed)
+    adata = measured(populations, how, names, truth_cells)
+    adata.var["target"] = np.isin(names, target_names)
     adata.uns["true_activity"] = pd.DataFrame(
         [truth.joint_activity(name) for name in conditions],
         index=list(conditions),
@@ -181,26 +172,20 @@ def simulate(
 
 def _design(options: _Options) -> tuple[list[str], list[str], list[str]]:
     """Gene names, those that are targets, and the measured conditions, control first."""
-    width = max(3, len(str(options.n_genes)))
-    names = [f"G{number:0{width}d}" for number in range(1, options.n_genes + 1)]
+    names = gene_names(options.n_genes)
     rng = numpy_rng(options.seed, "simulate", "design")
     chosen = sorted(names[place] for place in rng.choice(options.n_genes, options.n_targets, replace=False))
     pairs = [canonical(f"{a}+{b}") for a, b in combinations(chosen, 2)]
     doubles = sorted(pairs[place] for place in rng.choice(len(pairs), options.n_doubles, replace=False))
-    return names, chosen, [CONTROL, *chosen, *doubles]
+    threes = [canonical("+".join(three)) for three in combinations(chosen, 3)]
+    triples = sorted(threes[place] for place in rng.choice(len(threes), options.n_triples, replace=False))
+    return names, chosen, [CONTROL, *chosen, *doubles, *triples]
 
 
 def _truth(names: Sequence[str], target_names: Sequence[str], options: _Options) -> _Truth:
     rng = numpy_rng(options.seed, "simulate", "truth")
     n_programs, n_genes, n_targets = options.n_programs, options.n_genes, options.n_targets
-    # Each gene belongs to one program, and hangs weakly on another.
-    programs = np.zeros((n_programs, n_genes))
-    genes = np.arange(n_genes)
-    for low, high in ((0.4, 1.2), (0.0, 0.3)):
-        members = rng.integers(n_programs, size=n_genes)
-        programs[members, genes] += rng.uniform(low, high, n_genes) * rng.choice(
-            [-1, 1], n_genes, p=[0.35, 0.65]
-        )
+    programs = gene_programs(rng, n_programs, n_genes)
     # Each target drives two of the programs but the last, which only synergy reaches.
     activity = np.zeros((n_targets, n_programs))
     for row in activity:
@@ -211,34 +196,6 @@ def _truth(names: Sequence[str], target_names: Sequence[str], options: _Options)
         activity=activity,
         place={name: row for row, name in enumerate(target_names)},
         column={name: list(names).index(name) for name in target_names},
-        base=rng.normal(0.0, 1.3, n_genes),
+        base=base_rates(rng, n_genes),
         options=options,
-    )
-
-
-def _normalised(counts: Float) -> Float:
-    """log1p of counts per 10,000."""
-    totals = counts.sum(axis=1, keepdims=True)
-    return np.asarray(np.log1p(counts * (TARGET_SUM / np.maximum(totals, 1.0))))
-
-
-def _true_mean(truth: _Truth, condition: str, n: int, seed: int) -> Float:
-    counts, _ = truth.counts(condition, n, numpy_rng(seed, "simulate", "true mean", condition))
-    return np.asarray(_normalised(counts).mean(axis=0))
-
-
-def _adata(counts: sp.csr_matrix, obs: pd.DataFrame, names: Sequence[str], truth: _Truth) -> AnnData:
-    from anndata import AnnData
-
-    totals = np.asarray(counts.sum(axis=1)).ravel()
-    normalised = counts.copy()
-    normalised.data = np.log1p(
-        normalised.data * np.repeat(TARGET_SUM / np.maximum(totals, 1), np.diff(counts.indptr))
-    )
-    var = pd.DataFrame(
-        {"program": np.abs(truth.programs).argmax(axis=0), "target": np.isin(names, list(truth.place))},
-        index=list(names),
-    )
-    return AnnData(
-        X=normalised.astype(np.float32), obs=obs, var=var, layers={"counts": counts.astype(np.float32)}
     )
