@@ -122,6 +122,7 @@ def test_targets() -> None:
     assert targets(CONTROL) == ()
     assert targets("A") == ("A",)
     assert targets("A+B+C") == ("A", "B", "C")
+    assert targets("(+)-JQ1+B") == ("(+)-JQ1", "B")
 
 
 @given(CONDITIONS)
@@ -180,6 +181,9 @@ def test_numbers_read_back_and_hold_no_separator(value: float) -> None:
         ("A+NT@0", "A"),
         ("A@0", "A@0"),
         ("A|time=late", "A|time=late"),
+        ("(+)-JQ1@1", "(+)-JQ1@1"),
+        ("B+(+)-JQ1+(+/-)-A", "(+)-JQ1+(+/-)-A+B"),
+        ("B(x)+A", "A+B(x)"),
         # What is no dose or covariate belongs to the name, as ever.
         ("TRA@", "TRA@"),
         ("@5", "@5"),
@@ -220,7 +224,7 @@ def test_parts_of_a_name() -> None:
         ("A@1+A@2", "names target 'A' twice"),
         ("A|x=1|x=2", "gives covariate 'x' twice, expected it once; leave one out"),
         ("A+|x=1", "expected targets joined by"),
-        ("Z|k=5+A|", "would read as a covariate; rename the target that holds"),
+        ("Z|k=5+A|", r"would read as others \('A.\+Z.k=5'\); rename those that hold"),
     ],
 )
 def test_a_name_that_cannot_be_is_refused(label: str, message: str) -> None:

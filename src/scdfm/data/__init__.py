@@ -22,6 +22,7 @@ from scdfm.data.conditions import (
     perturbation_of,
     targets,
 )
+from scdfm.data.design import Design
 from scdfm.data.graph import coexpression_graph, vocabulary_graph
 from scdfm.data.panel import GenePanel, select_genes
 from scdfm.data.simulate import simulate, simulate_cell_types, simulate_doses, simulate_drugs
@@ -46,6 +47,7 @@ __all__ = [
     "CellTable",
     "Condition",
     "ConditionSampler",
+    "Design",
     "GenePanel",
     "Perturbation",
     "Scale",

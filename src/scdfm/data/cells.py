@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
-from scdfm.data.conditions import CONTROL, CONTROL_SPELLINGS, canonical, near
+from scdfm.data.conditions import (
+    CONTROL,
+    Condition,
+    control_of,
+    near,
+)
+from scdfm.data.conditions import covariates as covariates_of
+from scdfm.data.design import Design
+from scdfm.data.labels import chosen_rows, label_cells, listed
 from scdfm.data.source import Source, open_source
 from scdfm.data.values import Scale, TargetSum, checked_target_sum, to_csr, to_log1p
 from scdfm.errors import ConditionError, DataError
@@ -30,6 +38,7 @@ class CellTable:
     Treat it as read-only. `X` is CSR float32 [N, A], log1p of counts per `scale.target_sum`; `obs` has one row a
     cell, with the canonical condition as a categorical in column `perturbation_key`; `codes` [N] are places in
     `conditions`; `spelling` maps a condition to its label in the file, where `control` is the label of untreated cells.
+    All untreated cells are the one condition `control`; `match` [N] is the code of each cell's control-matching group.
     """
 
     X: sp.csr_matrix
@@ -40,8 +49,15 @@ class CellTable:
     scale: Scale
     perturbation_key: str
     spelling: dict[str, str]
+    match: npt.NDArray[np.int64]
     control: str = CONTROL
     source: Path | None = None
+    design: Design = field(default_factory=Design)
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """The columns of obs that the names of perturbed conditions hold, `|column=value`."""
+        return self.design.covariates
 
     @property
     def n(self) -> int:
@@ -67,6 +83,42 @@ class CellTable:
     def n_cells(self, condition: str) -> int:
         """The number of cells of a condition."""
         return len(self.rows(condition))
+
+    def control_rows(self, condition: str) -> npt.NDArray[np.int64]:
+        """The rows of the control cells that a condition, measured or not, is compared with, ascending.
+
+        Those of the matching groups that its cells belong to; of an unmeasured condition, those with its covariates.
+        """
+        controls = self.rows(CONTROL)
+        if not self.design.match:
+            return controls
+        if condition in self._places:
+            wanted = np.unique(self.match[self.rows(condition)])
+        else:
+            wanted = self._groups_of(control_of(condition))
+        matched = controls[np.isin(self.match[controls], wanted)]
+        if len(matched) or self.design.control_fallback == "all":
+            return matched if len(matched) else controls
+        raise ConditionError(
+            f"condition '{condition}' has no control cells of its own; expected some, as for "
+            f"{listed(self.control_conditions)}: read them too, or read the cells with control_fallback='all'"
+        )
+
+    def control_mean(self, condition: str) -> npt.NDArray[np.float64]:
+        """Mean log1p expression [A] of a condition's `control_rows`, accumulated in float64."""
+        rows = self.control_rows(condition)
+        key = rows.tobytes()
+        if key not in self._control_means:
+            self._control_means[key] = self.take(rows).mean(CONTROL)
+        return self._control_means[key]
+
+    @cached_property
+    def control_conditions(self) -> tuple[str, ...]:
+        """`control|key=value` of every setting of the covariates that has control cells; `control` without covariates."""
+        columns = [self.obs[key].iloc[self.rows(CONTROL)] for key in self.covariates]
+        settings = {pairs for pairs in zip(*columns, strict=True) if not any(map(pd.isna, pairs))}
+        named = {str(Condition((), tuple(zip(self.covariates, pairs, strict=True)))) for pairs in settings}
+        return tuple(sorted(named)) if self.covariates else (CONTROL,)
 
     def mean(self, condition: str) -> npt.NDArray[np.float64]:
         """Mean log1p expression [A] of a condition's cells (its pseudobulk), accumulated in float64."""
@@ -108,6 +160,7 @@ class CellTable:
             conditions=conditions,
             codes=codes.astype(np.int64),
             spelling={name: self.spelling[name] for name in conditions},
+            match=self.match[rows],
         )
 
     def require_cells(self, conditions: Iterable[str], at_least: int = 2) -> None:
@@ -128,13 +181,15 @@ class CellTable:
         )
 
     def digest(self) -> str:
-        """sha256 of values, genes, cell names and conditions: equal digests mean equal data."""
+        """sha256 of values, genes, cell names, conditions and matched groups: equal digests mean equal data."""
         hasher = hashlib.sha256()
         for array in (self.X.indptr.astype("<i8"), self.X.indices.astype("<i8"), self.X.data.astype("<f4")):
             hasher.update(np.ascontiguousarray(array).tobytes())
         for texts in (self.genes, self.obs.index, self.conditions):
             hasher.update("\n".join(map(str, texts)).encode() + b"\0")
         hasher.update(self.codes.astype("<i8").tobytes())
+        if self.design.match:
+            hasher.update(np.unique(self.match, return_inverse=True)[1].astype("<i8").tobytes())
         return hasher.hexdigest()
 
     def _place(self, condition: str) -> int:
@@ -144,6 +199,24 @@ class CellTable:
                 f"of the data{near(condition, self.conditions)}"
             )
         return self._places[condition]
+
+    def _groups_of(self, control: str) -> npt.NDArray[np.int64]:
+        """The matching groups of the control cells with the covariates of a name such as `control|key=value`."""
+        given = covariates_of(control)
+        if set(given) != set(self.covariates):
+            expected = ", ".join(self.covariates) or "none"
+            raise ConditionError(
+                f"condition '{control}' holds the covariates {', '.join(given) or 'none'}; expected {expected}: "
+                f"write it as {listed(self.control_conditions)}"
+            )
+        rows = self.rows(CONTROL)
+        for key, value in given.items():
+            rows = rows[(self.obs[key].iloc[rows] == value).to_numpy()]
+        return np.unique(self.match[rows])
+
+    @cached_property
+    def _control_means(self) -> dict[bytes, npt.NDArray[np.float64]]:
+        return {}
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -177,6 +250,12 @@ def read_cells(
     layer: str | None = None,
     subset: Mapping[str, str] | None = None,
     min_cells: int = 1,
+    *,
+    covariates: Sequence[str] = (),
+    dose_key: str | None = None,
+    time_key: str | None = None,
+    match_controls: Sequence[str] | None = None,
+    control_fallback: Literal["error", "all"] = "error",
 ) -> CellTable:
     """Read a screen from `.h5ad`, `.zarr` or an AnnData; its matrix becomes CSR and is never densified whole.
 
@@ -187,12 +266,21 @@ def read_cells(
     layer: the layer to read instead of X.
     subset: keep the cells with these values, column by column.
     min_cells: conditions (control aside) with fewer cells are left out.
+    covariates: obs columns, such as the cell type, whose values join the names of perturbed conditions
+        (`A|cell_type=B cells`).
+    dose_key: the obs column of doses in the user's unit, kept as they are: a number for every target of the cell's
+        label, or numbers joined by `+`, one per target in the order of the label. Controls need none.
+    time_key: the obs column of times (`|time=24`), likewise.
+    match_controls: obs columns that a perturbed cell shares with its control cells; without it the covariates.
+    control_fallback: "error" refuses perturbed cells without matching control cells, "all" gives them all.
 
     Repeated cell names get a suffix (`-1`, `-2`, ...), as anndata's obs_names_make_unique gives. Raises DataError
     or ConditionError where the file, a column, a label or a value is not as expected.
     """
+    match = match_controls if match_controls is None else tuple(match_controls)
+    design = Design(tuple(covariates), dose_key, time_key, match, control_fallback)
     with open_source(path_or_adata) as source:
-        return cells_of(source, perturbation_key, control, target_sum, layer, subset, min_cells)
+        return cells_of(source, perturbation_key, control, target_sum, layer, subset, min_cells, design)
 
 
 def cells_of(
@@ -203,16 +291,15 @@ def cells_of(
     layer: str | None = None,
     subset: Mapping[str, str] | None = None,
     min_cells: int = 1,
+    design: Design = Design(),  # noqa: B008
 ) -> CellTable:
     """The table of an opened screen; the options are those of `read_cells`."""
     target_sum = checked_target_sum(target_sum)
     if min_cells < 1:
         raise DataError(f"min_cells is {min_cells}; expected at least 1")
-    rows = _chosen_rows(source.obs, subset, source.name)
-    labels = _labels(source.obs, perturbation_key, rows, source.name)
-    names, spelling = _canonical_labels(labels, control, perturbation_key, source.name)
-    frequent = (names.groupby(names).transform("size") >= min_cells) | (names == CONTROL)
-    rows, names = rows[frequent.to_numpy()], names[frequent.to_numpy()]
+    chosen = chosen_rows(source.obs, subset, source.name)
+    labelled = label_cells(source.obs, chosen, perturbation_key, control, design, source.name, min_cells)
+    rows, names = labelled.rows, labelled.names
     genes = _genes(source)
     obs = source.obs.iloc[rows].copy()
     where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
@@ -221,6 +308,8 @@ def cells_of(
     X, scale = to_log1p(X, target_sum, obs.index.tolist(), genes.tolist(), where)
     conditions = (CONTROL, *sorted(set(names) - {CONTROL}))
     obs[perturbation_key] = pd.Categorical(names, categories=pd.Index(conditions))
+    for column in design.covariates:
+        obs[column] = labelled.columns[column]
     for column in obs.select_dtypes("category").columns:
         if column != perturbation_key:
             obs[column] = obs[column].cat.remove_unused_categories()
@@ -232,69 +321,12 @@ def cells_of(
         codes=obs[perturbation_key].cat.codes.to_numpy().astype(np.int64),
         scale=replace(scale, layer=layer),
         perturbation_key=perturbation_key,
-        spelling={name: spelling[name] for name in conditions},
+        spelling={name: labelled.spelling[name] for name in conditions},
+        match=labelled.match,
         control=control,
         source=source.path,
+        design=design,
     )
-
-
-def _column(obs: pd.DataFrame, column: str, what: str, name: str) -> pd.Series:
-    if column not in obs.columns:
-        known = [str(other) for other in obs.columns]
-        raise DataError(
-            f"{name}: {what} '{column}' is not in obs; its columns are {', '.join(known) or 'none'}{near(column, known)}"
-        )
-    if (repeats := list(obs.columns).count(column)) > 1:
-        raise DataError(
-            f"{name}: obs has {repeats} columns named '{column}', expected one; rename the others"
-        )
-    return obs[column]
-
-
-def _chosen_rows(obs: pd.DataFrame, subset: Mapping[str, str] | None, name: str) -> npt.NDArray[np.int64]:
-    chosen = np.ones(len(obs), dtype=bool)
-    for column, value in (subset or {}).items():
-        values = _column(obs, column, "subset column", name).astype(str).to_numpy()
-        if str(value) not in set(values):
-            known = sorted(set(values))
-            raise DataError(
-                f"{name}: subset {column}={value} matches no cell; values of '{column}' are "
-                f"{_listed(known)}{near(str(value), known)}"
-            )
-        chosen &= values == str(value)
-    if not len(obs):
-        raise DataError(f"{name} holds no cells; expected at least one control and one perturbed cell")
-    if not chosen.any():
-        raise DataError(f"{name}: no cell has all of the subset {dict(subset or {})}; ask for fewer columns")
-    return np.flatnonzero(chosen)
-
-
-def _labels(obs: pd.DataFrame, key: str, rows: npt.NDArray[np.int64], name: str) -> pd.Series:
-    labels = _column(obs, key, "perturbation column", name).iloc[rows]
-    missing = labels.isna().to_numpy()
-    if missing.any():
-        raise DataError(
-            f"{name}: {int(missing.sum())} cells have no label in obs column '{key}' (first: cell "
-            f"'{labels.index[missing][0]}'); expected one for each cell: remove these cells, or label them"
-        )
-    return labels.astype(str)
-
-
-def _canonical_labels(
-    labels: pd.Series, control: str, key: str, name: str
-) -> tuple[pd.Series, dict[str, str]]:
-    """Canonical names of all cells, and the spelling (the first in sorted order) of each."""
-    frequent = labels.value_counts()
-    renamed = {label: canonical(label, control) for label in sorted(frequent.index)}
-    # `control` and `ctrl` stand for each other; any other label must be there as it was given.
-    given = control.strip() in CONTROL_SPELLINGS or control.strip() in set(map(str.strip, renamed))
-    if CONTROL not in renamed.values() or not given:
-        raise DataError(
-            f"{name}: no cell of obs column '{key}' is labelled '{control}', which control cells are expected to be; "
-            f"name their label with control; most frequent are {_listed(list(frequent.index))}{near(control, renamed)}"
-        )
-    spelling = {renamed[label]: label for label in reversed(renamed)}
-    return labels.map(renamed).astype(object), spelling
 
 
 def _genes(source: Source) -> npt.NDArray[np.str_]:
@@ -316,8 +348,3 @@ def _unique(names: pd.Index) -> list[str]:
     from anndata.utils import make_index_unique
 
     return list(make_index_unique(names))
-
-
-def _listed(values: Sequence[str], most: int = 10) -> str:
-    shown = ", ".join(f"'{value}'" for value in values[:most])
-    return shown + (f" and {len(values) - most} more" if len(values) > most else "")

@@ -27,6 +27,8 @@ COVARIATE_SIGN: Final = "|"
 TIME: Final = "time"
 """Key that a time is written under."""
 CONTROL_SPELLINGS: Final = frozenset({CONTROL, "ctrl"})
+KEY: Final = re.compile(r"[A-Za-z_](?:[\w .-]*[\w.-])?")
+"""What a covariate may be called."""
 _NUMBER: Final = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]-?[0-9]+)?")
 _PAIR: Final = re.compile(r"\s*([A-Za-z_][\w .-]*?)\s*=\s*(\S.*?)\s*", re.DOTALL)
 
@@ -86,7 +88,7 @@ def parse(name: str, control: str = CONTROL) -> Condition:
     covariates = tuple(pair for pair in pairs if time is None or pair[0] != TIME)
     if text in absent:
         return Condition((), covariates, time)
-    parts = _parts(text)
+    parts = spelled_parts(name)
     if not all(parts):
         raise ConditionError(
             f"condition '{name}': expected targets joined by '+', found an empty one; rename it"
@@ -99,10 +101,11 @@ def parse(name: str, control: str = CONTROL) -> Condition:
             f"rename it (to '{repeated}' where two guides hit one gene)"
         )
     made = Condition(present, covariates, time)
-    if COVARIATE_SIGN in text and _setting(str(replace(made, covariates=(), time=None)))[1]:
+    alone = str(replace(made, covariates=(), time=None))
+    if present and (_setting(alone)[1] or spelled_parts(alone) != list(map(str, made.perturbations))):
         raise ConditionError(
-            f"condition '{name}': in sorted order a target would read as a covariate; "
-            f"rename the target that holds '{COVARIATE_SIGN}'"
+            f"condition '{name}': its targets in sorted order would read as others ('{alone}'); "
+            f"rename those that hold '{COVARIATE_SIGN}'"
         )
     return made
 
@@ -135,6 +138,11 @@ def perturbation_of(condition: str) -> str:
 def control_of(condition: str) -> str:
     """The name of the untreated cells of a condition's covariates: `control|cell_line=A549`."""
     return str(Condition(covariates=parse(condition).covariates))
+
+
+def spelled_parts(name: str) -> list[str]:
+    """The texts of a name's targets in the order and spelling that it gives them, absent ones included."""
+    return _parts(_setting(name)[0])
 
 
 def number_text(value: float) -> str:
