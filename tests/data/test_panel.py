@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from scdfm.config import PanelConfig
 from scdfm.data import CellTable, GenePanel, Split, read_cells, select_genes
+from scdfm.data.panel import gene_moments, normalised_dispersion
 from scdfm.errors import ConditionError
 
 GENES = [f"G{i:03d}" for i in range(120)]
@@ -49,6 +50,18 @@ def test_scanpy_on_training_cells_and_every_target(flavor: str) -> None:
     assert targets - variable
     assert panel.n_variable == 30
     assert list(panel.genes) == [gene for gene in GENES if gene in set(panel.genes)]
+
+
+@pytest.mark.parametrize("flavor", ["seurat", "cell_ranger"])
+def test_dispersions_are_scanpys(flavor: str) -> None:
+    adata = screen().to_adata()
+    sc.pp.filter_genes(adata, min_cells=1)
+    sc.pp.highly_variable_genes(adata, n_top_genes=30, flavor=flavor)
+    moments = gene_moments(adata.X, linear=flavor == "seurat")
+    found = normalised_dispersion(moments.mean, moments.variance, flavor)
+    np.testing.assert_allclose(found, adata.var["dispersions_norm"], rtol=1e-5, atol=1e-6)
+    dense = adata.X.toarray().astype(np.float64)
+    np.testing.assert_allclose(gene_moments(adata.X, linear=False).variance, dense.var(axis=0, ddof=1))
 
 
 @pytest.mark.parametrize("condition", ["G007", "G003+G005"])

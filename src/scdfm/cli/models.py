@@ -10,6 +10,7 @@ import typer
 
 from scdfm.cli.app import app
 from scdfm.cli.options import (
+    Backed,
     Control,
     DataArgument,
     Key,
@@ -51,11 +52,12 @@ def fit(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the fit that was interrupted in --out.")
     ] = False,
+    backed: Backed = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a model on DATA and leave a run folder at --out."""
     options = config_of(preset, config, settings or [], split, fold, max_steps, seed)
-    cells = cells_of(data, perturbation_key, control, target_sum, layer, subset, min_cells)
+    cells = cells_of(data, perturbation_key, control, target_sum, layer, subset, min_cells, backed)
     from scdfm.training import fit as fit_cells
 
     run = fit_cells(cells, config=options, out=out, resume=resume, progress=not quiet)

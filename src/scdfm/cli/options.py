@@ -27,6 +27,14 @@ Layer = Annotated[str | None, typer.Option(help="Layer to read instead of X.")]
 Subset = Annotated[
     list[str] | None, typer.Option(help="Keep cells with COLUMN=VALUE in obs; may be repeated.")
 ]
+Backed = Annotated[
+    bool | None,
+    typer.Option(
+        "--backed/--in-memory",
+        help="Keep the expression on disk, or in memory. Without it: on disk from 2 GiB (8 bytes a stored value). "
+        "On disk needs as much scratch space, in TMPDIR; the numbers are the same.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 
@@ -60,15 +68,20 @@ def cells_of(
     layer: str | None,
     subset: list[str] | None,
     min_cells: int = 1,
+    backed: bool | None = None,
 ) -> CellTable:
     """The screen that the options describe."""
     from scdfm.data import read_cells
+    from scdfm.data.stored import StoredMatrix
 
     pairs = dict(_pair(text) for text in subset or [])
     total = None if target_sum is None else _total(target_sum)
-    return read_cells(
-        data, key, control, target_sum=total, layer=layer, subset=pairs or None, min_cells=min_cells
-    )
+    cells = read_cells(
+        data, key, control, target_sum=total, layer=layer, subset=pairs or None, min_cells=min_cells, backed=backed
+    )  # fmt: skip
+    if backed is None and isinstance(cells.X, StoredMatrix):
+        typer.echo(f"{data}: larger than 2 GiB, so its cells stay on disk (--in-memory: do not)", err=True)
+    return cells
 
 
 def _total(text: str) -> float | Literal["median"]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from scdfm.cli.app import app
-from scdfm.cli.options import Control, DataArgument, Key, Layer, Quiet, Subset, TargetSum, cells_of
+from scdfm.cli.options import Backed, Control, DataArgument, Key, Layer, Quiet, Subset, TargetSum, cells_of
 from scdfm.errors import ConfigError
 
 
@@ -32,6 +32,7 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="scdfm or paper.")] = "scdfm",
     name: Annotated[str, typer.Option(help="Name of the predictions in the tables.")] = "model",
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    backed: Backed = None,
 ) -> None:
     """Score predictions beside simple baselines and write tables and a report."""
     from scdfm.files import new_folder
@@ -42,10 +43,10 @@ def evaluate(
         from scdfm.run import Run
 
         training = Run.load(run)
-    cells = cells_of(real, perturbation_key, control, target_sum, layer, subset)
+    cells = cells_of(real, perturbation_key, control, target_sum, layer, subset, backed=backed)
     result = evaluate_files(
         predicted, cells, new_folder(out), training=training, protocol=protocol,  # type: ignore[arg-type]
-        name=name, seed=seed, provenance={"command": shlex.join(["scdfm", *sys.argv[1:]])},
+        name=name, seed=seed, backed=backed, provenance={"command": shlex.join(["scdfm", *sys.argv[1:]])},
     )  # fmt: skip
     typer.echo(result.text)
     typer.echo(f"\nreport: {result.path}")

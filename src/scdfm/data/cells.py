@@ -1,4 +1,4 @@
-"""A screen in memory: log1p expression of single cells, sparse, with the condition of every cell."""
+"""A screen: log1p expression of single cells, sparse, in memory or on disk, with the condition of every cell."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from scdfm.data.conditions import covariates as covariates_of
 from scdfm.data.design import Design
 from scdfm.data.labels import chosen_rows, label_cells, listed
 from scdfm.data.source import Source, open_source
-from scdfm.data.values import Scale, TargetSum, checked_target_sum, to_csr, to_log1p
+from scdfm.data.stored import BLOCK_ROWS, Matrix, content_digest, in_memory
+from scdfm.data.stored import subset as chosen
+from scdfm.data.streaming import log1p_values
+from scdfm.data.values import Scale, TargetSum, checked_target_sum
 from scdfm.errors import ConditionError, DataError
 
 if TYPE_CHECKING:
@@ -35,13 +38,14 @@ if TYPE_CHECKING:
 class CellTable:
     """Cells of a screen: N cells × A genes, K conditions with `control` first, the others sorted.
 
-    Treat it as read-only. `X` is CSR float32 [N, A], log1p of counts per `scale.target_sum`; `obs` has one row a
-    cell, with the canonical condition as a categorical in column `perturbation_key`; `codes` [N] are places in
-    `conditions`; `spelling` maps a condition to its label in the file, where `control` is the label of untreated cells.
+    Treat it as read-only. `X` is CSR float32 [N, A], or a StoredMatrix of such rows on disk, log1p of counts per
+    `scale.target_sum`; `obs` has one row a cell, with the canonical condition as a categorical in column
+    `perturbation_key`; `codes` [N] are places in `conditions`; `spelling` maps a condition to its label in the file,
+    where `control` is the label of untreated cells.
     All untreated cells are the one condition `control`; `match` [N] is the code of each cell's control-matching group.
     """
 
-    X: sp.csr_matrix
+    X: Matrix
     genes: npt.NDArray[np.str_]
     obs: pd.DataFrame
     conditions: tuple[str, ...]
@@ -127,17 +131,19 @@ class CellTable:
     def means(self, conditions: Sequence[str] | None = None) -> pd.DataFrame:
         """Mean log1p expression, conditions (default: all) × genes, accumulated in float64 in one pass."""
         names = list(self.conditions if conditions is None else conditions)
-        rows = [self.rows(name) for name in names]
-        lengths = np.array([len(part) for part in rows], dtype=np.int64)
-        weights = sp.csr_matrix(
-            (
-                np.repeat(1.0 / np.maximum(lengths, 1), lengths),
-                np.concatenate([*rows, _NO_ROWS]),
-                _starts(lengths),
-            ),
-            shape=(len(names), self.n),
-        )
-        return pd.DataFrame((weights @ self.X).toarray(), index=pd.Index(names), columns=pd.Index(self.genes))
+        asked = np.array([self._place(name) for name in names], dtype=np.int64)
+        places, row = np.unique(asked, return_inverse=True)
+        sums = np.zeros((len(places), len(self.genes)))
+        # Blocks of the table, whatever is asked: the sums of a condition come in one order, on disk or in memory.
+        for start in range(0, self.n, BLOCK_ROWS):
+            wanted = np.flatnonzero(np.isin(self.codes[start : start + BLOCK_ROWS], places))
+            if len(wanted):
+                found, codes = np.unique(self.codes[start + wanted], return_inverse=True)
+                member = sp.csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))))
+                sums[np.searchsorted(places, found)] += (member @ self.X[start + wanted]).toarray()
+        cells = np.diff(self._starts)[places]
+        means = (sums / np.maximum(cells, 1)[:, None])[row]
+        return pd.DataFrame(means, index=pd.Index(names), columns=pd.Index(self.genes))
 
     def select(self, conditions: Iterable[str]) -> CellTable:
         """The cells of some conditions, in the order of this table."""
@@ -155,7 +161,7 @@ class CellTable:
         )
         return replace(
             self,
-            X=self.X[rows],
+            X=chosen(self.X, rows),
             obs=obs,
             conditions=conditions,
             codes=codes.astype(np.int64),
@@ -173,18 +179,18 @@ class CellTable:
                 )
 
     def to_adata(self) -> AnnData:
-        """The table as an AnnData: X, obs, and the genes as var_names."""
+        """The table as an AnnData in memory: X, obs, and the genes as var_names."""
         from anndata import AnnData
 
         return AnnData(
-            X=self.X.copy(), obs=self.obs.copy(), var=pd.DataFrame(index=pd.Index(self.genes.astype(object)))
+            X=in_memory(self.X),
+            obs=self.obs.copy(),
+            var=pd.DataFrame(index=pd.Index(self.genes.astype(object))),
         )
 
     def digest(self) -> str:
         """sha256 of values, genes, cell names, conditions and matched groups: equal digests mean equal data."""
-        hasher = hashlib.sha256()
-        for array in (self.X.indptr.astype("<i8"), self.X.indices.astype("<i8"), self.X.data.astype("<f4")):
-            hasher.update(np.ascontiguousarray(array).tobytes())
+        hasher = hashlib.sha256(content_digest(self.X))
         for texts in (self.genes, self.obs.index, self.conditions):
             hasher.update("\n".join(map(str, texts)).encode() + b"\0")
         hasher.update(self.codes.astype("<i8").tobytes())
@@ -235,9 +241,6 @@ class CellTable:
         return _starts(np.bincount(self.codes, minlength=len(self.conditions)))
 
 
-_NO_ROWS = np.empty(0, dtype=np.int64)
-
-
 def _starts(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
@@ -256,8 +259,9 @@ def read_cells(
     time_key: str | None = None,
     match_controls: Sequence[str] | None = None,
     control_fallback: Literal["error", "all"] = "error",
+    backed: bool | None = None,
 ) -> CellTable:
-    """Read a screen from `.h5ad`, `.zarr` or an AnnData; its matrix becomes CSR and is never densified whole.
+    """Read a screen from `.h5ad`, `.zarr` or an AnnData; its matrix becomes CSR, never dense.
 
     perturbation_key: the obs column of condition labels, made canonical (`scdfm.data.conditions.canonical`).
     control: the label of untreated cells.
@@ -273,6 +277,8 @@ def read_cells(
     time_key: the obs column of times (`|time=24`), likewise.
     match_controls: obs columns that a perturbed cell shares with its control cells; without it the covariates.
     control_fallback: "error" refuses perturbed cells without matching control cells, "all" gives them all.
+    backed: True keeps the expression on disk (CSR or dense files; scratch space in TMPDIR of 8 bytes a stored value,
+        freed with the process), False in memory; None decides by size: on disk from 2 GiB. The numbers are the same.
 
     Repeated cell names get a suffix (`-1`, `-2`, ...), as anndata's obs_names_make_unique gives. Raises DataError
     or ConditionError where the file, a column, a label or a value is not as expected.
@@ -280,7 +286,9 @@ def read_cells(
     match = match_controls if match_controls is None else tuple(match_controls)
     design = Design(tuple(covariates), dose_key, time_key, match, control_fallback)
     with open_source(path_or_adata) as source:
-        return cells_of(source, perturbation_key, control, target_sum, layer, subset, min_cells, design)
+        return cells_of(
+            source, perturbation_key, control, target_sum, layer, subset, min_cells, design, backed
+        )
 
 
 def cells_of(
@@ -292,6 +300,7 @@ def cells_of(
     subset: Mapping[str, str] | None = None,
     min_cells: int = 1,
     design: Design = Design(),  # noqa: B008
+    backed: bool | None = None,
 ) -> CellTable:
     """The table of an opened screen; the options are those of `read_cells`."""
     target_sum = checked_target_sum(target_sum)
@@ -303,9 +312,11 @@ def cells_of(
     genes = _genes(source)
     obs = source.obs.iloc[rows].copy()
     where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
-    X = to_csr(source.matrix(layer), rows if len(rows) < len(source.obs) else None, where)
     obs.index = pd.Index(_unique(obs.index.astype(str)), dtype=object)
-    X, scale = to_log1p(X, target_sum, obs.index.tolist(), genes.tolist(), where)
+    X, scale = log1p_values(
+        source.matrix(layer), rows if len(rows) < len(source.obs) else None, target_sum, obs.index.tolist(),
+        genes.tolist(), where, backed,
+    )  # fmt: skip
     conditions = (CONTROL, *sorted(set(names) - {CONTROL}))
     obs[perturbation_key] = pd.Categorical(names, categories=pd.Index(conditions))
     for column in design.covariates:

@@ -7,19 +7,23 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 
 from scdfm.data.conditions import Vocabulary
 from scdfm.errors import DataError
 
 Bool = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float64]
-_BLOCK_ROWS: Final = 2048
+_BLOCK_ROWS: Final = 4096
+_DENSE: Final = 0.15
+"""Share of stored values above which a matrix product of dense cells is the faster one."""
+_DENSE_ROWS: Final = 512
 
 
 def coexpression_graph(x: Any, k: int = 30, negative_edges: bool = True, faithful: bool = False) -> Bool:
     """True [G, G] where a gene may attend: its k most correlated genes, those it is one of, and itself.
 
-    x: log1p expression [n, G], dense or sparse (a sparse one is densified in blocks of cells); k: neighbours
+    x: log1p expression [n, G], dense, sparse or on disk, read in one pass; k: neighbours
     by |Pearson r| (all others where G ≤ k). With `negative_edges` off only positive r count. A constant gene
     correlates with none. Equal |r| at the k-th place: the gene that comes first is kept.
 
@@ -58,29 +62,48 @@ def vocabulary_graph(graph: Bool, genes: Sequence[str], vocabulary: Vocabulary) 
     return among
 
 
-def _blocks(x: Any, again_log1p: bool) -> Iterator[Float]:
+def _blocks(x: Any, again_log1p: bool) -> Iterator[sp.csr_matrix]:
+    """Blocks of cells as CSR float64."""
     x = x.tocsr() if hasattr(x, "tocsr") else x
     for start in range(0, x.shape[0], _BLOCK_ROWS):
-        rows: Any = x[start : start + _BLOCK_ROWS]
-        dense = np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows, dtype=np.float64)
-        yield np.log1p(dense) if again_log1p else dense
+        block = sp.csr_matrix(x[start : start + _BLOCK_ROWS], dtype=np.float64, copy=True)
+        if again_log1p:
+            block.data = np.log1p(block.data)
+        yield block
 
 
 def _correlation(x: Any, again_log1p: bool) -> Float:
-    """Pearson r [G, G] over cells; 0 for a constant gene."""
+    """Pearson r [G, G] over cells, from sums and products accumulated in one pass; 0 for a constant gene."""
     n, n_genes = x.shape
-    mean = sum((block.sum(axis=0) for block in _blocks(x, again_log1p)), np.zeros(n_genes)) / n
-    covariance = np.zeros((n_genes, n_genes))
+    total, moment = np.zeros(n_genes), np.zeros((n_genes, n_genes))
+    lowest, highest = np.full(n_genes, np.inf), np.full(n_genes, -np.inf)
     for block in _blocks(x, again_log1p):
-        block = block - mean
-        covariance += block.T @ block
-    spread = np.sqrt(np.diag(covariance))
-    # A constant gene keeps a spread of rounding errors, which must not be blown up to a correlation.
-    constant = spread <= 1e-10 * np.sqrt(n) * np.maximum(np.abs(mean), 1e-300)
-    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, spread))
+        total += np.asarray(block.sum(axis=0)).ravel()
+        lowest = np.minimum(lowest, block.min(axis=0).toarray().ravel())
+        highest = np.maximum(highest, block.max(axis=0).toarray().ravel())
+        _add_products(moment, block)
+    covariance = moment
+    covariance -= np.outer(total, total / n)
+    variance = np.diag(covariance)
+    # What rounding leaves of a constant gene's variance must not be blown up to a correlation.
+    constant = (lowest == highest) | (variance <= 1e-13 * (total / n) * total)
+    scale = np.where(constant, 0.0, 1.0 / np.sqrt(np.where(constant, 1.0, variance)))
     covariance *= scale[:, None]
     covariance *= scale[None, :]
     return covariance
+
+
+def _add_products(moment: Float, block: sp.csr_matrix) -> None:
+    """Add Σ x xᵀ over the cells of `block` [n, G] to `moment` [G, G]; sparse cells cost the square of their values."""
+    n_genes = block.shape[1]
+    if block.nnz > _DENSE * block.shape[0] * n_genes:
+        for start in range(0, block.shape[0], _DENSE_ROWS):
+            dense = block[start : start + _DENSE_ROWS].toarray()
+            moment += dense.T @ dense
+        return
+    by_gene = block.T.tocsr()
+    for start in range(0, n_genes, _DENSE_ROWS):
+        moment[start : start + _DENSE_ROWS] += (by_gene[start : start + _DENSE_ROWS] @ block).toarray()
 
 
 def _top_k(strength: Float, k: int) -> Bool:

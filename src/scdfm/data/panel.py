@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from scipy.stats import norm
 
 from scdfm.config import PanelConfig
 from scdfm.data.cells import CellTable
 from scdfm.data.conditions import CONTROL, targets
 from scdfm.data.splits import Split
-from scdfm.threads import openmp_threads_kept
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+from scdfm.data.stored import Matrix, blocks, subset
 
 
 @dataclass(frozen=True)
@@ -48,25 +46,75 @@ def select_genes(cells: CellTable, split: Split, config: PanelConfig | None = No
         return GenePanel(tuple(cells.genes.tolist()), n_all)
     chosen = cells.conditions if config.cells == "all" else (CONTROL, *split.train)
     rows = np.flatnonzero(np.isin(cells.conditions, chosen)[cells.codes])
-    variable = variable_genes(cells.X[rows], config.n_genes, config.flavor)
+    variable = variable_genes(subset(cells.X, rows), config.n_genes, config.flavor)
     return GenePanel(tuple(cells.genes[variable | forced].tolist()), int(variable.sum()))
 
 
-def variable_genes(x: csr_matrix, n_genes: int, flavor: str = "seurat") -> npt.NDArray[np.bool_]:
+def variable_genes(x: Matrix, n_genes: int, flavor: str = "seurat") -> npt.NDArray[np.bool_]:
     """Mask [A] of the `n_genes` most variable genes of cells x [n, A] by scanpy's ranking; constant ones never."""
-    import scanpy as sc
-    from anndata import AnnData
-
-    lowest, highest = (extreme.toarray().ravel() for extreme in (x.min(axis=0), x.max(axis=0)))
-    varies: npt.NDArray[np.bool_] = lowest < highest
+    moments = gene_moments(x, linear=flavor == "seurat")
+    varies = moments.lowest < moments.highest
     if varies.sum() <= n_genes:
         return varies
     # Constant genes take part in seurat's bins of mean expression, as published; cell_ranger's bins are
     # quantiles, which many silent genes would make coincide.
-    columns = np.flatnonzero(varies) if flavor == "cell_ranger" else np.arange(x.shape[1])
-    ranked = AnnData(x[:, columns])
-    # A variance lost in rounding ranks last.
-    with openmp_threads_kept(), np.errstate(invalid="ignore", divide="ignore"):
-        sc.pp.highly_variable_genes(ranked, n_top_genes=n_genes, flavor=flavor)
-    chosen = columns[ranked.var["highly_variable"].to_numpy()]
-    return varies & np.isin(np.arange(x.shape[1]), chosen)
+    ranked = varies if flavor == "cell_ranger" else np.ones_like(varies)
+    score = np.full(len(varies), np.nan)
+    score[ranked] = normalised_dispersion(moments.mean[ranked], moments.variance[ranked], flavor)
+    cut = np.sort(score[~np.isnan(score)])[-n_genes:][:1]  # a variance lost in rounding ranks last
+    return varies & (score >= cut)
+
+
+@dataclass(frozen=True)
+class GeneMoments:
+    """Per gene [A]: `mean` and `variance` (divided by n − 1) over cells, `lowest` and `highest` log1p value."""
+
+    mean: npt.NDArray[np.float64]
+    variance: npt.NDArray[np.float64]
+    lowest: npt.NDArray[np.float32]
+    highest: npt.NDArray[np.float32]
+
+
+def gene_moments(x: Matrix, linear: bool) -> GeneMoments:
+    """Moments of log1p expression x [n, A], or if `linear` of the counts expm1(x), in one pass, summed in float64."""
+    n, n_genes = x.shape
+    total, square = np.zeros((2, n_genes))
+    stored = np.zeros(n_genes, dtype=np.int64)
+    lowest, highest = np.full(n_genes, np.inf, dtype=np.float32), np.zeros(n_genes, dtype=np.float32)
+    for block in blocks(x):
+        np.minimum.at(lowest, block.indices, block.data)
+        np.maximum.at(highest, block.indices, block.data)
+        stored += np.bincount(block.indices, minlength=n_genes)
+        values = (np.expm1(block.data) if linear else block.data).astype(np.float64)
+        total += np.bincount(block.indices, weights=values, minlength=n_genes)
+        square += np.bincount(block.indices, weights=np.square(values, out=values), minlength=n_genes)
+    mean = total / max(n, 1)
+    variance = np.maximum(square - n * mean**2, 0) / max(n - 1, 1)
+    return GeneMoments(mean, variance, np.where(stored < n, np.float32(0), lowest), highest)
+
+
+def normalised_dispersion(
+    mean: npt.NDArray[np.float64], variance: npt.NDArray[np.float64], flavor: str
+) -> npt.NDArray[np.float64]:
+    """Dispersion (variance / mean) of genes, standardised among genes of similar mean; NaN where it has none.
+
+    seurat (Satija et al. 2015): log dispersion; 20 even bins of log1p mean; mean and standard deviation, and 1 for a
+    gene alone in its bin. cell_ranger (Zheng et al. 2017): bins between the 10th, 15th, ... 100th percentiles of the
+    mean; median and median absolute deviation (scaled to a normal's standard deviation).
+    """
+    mean = np.where(mean == 0, 1e-12, mean)
+    dispersion = pd.Series(variance / mean)
+    if flavor == "seurat":
+        dispersion = dispersion.where(dispersion > 0).transform(np.log)
+        bins = pd.Series(pd.cut(np.log1p(mean), bins=20))
+        groups = dispersion.groupby(bins, observed=True)
+        centre, spread = groups.transform("mean"), groups.transform("std")
+        alone = spread.isna()
+        return np.asarray((dispersion - centre.mask(alone, 0.0)) / spread.mask(alone, centre))
+    edges = [-np.inf, *np.percentile(mean, np.arange(10, 105, 5)).tolist(), np.inf]
+    bins = pd.Series(pd.cut(mean, bins=edges))
+    centre = dispersion.groupby(bins, observed=True).transform("median")
+    away = (dispersion - centre).abs()
+    spread = away.groupby(bins, observed=True).transform("median") / norm.ppf(0.75)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((dispersion - centre) / spread)

@@ -15,6 +15,7 @@ from scdfm.data.cells import CellTable
 from scdfm.data.conditions import CONTROL, Vocabulary, targets
 from scdfm.data.panel import GenePanel
 from scdfm.data.splits import Split
+from scdfm.data.stored import StoredMatrix, subset
 from scdfm.errors import DataError
 
 
@@ -84,7 +85,9 @@ class ConditionSampler:
         """Keep the panel columns of the part's and the control's rows; know the rows of each condition."""
         rows = [cells.rows(condition) for condition in (CONTROL, *self.conditions)]
         starts = np.cumsum([0, *map(len, rows)])
-        self._x = cells.X[np.concatenate(rows)][:, cells.columns(panel.genes)]
+        x = subset(cells.X, np.concatenate(rows), cells.columns(panel.genes))
+        fewer = len(panel.genes) < len(cells.genes)
+        self._x = x.compacted() if isinstance(x, StoredMatrix) and fewer else x
         places = [np.arange(low, high) for low, high in itertools.pairwise(starts)]
         self._controls, self._rows = places[0], places[1:]
 

@@ -21,6 +21,11 @@ MOST_LOG1P: Final = 20.0  # log1p of 480 million: no normalised count is larger
 MOST_COUNTS: Final = 1e9  # of one gene in one cell; beyond it lie integers that have overflowed
 _BLOCK_VALUES: Final = 8_000_000  # values of one dense block on its way to CSR
 
+
+class LooksLikeCountsError(DataError):
+    """Values declared log1p are whole numbers, all of them."""
+
+
 TargetSum = float | Literal["median"] | None
 
 
@@ -101,39 +106,77 @@ def to_log1p(
     Counts become log1p(count · target_sum / total of the cell); `median` takes the median total of the cells
     that have any count, as scanpy's normalize_total does. A cell without counts stays zero.
     """
-    values = _Values(csr, cells, genes, where)
-    values.refuse(~np.isfinite(csr.data), "a finite number", "remove such cells or genes")
-    values.refuse(csr.data < 0, "no negative value", "give counts or log1p values, not scaled ones")
-    if csr.nnz == 0:
-        raise DataError(f"{where} holds only zeros; expected expression values (is it the right layer?)")
-    whole = np.rint(csr.data) == csr.data
+    check = Check(target_sum is not None, genes, where)
+    check.block(csr, cells)
+    check.whole()
     if target_sum is None:
-        if whole.all():
+        return csr.astype(np.float32, copy=False), Scale()
+    target = median_total(totals(csr)) if target_sum == "median" else float(target_sum)
+    return normalised(csr, target), Scale(target_sum=target, declared="counts")
+
+
+@dataclass
+class Check:
+    """Holds values to what they were declared to be, block of cells by block of cells: counts, or log1p values."""
+
+    counts: bool
+    genes: Sequence[str]
+    where: str
+    empty: bool = True
+    fractions: bool = False
+
+    def block(self, csr: sp.csr_matrix, cells: Sequence[str]) -> None:
+        """Check the values of some `cells`; DataError names the first that cannot be."""
+        values = _Values(csr, cells, self.genes, self.where)
+        values.refuse(~np.isfinite(csr.data), "a finite number", "remove such cells or genes")
+        values.refuse(csr.data < 0, "no negative value", "give counts or log1p values, not scaled ones")
+        whole = np.rint(csr.data) == csr.data
+        self.empty = self.empty and not csr.nnz
+        self.fractions = self.fractions or not whole.all()
+        if not self.counts:
+            large = csr.data > MOST_LOG1P
+            if large.any():
+                self.whole()
+            remedy = "pass target_sum for raw counts, or take the logarithm (scanpy.pp.log1p)"
+            values.refuse(large, f"log1p values of at most {MOST_LOG1P:g}", remedy)
+            return
+        remedy = "leave target_sum out if these are log1p values, or choose the layer of counts"
+        values.refuse(~whole, "raw counts (whole numbers), since target_sum is given", remedy)
+        remedy = "an integer overflowed; count anew"
+        values.refuse(csr.data > MOST_COUNTS, f"at most {MOST_COUNTS:g} counts", remedy)
+
+    def whole(self) -> None:
+        """What only all blocks together can tell: that there are values, and that log1p values are no counts."""
+        if self.empty:
             raise DataError(
-                f"{where} holds whole numbers only, these look like raw counts; "
+                f"{self.where} holds only zeros; expected expression values (is it the right layer?)"
+            )
+        if not self.counts and not self.fractions:
+            raise LooksLikeCountsError(
+                f"{self.where} holds whole numbers only, these look like raw counts; "
                 "expected log1p values: pass target_sum (for example 10000, or 'median')"
             )
-        remedy = "pass target_sum for raw counts, or take the logarithm (scanpy.pp.log1p)"
-        values.refuse(csr.data > MOST_LOG1P, f"log1p values of at most {MOST_LOG1P:g}", remedy)
-        return csr.astype(np.float32, copy=False), Scale()
-    remedy = "leave target_sum out if these are log1p values, or choose the layer of counts"
-    values.refuse(~whole, "raw counts (whole numbers), since target_sum is given", remedy)
-    values.refuse(
-        csr.data > MOST_COUNTS, f"at most {MOST_COUNTS:g} counts", "an integer overflowed; count anew"
-    )
-    return _normalised(csr, target_sum)
 
 
-def _normalised(csr: sp.csr_matrix, target_sum: float | Literal["median"]) -> tuple[sp.csr_matrix, Scale]:
-    """Counts to log1p of counts per `target_sum`, worked out in float64."""
+def totals(csr: sp.csr_matrix) -> npt.NDArray[np.float64]:
+    """Counts of each cell [N]."""
+    return np.asarray(csr.sum(axis=1, dtype=np.float64)).ravel()
+
+
+def median_total(total: npt.NDArray[np.float64]) -> float:
+    """The median of the cells' `total` [N] over those that have any count."""
+    return float(np.median(total[total > 0]))
+
+
+def normalised(csr: sp.csr_matrix, target: float) -> sp.csr_matrix:
+    """Counts to log1p of counts per `target`, worked out in float64."""
     counts = csr.astype(np.float64)
-    totals = np.asarray(counts.sum(axis=1)).ravel()
-    target = float(np.median(totals[totals > 0])) if target_sum == "median" else float(target_sum)
-    factor = target / np.where(totals > 0, totals, 1.0)
+    total = totals(counts)
+    factor = target / np.where(total > 0, total, 1.0)
     counts.data = np.log1p(counts.data * np.repeat(factor, np.diff(counts.indptr)))
     X = counts.astype(np.float32)
     X.eliminate_zeros()  # what float32 cannot hold beside a large count
-    return X, Scale(target_sum=target, declared="counts")
+    return X
 
 
 def checked_target_sum(target_sum: Any) -> TargetSum:

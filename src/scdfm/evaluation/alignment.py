@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 from scipy.optimize import minimize_scalar
 
 from scdfm.data.cells import CellTable, read_cells
 from scdfm.data.conditions import CONTROL, canonical, near
 from scdfm.data.source import open_source
-from scdfm.data.values import to_csr, to_log1p
+from scdfm.data.stored import StoredMatrix
+from scdfm.data.stored import subset as chosen_cells
+from scdfm.data.streaming import log1p_values
+from scdfm.data.values import LooksLikeCountsError
 from scdfm.errors import ConditionError, ConfigError, DataError
 from scdfm.evaluation.pseudobulk import Floats, Population, row_means
 
@@ -55,6 +57,7 @@ def align(
     conditions: Sequence[str] | None = None,
     check_scale: bool = True,
     training_control: pd.Series[float] | None = None,
+    backed: bool | None = None,
 ) -> Pair:
     """Read and align both; raises DataError or ConditionError where they do not fit (see `evaluate`).
 
@@ -70,7 +73,7 @@ def align(
         control = real.control if control == CONTROL else control
     else:
         key = perturbation_key or "perturbation"
-        table = read_cells(real, key, control, subset=subset)
+        table = read_cells(real, key, control, subset=subset, backed=backed)
     truth = _population(table)
     if CONTROL not in truth.rows:
         raise DataError("real: no control cells; expected some, every score is taken against them")
@@ -79,7 +82,9 @@ def align(
         chosen = _chosen(conditions, measured, measured)
         return Pair(None, truth, chosen, measured, ())
     claim = (
-        _population(predicted) if isinstance(predicted, CellTable) else _read(predicted, key, control, subset)
+        _population(predicted)
+        if isinstance(predicted, CellTable)
+        else _read(predicted, key, control, subset, backed)
     )
     _check_declared(predicted, table)
     genes, notes = _common_genes(claim, truth)
@@ -99,7 +104,9 @@ def _population(table: CellTable) -> Population:
     return Population(table.X, np.asarray(table.genes), {c: table.rows(c) for c in table.conditions})
 
 
-def _read(source: Cells, key: str, control: str, subset: Mapping[str, str] | None) -> Population:
+def _read(
+    source: Cells, key: str, control: str, subset: Mapping[str, str] | None, backed: bool | None
+) -> Population:
     """A prediction: like real cells, but it may come without control, and `subset` only holds where it has the column."""
     with open_source(source) as opened:
         obs, name = opened.obs, f"prediction {opened.name}"
@@ -120,18 +127,19 @@ def _read(source: Cells, key: str, control: str, subset: Mapping[str, str] | Non
                 kept &= (obs[column].astype(str) == str(value)).to_numpy()
         rows = np.flatnonzero(kept)
         labels = obs[key].astype(str).to_numpy()[rows]
-        X = to_csr(opened.matrix(None), None if kept.all() else rows, name)
         genes, cells = opened.genes, obs.index[rows].astype(str).tolist()
-    if pd.Index(genes).has_duplicates:
-        raise DataError(
-            f"{name}: gene names repeat; expected each once: make them unique (var_names_make_unique)"
-        )
-    if X.nnz and (np.rint(X.data) == X.data).all():
-        raise DataError(
-            f"{name} holds whole numbers, these look like counts; expected log1p values as in the real cells: "
-            "normalise it as those were (read_cells(..., target_sum=...)) and evaluate the result"
-        )
-    X, _ = to_log1p(X, None, cells, genes.tolist(), name)
+        if pd.Index(genes).has_duplicates:
+            raise DataError(
+                f"{name}: gene names repeat; expected each once: make them unique (var_names_make_unique)"
+            )
+        chosen = None if kept.all() else rows
+        try:
+            X, _ = log1p_values(opened.matrix(None), chosen, None, cells, genes.tolist(), name, backed)
+        except LooksLikeCountsError:
+            raise DataError(
+                f"{name} holds whole numbers, these look like counts; expected log1p values as in the real cells: "
+                "normalise it as those were (read_cells(..., target_sum=...)) and evaluate the result"
+            ) from None
     names = {label: canonical(label, control) for label in np.unique(labels)}
     codes = pd.Categorical([names[label] for label in labels])
     places = {c: np.flatnonzero(codes.codes == i) for i, c in enumerate(codes.categories)}
@@ -172,8 +180,9 @@ def _restricted(population: Population, genes: list[str]) -> Population:
     if population.genes.tolist() == genes:
         return population
     column = {gene: i for i, gene in enumerate(population.genes.tolist())}
-    X = sparse.csr_matrix(population.X[:, [column[gene] for gene in genes]])
-    X.sort_indices()
+    X = chosen_cells(population.X, None, np.array([column[gene] for gene in genes]))
+    if not isinstance(X, StoredMatrix):
+        X.sort_indices()
     return Population(X, np.asarray(genes), population.rows)
 
 

@@ -63,6 +63,7 @@ def evaluate(
     release: protocols.Release = "0.5.42",
     ridge_penalty: float | None = None,
     check_scale: bool = True,
+    backed: bool | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Score predicted cells against real cells, condition by condition.
@@ -80,6 +81,7 @@ def evaluate(
         scored and control real cells); default all common genes (`paper`: 1,000).
     references: False scores the model alone. ridge_penalty: λ of ridge; default chosen by leave-one-out
         (`paper`: 0.1). check_scale: False scores a prediction that looks to be in another scale.
+    backed: keeps cells of files on disk while they are scored, as in `read_cells`.
 
     Returns a long table: model, condition, metric, value (NaN = undefined), n_cells (real cells). `model` is
     `name`, a baseline, `ceiling` or `duplicate`. `table.attrs` holds protocol, notes, provenance, the training
@@ -97,6 +99,7 @@ def evaluate(
         conditions=conditions,
         check_scale=check_scale,
         training_control=_training_control(training),
+        backed=backed,
     )
     setting, notes = _setting(pair, training, protocol, asked, genes, seed)
     values: dict[str, dict[str, Floats]] = {}

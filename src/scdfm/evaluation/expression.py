@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import false_discovery_control, mannwhitneyu
 
+from scdfm.data.stored import StoredMatrix
 from scdfm.evaluation.pointwise import spearman
 from scdfm.evaluation.pseudobulk import Floats, Population, taken
 from scdfm.threads import openmp_threads_kept
 
 SMALL = 8
 """Conditions of at most this many cells get the exact test on genes without ties, as scipy's `auto` does."""
+
+BATCH_CELLS = 20_000
+"""Cells of conditions that are tested at once where cells are on disk."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,38 @@ def against_control(population: Population, conditions: Sequence[str], control: 
 
 
 def _asymptotic(population: Population, conditions: Sequence[str], control: str) -> tuple[Floats, Floats]:
+    """p-values and z-scores [K, A]; of cells on disk a few conditions are in memory at once, beside the control."""
+    if not isinstance(population.X, StoredMatrix):
+        return _tested(population, conditions, control)
+    parts = []
+    for batch in _batches(population, conditions):
+        rows = {label: population.rows[label] for label in (control, *batch)}
+        ends = np.cumsum([len(part) for part in rows.values()])
+        places = {
+            label: np.arange(end - len(rows[label]), end) for label, end in zip(rows, ends, strict=True)
+        }
+        X = taken(population.X, np.concatenate(list(rows.values())))
+        parts.append(_tested(Population(X, population.genes, places), batch, control))
+    p_value, z = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return p_value, z
+
+
+def _batches(population: Population, conditions: Sequence[str]) -> Iterator[list[str]]:
+    """Neighbouring conditions, of BATCH_CELLS cells together or one that has more."""
+    batch: list[str] = []
+    n = 0
+    for condition in conditions:
+        more = population.n_cells(condition)
+        if batch and n + more > BATCH_CELLS:
+            yield batch
+            batch, n = [], 0
+        batch.append(condition)
+        n += more
+    if batch:
+        yield batch
+
+
+def _tested(population: Population, conditions: Sequence[str], control: str) -> tuple[Floats, Floats]:
     import anndata
     from illico import asymptotic_wilcoxon
     from loguru import logger
@@ -55,8 +91,10 @@ def _asymptotic(population: Population, conditions: Sequence[str], control: str)
     group = np.repeat(
         [f"{i:06d}" for i in range(len(labels))], [population.n_cells(label) for label in labels]
     )
-    X = population.X if len(rows) == population.X.shape[0] else None
-    if X is not None:  # all cells take part: label them where they lie, instead of copying the matrix
+    assert not isinstance(population.X, StoredMatrix)
+    if (
+        len(rows) == (X := population.X).shape[0]
+    ):  # all cells take part: label them where they lie, instead of copying the matrix
         placed = np.empty(len(rows), dtype=group.dtype)
         placed[rows] = group
         group = placed

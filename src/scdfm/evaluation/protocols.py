@@ -12,11 +12,11 @@ from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 from scipy.special import ndtr
 from scipy.stats import false_discovery_control, rankdata
 
 from scdfm.data.conditions import CONTROL
+from scdfm.data.stored import stacked, subset
 from scdfm.evaluation import pointwise
 from scdfm.evaluation.alignment import Pair
 from scdfm.evaluation.discrimination import Distance, discrimination
@@ -89,17 +89,16 @@ def _scored(population: Population, scored: NDArray[np.int64]) -> Population:
     if np.array_equal(scored, np.arange(population.X.shape[1])):
         return population
     scored = np.sort(scored)
-    X = sparse.csr_matrix(population.X[:, scored])
-    return Population(X, population.genes[scored], population.rows)
+    return Population(subset(population.X, None, scored), population.genes[scored], population.rows)
 
 
 def _with_control(predicted: Population, real: Population) -> Population:
     if CONTROL in predicted.rows:
         return predicted
-    control = real.X[real.rows[CONTROL]]
+    control = subset(real.X, real.rows[CONTROL])
     n = predicted.X.shape[0]
     rows = dict(predicted.rows) | {CONTROL: np.arange(n, n + control.shape[0])}
-    return Population(sparse.csr_matrix(sparse.vstack([predicted.X, control])), predicted.genes, rows)
+    return Population(stacked(predicted.X, control), predicted.genes, rows)
 
 
 def _side(population: Population, conditions: Sequence[str], release: Release) -> Side:

@@ -12,15 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scdfm.data.stored import Matrix
+
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Population:
-    """Cells of named conditions over one list of genes: `X` csr [N, A], `rows` condition -> row numbers."""
+    """Cells of named conditions over one list of genes: `X` csr [N, A], in memory or on disk, `rows` condition -> row
+    numbers."""
 
-    X: sparse.csr_matrix
+    X: Matrix
     genes: NDArray[np.str_]
     rows: Mapping[str, Rows]
 
@@ -38,7 +41,7 @@ class Moments:
     zero: Floats
 
 
-def taken(X: sparse.csr_matrix, rows: Rows) -> sparse.csr_matrix:
+def taken(X: Matrix, rows: Rows) -> sparse.csr_matrix:
     """Rows of `X`; a slice where they are contiguous, which scipy takes without a search."""
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and np.all(np.diff(rows) == 1):
         return X[int(rows[0]) : int(rows[-1]) + 1]
@@ -52,7 +55,7 @@ def moments(population: Population, conditions: Sequence[str]) -> Moments:
     return Moments(*stacked) if parts else Moments(*np.zeros((3, 0, population.X.shape[1])))
 
 
-def row_moments(X: sparse.csr_matrix, rows: Rows) -> tuple[Floats, Floats, Floats]:
+def row_moments(X: Matrix, rows: Rows) -> tuple[Floats, Floats, Floats]:
     """Mean, variance (divided by n) and share of zeros [A] of `rows`."""
     n_genes, n = X.shape[1], max(len(rows), 1)
     total, square, stored = np.zeros((3, n_genes))
@@ -65,7 +68,7 @@ def row_moments(X: sparse.csr_matrix, rows: Rows) -> tuple[Floats, Floats, Float
     return mean, np.maximum(square / n - mean * mean, 0), 1 - stored / n
 
 
-def row_means(X: sparse.csr_matrix, rows: Rows) -> Floats:
+def row_means(X: Matrix, rows: Rows) -> Floats:
     """Mean [A] of `rows`."""
     total = np.zeros(X.shape[1])
     for block in _blocks(X, rows):
@@ -73,7 +76,7 @@ def row_means(X: sparse.csr_matrix, rows: Rows) -> Floats:
     return total / max(len(rows), 1)
 
 
-def _blocks(X: sparse.csr_matrix, rows: Rows, height: int = 512) -> Iterator[sparse.csr_matrix]:
+def _blocks(X: Matrix, rows: Rows, height: int = 512) -> Iterator[sparse.csr_matrix]:
     """Rows a few at a time, so that their float64 copies stay small."""
     for start in range(0, len(rows), height):
         yield taken(X, rows[start : start + height])

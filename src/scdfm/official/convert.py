@@ -29,6 +29,7 @@ from scdfm.data import (
     vocabulary_graph,
 )
 from scdfm.data.splits import UNKNOWN
+from scdfm.data.stored import subset
 from scdfm.errors import ConfigError, DataError, RunError
 from scdfm.files import new_folder
 from scdfm.official.checkpoint import read_checkpoint, read_mask, read_vocabulary
@@ -169,7 +170,7 @@ def _built_graph(
     names = [gene for gene in cells.genes.tolist() if gene in panel]
     rows = np.sort(np.concatenate([cells.rows(name) for name in (CONTROL, *split.train, *split.validation)]))
     graph = coexpression_graph(
-        cells.X[rows][:, cells.columns(names)], k=options.k, negative_edges=options.negative_edges,
+        subset(cells.X, rows, cells.columns(names)), k=options.k, negative_edges=options.negative_edges,
         faithful=options.faithful,
     )  # fmt: skip
     return vocabulary_graph(graph, names, vocabulary)

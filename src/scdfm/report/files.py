@@ -45,6 +45,7 @@ def evaluate_files(
     metrics: Iterable[str] | None = None,
     provenance: Mapping[str, Any] | None = None,
     seed: int = 0,
+    backed: bool | None = None,
 ) -> Evaluation:
     """Score `predicted` against `real` and write `scores.csv`, `summary.csv`, `report.html` and `figures/`.
 
@@ -54,8 +55,9 @@ def evaluate_files(
     """
     key, control = real.perturbation_key, real.control
     table = evaluate(
-        predicted, real, control, protocol, training, metrics, perturbation_key=key, name=name, seed=seed
-    )
+        predicted, real, control, protocol, training, metrics, perturbation_key=key, name=name, seed=seed,
+        backed=backed,
+    )  # fmt: skip
     summary = summarise(table, seed=seed)
     out_dir = made(Path(out_dir))
     for file, frame in (("scores.csv", table), ("summary.csv", summary)):
@@ -73,6 +75,7 @@ def evaluate_files(
         perturbation_key=key,
         provenance=provenance,
         seed=seed,
+        backed=backed,
     )
     said = textwrap.fill(verdict(standings(table, name, seed), name).sentence, 100)
     return Evaluation(page, f"{plain(summary)}\n{said}", table, summary)

@@ -47,6 +47,7 @@ def write(
     subset: Mapping[str, str] | None = None,
     provenance: Mapping[str, Any] | None = None,
     seed: int = 0,
+    backed: bool | None = None,
 ) -> Path:
     """Write `report.html` and `figures/` into `out_dir` (made if need be); returns the path of the page.
 
@@ -56,6 +57,7 @@ def write(
     run: the run that predicted; adds training curves and its provenance.
     model: the one of `table` that the report is about; needed where the table holds several besides references.
     provenance: further lines on where the numbers come from. seed: of the intervals and of the cells drawn.
+    backed: keeps the cells of files on disk, as in `read_cells`.
 
     Raises DataError where `table` lacks a column or `model`, or where the cells do not fit it.
     """
@@ -64,7 +66,11 @@ def write(
     populations = None
     if predicted is not None and real is not None:
         key = perturbation_key or "perturbation"
-        cells = real if isinstance(real, CellTable) else read_cells(real, key, control, subset=subset)
+        cells = (
+            real
+            if isinstance(real, CellTable)
+            else read_cells(real, key, control, subset=subset, backed=backed)
+        )
         given = {**given, "real cells": {"path": cells.source, "digest": cells.digest()}}
         scored = [str(name) for name in table.loc[table["model"] == model, "condition"].unique()]
         pair = align(
@@ -75,6 +81,7 @@ def write(
             subset=subset,
             conditions=scored,
             check_scale=False,
+            backed=backed,
         )
         populations = Populations.of(pair)
     page = compose(table, model, populations, run, given, seed)

@@ -27,6 +27,7 @@ from scdfm.data import (
     targets,
     vocabulary_graph,
 )
+from scdfm.data.stored import subset
 from scdfm.errors import RunError
 from scdfm.files import new_folder
 from scdfm.run import Run, folder
@@ -118,7 +119,7 @@ def _write_inputs(
     if config.graph.enabled and not (out / folder.GRAPH).is_file():
         training = np.concatenate([cells.rows(name) for name in (CONTROL, *split.train)])
         graph = coexpression_graph(
-            cells.X[np.sort(training)][:, columns], k=config.graph.k,
+            subset(cells.X, np.sort(training), columns), k=config.graph.k,
             negative_edges=config.graph.negative_edges, faithful=config.graph.faithful,
         )  # fmt: skip
         folder.write_graph(out / folder.GRAPH, vocabulary_graph(graph, panel.genes, vocabulary))

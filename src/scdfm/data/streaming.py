@@ -1,0 +1,105 @@
+"""From the matrix of an opened screen to checked log1p values: in memory, or block by block to a scratch file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from scdfm.data.source import READ_ERRORS, reason
+from scdfm.data.stored import BLOCK_ROWS, Matrix, RowsWriter, StoredMatrix
+from scdfm.data.values import Check, Scale, TargetSum, median_total, normalised, to_csr, to_log1p, totals
+from scdfm.errors import DataError
+
+STORED_ABOVE: Final = 2 << 30
+"""Bytes of expression (8 a stored value, 4 a value of a dense matrix) from which cells stay on disk by themselves."""
+
+Rows = npt.NDArray[np.int64]
+
+
+def log1p_values(
+    matrix: Any, rows: Rows | None, target_sum: TargetSum, cells: Sequence[str], genes: Sequence[str], where: str,
+    backed: bool | None = None,
+) -> tuple[Matrix, Scale]:  # fmt: skip
+    """Checked log1p values of the chosen `rows` (None: all) and their scale, as `to_log1p` gives them.
+
+    backed: True streams them to a scratch file (8 bytes a stored value), False keeps them in memory; None decides
+    by size: a matrix on disk of more than STORED_ABOVE bytes stays there.
+    """
+    stored = backed if backed is not None else _on_disk(matrix) and _size(matrix, rows) > STORED_ABOVE
+    if not stored or len(getattr(matrix, "shape", ())) != 2:
+        return to_log1p(to_csr(matrix, rows, where), target_sum, cells, genes, where)
+    if getattr(matrix, "format", "csr") == "csc" and _on_disk(matrix):
+        raise DataError(
+            f"{where} is a CSC matrix, whose cells cannot be read one after another; expected CSR or dense for cells "
+            "that stay on disk: write it as CSR (adata.X = adata.X.tocsr()), or pass backed=False"
+        )
+    return _streamed(matrix, rows, target_sum, cells, genes, where)
+
+
+def _streamed(
+    matrix: Any, rows: Rows | None, target_sum: TargetSum, cells: Sequence[str], genes: Sequence[str], where: str
+) -> tuple[StoredMatrix, Scale]:  # fmt: skip
+    """One pass over `matrix`; a second, ahead of it, where the median total has to be known first."""
+    check = Check(target_sum is not None, genes, where)
+    target = None if target_sum is None else _target(matrix, rows, target_sum, cells, genes, where)
+    writer = RowsWriter(len(genes))
+    for start, block in _row_blocks(matrix, rows, where):
+        check.block(block, cells[start : start + block.shape[0]])
+        writer.append(block if target is None else normalised(block, target))
+    check.whole()
+    scale = Scale() if target is None else Scale(target_sum=target, declared="counts")
+    return writer.finished(), scale
+
+
+def _target(
+    matrix: Any, rows: Rows | None, target_sum: Any, cells: Sequence[str], genes: Sequence[str], where: str
+) -> float:  # fmt: skip
+    if target_sum != "median":
+        return float(target_sum)
+    check, found = Check(True, genes, where), []
+    for start, block in _row_blocks(matrix, rows, where):
+        check.block(block, cells[start : start + block.shape[0]])
+        found.append(totals(block))
+    check.whole()
+    return median_total(np.concatenate(found))
+
+
+def _row_blocks(matrix: Any, rows: Rows | None, where: str) -> Iterator[tuple[int, sp.csr_matrix]]:
+    """Blocks of the chosen rows as canonical CSR, each with the place of its first row among the chosen ones."""
+    done = 0
+    for low in range(0, matrix.shape[0], BLOCK_ROWS):
+        high = min(low + BLOCK_ROWS, matrix.shape[0])
+        wanted = (
+            None if rows is None else rows[np.searchsorted(rows, low) : np.searchsorted(rows, high)] - low
+        )
+        if wanted is not None and not len(wanted):
+            continue
+        try:
+            part = matrix[low:high]  # files read slices fast and lists of rows slowly
+        except (*READ_ERRORS, IndexError) as error:
+            raise DataError(
+                f"{where} cannot be read ({reason(error)}); write the file anew (write_h5ad)"
+            ) from error
+        block = to_csr(part, wanted, where)
+        yield done, block
+        done += block.shape[0]
+
+
+def _on_disk(matrix: Any) -> bool:
+    """Whether this is a matrix of an open file or store, not an array."""
+    return hasattr(matrix, "to_memory") or hasattr(matrix, "chunks")
+
+
+def _size(matrix: Any, rows: Rows | None) -> float:
+    """Bytes of the chosen rows."""
+    share = 1.0 if rows is None else len(rows) / max(1, matrix.shape[0])
+    if not hasattr(matrix, "to_memory"):
+        return float(share * 4 * matrix.shape[0] * matrix.shape[1])
+    try:
+        return float(share * 8 * matrix.group["data"].shape[0])
+    except READ_ERRORS:  # a damaged file, which whoever reads it will name
+        return 0.0
