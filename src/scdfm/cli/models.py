@@ -10,32 +10,23 @@ import typer
 
 from scdfm.cli.app import app
 from scdfm.cli.options import (
-    Backed,
-    Control,
     DataArgument,
-    Key,
-    Layer,
     Overwrite,
     Quiet,
-    Subset,
-    TargetSum,
-    cells_of,
     config_of,
     require_free,
     write_h5ad,
 )  # fmt: skip
+from scdfm.cli.screen import Screen, reads_screen
 from scdfm.errors import ConfigError
 
 
 @app.command()
+@reads_screen()
 def fit(
     data: DataArgument,
     out: Annotated[Path, typer.Option(help="Run folder to create.", show_default=False)],
-    perturbation_key: Key = "perturbation",
-    control: Control = "control",
-    target_sum: TargetSum = None,
-    layer: Layer = None,
-    subset: Subset = None,
+    screen: Screen,
     min_cells: Annotated[int, typer.Option(help="Leave out perturbed conditions of fewer cells.")] = 1,
     split: Annotated[
         str | None, typer.Option(help="additive, holdout, combinations, FILE.toml, or obs:COLUMN.")
@@ -52,12 +43,11 @@ def fit(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the fit that was interrupted in --out.")
     ] = False,
-    backed: Backed = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a model on DATA and leave a run folder at --out."""
     options = config_of(preset, config, settings or [], split, fold, max_steps, seed)
-    cells = cells_of(data, perturbation_key, control, target_sum, layer, subset, min_cells, backed)
+    cells = screen.read(data, min_cells)
     from scdfm.training import fit as fit_cells
 
     run = fit_cells(cells, config=options, out=out, resume=resume, progress=not quiet)

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from scdfm.cli.app import app
-from scdfm.cli.options import Control, Key, Layer, Quiet, TargetSum, cells_of
+from scdfm.cli.options import Quiet
 from scdfm.cli.scores import numbers_of
+from scdfm.cli.screen import Screen, reads_screen
 from scdfm.errors import ConfigError
 
 Settings = Annotated[
@@ -76,12 +77,14 @@ def reproduce(
 
 
 @app.command("convert-official")
+@reads_screen(perturbation_key="condition", control="ctrl")
 def convert_official(
     checkpoint: Annotated[
         Path, typer.Argument(help="Checkpoint of the official code (.pt).", show_default=False)
     ],
     vocab: Annotated[Path, typer.Option(help="Its gene vocabulary (.json).", show_default=False)],
     out: Annotated[Path, typer.Option(help="Run folder to create.", show_default=False)],
+    screen: Screen,
     graph: Annotated[Path | None, typer.Option(help="Its graph mask (.pt).")] = None,
     data: Annotated[
         Path | None,
@@ -100,10 +103,6 @@ def convert_official(
     heads: Annotated[
         int | None, typer.Option(help="Heads of the blocks, for backbone perceiver alone.")
     ] = None,
-    perturbation_key: Key = "condition",
-    control: Control = "ctrl",
-    target_sum: TargetSum = None,
-    layer: Layer = None,
     settings: Settings = None,
 ) -> None:
     """Turn an official checkpoint into a run folder that predict takes; nothing in it is run."""
@@ -114,7 +113,7 @@ def convert_official(
         from scdfm.config import Config, SplitConfig
         from scdfm.data import make_split
 
-        cells = cells_of(data, perturbation_key, control, target_sum, layer, None)
+        cells = screen.read(data)
         options = {**SplitConfig.named(split), "fold": fold, "validation_fraction": 0.0}
         made = make_split(cells, Config().updated({"split": options}, "command line").split)
     from scdfm.official import convert

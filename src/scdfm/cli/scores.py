@@ -10,29 +10,26 @@ from typing import Annotated
 import typer
 
 from scdfm.cli.app import app
-from scdfm.cli.options import Backed, Control, DataArgument, Key, Layer, Quiet, Subset, TargetSum, cells_of
+from scdfm.cli.options import DataArgument, Quiet
+from scdfm.cli.screen import Screen, reads_screen
 from scdfm.errors import ConfigError
 
 
 @app.command()
+@reads_screen()
 def evaluate(
     predicted: Annotated[
         Path, typer.Argument(help="Predicted cells (.h5ad), of scdfm or anybody.", show_default=False)
     ],
     real: Annotated[Path, typer.Argument(help="Measured cells (.h5ad, .zarr).", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and report.", show_default=False)],
-    perturbation_key: Key = "perturbation",
-    control: Control = "control",
-    target_sum: TargetSum = None,
-    layer: Layer = None,
-    subset: Subset = None,
+    screen: Screen,
     run: Annotated[
         Path | None, typer.Option(help="Run folder: its training means make baselines and training curves.")
     ] = None,
     protocol: Annotated[str, typer.Option(help="scdfm or paper.")] = "scdfm",
     name: Annotated[str, typer.Option(help="Name of the predictions in the tables.")] = "model",
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
-    backed: Backed = None,
 ) -> None:
     """Score predictions beside simple baselines and write tables and a report."""
     from scdfm.files import new_folder
@@ -43,19 +40,21 @@ def evaluate(
         from scdfm.run import Run
 
         training = Run.load(run)
-    cells = cells_of(real, perturbation_key, control, target_sum, layer, subset, backed=backed)
+    cells = screen.read(real)
     result = evaluate_files(
         predicted, cells, new_folder(out), training=training, protocol=protocol,  # type: ignore[arg-type]
-        name=name, seed=seed, backed=backed, provenance={"command": shlex.join(["scdfm", *sys.argv[1:]])},
+        name=name, seed=seed, backed=screen.backed, provenance={"command": shlex.join(["scdfm", *sys.argv[1:]])},
     )  # fmt: skip
     typer.echo(result.text)
     typer.echo(f"\nreport: {result.path}")
 
 
 @app.command()
+@reads_screen()
 def benchmark(
     data: DataArgument,
     out: Annotated[Path, typer.Option(help="Folder for pieces, tables and page.", show_default=False)],
+    screen: Screen,
     split: Annotated[
         str, typer.Option(help="additive, holdout, combinations, FILE.toml, or obs:COLUMN.")
     ] = "additive",
@@ -71,11 +70,6 @@ def benchmark(
         ),
     ] = None,
     protocol: Annotated[str, typer.Option(help="scdfm or paper.")] = "scdfm",
-    perturbation_key: Key = "perturbation",
-    control: Control = "control",
-    target_sum: TargetSum = None,
-    layer: Layer = None,
-    subset: Subset = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value over every preset; may be repeated.")
     ] = None,
@@ -97,7 +91,7 @@ def benchmark(
     """Fit, predict and evaluate over folds and seeds: one table with intervals, beside all baselines."""
     numbers = None if folds is None else numbers_of(folds)
     steps = [] if max_steps is None else [f"training.max_steps={max_steps}"]
-    table = cells_of(data, perturbation_key, control, target_sum, layer, subset)
+    table = screen.read(data)
     from scdfm.benchmarking import benchmark as run_benchmark
 
     result = run_benchmark(

@@ -1,0 +1,106 @@
+"""The options that describe a screen: on every command that reads one, and what they become."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from scdfm.cli import app
+from scdfm.cli.screen import Screen, reads_screen
+from scdfm.errors import ScdfmError
+
+OPTIONS = (
+    "--perturbation-key", "--control", "--covariates", "--dose-key", "--time-key", "--match-controls",
+    "--control-fallback", "--target-sum", "--layer", "--subset", "--backed",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def screen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("columns") / "screen.h5ad"
+    obs = pd.DataFrame(
+        {
+            "drug": ["DMSO", "DMSO", "DMSO", "X", "X", "Y"],
+            "line": ["a", "a", "b", "a", "b", "b"],
+            "batch": [1, 2, 1, 1, 1, 2],
+            "dose": [0, 0, 0, 0.5, 10, 10],
+            "hours": [0, 0, 0, 24, 24, 6],
+        },
+        index=[f"c{i}" for i in range(6)],
+    )
+    x = np.random.default_rng(0).poisson(3, (6, 4)).astype(np.float32)
+    ad.AnnData(np.zeros((6, 4), np.float32), obs=obs, layers={"counts": x}).write_h5ad(path)
+    return path
+
+
+def shown(*arguments: object) -> str:
+    """What a command made with `reads_screen` reads: its conditions and each one's control rows."""
+    made = typer.Typer()
+
+    @made.command()
+    @reads_screen(control="DMSO")
+    def show(data: Path, screen: Screen, few: Annotated[int, typer.Option()] = 1) -> None:
+        cells = screen.read(data, few)
+        for name in cells.conditions:
+            typer.echo(f"{name}: {cells.control_rows(name).tolist()}")
+
+    result = CliRunner().invoke(made, list(map(str, arguments)))
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def test_the_options_reach_the_reader(screen: Path) -> None:
+    given = ["--perturbation-key", "drug", "--layer", "counts", "--target-sum", "100"]
+    assert shown(screen, *given) == "control: [0, 1, 2]\nX: [0, 1, 2]\nY: [0, 1, 2]\n"
+    columns = ["--covariates", "line", "--dose-key", "dose", "--time-key", "hours"]
+    assert shown(screen, *given, *columns).splitlines() == [
+        "control: [0, 1, 2]",
+        "X@0.5|line=a|time=24: [0, 1]",
+        "X@10|line=b|time=24: [2]",
+        "Y@10|line=b|time=6: [2]",
+    ]
+    matched = shown(
+        screen, *given, "--covariates", "line", "--match-controls", "line, batch", "--control-fallback", "all"
+    )
+    assert matched.splitlines()[1:] == ["X|line=a: [0]", "X|line=b: [2]", "Y|line=b: [0, 1, 2]"]
+    unmatched = shown(screen, *given, "--covariates", "line", "--match-controls", "none")
+    assert unmatched.splitlines()[1] == "X|line=a: [0, 1, 2]"
+    few = shown(screen, *given, "--subset", "line=b", "--subset", "batch=1", "--few", 1)
+    assert few == "control: [0]\nX: [0]\n"
+    assert "Y" not in shown(screen, *given, "--few", 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--match-controls", "line,batch", "--covariates", "line"],
+            "of line=b, batch=2 have no control cells",
+        ),
+        (["--control-fallback", "some"], "control_fallback 'some': expected error or all"),
+        (["--covariates", "lime"], "covariate column 'lime' is not in obs"),
+        (["--covariates", "line,line"], "column 'line' is named twice"),
+        (["--dose-key", "line"], "dose 'a' in obs column 'line'"),
+        (["--target-sum", "many"], "--target-sum many: expected a number such as 10000, or median"),
+        (["--subset", "line"], "--subset line: expected COLUMN=VALUE"),
+    ],
+)
+def test_refusals(screen: Path, options: list[str], message: str) -> None:
+    with pytest.raises(ScdfmError, match=message):
+        shown(screen, "--perturbation-key", "drug", "--layer", "counts", "--target-sum", "100", *options)
+
+
+@pytest.mark.parametrize("name", ["fit", "evaluate", "benchmark", "convert-official"])
+def test_every_command_that_reads_a_screen_has_them(name: str) -> None:
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    flags = {flag for parameter in command.params for flag in parameter.opts}
+    assert set(OPTIONS) <= flags
+    assert command.help
