@@ -1,6 +1,7 @@
 # make demo   set up, then simulate, fit, predict, evaluate and write demo/report/report.html
 # make test   set up, then run every test
 # make check  formatting, types, import order
+# make bench  set up, then measure speed beside the plain formulation, and how cost grows (25 minutes)
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 
 demo: $(READY)
 	$(BIN)/scdfm demo --out demo --overwrite
@@ -22,6 +23,11 @@ check: $(READY)
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Finished rows are kept: the command goes on where it stopped. A GPU's rows are skipped where there is none.
+bench: $(READY)
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/speed.py --device cuda
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "scdfm needs Python 3.11, 3.12 or 3.13: none found"; exit 2; }

@@ -38,7 +38,7 @@ from scdfm.training.checkpoint import SafetensorsIO, read_checkpoint
 from scdfm.training.curves import Curves, StepBar
 from scdfm.training.interruption import Interruption, stopped
 from scdfm.training.module import FlowModule
-from scdfm.training.steps import StepBatches, StepsFrom, ValidationConditions, unbatched
+from scdfm.training.steps import Prefetched, StepBatches, ValidationConditions, unbatched
 
 CHECKPOINTS, LAST = "checkpoints", "last.safetensors"
 
@@ -172,13 +172,13 @@ class StepData(L.LightningDataModule):
             cells, panel, vocabulary, split.validation, options.validation_cells, config.seed
         )
 
-    def train_dataloader(self) -> DataLoader[object]:
+    def train_dataloader(self) -> Prefetched:
         """Steps still to take, each rank its own."""
         assert self.trainer is not None
         steps = StepBatches(
             self.sampler, self.config.seed, self.config.training.max_steps, self.trainer.global_rank
         )
-        return unbatched(steps, StepsFrom(self.first_step, len(steps)))
+        return Prefetched(steps, self.first_step, pin=self.trainer.strategy.root_device.type == "cuda")
 
     def val_dataloader(self) -> DataLoader[object]:
         """One item for each validation condition."""
@@ -200,7 +200,7 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
     last = out / CHECKPOINTS / LAST
     with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(derive(config.seed, "fit"))
-        # Batches come ready from memory: worker processes would only copy them.
+        # Conditions to validate lie ready in memory: worker processes would only copy them.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # Step s is the same batch in any process: nothing of the data need be restored.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

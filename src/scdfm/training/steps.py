@@ -1,23 +1,25 @@
 """What each step and each validation sees, addressed by number: step s is the same batch in any process, ever.
 
 Since a batch depends on (seed, step, rank) alone, a resumed fit needs no saved state of the data, and the
-number of workers changes nothing.
+thread that assembles it ahead changes nothing.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from scdfm.data import CONTROL, Batch, CellTable, ConditionSampler, GenePanel, Vocabulary
 from scdfm.seeds import numpy_rng
 
 
-class StepBatches(Dataset[Batch]):
+class StepBatches:
     """Item s is the batch of training step s."""
 
     def __init__(self, sampler: ConditionSampler, seed: int, n_steps: int, rank: int = 0) -> None:
@@ -30,17 +32,36 @@ class StepBatches(Dataset[Batch]):
         return self.sampler.sample(numpy_rng(self.seed, "batch", step, self.rank))
 
 
-class StepsFrom(Sampler[int]):
-    """Steps from `first` on; its length counts all steps, so that progress and time left stay those of the whole fit."""
+class Prefetched:
+    """The batches of steps `first` to the last, the next ones assembled by a thread while a step runs.
 
-    def __init__(self, first: int, n_steps: int) -> None:
-        self.first, self.n_steps = first, n_steps
+    Its length counts all steps, so that progress and time left stay those of the whole fit. `ahead` batches wait at
+    most; `pin` puts them into page-locked memory, from where a GPU fetches them without stopping.
+    """
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.first, self.n_steps))
+    def __init__(self, batches: StepBatches, first: int = 0, *, ahead: int = 2, pin: bool = False) -> None:
+        self.batches, self.first, self.ahead, self.pin = batches, first, ahead, pin
 
     def __len__(self) -> int:
-        return self.n_steps
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        steps = range(self.first, len(self.batches))
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+            waiting: deque[Future[Batch]] = deque()
+            try:
+                for step in steps:
+                    waiting.append(thread.submit(self._assembled, step))
+                    if len(waiting) > self.ahead:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                thread.shutdown(wait=False, cancel_futures=True)
+
+    def _assembled(self, step: int) -> Batch:
+        batch = self.batches[step]
+        return batch.pinned() if self.pin else batch
 
 
 @dataclass
@@ -95,8 +116,6 @@ class ValidationConditions(Dataset[ValidationBatch]):
         return self.batches[index]
 
 
-def unbatched(
-    dataset: Dataset[Batch] | Dataset[ValidationBatch], sampler: Sampler[int] | None = None
-) -> DataLoader[object]:
+def unbatched(dataset: Dataset[ValidationBatch]) -> DataLoader[object]:
     """A loader whose items are batches already."""
-    return DataLoader(dataset, batch_size=None, sampler=sampler)
+    return DataLoader(dataset, batch_size=None)

@@ -1,0 +1,83 @@
+"""Batches assembled ahead are those of their steps, bit for bit, and nothing is left running."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+import scdfm
+from scdfm.data import Batch, ConditionSampler, make_split, select_genes
+from scdfm.seeds import numpy_rng
+from scdfm.training.steps import Prefetched, StepBatches
+
+
+@pytest.fixture(scope="module")
+def batches() -> StepBatches:
+    cells = scdfm.read_cells(
+        scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=8, n_controls=20, seed=3)
+    )
+    split = make_split(cells, scdfm.Config().split, seed=0)
+    sampler = ConditionSampler(
+        cells, split, select_genes(cells, split), numpy_rng(0, "unused"), n_conditions=2, n_cells=5
+    )
+    return StepBatches(sampler, seed=1, n_steps=7)
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    pairs = zip(vars(one).values(), vars(other).values(), strict=True)
+    return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3, 20])
+@pytest.mark.parametrize("first", [0, 4])
+def test_a_thread_changes_no_bit(batches: StepBatches, first: int, ahead: int) -> None:
+    fed = Prefetched(batches, first, ahead=ahead)
+    found = list(fed)
+    assert len(fed) == 7  # of the whole fit
+    assert len(found) == 7 - first
+    assert all(equal(batch, batches[step]) for step, batch in enumerate(found, start=first))
+    assert not equal(found[0], found[1])
+
+
+def test_the_next_batches_are_assembled_while_a_step_runs(batches: StepBatches) -> None:
+    done = threading.Event()
+    seen: list[tuple[int, str]] = []
+
+    class Noted(StepBatches):
+        def __getitem__(self, step: int) -> Batch:
+            seen.append((step, threading.current_thread().name))
+            if step == 2:
+                done.set()
+            return super().__getitem__(step)
+
+    fed = iter(Prefetched(Noted(batches.sampler, 1, 7), ahead=2))
+    next(fed)
+    assert done.wait(timeout=30)  # step 2 is there before anybody asked for step 1
+    assert [step for step, _ in seen] == [0, 1, 2]
+    assert all(name.startswith("batches") for _, name in seen)
+    fed.close()
+    assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
+
+
+def test_an_error_of_the_thread_reaches_the_fit(batches: StepBatches) -> None:
+    class Broken(StepBatches):
+        def __getitem__(self, step: int) -> Batch:
+            if step == 3:
+                raise scdfm.errors.DataError("cells are gone")
+            return super().__getitem__(step)
+
+    fed = iter(Prefetched(Broken(batches.sampler, 1, 7)))
+    assert [next(fed) is not None for _ in range(3)] == [True] * 3
+    with pytest.raises(scdfm.errors.DataError, match="cells are gone"):
+        next(fed)
+
+
+def test_a_batch_moves_whole(batches: StepBatches) -> None:
+    batch = batches[0]
+    moved = batch.to("meta")
+    assert all(value.is_meta for value in vars(moved).values() if isinstance(value, torch.Tensor))
+    assert moved.conditions == batch.conditions
+    assert equal(replace(batch), batch.to("cpu"))
