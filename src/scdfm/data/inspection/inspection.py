@@ -1,0 +1,221 @@
+"""The inspection of one file: guesses, numbers, pitfalls, and the fit line that follows from them."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scdfm.data.conditions import CONTROL, canonical, perturbation_of, targets
+from scdfm.data.design import Design
+from scdfm.data.inspection import columns, pitfalls, values
+from scdfm.data.inspection.columns import Guess
+from scdfm.data.inspection.command import fit_line
+from scdfm.data.labels import label_cells
+from scdfm.data.source import Source, open_source
+from scdfm.errors import DataError, ScdfmError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file holds and how to fit it; `command` is the whole `scdfm fit` line, None where none can be proposed.
+
+    `perturbation` is the likeliest column with its control label, `alternatives` the others; `targets` counts
+    conditions by their number of targets; `cells_per_condition` is (fewest, median) of perturbed conditions; `drugs` says
+    that no target is a gene of the file.
+    """
+
+    file: str
+    n_cells: int
+    n_genes: int
+    matrices: tuple[values.Matrix, ...]
+    matrix: values.Matrix | None
+    perturbation: Guess | None
+    alternatives: tuple[Guess, ...] = ()
+    covariates: tuple[Guess, ...] = ()
+    dose: Guess | None = None
+    time: Guess | None = None
+    smiles: Guess | None = None
+    split_columns: tuple[str, ...] = ()
+    n_conditions: int = 0
+    targets: dict[int, int] | None = None
+    cells_per_condition: tuple[int, float] | None = None
+    n_controls: int = 0
+    drugs: bool = False
+    notes: tuple[str, ...] = ()
+    pitfalls: tuple[str, ...] = ()
+    command: tuple[str, ...] | None = None
+
+    @property
+    def line(self) -> str | None:
+        """The command as one line for a shell."""
+        return None if self.command is None else shlex.join(self.command)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able mapping of everything, `line` included."""
+        return asdict(self) | {"line": self.line}
+
+
+def inspect(path: str | Path | AnnData) -> Inspection:
+    """Look at a screen (`.h5ad`, `.zarr`, or an AnnData) without reading more than a sample of its values.
+
+    Raises DataError where it is no file of cells at all; whatever else is odd stands in `pitfalls`.
+    """
+    with open_source(path) as source:
+        if not len(source.obs) or not len(source.genes):
+            raise DataError(
+                f"{source.name} holds {len(source.obs)} cells × {len(source.genes)} genes; expected a screen of cells"
+            )
+        return _Inspector(source).inspection()
+
+
+class _Inspector:
+    """Steps of an inspection, in their order; what is odd is collected on the way."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.obs = source.obs
+        self.notes: list[str] = []
+        self.pitfalls: list[str] = []
+        self.matrices = values.matrices(source)
+        self.matrix = values.chosen(self.matrices)
+        if self.matrix is None:
+            self.pitfalls.append(
+                "no matrix holds counts or log1p values, which scdfm reads; store the counts as X or as a layer"
+            )
+
+    def inspection(self) -> Inspection:
+        """Everything that is found."""
+        source, matrix = self.source, self.matrix
+        density = matrix.density if matrix else 0.0
+        self.pitfalls.extend(pitfalls.file_pitfalls(source, density, matrix.layer if matrix else None))
+        guesses = columns.perturbation_guesses(self.obs)
+        common = (
+            str(source.path or source.name),
+            len(self.obs),
+            len(source.genes),
+            tuple(self.matrices),
+            matrix,
+        )
+        if not guesses:
+            known = ", ".join(map(str, self.obs.columns)) or "none"
+            self.pitfalls.append(
+                "no column of obs has a label of untreated cells such as control, DMSO or non-targeting "
+                f"(columns: {known}); give --perturbation-key and --control by hand"
+            )
+            return Inspection(*common, None, pitfalls=tuple(self.pitfalls))
+        best = guesses[0]
+        found = self._design(best)
+        return Inspection(*common, best, tuple(guesses[1:]), **found)
+
+    def _design(self, best: Guess) -> dict[str, Any]:
+        """Columns beside the perturbation, the conditions they make, and the line."""
+        obs, control = self.obs, str(best.value)
+        labels = obs[best.column].astype(str)
+        untreated = labels.map({label: _is_control(label, control) for label in labels.unique()}).astype(bool)
+        twins = [c for c in map(str, obs.columns) if c != best.column and _same(obs[c], obs[best.column])]
+        taken = [best.column, *twins]
+        covariates = columns.covariate_guesses(obs, untreated, taken)
+        dose, dose_note = columns.number_guess(obs, columns.DOSE_NAMES, untreated, taken)
+        time, time_note = columns.number_guess(obs, columns.TIME_NAMES, untreated, taken)
+        self.notes.extend(note for note in (dose_note, time_note) if note)
+        self._note_groups(untreated, taken, covariates)
+        smiles, smiles_note = columns.smiles_guess(obs, labels, untreated)
+        self.pitfalls.extend([smiles_note] if smiles_note else [])
+        genes = [str(gene) for gene in self.source.genes]
+        self.pitfalls.extend(pitfalls.label_pitfalls(sorted(labels.unique()), control, list(genes)))
+        found: dict[str, Any] = {
+            "covariates": tuple(covariates), "dose": dose, "time": time, "smiles": smiles,
+        }  # fmt: skip
+        design = Design(
+            tuple(guess.column for guess in covariates),
+            dose.column if dose else None,
+            time.column if time else None,
+        )
+        names = self._names(best, design)
+        if names is not None:
+            found["split_columns"] = tuple(columns.split_columns(obs, names, untreated))
+            found |= self._conditions(names, genes, smiles is not None)
+            if self.matrix is not None and not pd.Index(self.source.genes).duplicated().any():
+                found["command"] = self._line(best, design, smiles, names, found["drugs"])
+        return found | {"notes": tuple(self.notes), "pitfalls": tuple(self.pitfalls)}
+
+    def _line(
+        self, best: Guess, design: Design, smiles: Guess | None, names: Any, drugs: bool
+    ) -> tuple[str, ...] | None:
+        """The fit line, or a pitfall that says why there is none."""
+        assert self.matrix is not None
+        file = str(self.source.path or "DATA.h5ad")
+        line = fit_line(file, best, design, self.matrix, smiles, names, drugs)
+        if line is None:
+            self.pitfalls.append(pitfalls.nothing_to_hold_out(drugs))
+        return line
+
+    def _note_groups(self, untreated: pd.Series, taken: Sequence[str], covariates: list[Guess]) -> None:
+        """Batches that controls can be matched by, and groups without controls."""
+        obs, used = self.obs, [guess.column for guess in covariates]
+        for column in columns.named(obs, (*columns.COVARIATE_NAMES, *columns.BATCH_NAMES), [*taken, *used]):
+            if obs[column].nunique() < 2:
+                continue
+            lacking = columns.uncontrolled(obs[column], untreated)
+            by = next((other for other in used if columns.decides(obs[other], obs[column])), None)
+            if lacking:
+                self.pitfalls.append(
+                    f"obs['{column}']: {len(lacking)} of {obs[column].nunique()} values have no control cells (first: "
+                    f"'{lacking[0]}'), so it is proposed for nothing; with --control-fallback all it can be a covariate"
+                )
+            elif by:
+                self.notes.append(f"obs['{column}'] is decided by '{by}' and adds nothing to it")
+            else:
+                self.notes.append(
+                    f"obs['{column}'] has controls in every value: --match-controls can take it"
+                )
+
+    def _names(self, best: Guess, design: Design) -> Any:
+        """The condition of every cell, or None where the labels cannot be read as they are."""
+        try:
+            rows = np.arange(len(self.obs))
+            return label_cells(
+                self.obs, rows, best.column, str(best.value), design, self.source.name, min_cells=1
+            ).names
+        except ScdfmError as error:
+            self.pitfalls.append(f"the labels cannot be read as they are: {error}")
+            return None
+
+    def _conditions(self, names: Any, genes: Sequence[str], smiles: bool) -> dict[str, Any]:
+        """Numbers of conditions and cells, and pitfalls of the targets."""
+        sizes = Counter(names.tolist())
+        n_controls = sizes.pop(CONTROL, 0)
+        plain = sorted({perturbation_of(name) for name in sizes})
+        every = {target for name in plain for target in targets(name)}
+        drugs = smiles or not every & set(genes)
+        self.pitfalls.extend(pitfalls.size_pitfalls(names))
+        self.pitfalls.extend(pitfalls.target_pitfalls(plain, genes, drugs))
+        return {
+            "n_conditions": len(sizes),
+            "targets": dict(sorted(Counter(len(targets(name)) for name in sizes).items())),
+            "cells_per_condition": (min(sizes.values()), float(np.median(list(sizes.values())))),
+            "n_controls": n_controls,
+            "drugs": drugs,
+        }
+
+
+def _is_control(label: str, control: str) -> bool:
+    try:
+        return canonical(label, control) == CONTROL
+    except ScdfmError:
+        return False
+
+
+def _same(one: pd.Series, other: pd.Series) -> bool:
+    """Whether two columns hold the same texts."""
+    return bool((one.astype(str).to_numpy() == other.astype(str).to_numpy()).all())

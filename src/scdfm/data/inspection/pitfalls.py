@@ -1,0 +1,104 @@
+"""What could go wrong with a screen, each as one sentence with its remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from scdfm.data.conditions import CONTROL, SEPARATOR, near, targets
+from scdfm.data.source import Source
+
+FEW_CELLS, FEW_CONTROLS = 30, 100
+HUGE_GB = 8.0
+
+
+def label_pitfalls(labels: Sequence[str], control: str, genes: Sequence[str]) -> Iterator[str]:
+    """Labels whose signs scdfm reads otherwise than they may be meant."""
+    for sign, means in (
+        ("|", "begins a covariate where KEY=VALUE follows"),
+        ("@", "begins a dose where a number follows"),
+    ):
+        odd = [label for label in labels if sign in label]
+        if odd:
+            yield f"{len(odd)} labels hold '{sign}' (first: '{odd[0]}'), which {means}; rename them if it is not meant so"
+    inside = [label for label in labels if re.search(r"\([^)]*\+", label)]
+    if inside:
+        yield f"'{inside[0]}': the '+' within brackets is taken for a part of the name"
+    known = {label for label in labels if label != control} | set(genes)
+    for sign in ("_", "&", ",", ";", "-"):
+        joined = [
+            label
+            for label in labels
+            if label not in set(genes) and sign in label and SEPARATOR not in label
+            and all(part.strip() in known | {control, "ctrl"} for part in label.split(sign))
+        ]  # fmt: skip
+        if joined:
+            yield (
+                f"{len(joined)} labels look like combinations joined by '{sign}' (first: '{joined[0]}'), but scdfm "
+                f"joins by '+': replace '{sign}' by '+' in the column, or each is taken for a target of its own"
+            )
+
+
+def size_pitfalls(names: npt.NDArray[np.object_]) -> Iterator[str]:
+    """Conditions and controls of too few cells."""
+    sizes = pd.Series(names.astype(str)).value_counts()
+    n_controls = int(sizes.get(CONTROL, 0))
+    if n_controls < FEW_CONTROLS:
+        yield f"only {n_controls} control cells; every shift is measured from them, {FEW_CONTROLS} or more are better"
+    sizes = sizes.drop(index=CONTROL, errors="ignore")
+    few = sizes[sizes < FEW_CELLS]
+    if len(few):
+        yield (
+            f"{len(few)} of {len(sizes)} conditions have fewer than {FEW_CELLS} cells (fewest: {sizes.min()}); their "
+            "means are noise in good part: --min-cells leaves them out, fewer covariates pool them"
+        )
+
+
+def target_pitfalls(conditions: Sequence[str], genes: Sequence[str], drugs: bool) -> Iterator[str]:
+    """Combinations whose targets were never perturbed alone, and targets that are no measured genes."""
+    alone = {targets(name)[0] for name in conditions if len(targets(name)) == 1}
+    combined = {target for name in conditions if len(targets(name)) > 1 for target in targets(name)}
+    if lacking := sorted(combined - alone):
+        yield (
+            f"targets of combinations that were never perturbed alone: {len(lacking)} (first: '{lacking[0]}'); what they "
+            "do is learned from their combinations, and the additive baseline is undefined there"
+        )
+    if drugs:
+        return
+    every = alone | combined
+    if unmeasured := sorted(every - set(genes)):
+        yield (
+            f"targets that are no genes of this file: {len(unmeasured)} of {len(every)} (first: '{unmeasured[0]}'"
+            f"{near(unmeasured[0], genes)}); nothing but their cells describes them"
+        )
+
+
+def file_pitfalls(source: Source, density: float, layer: str | None) -> Iterator[str]:
+    """Repeated genes, and memory."""
+    repeated = pd.Index(source.genes).duplicated()
+    if repeated.any():
+        yield (
+            f"gene '{source.genes[repeated][0]}' stands more than once in var ({int(repeated.sum())} repeats), which "
+            "scdfm refuses: adata.var_names_make_unique(), or sum the repeats, and write the file anew"
+        )
+    gigabytes = len(source.obs) * len(source.genes) * density * 8 / 1e9
+    if gigabytes > HUGE_GB:
+        where = "X" if layer is None else f"layer '{layer}'"
+        yield (
+            f"{where} takes about {gigabytes:.0f} GB as sparse rows, which are kept on disk while they are used; see that "
+            "the folder for temporary files has room, or read part of the cells with --subset"
+        )
+
+
+def nothing_to_hold_out(drugs: bool) -> str:
+    """Why no fit line can be proposed for conditions that can be read."""
+    remedy = (
+        "give features of the perturbations (--features FILE.csv with SMILES or numbers by name) and --split holdout, or "
+        "name test conditions of your own (--split FILE.toml)"
+    )
+    what = "combinations, covariates" + ("" if drugs else ", or enough single genes")
+    return f"nothing can be held out that could also be predicted, without {what}; {remedy}"
