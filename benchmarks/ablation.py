@@ -12,6 +12,7 @@ to go on where it stopped.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def main() -> None:
         f"{args.seeds} seeds\n"
     )
     print(scores(result))
-    print(against_full(result.scores))
+    print(against(result.scores, FULL, [name for name in VARIANTS if name != FULL]))
 
 
 def scores(result: Benchmark) -> str:
@@ -98,20 +99,20 @@ def scores(result: Benchmark) -> str:
     return _table("model", rows)
 
 
-def against_full(table: pd.DataFrame) -> str:
-    """How much worse each variant is than the full model (positive = the part helps), paired, as Markdown."""
+def against(table: pd.DataFrame, base: str, variants: Sequence[str]) -> str:
+    """How much worse each variant is than the model `base` (positive = base is better), paired, as Markdown."""
     rows = []
-    for variant in [name for name in VARIANTS if name != FULL]:
+    for variant in variants:
         cells = []
         for metric in METRICS:
-            wide = table[(table["metric"] == metric) & table["model"].isin([FULL, variant])].pivot_table(
+            wide = table[(table["metric"] == metric) & table["model"].isin([base, variant])].pivot_table(
                 index=["fold", "condition"], columns="model", values="value"
             )
             sign = -1 if metric in LOWER_IS_BETTER else 1
-            loss = (sign * (wide[FULL] - wide[variant])).groupby("condition").mean().to_numpy(np.float64)
+            loss = (sign * (wide[base] - wide[variant])).groupby("condition").mean().to_numpy(np.float64)
             cells.append(_cell(float(loss.mean()), *interval(loss)))
         rows.append(f"| {variant} | " + " | ".join(cells) + " |")
-    return _table("loss beside full", rows)
+    return _table(f"loss beside {base}", rows)
 
 
 def _cell(mean: float, low: float, high: float) -> str:

@@ -37,6 +37,7 @@ def test_paper_preset_carries_the_published_figures():
         ("training.max_steps=-1", r"training.max_steps: .* greater than or equal to 1 \(found -1\)"),
         ("model.heads=many", r"model.heads: .* integer.*\(found 'many'\)"),
         ("model.width=30", "width 30 is not a multiple of gene_heads 8"),
+        ("model.latents=8", "latents 8 has no effect on backbone 'differential_perceiver'"),
         ("model.backbone=mamba", "model.backbone: .*'differential_perceiver'"),
         ("training.min_learning_rate=1", "min_learning_rate 1.0 exceeds learning_rate"),
         ("training.optimizer=adam", "weight_decay has no effect on optimizer 'adam'"),

@@ -54,9 +54,13 @@ class GraphConfig(Section):
 class ModelConfig(Section):
     """The velocity field."""
 
-    backbone: Literal["differential_perceiver", "differential_transformer", "perceiver"] = (
+    backbone: Literal["differential_perceiver", "differential_transformer", "perceiver", "linear"] = (
         "differential_perceiver"
     )
+    """The three published ones, and `linear`: `differential_perceiver` with its maps through inducing tokens, so that
+    cost grows with the genes of a step and not with their square."""
+    latents: Count | None = None
+    """Inducing tokens of backbone `linear`; none takes 32."""
     attention: Literal["differential", "softmax"] = "differential"
     """`softmax` keeps only the first map of each differential attention (the ablation)."""
     perturbation: Literal["genes", "drugs"] = "genes"
@@ -81,7 +85,16 @@ class ModelConfig(Section):
             raise ValueError(
                 "attention 'softmax' has no effect on backbone 'perceiver', which has no differential map"
             )
+        if self.latents is not None and self.backbone != "linear":
+            raise ValueError(
+                f"latents {self.latents} has no effect on backbone '{self.backbone}'; it belongs to 'linear'"
+            )
         return self
+
+    @property
+    def inducing_tokens(self) -> int | None:
+        """Inducing tokens of each attention; none where maps are whole."""
+        return (self.latents or 32) if self.backbone == "linear" else None
 
 
 class FlowConfig(Section):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from scdfm.model.attention import DifferentialAttention, merge_heads, split_heads
+from scdfm.model.attention import DifferentialAttention, InducedAttention, merge_heads, split_heads
 
 
 def test_heads_split_and_merge() -> None:
@@ -62,3 +62,25 @@ def test_identical_maps_with_strength_one_cancel() -> None:
 def test_first_layer_starts_at_a_fifth() -> None:
     starts = [DifferentialAttention(8, 2, i, "self", "softmax").lambda_init for i in (0, 1, 100)]
     assert starts == pytest.approx([0.2, 0.8 - 0.6 * math.exp(-0.3), 0.8])
+
+
+@pytest.mark.parametrize("kind", ["self", "cross"])
+def test_maps_through_inducing_tokens_equal_their_products_written_out(kind: str) -> None:
+    """A_i = softmax(Q (I + PK)ᵀ) · P with P = softmax(I Kᵀ); its rows sum to 1, whatever the tokens are."""
+    torch.manual_seed(0)
+    attention = InducedAttention(12, 3, layer=1, kind=kind, attention="differential", latents=5)
+    z, context = torch.randn(2, 7, 12), torch.randn(2, 7, 12)
+    z_parts = split_heads(attention.from_z(z), len(attention.z_roles), 3)
+    parts = attention.project(context) | dict(zip(attention.z_roles, z_parts, strict=True))
+    maps = []
+    for index, inducing in enumerate(attention.inducing):
+        q, k = parts[f"q{index + 1}"], parts[f"k{index + 1}"]
+        read = torch.softmax(inducing @ k.mT / 2, dim=-1)
+        assert read.shape == (2, 3, 5, 7)
+        maps.append(torch.softmax(q @ (inducing + read @ k).mT / 2, dim=-1) @ read)
+        torch.testing.assert_close(maps[-1].sum(-1), torch.ones(2, 3, 7))
+    assert not torch.allclose(maps[0], maps[1], atol=1e-3)
+    mixed = (maps[0] - attention.strength() * maps[1]) @ parts["v"]
+    normed = mixed * torch.rsqrt(mixed.square().mean(-1, keepdim=True) + 1e-5) * attention.scale
+    expected = attention.out(merge_heads(normed * (1 - attention.lambda_init)))
+    torch.testing.assert_close(attention(z, attention.project(context)), expected)

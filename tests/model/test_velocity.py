@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import reference
 from scdfm.config import ModelConfig
@@ -15,7 +16,8 @@ from scdfm.errors import ConfigError
 from scdfm.model import VelocityField
 from scdfm.official import own_state, velocity_field
 
-BACKBONES = ("differential_perceiver", "differential_transformer", "perceiver")
+PUBLISHED = ("differential_perceiver", "differential_transformer", "perceiver")
+BACKBONES = (*PUBLISHED, "linear")
 SIZES = {"n_tokens": 37, "width": 24, "n_heads": 3, "n_layers": 3}
 
 
@@ -46,7 +48,7 @@ def small_field(graph: Tensor | None = None, seed: int = 0, **options: Any) -> V
 
 @pytest.mark.parametrize("with_graph", [True, False])
 @pytest.mark.parametrize("perturbation", ["genes", "drugs"])
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", PUBLISHED)
 def test_values_and_gradients_equal_the_plain_formulation(
     backbone: str, perturbation: str, with_graph: bool
 ) -> None:
@@ -136,6 +138,8 @@ def test_options_reach_the_model() -> None:
     changes: list[dict[str, Any]] = [
         {"backbone": "perceiver"},
         {"backbone": "differential_transformer"},
+        {"backbone": "linear"},
+        {"backbone": "linear", "latents": 8},
         {"attention": "softmax"},
         {"perturbation": "drugs"},
         {"width": 32},
@@ -201,6 +205,40 @@ def test_no_map_of_genes_by_genes_is_kept() -> None:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         field(**batch)
     assert 0 < largest <= 2 * n_genes * 4 * 16
+
+
+def counted(n_genes: int, **options: Any) -> int:
+    """Floating point operations of an evaluation with its gradients, counted on shapes alone."""
+    with torch.device("meta"):
+        field = VelocityField(ModelConfig(width=16, heads=2, layers=2, **options), None, 400)
+        batch = {name: value.to("meta") for name, value in random_batch(2, n_genes, 400).items()}
+        with FlopCounterMode(display=False) as counter:
+            field(**batch).sum().backward()
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("attention", ["differential", "softmax"])
+def test_cost_of_the_linear_backbone_is_linear_in_genes(attention: str) -> None:
+    """Equal steps in T add equal cost; the published backbone's cost has a second difference: its maps are T × T."""
+    cost = [counted(n, backbone="linear", latents=8, attention=attention) for n in (100, 200, 300)]
+    assert cost[2] - cost[1] == cost[1] - cost[0] > 0
+    whole = [counted(n, attention=attention) for n in (100, 200, 300)]
+    maps = 2 if attention == "differential" else 1
+    # Per layer 2 blocks of `maps` maps, 2 products of 2·T²·d each for 2 cells, three times with gradients.
+    quadratic = 2 * 2 * maps * 2 * 2 * 2 * 16 * 3
+    assert whole[2] - 2 * whole[1] + whole[0] == 2 * 100**2 * quadratic
+    more = counted(200, backbone="linear", latents=16, attention=attention)
+    assert cost[1] < more < 2 * cost[1]
+
+
+def test_the_linear_backbone_reads_the_control_and_every_gene() -> None:
+    field, batch = small_field(backbone="linear", latents=3).eval(), random_batch()
+    batch["x_t"].requires_grad_()
+    batch["control"].requires_grad_()
+    for gene in (0, 7):
+        found = torch.autograd.grad(field(**batch)[:, gene].sum(), [batch["x_t"], batch["control"]])
+        assert all((gradient != 0).all() for gradient in found)
+    assert torch.equal(field(**batch), field(**batch))
 
 
 def test_graph_that_does_not_fit_is_told() -> None:

@@ -34,6 +34,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "softmax": {"model": {"attention": "softmax"}},
     "transformer": {"model": {"backbone": "differential_transformer"}},
     "perceiver": {"model": {"backbone": "perceiver"}},
+    "linear": {"model": {"backbone": "linear", "latents": 4}},
     "drug table": {"model": {"perturbation": "drugs"}},
     "poisson": {"flow": {"source": "poisson"}},
     "uniform time": {"flow": {"time": "uniform"}},

@@ -83,16 +83,42 @@ class DifferentialAttention(nn.Module):
         # Sums of products, not products of vectors: autocast would compute those in bfloat16.
         return torch.exp((q1 * k1).sum()) - torch.exp((q2 * k2).sum()) + self.lambda_init
 
+    def mapped(self, index: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B H T dh"]:
+        """One softmax map, the first (0) or the second (1), applied to the values."""
+        return F.scaled_dot_product_attention(q, k, v)
+
     def forward(self, z: Float[Tensor, "B T d"], context: dict[str, Tensor]) -> Float[Tensor, "B T d"]:
         """Attention of `z` given `project(context)`."""
         parts = split_heads(self.from_z(z), len(self.z_roles), self.heads)
         by_role = context | dict(zip(self.z_roles, parts, strict=True))
         value = by_role["v"]
-        mixed = F.scaled_dot_product_attention(by_role["q1"], by_role["k1"], value)
+        mixed = self.mapped(0, by_role["q1"], by_role["k1"], value)
         if self.lambdas is not None:
-            second = F.scaled_dot_product_attention(by_role["q2"], by_role["k2"], value)
+            second = self.mapped(1, by_role["q2"], by_role["k2"], value)
             mixed = torch.addcmul(mixed, second, self.strength().to(mixed.dtype), value=-1)
         scale = (self.scale * (1 - self.lambda_init)).to(mixed.dtype)
         normed = F.rms_norm(mixed.transpose(1, 2), scale.shape, scale, eps=1e-5)
         out: Tensor = self.out(normed.flatten(2))
         return out
+
+
+class InducedAttention(DifferentialAttention):
+    """Differential attention whose maps pass through m inducing tokens: cost T·m instead of T².
+
+    Each softmax map of T × T becomes a product of two, genes to tokens (T × m) and tokens to genes (m × T), as in
+    the induced set attention of the Set Transformer (Lee et al. 2019, eq. 9): the tokens I read the genes' values,
+    P = softmax(I Kᵀ/√dₕ), and are found by the genes under the addresses I + P K. Rows still sum to 1, so the
+    difference of the maps, λ and the norm mean what they mean in the published attention.
+    """
+
+    def __init__(self, width: int, heads: int, layer: int, kind: str, attention: str, latents: int) -> None:
+        super().__init__(width, heads, layer, kind, attention)
+        n_maps = 1 if self.lambdas is None else 2
+        self.inducing = nn.Parameter(torch.randn(n_maps, heads, latents, width // heads))
+
+    def mapped(self, index: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B H T dh"]:
+        """One product of maps applied to the values."""
+        inducing = self.inducing[index].to(k.dtype).expand(len(k), -1, -1, -1)
+        addresses = inducing + F.scaled_dot_product_attention(inducing, k, k)
+        values = F.scaled_dot_product_attention(inducing, k, v)
+        return F.scaled_dot_product_attention(q, addresses, values)

@@ -1,4 +1,4 @@
-"""The blocks of the three published backbones: all read the state y, the time and the encoded control h_c.
+"""The blocks of the backbones: all read the state y, the time and the encoded control h_c.
 
 Each block has `project(control)`, what h_c contributes (constant over solver time), and `forward(y, time,
 projected)`.
@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scdfm.model.attention import DifferentialAttention, Projections, merge_heads, split_heads
+from scdfm.config import ModelConfig
+from scdfm.model.attention import (
+    DifferentialAttention,
+    InducedAttention,
+    Projections,
+    merge_heads,
+    split_heads,
+)
 
 
 class TimeModulation(nn.Module):
@@ -44,14 +51,21 @@ def feed_forward(width: int, approximate: str) -> nn.Sequential:
 class DifferentialBlock(nn.Module):
     """y + gate₁·attention(z, context), then y + gate₂·MLP, both modulated by time.
 
-    The context of kind "self" is the block's own input y, that of "cross" the encoded control h_c.
+    The context of kind "self" is the block's own input y, that of "cross" the encoded control h_c. With `latents`
+    the maps of attention pass through as many inducing tokens (`InducedAttention`).
     """
 
-    def __init__(self, width: int, heads: int, layer: int, kind: str, attention: str) -> None:
+    def __init__(
+        self, width: int, heads: int, layer: int, kind: str, attention: str, latents: int | None = None
+    ) -> None:
         super().__init__()
         self.kind = kind
         self.modulation = TimeModulation(width)
-        self.attention = DifferentialAttention(width, heads, layer, kind, attention)
+        self.attention = (
+            DifferentialAttention(width, heads, layer, kind, attention)
+            if latents is None
+            else InducedAttention(width, heads, layer, kind, attention, latents)
+        )
         self.mlp = feed_forward(width, approximate="tanh")
 
     def project(self, control: Float[Tensor, "B T d"]) -> dict[str, Tensor]:
@@ -131,9 +145,13 @@ class PerceiverBlock(nn.Module):
 Block = DifferentialBlock | PerceiverBlock
 
 
-def make_blocks(backbone: str, width: int, heads: int, layer: int, attention: str) -> nn.ModuleList:
-    """The blocks of one layer of `backbone`, in order."""
-    if backbone == "perceiver":
+def make_blocks(config: ModelConfig, layer: int) -> nn.ModuleList:
+    """The blocks of one layer of the backbone, in order."""
+    width, heads = config.width, config.heads
+    if config.backbone == "perceiver":
         return nn.ModuleList([PerceiverBlock(width, heads)])
-    kinds = ("self", "cross") if backbone == "differential_perceiver" else ("cross",)
-    return nn.ModuleList(DifferentialBlock(width, heads, layer, kind, attention) for kind in kinds)
+    kinds = ("cross",) if config.backbone == "differential_transformer" else ("self", "cross")
+    return nn.ModuleList(
+        DifferentialBlock(width, heads, layer, kind, config.attention, config.inducing_tokens)
+        for kind in kinds
+    )

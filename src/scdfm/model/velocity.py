@@ -53,7 +53,7 @@ class Layer(nn.Module):
         super().__init__()
         self.gene = GeneAdaLN(config.width)
         self.adapter = Adapter(config.width, config.dropout)
-        self.blocks = make_blocks(config.backbone, config.width, config.heads, index, config.attention)
+        self.blocks = make_blocks(config, index)
 
     def prepare(self, gene: Tensor, control: Tensor, perturbation: Tensor, condition: Tensor) -> LayerContext:
         """The constant part: `gene` [T, d], `control` h_c [B, T, d], `perturbation` e_p [C, d]."""
