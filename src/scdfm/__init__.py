@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from scdfm.errors import ScdfmError
     from scdfm.evaluation import evaluate, summarise
     from scdfm.run import Run
+    from scdfm.screening import Screen, interactions, screen
     from scdfm.training import fit
 
 _HOMES = {
@@ -51,6 +52,9 @@ _HOMES = {
     "summarise": "scdfm.evaluation",
     "benchmark": "scdfm.benchmarking",
     "Run": "scdfm.run",
+    "Screen": "scdfm.screening",
+    "interactions": "scdfm.screening",
+    "screen": "scdfm.screening",
     "fit": "scdfm.training",
 }
 
@@ -61,6 +65,7 @@ __all__ = [
     "Config",
     "Run",
     "ScdfmError",
+    "Screen",
     "Split",
     "additive_split",
     "benchmark",
@@ -70,8 +75,10 @@ __all__ = [
     "file_split",
     "fit",
     "holdout_split",
+    "interactions",
     "make_split",
     "read_cells",
+    "screen",
     "simulate",
     "summarise",
 ]

@@ -35,6 +35,8 @@ from scdfm.run.manifest import Manifest
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from scdfm.screening import Screen
+
 WEIGHTS, GRAPH, MEANS, CONTROLS, LOG = (
     "weights.safetensors",
     "graph.safetensors",
@@ -152,6 +154,24 @@ class Run:
         from scdfm.run.predict import predict
 
         return predict(self, conditions, controls, n_cells=n_cells, genes=genes, seed=seed, progress=progress)
+
+    def screen(
+        self,
+        *,
+        out: str | Path,
+        targets: Sequence[str] | None = None,
+        order: int = 2,
+        cells: int = 128,
+        rank_by: str = "effect",
+        **options: Any,
+    ) -> Screen:
+        """Predict every combination of up to `order` of `targets` (None: all trained on), ranked, into the folder `out`.
+
+        The further options, and ensembles of several runs: `scdfm.screening.screen`.
+        """
+        from scdfm.screening import screen
+
+        return screen(self, out=out, targets=targets, order=order, cells=cells, rank_by=rank_by, **options)
 
     def __repr__(self) -> str:
         return (

@@ -1,0 +1,240 @@
+"""Predict every condition of a space, keep what matters of each, and rank them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from tqdm.auto import tqdm
+
+from scdfm.errors import ConfigError, DataError
+from scdfm.files import recorded_folder, write_json, written_whole
+from scdfm.screening.calibration import Calibration, calibrating
+from scdfm.screening.correlation import Floats
+from scdfm.screening.cost import Estimate, seconds_per_item
+from scdfm.screening.effect import Effect, Reference
+from scdfm.screening.ensemble import Ensemble
+from scdfm.screening.interaction import GENES, interaction
+from scdfm.screening.page import write_page
+from scdfm.screening.propose import proposed
+from scdfm.screening.ranking import Ranking
+from scdfm.screening.share import Share
+from scdfm.screening.space import chosen, members
+from scdfm.screening.store import CALIBRATION, PROPOSED, RECORD, TABLE, Screen, Store
+from scdfm.screening.table import Tabulator
+from scdfm.seeds import numpy_rng
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scdfm.data import CellTable
+    from scdfm.run import Run
+
+SHARD = 32
+"""Conditions of one shard: what a screen that is stopped may lose at most."""
+
+
+def screen(
+    runs: Run | Sequence[Run],
+    *,
+    out: str | Path,
+    targets: Sequence[str] | None = None,
+    order: int = 2,
+    conditions: Sequence[str] | None = None,
+    cells: int = 128,
+    rank_by: str = "effect",
+    propose: int = 0,
+    keep_cells: bool = False,
+    controls: CellTable | AnnData | str | Path | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    progress: bool = False,
+    say: Callable[[str], object] | None = None,
+    shard: int = SHARD,
+) -> Screen:
+    """Predict every combination of up to `order` of the `targets`, and leave means, table and page in the folder `out`.
+
+    runs: one run, or several whose disagreement becomes the uncertainty.
+    targets: None takes all that the run was trained on. conditions: names to predict instead of combinations.
+    cells: cells generated for each condition (by each run).
+    rank_by: effect, interaction, uncertainty, toward:CELLS.h5ad or signature:UP.txt,DOWN.txt.
+    propose: how many conditions to propose for the next experiment (`scdfm.screening.propose`).
+    keep_cells: keep the predicted cells too, not only their means.
+    controls: control cells to start from; None takes those stored with the (first) run.
+    resume: go on in `out`, or rank a finished screen anew. say: is told the cost before the work starts, after a short
+        probe; None does without both.
+    shard: conditions of one file. Processes with RANK and WORLD_SIZE share the shards; who ends last writes the table.
+
+    Each condition draws from streams of its own: a screen killed and resumed, or shared, ends in the same bits on a CPU.
+    """
+    job = Job.prepared(runs, Path(out), targets, order, conditions, cells, propose, keep_cells, controls, seed,
+                       resume, rank_by, shard)  # fmt: skip
+    if say is not None:
+        said = job.estimate()
+        say("every condition is predicted" if said is None else f"estimate: {said}")
+    job.run(progress)
+    return job.finished()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A screen under way: what to predict, with what, and where it goes."""
+
+    ensemble: Ensemble
+    table: CellTable
+    reference: Reference
+    store: Store
+    share: Share
+    ranking: Ranking
+    asked: frozenset[str]
+    calibrating: tuple[str, ...]
+    calibrated_by: str
+    cells: int
+    propose: int
+    keep_cells: bool
+    seed: int
+
+    @classmethod
+    def prepared(
+        cls, runs: Run | Sequence[Run], out: Path, targets: Sequence[str] | None, order: int,
+        conditions: Sequence[str] | None, cells: int, propose: int, keep_cells: bool,
+        controls: CellTable | AnnData | str | Path | None, seed: int, resume: bool, rank_by: str, shard: int,
+    ) -> Job:  # fmt: skip
+        """Check everything that was asked, before any work is done, and start or find the folder."""
+        if cells < 2:
+            raise DataError(f"cells per condition: expected at least 2, found {cells}")
+        if propose < 0 or shard < 1:
+            raise ConfigError(f"propose {propose}, shard {shard}: expected at least 0 and at least 1")
+        ensemble = Ensemble.of(runs)
+        asked = chosen(ensemble.first, targets, order, conditions)
+        ensemble.first.vocabulary.encode(asked, slots=None)  # refuses unknown targets before any work is done
+        ranking = Ranking.of(rank_by, ensemble)
+        table = ensemble.control_table(controls)
+        calibrate, calibrated_by = calibrating(ensemble, seed)
+        names = tuple(dict.fromkeys([*asked, *calibrate]))
+        record = {
+            "runs": [run.manifest.digests["weights.safetensors"] for run in ensemble.runs],
+            "names": list(names), "calibrating": sorted(set(names) - set(asked)), "cells": cells, "seed": seed,
+            "keep_cells": keep_cells, "controls": table.digest(), "shard": shard, "genes": list(ensemble.genes),
+        }  # fmt: skip
+        share = Share.of_environment()
+        if share.rank:
+            share.wait_for(out / RECORD)
+        path = recorded_folder(out, RECORD, record, resume or share.rank > 0)
+        return cls(
+            ensemble, table, reference(ensemble, table, seed), Store(path, names, shard, ensemble.genes), share,
+            ranking, frozenset(asked), tuple(calibrate), calibrated_by, cells, propose, keep_cells, seed,
+        )  # fmt: skip
+
+    @property
+    def mine(self) -> list[int]:
+        """The shards that this process has left to do."""
+        return self.share.mine(self.store.missing())
+
+    def estimate(self) -> Estimate | None:
+        """What is left for this process, measured on a few conditions; None where nothing is left."""
+        left = [name for shard in self.mine for name in self.store.conditions(shard)]
+        if not left:
+            return None
+        seconds = seconds_per_item(self.effects, left, self.store.size)
+        pairs = sum(len(members(name)) == 2 for name in self.store.names)
+        per_pair = seconds_per_item(self._one_pair, ["pair"] * 3, 1) if pairs else 0.0
+        return Estimate(len(left), seconds, pairs, per_pair)
+
+    def _one_pair(self, names: Sequence[str]) -> None:
+        rng = numpy_rng(self.seed, "screen", "probe")
+        for _ in names:
+            a, b, ab = rng.standard_normal((3, min(GENES, len(self.store.genes))))
+            interaction(a, b, ab)
+
+    def effects(self, names: Sequence[str]) -> list[Effect]:
+        """The effects of `names`, in their order."""
+        found = self.ensemble.populations(names, self.cells, self.seed, self.table)
+        return [Effect.of(populations, self.reference) for _, populations in found]
+
+    def run(self, progress: bool) -> None:
+        """Predict the shards that are left to this process."""
+        mine = self.mine
+        total = sum(len(self.store.conditions(shard)) for shard in mine)
+        done = len(self.store.names) - total if self.share.size == 1 else 0
+        with tqdm(
+            total=total + done, initial=done, desc="screen", unit="condition", disable=not progress
+        ) as bar:
+            for shard in mine:
+                effects, blocks = [], []
+                names = self.store.conditions(shard)
+                for name, populations in self.ensemble.populations(names, self.cells, self.seed, self.table):
+                    effects.append(Effect.of(populations, self.reference))
+                    blocks += [(name, run, cells) for run, cells in enumerate(populations)] * self.keep_cells
+                self.store.write(shard, effects, _cells(blocks, self.store.genes) if blocks else None)
+                bar.update(len(names))
+
+    def finished(self) -> Screen:
+        """Write table, proposals and page once every shard is there (whoever ends last), and open the screen."""
+        found = Screen.load(self.store.path)
+        if self.store.missing():
+            return found
+        calibration = self._calibration()
+        tabulator = Tabulator(self.store, self.ensemble, self.reference.mean, self.asked, calibration)
+        table = tabulator.table(self.ranking)
+        picked = []
+        if self.propose:
+            picked = proposed(table, self.store, self.ensemble, self.reference, self.propose)
+        turn = {name: at + 1 for at, name in enumerate(picked)}
+        table["proposed"] = [turn.get(name, 0) for name in table["condition"]]
+        write_json(self.store.path / CALIBRATION, calibration.as_json())
+        (self.store.path / PROPOSED).unlink(missing_ok=True)
+        if picked:
+            with written_whole(self.store.path / PROPOSED) as path:
+                table.set_index("condition").loc[picked].reset_index().to_csv(path, index=False)
+        with written_whole(self.store.path / TABLE) as path:
+            table.to_parquet(path, index=False)
+        write_page(self.store, table, self.ensemble, self.reference, calibration)
+        return Screen.load(self.store.path)
+
+    def _calibration(self) -> Calibration:
+        """How far predictions of measured conditions are off, against their spread."""
+        spread, error = [], []
+        for shard in self.store.shards():
+            for row, name in enumerate(shard.names):
+                if name in self.calibrating:
+                    measured = self.ensemble.measured.loc[name].to_numpy(np.float64)
+                    spread.append(float(shard.rows["spread"].iloc[row]))
+                    error.append(float(np.linalg.norm(shard.means[row] - measured)))
+        return Calibration.fitted(np.array(spread), np.array(error), self.calibrated_by)
+
+
+def reference(ensemble: Ensemble, table: CellTable, seed: int) -> Reference:
+    """The untreated cells of `table` over the ensemble's genes, as what effects are measured against."""
+    measured = ensemble.measured
+    cells = table.X[:, table.columns(list(ensemble.genes))]
+    if "control" in measured.index and len(measured) > 1:
+        shifts = (measured.drop(index="control") - measured.loc["control"]).to_numpy(np.float64)
+    else:
+        shifts = np.empty((0, len(ensemble.genes)))
+    return Reference.of(cells, shifts, seed)
+
+
+def _cells(blocks: Sequence[tuple[str, int, Floats]], genes: Sequence[str]) -> ad.AnnData:
+    """Predicted cells with their condition and the number of the run that predicted them."""
+    lengths = [len(cells) for _, _, cells in blocks]
+    obs = pd.DataFrame(
+        {
+            "condition": np.repeat([name for name, _, _ in blocks], lengths),
+            "run": np.repeat([run for _, run, _ in blocks], lengths),
+        },
+        index=pd.Index(
+            [f"{name}_{run}_{at}" for name, run, cells in blocks for at in range(len(cells))], name="cell"
+        ),
+    )
+    X: Any = sp.vstack([sp.csr_matrix(cells) for _, _, cells in blocks], format="csr")
+    return ad.AnnData(X, obs=obs, var=pd.DataFrame(index=pd.Index(list(genes), name="gene")))
+
+
+__all__ = ["SHARD", "Job", "reference", "screen"]

@@ -1,0 +1,95 @@
+"""A population somebody observed, or wishes for: the cells of a file, on the genes of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from scdfm.data import read_cells
+from scdfm.errors import DataError
+from scdfm.screening.correlation import Floats
+
+if TYPE_CHECKING:
+    from scdfm.data import CellTable
+    from scdfm.screening.ensemble import Ensemble
+
+FEWEST_GENES = 0.5
+"""Share of the run's genes that an observed population must have measured."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Cells of one population: log1p expression `cells` [M, g] of the run's genes at `places` (ascending) [g]."""
+
+    cells: sp.csr_matrix
+    places: np.ndarray
+
+    @property
+    def mean(self) -> Floats:
+        """Mean expression [g]."""
+        return np.asarray(self.cells.mean(axis=0), dtype=np.float64).ravel()
+
+
+def read_observed(
+    source: str | Path | ad.AnnData | CellTable,
+    ensemble: Ensemble,
+    condition: str | None = None,
+    where: str = "observed",
+) -> Observed:
+    """The population in `source`: all its cells, or those of `condition` under the run's perturbation key.
+
+    source: path (.h5ad, .zarr), AnnData or CellTable, as the screen that the run was fitted on was: its declaration
+    (log1p, or counts with their target sum) holds for this file too.
+    Raises DataError where values are not as declared, or where fewer than half of the run's genes are measured.
+    """
+    table = _table(source, ensemble, condition)
+    columns = {str(gene): at for at, gene in enumerate(table.genes)}
+    places = np.array([at for at, gene in enumerate(ensemble.genes) if gene in columns], dtype=np.int64)
+    if len(places) < FEWEST_GENES * len(ensemble.genes):
+        missing = next(gene for gene in ensemble.genes if gene not in columns)
+        raise DataError(
+            f"{where}: {len(places)} of the run's {len(ensemble.genes)} genes are measured (first missing: "
+            f"'{missing}'), expected at least half; give cells measured on the genes of the training data"
+        )
+    if table.n < 2:
+        raise DataError(f"{where}: 1 cell, expected at least 2; give a population")
+    return Observed(table.X[:, [columns[ensemble.genes[at]] for at in places]].tocsr(), places)
+
+
+def _table(
+    source: str | Path | ad.AnnData | CellTable, ensemble: Ensemble, condition: str | None
+) -> CellTable:
+    from scdfm.data import CellTable
+
+    manifest = ensemble.first.manifest
+    scale = manifest.scale
+    total = scale["target_sum"] if scale["declared"] == "counts" else None
+    if condition is not None:
+        table = source if isinstance(source, CellTable) else read_cells(
+            source, manifest.perturbation_key, manifest.control, total
+        )  # fmt: skip
+        from scdfm.data import canonical
+
+        return table.select([canonical(condition, manifest.control)])
+    if isinstance(source, CellTable):
+        return source
+    if not isinstance(source, ad.AnnData):
+        path = Path(source)
+        if not path.exists():
+            raise DataError(f"observed {path}: there is no such file; give cells as .h5ad or .zarr")
+        try:
+            source = ad.read_zarr(path) if path.suffix == ".zarr" else ad.read_h5ad(path)
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"observed {path} cannot be read as cells ({error}); give .h5ad or .zarr"
+            ) from error
+    # Every cell is one population here; read_cells checks values and genes, and wants a label to begin with.
+    one = pd.DataFrame({"population": "control"}, index=source.obs_names.astype(str))
+    bare = ad.AnnData(source.X, obs=one, var=pd.DataFrame(index=source.var_names.astype(str)))
+    return read_cells(bare, "population", "control", total)

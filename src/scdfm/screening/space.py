@@ -1,0 +1,84 @@
+"""The conditions of a screen: every combination of some targets."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from scdfm.data.conditions import CONTROL, SEPARATOR, canonical
+from scdfm.errors import ConditionError
+
+if TYPE_CHECKING:
+    from scdfm.run import Run
+
+ORDERS: Final = (1, 2, 3)
+MOST: Final = 1_000_000
+"""Conditions that one screen may hold."""
+
+
+def members(condition: str) -> tuple[str, ...]:
+    """The singles of a canonical condition, sorted: doses stay with their target, covariates go to each."""
+    if condition == CONTROL or condition.startswith(CONTROL + "|"):
+        return ()
+    perturbation, sign, covariates = condition.partition("|")
+    return tuple(part + sign + covariates for part in perturbation.split(SEPARATOR))
+
+
+def combinations(targets: Iterable[str], order: int) -> list[str]:
+    """Every condition of 1 to `order` of the `targets`: singles first, then pairs, then triples, each sorted."""
+    if order not in ORDERS:
+        raise ConditionError(f"order {order}: expected 1 (singles), 2 (and pairs) or 3 (and triples)")
+    chosen = sorted(dict.fromkeys(target.strip() for target in targets if target.strip()))
+    if len(chosen) < order:
+        raise ConditionError(
+            f"order {order} needs at least {order} targets, found {len(chosen)}; name more, or lower the order"
+        )
+    total = sum(math.comb(len(chosen), size) for size in range(1, order + 1))
+    if total > MOST:
+        raise ConditionError(
+            f"{len(chosen)} targets of order {order} make {total:,} conditions, expected at most {MOST:,}; "
+            "name fewer targets, or lower the order"
+        )
+    sizes = range(1, order + 1)
+    return [
+        canonical(SEPARATOR.join(part)) for size in sizes for part in itertools.combinations(chosen, size)
+    ]
+
+
+def all_targets(run: Run) -> list[str]:
+    """Every target that the run was trained on; ConditionError where nobody recorded them."""
+    if not run.manifest.targets:
+        raise ConditionError(
+            f"run {run.path} does not say what it was trained on; name the targets (--targets A,B,C)"
+        )
+    return list(run.manifest.targets)
+
+
+def read_names(path: Path, what: str) -> list[str]:
+    """The names in a text file, one a line; blank lines are left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConditionError(
+            f"{what} {path} cannot be read ({error}); expected a text of one name a line"
+        ) from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise ConditionError(f"{what} {path} holds no name; expected one a line")
+    return names
+
+
+def chosen(
+    run: Run, targets: Sequence[str] | None, order: int, conditions: Sequence[str] | None
+) -> list[str]:
+    """The canonical names of a screen: `conditions` as given with their singles, or the combinations of `targets`."""
+    if conditions is None:
+        return combinations(all_targets(run) if targets is None else targets, order)
+    names = [canonical(name, run.manifest.control) for name in conditions]
+    if not names or CONTROL in names:
+        raise ConditionError("conditions: expected perturbed ones to predict, e.g. 'A' or 'A+B'")
+    singles = [single for name in names for single in members(name)]
+    return list(dict.fromkeys([*sorted(singles), *names]))

@@ -1,0 +1,135 @@
+"""The table of a screen: one row a condition, from the shards alone, so that it can be made again at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from scdfm.data.conditions import CONTROL
+from scdfm.evaluation.distribution import squared_distances
+from scdfm.screening.calibration import Calibration
+from scdfm.screening.correlation import Floats
+from scdfm.screening.ensemble import Ensemble
+from scdfm.screening.interaction import COLUMNS, NUMBERS, informative_genes, interactions
+from scdfm.screening.ranking import Ranking
+from scdfm.screening.space import members
+from scdfm.screening.store import Shard, Store
+
+MEASURED: Final = tuple(f"measured_{name}" for name in COLUMNS)
+
+
+@dataclass(frozen=True)
+class Tabulator:
+    """Makes the rows of `asked` conditions out of a complete store; `control` [G] is the mean of the untreated cells."""
+
+    store: Store
+    ensemble: Ensemble
+    control: Floats
+    asked: frozenset[str]
+    calibration: Calibration
+
+    def table(self, ranking: Ranking) -> pd.DataFrame:
+        """Every asked condition, best first by `ranking`; equal scores and undefined ones in the order of the store."""
+        parts, scores = [], []
+        for shard in self.store.shards():
+            kept = np.array([name in self.asked for name in shard.names])
+            if not kept.any():
+                continue
+            rows = self._rows(shard).iloc[np.flatnonzero(kept)]
+            parts.append(rows)
+            scores.append(ranking.score(shard.means[kept], self.control, rows))
+        table = pd.concat(parts)
+        table.insert(0, "score", np.concatenate(scores))
+        table = table.iloc[np.argsort(-table["score"].to_numpy(np.float64), kind="stable")]
+        table.insert(0, "rank", np.arange(1, len(table) + 1))
+        return table.reset_index()
+
+    def _rows(self, shard: Shard) -> pd.DataFrame:
+        rows = shard.rows.copy()
+        rows.index.name = "condition"
+        names = list(shard.names)
+        rows.insert(0, "order", [len(members(name)) for name in names])
+        seen = np.array([self.ensemble.targets_seen(name) for name in names])
+        rows.insert(1, "targets_seen", seen)
+        rows.insert(2, "extrapolated", seen < rows["order"].to_numpy())
+        rows.insert(3, "part", [self.ensemble.part(name) for name in names])
+        rows.insert(4, "measured", rows["part"] != "")
+        rows["uncertainty"] = self.calibration.expected_error(rows["spread"].to_numpy(np.float64))
+        rows["novelty"], rows["nearest"] = self._novelty(shard)
+        means = pd.DataFrame(shard.means, index=names, columns=list(self.store.genes))
+        singles = self._singles.loc[self._singles.index.difference(means.index)]
+        control = pd.Series(self.control, index=list(self.store.genes))
+        pairs = [name for name in names if len(members(name)) == 2]
+        predicted = interactions(pd.concat([singles, means]), control, pairs, self.interaction_genes)
+        measured = self._measured_interactions.reindex(names)
+        measured.columns = pd.Index(MEASURED)
+        return pd.concat([rows, _typed(predicted.reindex(names)), _typed(measured)], axis=1)
+
+    def _novelty(self, shard: Shard) -> tuple[Floats, list[str]]:
+        """Distance of each predicted mean to the nearest measured mean of another condition, and its name."""
+        measured = self.ensemble.measured
+        if not len(measured):
+            return np.full(len(shard.names), np.nan), [""] * len(shard.names)
+        values = measured.to_numpy(np.float64)
+        # Distances of shifts, whose squares do not drown in those of the means.
+        squared = squared_distances(shard.means - self.control, values - self.control)
+        names = np.array(measured.index.astype(str), dtype=object)
+        squared[np.array(shard.names, dtype=object)[:, None] == names[None, :]] = np.inf
+        nearest = squared.argmin(axis=1)
+        return np.sqrt(squared[np.arange(len(nearest)), nearest]), [str(name) for name in names[nearest]]
+
+    @cached_property
+    def _singles(self) -> pd.DataFrame:
+        """Predicted means of the singles, which many shards need."""
+        singles = [name for name in self.store.names if len(members(name)) == 1]
+        return _means_of(self.store, singles)
+
+    @cached_property
+    def interaction_genes(self) -> list[str]:
+        """The genes that interactions are scored on: those the measured singles move most, else the predicted ones."""
+        known = self.ensemble.measured
+        singles = known.loc[[name for name in known.index if len(members(str(name))) == 1]]
+        if CONTROL in known.index and len(singles):
+            return informative_genes(singles - known.loc[CONTROL])
+        return informative_genes(self._singles - self.control)
+
+    @cached_property
+    def _measured_interactions(self) -> pd.DataFrame:
+        known = self.ensemble.measured
+        if CONTROL not in known.index:
+            return pd.DataFrame(columns=list(COLUMNS))
+        asked = [name for name in known.index if name in self.asked and len(members(str(name))) == 2]
+        return interactions(known, None, asked, self.interaction_genes)
+
+
+def _typed(rows: pd.DataFrame) -> pd.DataFrame:
+    """The columns of an interaction as numbers and text, whatever is missing."""
+    *numbers, kind = rows.columns
+    typed = rows[numbers].astype(np.float64)
+    typed[kind] = rows[kind].astype(object).where(rows[kind].notna(), "").astype(str)
+    return typed
+
+
+def _means_of(store: Store, names: Sequence[str]) -> pd.DataFrame:
+    wanted = set(names)
+
+    def found() -> Iterator[pd.DataFrame]:
+        yield pd.DataFrame(columns=list(store.genes), dtype=np.float64)
+        for number in range(store.n_shards):
+            if wanted.intersection(store.conditions(number)):
+                shard = store.read(number)
+                rows = [at for at, name in enumerate(shard.names) if name in wanted]
+                yield pd.DataFrame(
+                    shard.means[rows], index=[shard.names[at] for at in rows], columns=list(store.genes)
+                )
+
+    parts = list(found())
+    return pd.concat(parts[1:]) if len(parts) > 1 else parts[0]
+
+
+__all__ = ["MEASURED", "NUMBERS", "Tabulator"]
