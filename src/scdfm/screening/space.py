@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from scdfm.data.conditions import CONTROL, SEPARATOR, canonical
+from scdfm.data.conditions import CONTROL, SEPARATOR, canonical, parse
 from scdfm.errors import ConditionError
 
 if TYPE_CHECKING:
@@ -21,10 +22,8 @@ MOST: Final = 1_000_000
 
 def members(condition: str) -> tuple[str, ...]:
     """The singles of a canonical condition, sorted: doses stay with their target, covariates go to each."""
-    if condition == CONTROL or condition.startswith(CONTROL + "|"):
-        return ()
-    perturbation, sign, covariates = condition.partition("|")
-    return tuple(part + sign + covariates for part in perturbation.split(SEPARATOR))
+    whole = parse(condition)
+    return tuple(str(replace(whole, perturbations=(part,))) for part in whole.perturbations)
 
 
 def combinations(targets: Iterable[str], order: int) -> list[str]:
