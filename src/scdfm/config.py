@@ -148,6 +148,11 @@ class TrainingConfig(Section):
     precision: Literal["32", "bf16"] = "32"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: Count | Literal["auto"] = 1
+    """Processes on each machine, started by the first; under torchrun its own number holds instead."""
+    nodes: Count = 1
+    """Machines, where no torchrun says so; each needs NODE_RANK, MASTER_ADDR and MASTER_PORT in its environment."""
+    timeout: Positive = 600
+    """Seconds that a process waits for the others; one that has died is noticed at once."""
     logger: Literal["csv", "tensorboard", "wandb"] = "csv"
     """The CSV log is always written; the other two need their extras."""
     keep_controls: Annotated[int, Field(ge=0)] = 2000

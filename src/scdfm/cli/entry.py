@@ -21,6 +21,7 @@ def main() -> None:
     """Entry point: a ScdfmError is one line and its exit code (2); anything else keeps its traceback in a file."""
     # Threads that wait for each other by spinning lose a factor of three as soon as the machine does anything else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's advice to programmers is no news to users
     try:
         with _sigterm_heard():
             app()

@@ -19,6 +19,7 @@ from scdfm.cli.options import (
 )  # fmt: skip
 from scdfm.cli.screen import Screen, reads_screen
 from scdfm.errors import ConfigError
+from scdfm.processes import is_first
 
 
 @app.command()
@@ -51,6 +52,8 @@ def fit(
     from scdfm.training import fit as fit_cells
 
     run = fit_cells(cells, config=options, out=out, resume=resume, progress=not quiet)
+    if not is_first():
+        return
     kept = ", ".join(
         f"{name} {value:.4g}" for name, value in run.manifest.result.items() if value is not None
     )

@@ -32,6 +32,18 @@ class Batch:
     perturbation: torch.Tensor
     condition: torch.Tensor
     conditions: tuple[str, ...]
+    first: int = 0
+    """Place of conditions[0] in `perturbation`, which `share` leaves whole."""
+
+    def share(self, rank: int, world: int) -> Batch:
+        """What process `rank` of `world` takes: neighbouring conditions, as many for each process as can be."""
+        n, cells = len(self.conditions), len(self.target) // len(self.conditions)
+        first, last = n * rank // world, n * (rank + 1) // world
+        rows = slice(first * cells, last * cells)
+        return replace(
+            self, control=self.control[rows], target=self.target[rows], condition=self.condition[rows] - first,
+            conditions=self.conditions[first:last], first=first,
+        )  # fmt: skip
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on another device."""

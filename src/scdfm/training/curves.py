@@ -7,12 +7,14 @@ from typing import Any
 
 import lightning as L
 import pandas as pd
+import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from scdfm.files import written_whole
 
 COLUMNS = ["step", "loss", "cfm", "mmd", "learning_rate", "val_l2", "val_pearson_delta"]
+LOSSES = ("loss", "cfm", "mmd")
 MOST_ROWS = 5000
 
 
@@ -40,11 +42,12 @@ class Curves(L.Callback):
         """Add the losses of this step."""
         step = trainer.global_step
         if step % self.every == 0 or step == 1:
-            seen = trainer.callback_metrics
             rate = trainer.optimizers[0].param_groups[0]["lr"]
-            self._add(
-                {"step": step, "learning_rate": rate, **{k: float(seen[k]) for k in ("loss", "cfm", "mmd")}}
-            )
+            losses = torch.stack([trainer.callback_metrics[name] for name in LOSSES])
+            if trainer.world_size > 1:
+                losses = trainer.strategy.reduce(losses.to(trainer.strategy.root_device), reduce_op="mean")
+            named = dict(zip(LOSSES, losses.tolist(), strict=True))
+            self._add({"step": step, "learning_rate": rate, **named})
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Add the validation scores and write the table."""

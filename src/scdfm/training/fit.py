@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from scdfm.config import Config, TrainingConfig
+from scdfm.config import Config
 from scdfm.data import (
     CONTROL,
     CellTable,
@@ -28,19 +26,17 @@ from scdfm.data import (
     vocabulary_graph,
 )
 from scdfm.data.stored import subset
-from scdfm.errors import RunError
+from scdfm.errors import ConfigError, RunError
 from scdfm.files import new_folder
+from scdfm.processes import is_first, together, wait_for_all, world_size
 from scdfm.run import Run, folder
-from scdfm.run.manifest import FORMAT, Manifest, versions
+from scdfm.run.manifest import FORMAT, NAME, Manifest, versions
 from scdfm.seeds import derive, numpy_rng
-from scdfm.training.averaging import AveragedWeights
-from scdfm.training.checkpoint import SafetensorsIO, read_checkpoint
-from scdfm.training.curves import Curves, StepBar
-from scdfm.training.interruption import Interruption, stopped
+from scdfm.training.checkpoint import read_checkpoint
+from scdfm.training.interruption import stopped
 from scdfm.training.module import FlowModule
-from scdfm.training.steps import Prefetched, StepBatches, ValidationConditions, unbatched
-
-CHECKPOINTS, LAST = "checkpoints", "last.safetensors"
+from scdfm.training.steps import Prefetched, StepBatches, Turns, ValidationConditions, unbatched
+from scdfm.training.trainer import BEST, CHECKPOINTS, LAST, make_trainer
 
 
 def fit(
@@ -61,27 +57,45 @@ def fit(
         uninterrupted one. A finished run is returned as it is; an empty `out` starts a new fit.
 
     Test cells choose nothing: genes, graph, means and checkpoint come from training and validation conditions.
-    Raises DataError for cells or an output folder that cannot be used, RunError when `resume` meets another run.
+    Under `torchrun`, or with `training.devices`, several processes share each step (docs/many-machines.md): all
+    call this with the same arguments, the first writes, and each returns the run.
+
+    Raises DataError for cells or an output folder that cannot be used, RunError when `resume` meets another run,
+    TrainingError when the loss is no number or another process dies, InterruptedFitError on SIGTERM.
     """
     config = config or Config.preset("default")
     split = split or make_split(cells, config.split, seed=config.seed)
     split.check(cells.conditions)
     cells.require_cells((CONTROL, *split.train, *split.validation), at_least=2)
     out = Path(out)
-    resuming = resume and (out / "manifest.json").is_file()
-    if not resuming:
-        new_folder(out)
-    manifest, panel, vocabulary = _prepare(cells, split, config)
-    if resuming:
-        _same_run(Manifest.load(out), manifest, out)
-        if Manifest.load(out).digests:
-            return Run.load(out)
-    else:
-        manifest.save(out)
-    _write_inputs(cells, split, panel, vocabulary, config, out)
-    data = StepData(cells, split, panel, vocabulary, config, first_step=_step_reached(out))
-    _train(data, manifest, out, progress)
-    return Run.load(out)
+    _require_shares(config, split)
+    with together(config.training.accelerator == "cpu", config.training.timeout):
+        begins = is_first() and not (resume and (out / NAME).is_file())
+        if begins:
+            new_folder(out)
+        manifest, panel, vocabulary = _prepare(cells, split, config)
+        if begins:
+            manifest.save(out)
+        wait_for_all()
+        _same_run(found := Manifest.load(out), manifest, out)
+        if not found.digests:
+            if is_first():
+                _write_inputs(cells, split, panel, vocabulary, config, out)
+            wait_for_all()
+            data = StepData(cells, split, panel, vocabulary, config, first_step=_step_reached(out))
+            _train(data, manifest, out, progress)
+            wait_for_all()
+        return Run.load(out)
+
+
+def _require_shares(config: Config, split: Split) -> None:
+    """Refuse more processes than a step has conditions."""
+    world, n = world_size(config.training), min(config.training.conditions_per_batch, len(split.train))
+    if n < world:
+        raise ConfigError(
+            f"{world} processes share the {n} conditions of a step, expected at least one for each; raise "
+            "training.conditions_per_batch (at most the training conditions), or start fewer processes"
+        )
 
 
 def _prepare(cells: CellTable, split: Split, config: Config) -> tuple[Manifest, GenePanel, Vocabulary]:
@@ -173,16 +187,19 @@ class StepData(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> Prefetched:
-        """Steps still to take, each rank its own."""
+        """Steps still to take, of each the share of this process."""
         assert self.trainer is not None
         steps = StepBatches(
-            self.sampler, self.config.seed, self.config.training.max_steps, self.trainer.global_rank
-        )
+            self.sampler, self.config.seed, self.config.training.max_steps,
+            self.trainer.global_rank, self.trainer.world_size,
+        )  # fmt: skip
         return Prefetched(steps, self.first_step, pin=self.trainer.strategy.root_device.type == "cuda")
 
     def val_dataloader(self) -> DataLoader[object]:
-        """One item for each validation condition."""
-        return unbatched(self.validation)
+        """One item for each validation condition, dealt to the processes in turn."""
+        assert self.trainer is not None
+        turns = Turns(len(self.validation), self.trainer.global_rank, self.trainer.world_size)
+        return unbatched(self.validation, turns)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch; names stay."""
@@ -195,8 +212,8 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
     graph = folder.read_graph(out / folder.GRAPH, len(manifest.vocabulary)) if config.graph.enabled else None
     field = folder.build_field(config, data.vocabulary, graph)
     rates = folder.source_rates(folder.read_means(out / folder.MEANS))
-    module = FlowModule(field, config, data.gene_ids, rates)
-    trainer = _trainer(config.training, out, validated=len(data.validation) > 0, progress=progress)
+    module = FlowModule(field, config, data.gene_ids, rates, len(data.validation))
+    trainer = make_trainer(config.training, out, validated=len(data.validation) > 0, progress=progress)
     last = out / CHECKPOINTS / LAST
     with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(derive(config.seed, "fit"))
@@ -218,69 +235,9 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
         _finish(module, trainer, manifest, out)
 
 
-def _trainer(options: TrainingConfig, out: Path, validated: bool, progress: bool) -> L.Trainer:
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # device tips are no news to the user
-    validate_every = min(options.validate_every, options.max_steps)
-    callbacks: list[Callback] = [AveragedWeights(options.ema_decay)] if options.ema_decay else []
-    callbacks += [Curves(out / folder.LOG, options.max_steps), *_checkpoints(out, validate_every, validated)]
-    if options.patience and validated:
-        callbacks.append(EarlyStopping("val_l2", patience=options.patience, check_on_train_epoch_end=False))
-    callbacks.append(Interruption(out / CHECKPOINTS / LAST))
-    if progress:
-        callbacks.append(StepBar(refresh_rate=10))
-    return L.Trainer(
-        max_steps=options.max_steps,
-        max_epochs=1,
-        val_check_interval=validate_every,
-        limit_val_batches=1.0 if validated else 0,
-        num_sanity_val_steps=0,
-        gradient_clip_val=options.clip_norm or None,
-        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-        accelerator=options.accelerator,
-        devices=options.devices,
-        logger=_logger(options.logger, out),
-        log_every_n_steps=20,
-        callbacks=callbacks,
-        plugins=[SafetensorsIO()],
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=out,
-    )
-
-
-def _checkpoints(out: Path, every: int, validated: bool) -> list[Callback]:
-    """`best` by the distance of the validation means, then `last`, which remembers it; both after each validation."""
-    shared: dict[str, Any] = {"dirpath": out / CHECKPOINTS, "enable_version_counter": False}
-    last: dict[str, Any] = {} if validated else {"every_n_train_steps": every}
-    callbacks: list[Callback] = [
-        ModelCheckpoint(filename="last", save_on_train_epoch_end=False, **last, **shared)
-    ]
-    if validated:
-        best = ModelCheckpoint(filename="best", monitor="val_l2", save_on_train_epoch_end=False, **shared)
-        callbacks.insert(0, best)
-    for callback in callbacks:
-        callback.FILE_EXTENSION = ".safetensors"  # type: ignore[attr-defined]
-    return callbacks
-
-
-def _logger(kind: str, out: Path) -> Any:
-    """The logger beside the CSV log, or none."""
-    if kind == "tensorboard":
-        from lightning.pytorch.loggers import TensorBoardLogger
-
-        return TensorBoardLogger(out, name="tensorboard")
-    if kind == "wandb":
-        from lightning.pytorch.loggers import WandbLogger
-
-        return WandbLogger(project="scdfm", save_dir=out)
-    return False
-
-
 def _finish(module: FlowModule, trainer: L.Trainer, manifest: Manifest, out: Path) -> None:
     """Write the weights kept, then the manifest that makes the run complete."""
-    best = out / CHECKPOINTS / "best.safetensors"
+    best = out / CHECKPOINTS / BEST
     result: dict[str, float | int | None] = {"step": trainer.global_step}
     state = {f"field.{name}": value for name, value in module.field.state_dict().items()}
     if best.is_file():

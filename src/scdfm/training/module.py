@@ -13,17 +13,21 @@ from scdfm.config import Config, TrainingConfig
 from scdfm.data import Batch
 from scdfm.encoded import as_conditions
 from scdfm.errors import TrainingError
-from scdfm.flow import flow_loss, generate, interpolate, sample_source, sample_time
+from scdfm.flow import FlowLoss, flow_loss, generate, interpolate, sample_source, sample_time
 from scdfm.model import VelocityField
 from scdfm.seeds import derive, torch_rng
-from scdfm.training.steps import ValidationBatch
+from scdfm.training.steps import ValidationBatch, place
 
 
 class FlowModule(L.LightningModule):
     """Trains a velocity field by L = L_CFM + γ·MMD² (docs/method.md) and validates it by generating populations."""
 
-    def __init__(self, field: VelocityField, config: Config, gene_ids: Tensor, rates: Tensor) -> None:
+    def __init__(
+        self, field: VelocityField, config: Config, gene_ids: Tensor, rates: Tensor, n_validation: int = 0
+    ) -> None:
         super().__init__()
+        self.n_validation = n_validation
+        self.scores = torch.zeros(n_validation, 3)  # distance, correlation, 1 where this process generated it
         self.gene_ids: Tensor
         self.rates: Tensor
         self.field = field
@@ -32,17 +36,25 @@ class FlowModule(L.LightningModule):
         self.register_buffer("rates", rates, persistent=False)  # [G] rates of the Poisson source
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one step; every draw comes from (seed, step, rank)."""
-        flow, seed, place = self.config.flow, self.config.seed, (self.global_step, self.global_rank)
-        torch.manual_seed(derive(seed, "dropout", *place))
-        rng = torch_rng(seed, "flow", *place)
+        """The loss of this process's share of one step; every draw comes from (seed, step), but for dropout's.
+
+        Genes, times, noise and hidden conditions are drawn for the whole batch, whatever the share. The losses'
+        mean over processes is the loss of the whole batch, as is the gradients'.
+        """
+        flow, seed, step = self.config.flow, self.config.seed, (self.global_step, 0)
+        torch.manual_seed(derive(seed, "dropout", self.global_step, self.global_rank))
+        rng = torch_rng(seed, "flow", *step)
         target, control, genes, rates = self._draw_genes(batch, rng)
-        n_conditions = len(batch.perturbation)
-        t = sample_time(len(target), rng, stratified=flow.time == "stratified").to(target.device)
-        noise = sample_source(tuple(target.shape), rng, kind=flow.source, rates=rates).to(target.device)
+        n_conditions, n_whole = len(batch.conditions), len(batch.perturbation)
+        n_cells = len(target) // n_conditions
+        rows = slice(batch.first * n_cells, (batch.first + n_conditions) * n_cells)
+        t = sample_time(n_whole * n_cells, rng, stratified=flow.time == "stratified")[rows].to(target.device)
+        shape = (n_whole * n_cells, target.shape[1])
+        noise = sample_source(shape, rng, kind=flow.source, rates=rates)[rows].to(target.device)
         x_t, _ = interpolate(noise, target, t)
-        hidden = torch_rng(seed, "hidden conditions", *place)
+        hidden = torch_rng(seed, "hidden conditions", *step)
         conditions = as_conditions(batch.perturbation).thinned(hidden, self.config.training.condition_dropout)
+        conditions = conditions[torch.arange(batch.first, batch.first + n_conditions, device=self.device)]
         predicted = self.field(
             x_t=x_t,
             t=t,
@@ -58,6 +70,8 @@ class FlowModule(L.LightningModule):
                 f"training.learning_rate (now {self.config.training.learning_rate}) or set training.clip_norm, "
                 "and --resume from the last checkpoint"
             )
+        weight = n_conditions * self.trainer.world_size / n_whole
+        loss = FlowLoss(*(term * weight for term in loss))
         self.log_dict(
             {"loss": loss.total.detach(), "cfm": loss.cfm.detach(), "mmd": loss.mmd.detach()}, prog_bar=True
         )
@@ -83,12 +97,19 @@ class FlowModule(L.LightningModule):
         mean = cells.mean(0)
         control_mean, target_mean = batch.control_mean.cpu(), batch.target_mean.cpu()
         shifts = torch.stack([mean - control_mean, target_mean - control_mean])
-        scores = {
-            "val_l2": torch.linalg.vector_norm(mean - target_mean),
-            "val_pearson_delta": torch.corrcoef(shifts)[0, 1],
-        }
-        scores = {name: value.to(self.device) for name, value in scores.items()}
-        self.log_dict(scores, batch_size=1, prog_bar=True, sync_dist=True)
+        distance = torch.linalg.vector_norm(mean - target_mean)
+        at = place(batch_idx, len(self.scores), self.global_rank, self.trainer.world_size)
+        self.scores[at] = torch.stack([distance, torch.corrcoef(shifts)[0, 1], torch.tensor(1.0)])
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the scores of the validation before."""
+        self.scores = torch.zeros(self.n_validation, 3)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all conditions, whichever process generated them."""
+        scores = self.trainer.strategy.reduce(self.scores.to(self.device), reduce_op="sum").cpu()
+        means = (scores[:, :2] / scores[:, 2:]).mean(0).to(self.device)
+        self.log_dict({"val_l2": means[0], "val_pearson_delta": means[1]}, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW or Adam, linear warm-up, cosine down to `min_learning_rate`, once per step."""

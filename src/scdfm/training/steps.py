@@ -1,6 +1,6 @@
 """What each step and each validation sees, addressed by number: step s is the same batch in any process, ever.
 
-Since a batch depends on (seed, step, rank) alone, a resumed fit needs no saved state of the data, and the
+Since a batch depends on (seed, step) alone, a resumed fit needs no saved state of the data, and the
 thread that assembles it ahead changes nothing.
 """
 
@@ -20,16 +20,23 @@ from scdfm.seeds import numpy_rng
 
 
 class StepBatches:
-    """Item s is the batch of training step s."""
+    """Item s is the share of process `rank` of `world` in the batch of training step s.
 
-    def __init__(self, sampler: ConditionSampler, seed: int, n_steps: int, rank: int = 0) -> None:
-        self.sampler, self.seed, self.n_steps, self.rank = sampler, seed, n_steps, rank
+    The batch is the same whatever the number of processes.
+    """
+
+    def __init__(
+        self, sampler: ConditionSampler, seed: int, n_steps: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.sampler, self.seed, self.n_steps = sampler, seed, n_steps
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         return self.n_steps
 
     def __getitem__(self, step: int) -> Batch:
-        return self.sampler.sample(numpy_rng(self.seed, "batch", step, self.rank))
+        batch = self.sampler.sample(numpy_rng(self.seed, "batch", step, 0))
+        return batch if self.world == 1 else batch.share(self.rank, self.world)
 
 
 class Prefetched:
@@ -62,6 +69,24 @@ class Prefetched:
     def _assembled(self, step: int) -> Batch:
         batch = self.batches[step]
         return batch.pinned() if self.pin else batch
+
+
+class Turns(Sampler[int]):
+    """Places 0..n−1 dealt in turn to `world` processes, the same number to each: the last may come twice."""
+
+    def __init__(self, n: int, rank: int, world: int) -> None:
+        self.n, self.rank, self.world = n, rank, world
+
+    def __iter__(self) -> Iterator[int]:
+        return (place(turn, self.n, self.rank, self.world) for turn in range(len(self)))
+
+    def __len__(self) -> int:
+        return -(-self.n // self.world)
+
+
+def place(turn: int, n: int, rank: int, world: int) -> int:
+    """Which of n places is process `rank`'s at `turn`."""
+    return (turn * world + rank) % n
 
 
 @dataclass

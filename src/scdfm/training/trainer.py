@@ -1,0 +1,102 @@
+"""Lightning's trainer as a fit uses it."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
+
+from scdfm.config import TrainingConfig
+from scdfm.processes import launched, world_size
+from scdfm.run import folder
+from scdfm.training.averaging import AveragedWeights
+from scdfm.training.checkpoint import SafetensorsIO
+from scdfm.training.curves import Curves, StepBar
+from scdfm.training.interruption import Interruption
+
+CHECKPOINTS, LAST, BEST = "checkpoints", "last.safetensors", "best.safetensors"
+
+
+def make_trainer(options: TrainingConfig, out: Path, validated: bool, progress: bool) -> L.Trainer:
+    """The loop of a fit in the run folder `out`: averaged weights, curves, checkpoints, processes."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # device tips are no news to the user
+    validate_every = min(options.validate_every, options.max_steps)
+    callbacks: list[Callback] = [AveragedWeights(options.ema_decay)] if options.ema_decay else []
+    callbacks += [Curves(out / folder.LOG, options.max_steps), *_checkpoints(out, validate_every, validated)]
+    if options.patience and validated:
+        callbacks.append(EarlyStopping("val_l2", patience=options.patience, check_on_train_epoch_end=False))
+    callbacks.append(Interruption(out / CHECKPOINTS / LAST))
+    if progress:
+        callbacks.append(StepBar(refresh_rate=10))
+    return L.Trainer(
+        max_steps=options.max_steps,
+        max_epochs=1,
+        val_check_interval=validate_every,
+        limit_val_batches=1.0 if validated else 0,
+        num_sanity_val_steps=0,
+        gradient_clip_val=options.clip_norm or None,
+        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+        accelerator=options.accelerator,
+        **_processes(options),
+        logger=_logger(options.logger, out),
+        log_every_n_steps=20,
+        callbacks=callbacks,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=out,
+    )
+
+
+def _processes(options: TrainingConfig) -> dict[str, Any]:
+    """Those that torchrun started, or as many as the options ask for, never those a scheduler happens to count."""
+    place = launched()
+    environment = LightningEnvironment() if place is None else TorchElasticEnvironment()
+    found: dict[str, Any] = {"plugins": [SafetensorsIO(), environment]}
+    if place is None:
+        found |= {"devices": options.devices, "num_nodes": options.nodes}
+    else:
+        found |= {"devices": place.local_world, "num_nodes": place.nodes}
+    if world_size(options) > 1:
+        # A step may leave parameters without a gradient, e.g. embeddings of what its conditions lack.
+        found["strategy"] = DDPStrategy(
+            find_unused_parameters=True, timeout=timedelta(seconds=options.timeout),
+            process_group_backend="gloo" if options.accelerator == "cpu" else None,
+        )  # fmt: skip
+    return found
+
+
+def _checkpoints(out: Path, every: int, validated: bool) -> list[Callback]:
+    """`best` by the distance of the validation means, then `last`, which remembers it; both after each validation."""
+    shared: dict[str, Any] = {"dirpath": out / CHECKPOINTS, "enable_version_counter": False}
+    last: dict[str, Any] = {} if validated else {"every_n_train_steps": every}
+    callbacks: list[Callback] = [
+        ModelCheckpoint(filename="last", save_on_train_epoch_end=False, **last, **shared)
+    ]
+    if validated:
+        best = ModelCheckpoint(filename="best", monitor="val_l2", save_on_train_epoch_end=False, **shared)
+        callbacks.insert(0, best)
+    for callback in callbacks:
+        callback.FILE_EXTENSION = ".safetensors"  # type: ignore[attr-defined]
+    return callbacks
+
+
+def _logger(kind: str, out: Path) -> Any:
+    """The logger beside the CSV log, or none."""
+    if kind == "tensorboard":
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(out, name="tensorboard")
+    if kind == "wandb":
+        from lightning.pytorch.loggers import WandbLogger
+
+        return WandbLogger(project="scdfm", save_dir=out)
+    return False
