@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from scdfm.config import Config
 from scdfm.data import (
@@ -35,7 +34,7 @@ from scdfm.seeds import derive, numpy_rng
 from scdfm.training.checkpoint import read_checkpoint
 from scdfm.training.interruption import stopped
 from scdfm.training.module import FlowModule
-from scdfm.training.steps import Prefetched, StepBatches, Turns, ValidationConditions, unbatched
+from scdfm.training.steps import Dealt, Prefetched, StepBatches, ValidationConditions
 from scdfm.training.trainer import BEST, CHECKPOINTS, LAST, make_trainer
 
 
@@ -195,11 +194,10 @@ class StepData(L.LightningDataModule):
         )  # fmt: skip
         return Prefetched(steps, self.first_step, pin=self.trainer.strategy.root_device.type == "cuda")
 
-    def val_dataloader(self) -> DataLoader[object]:
-        """One item for each validation condition, dealt to the processes in turn."""
+    def val_dataloader(self) -> Dealt:
+        """This process's share of the validation conditions."""
         assert self.trainer is not None
-        turns = Turns(len(self.validation), self.trainer.global_rank, self.trainer.world_size)
-        return unbatched(self.validation, turns)
+        return Dealt(self.validation, self.trainer.global_rank, self.trainer.world_size)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch; names stay."""

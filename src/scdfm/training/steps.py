@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from scdfm.data import CONTROL, Batch, CellTable, ConditionSampler, GenePanel, Vocabulary
 from scdfm.seeds import numpy_rng
@@ -69,19 +69,6 @@ class Prefetched:
     def _assembled(self, step: int) -> Batch:
         batch = self.batches[step]
         return batch.pinned() if self.pin else batch
-
-
-class Turns(Sampler[int]):
-    """Places 0..n−1 dealt in turn to `world` processes, the same number to each: the last may come twice."""
-
-    def __init__(self, n: int, rank: int, world: int) -> None:
-        self.n, self.rank, self.world = n, rank, world
-
-    def __iter__(self) -> Iterator[int]:
-        return (place(turn, self.n, self.rank, self.world) for turn in range(len(self)))
-
-    def __len__(self) -> int:
-        return -(-self.n // self.world)
 
 
 def place(turn: int, n: int, rank: int, world: int) -> int:
@@ -141,6 +128,15 @@ class ValidationConditions(Dataset[ValidationBatch]):
         return self.batches[index]
 
 
-def unbatched(dataset: Dataset[ValidationBatch]) -> DataLoader[object]:
-    """A loader whose items are batches already."""
-    return DataLoader(dataset, batch_size=None)
+class Dealt:
+    """Validation conditions dealt in turn to `world` processes, the same number to each: the last may come twice."""
+
+    def __init__(self, conditions: ValidationConditions, rank: int, world: int) -> None:
+        self.conditions, self.rank, self.world = conditions, rank, world
+
+    def __iter__(self) -> Iterator[ValidationBatch]:
+        for turn in range(len(self)):
+            yield self.conditions[place(turn, len(self.conditions), self.rank, self.world)]
+
+    def __len__(self) -> int:
+        return -(-len(self.conditions) // self.world)
