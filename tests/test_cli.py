@@ -180,7 +180,7 @@ def lonely(adata):
         (
             None,
             ["--split", "alphabetical"],
-            r"expected additive, holdout, combinations, FILE.toml or obs:COLUMN",
+            r"expected additive, holdout, combinations, covariate:NAME, .* FILE.toml or obs:COLUMN",
         ),
         (None, ["--split", "obs:fold"], "split column 'fold' is not in obs"),
         (None, ["--split", "none.toml"], "split file none.toml cannot be read"),

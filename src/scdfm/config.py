@@ -192,12 +192,18 @@ class SamplingConfig(Section):
 class SplitConfig(Section):
     """Which conditions are kept for the test, and which of the rest for validation."""
 
-    kind: Literal["additive", "holdout", "combinations", "column", "file", "named"] = "additive"
+    kind: Literal["additive", "holdout", "combinations", "covariate", "column", "file", "named"] = "additive"
     fold: Annotated[int, Field(ge=0)] = 0
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Share of doubles (additive, combinations) kept for the test."""
+    """Share of doubles (additive, combinations), or of pairs of a value and targets (covariate), kept for the test."""
     held_out_targets: Count = 12
-    """Targets whose single and doubles are the test of `holdout`."""
+    """Number of targets whose conditions, at every dose and covariate, are the test of `holdout`."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Targets that `holdout` holds out, by name, instead of `held_out_targets` drawn ones."""
+    covariate: str | None = None
+    """Covariate of `covariate`."""
+    value: str | None = None
+    """Value of the covariate that is held out whole; without it pairs of a value and targets are."""
     validation_fraction: Fraction = 0.1
     """Share of the training conditions that validate; at least one unless 0. Never taken from the test."""
     column: str | None = None
@@ -209,22 +215,35 @@ class SplitConfig(Section):
 
     @staticmethod
     def named(text: str) -> dict[str, str]:
-        """The options that `additive`, `holdout`, `combinations`, `FILE.toml` or `obs:COLUMN` stands for."""
+        """The options that a kind without options, `covariate:NAME[=VALUE]`, `FILE.toml` or `obs:COLUMN` stands for."""
         if text in ("additive", "holdout", "combinations"):
             return {"kind": text}
-        if text.startswith("obs:") and text != "obs:":
-            return {"kind": "column", "column": text.removeprefix("obs:")}
+        kind, _, rest = text.partition(":")
+        if kind == "obs" and rest:
+            return {"kind": "column", "column": rest}
+        name, sign, value = (part.strip() for part in rest.partition("="))
+        if kind == "covariate" and name and bool(sign) == bool(value):
+            return {"kind": "covariate", "covariate": name} | ({"value": value} if value else {})
         if text.endswith(".toml"):
             return {"kind": "file", "path": text}
         raise ConfigError(
-            f"split '{text}': expected additive, holdout, combinations, FILE.toml or obs:COLUMN"
+            f"split '{text}': expected additive, holdout, combinations, covariate:NAME, covariate:NAME=VALUE, FILE.toml or "
+            "obs:COLUMN"
         )
 
     @model_validator(mode="after")
     def _sources(self) -> SplitConfig:
-        for kind, name in (("column", "column"), ("file", "path"), ("named", "test")):
+        for kind, name in (
+            ("column", "column"),
+            ("file", "path"),
+            ("named", "test"),
+            ("covariate", "covariate"),
+        ):
             if (self.kind == kind) != (getattr(self, name) is not None):
                 raise ValueError(f"split.{name} goes with split.kind = '{kind}', and only with it")
+        for kind, name in (("holdout", "targets"), ("covariate", "value")):
+            if self.kind != kind and getattr(self, name) is not None:
+                raise ValueError(f"split.{name} goes with split.kind = '{kind}' only")
         return self
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -21,6 +22,8 @@ from scdfm.data import (
     canonical,
     column_split,
     combinations_split,
+    covariate_split,
+    covariates,
     file_split,
     holdout_split,
     make_split,
@@ -28,7 +31,7 @@ from scdfm.data import (
     read_cells,
     targets,
 )
-from scdfm.errors import ConditionError, DataError, ScdfmError
+from scdfm.errors import ConditionError, ConfigError, DataError, ScdfmError
 
 SINGLES = [f"T{i:02d}" for i in range(12)]
 DOUBLES = [
@@ -336,3 +339,154 @@ def test_a_named_test_keeps_the_rest_for_training() -> None:
         named_split(SCREEN, ["NO"])
     with pytest.raises(ValueError, match=r"split\.test goes with split\.kind = 'named'"):
         SplitConfig(kind="named")
+
+
+# Two lines; singles at two doses, doubles at one.
+LINES = ("K562", "RPE1")
+DOSED = [
+    f"{name}|line={line}"
+    for line in LINES
+    for name in [*(f"{t}@{d}" for t in "ABCDE" for d in (1, 10)), "A@1+B@1", "A@1+C@1", "B@1+C@1", "D@1+E@1"]
+]
+
+
+def settings_of(names: Iterable[str], key: tuple[str, ...]) -> set[str]:
+    return {covariates(name)["line"] for name in names if targets(name) == key}
+
+
+@pytest.mark.parametrize("fold", range(4))
+def test_additive_and_combinations_hold_out_a_combination_everywhere(fold: int) -> None:
+    split = additive_split(DOSED, fold=fold, test_fraction=0.5, validation_fraction=0.3)
+    assert len({targets(name) for name in split.test}) == 2
+    assert all(settings_of(split.test, targets(name)) == set(LINES) for name in split.test)
+    assert {name for name in DOSED if len(targets(name)) == 1} <= set(split.train)
+    assert len({targets(name) for name in split.validation}) == 1
+    assert settings_of(split.validation, targets(split.validation[0])) == set(LINES)
+    assert set(split.composed()) == set(split.test)
+    plain = additive_split([*"ABCDE", "A+B", "A+C", "B+C", "D+E"], fold=fold, test_fraction=0.5)
+    assert {"+".join(targets(name)) for name in split.test} == set(plain.test)
+    both = combinations_split(DOSED, fold=fold, test_fraction=0.5, validation_fraction=0)
+    tested = {targets(name) for name in both.test}
+    assert {targets(name) for name in split.test} < tested
+    assert {name for name in DOSED if targets(name) in tested} == set(both.test)
+
+
+def test_holdout_holds_out_targets_at_every_dose_and_covariate() -> None:
+    split = holdout_split(DOSED, held_out_targets=1, validation_fraction=0.2)
+    held = {targets(name)[0] for name in split.test if len(targets(name)) == 1}
+    assert len(held) == 1
+    assert set(split.test) == {name for name in DOSED if held & set(targets(name))}
+    seen = {target for name in split.train for target in targets(name)}
+    assert seen.isdisjoint(held)
+    new = {target for name in split.validation for target in targets(name)} - seen
+    assert new
+    assert set(split.validation) == {
+        name for name in (*split.train, *split.validation) if new & set(targets(name))
+    }
+
+
+def test_holdout_of_named_targets() -> None:
+    split = holdout_split(DOSED, validation_fraction=0, named=["D", "E"])
+    assert set(split.test) == {name for name in DOSED if {"D", "E"} & set(targets(name))}
+    config = SplitConfig(kind="holdout", targets=("D", "E"), validation_fraction=0)
+    assert make_split(DOSED, config).digest == split.digest
+    with pytest.raises(
+        ConditionError, match=r"target 'D@1' is not perturbed .* of its 5 targets \(split.targets\), with"
+    ):
+        holdout_split(DOSED, named=["D@1"])
+    with pytest.raises(
+        DataError, match=r"cannot hold out 12 of 5 singles; .* or name the targets \(split.targets\)"
+    ):
+        holdout_split(DOSED)
+    with pytest.raises(ValueError, match=r"split\.targets goes with split\.kind = 'holdout' only"):
+        SplitConfig(targets=("A",))
+
+
+def test_a_value_of_a_covariate_is_held_out_whole() -> None:
+    split = covariate_split(DOSED, "line", "RPE1", validation_fraction=0.1)
+    assert set(split.test) == {name for name in DOSED if name.endswith("RPE1")}
+    assert set(split.train) | set(split.validation) == {name for name in DOSED if name.endswith("K562")}
+    assert split.validation
+    config = SplitConfig.model_validate(SplitConfig.named("covariate:line=RPE1"))
+    assert make_split(DOSED, config).digest == split.digest
+    assert (split.kind, split.fold) == ("covariate", 0)
+
+
+@pytest.mark.parametrize("fold", range(4))
+def test_held_out_pairs_leave_both_sides_in_training(fold: int) -> None:
+    names = [f"{t}@{d}|line={line}|time=6" for line in "xyz" for t in "ABCDEF" for d in (1, 2)]
+    split = covariate_split(names, "line", fold=fold, test_fraction=0.4, validation_fraction=0.2, seed=fold)
+    pairs = {
+        part: {(covariates(n)["line"], targets(n)) for n in split.part(part)}
+        for part in ("train", "validation", "test")
+    }
+    assert len(pairs["test"]) == int(0.4 * 18)
+    assert pairs["validation"]
+    assert pairs["train"].isdisjoint(pairs["test"] | pairs["validation"])
+    for side in (0, 1):
+        assert {pair[side] for pair in pairs["train"]} == {
+            pair[side] for pair in pairs["train"] | pairs["test"]
+        }
+    over = {"fold": fold, "test_fraction": 0.4, "validation_fraction": 0.2}
+    config = SplitConfig.model_validate(SplitConfig.named("covariate:line") | over)
+    assert make_split(names, config, seed=fold) == split
+    assert covariate_split(names, "line", fold=fold + 1, test_fraction=0.4).test != split.test
+    assert covariate_split(names, "line", fold=fold, test_fraction=0.4, seed=9).test == split.test
+
+
+def test_pairs_stop_before_a_side_would_leave_training() -> None:
+    names = [f"{t}|line={line}" for line in "xy" for t in "AB"]
+    split = covariate_split(names, "line", test_fraction=0.99, validation_fraction=0)
+    assert len(split.test) == 2
+    assert {targets(name) for name in split.test} == {("A",), ("B",)}
+    one = covariate_split([f"stim|line={line}" for line in "vwxyz"], "line", "x")
+    assert len(one.validation) == 1
+    assert len(one.train) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"covariate": "type"},
+            r"'A@1.*line=K562' has no covariate 'type'; expected one .*there are: line\): read the",
+        ),
+        (
+            {"covariate": "line", "value": "K563"},
+            r"no perturbed cell has line=K563; its values are K562, RPE1.*'K562'",
+        ),
+        (
+            {"covariate": "line", "test_fraction": 0.01},
+            "leaves none to test whose targets and value both train elsewhere",
+        ),
+        ({"covariate": "line", "test_fraction": 1.5}, "test_fraction 1.5 is not between 0 and 1"),
+    ],
+)
+def test_covariate_refusals(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        covariate_split(DOSED, **options)
+
+
+def test_covariate_refuses_what_cannot_be_held_out() -> None:
+    with pytest.raises(DataError, match="hold out a whole value .covariate:line=VALUE."):
+        covariate_split([f"stim|line={line}" for line in "vwxyz"], "line")
+    with pytest.raises(DataError, match="no training condition is left"):
+        covariate_split(["A|line=x", "B|line=x"], "line", "x")
+    with pytest.raises(DataError, match="control.line=x stands in train"):
+        Split("file", 0, ("control|line=x",), (), ("A",))
+
+
+def test_the_spelling_of_a_split_by_covariate() -> None:
+    assert SplitConfig.named("covariate:cell_type=B cells") == {
+        "kind": "covariate", "covariate": "cell_type", "value": "B cells",
+    }  # fmt: skip
+    assert SplitConfig.named("covariate:cell_type") == {"kind": "covariate", "covariate": "cell_type"}
+    for text in ("covariate", "covariate:", "covariate:=x", "covariate:line="):
+        with pytest.raises(ConfigError, match="expected additive, holdout, combinations, covariate:NAME, "):
+            SplitConfig.named(text)
+    with pytest.raises(
+        ValueError, match=r"split\.covariate goes with split\.kind = 'covariate', and only with it"
+    ):
+        SplitConfig(kind="covariate")
+    with pytest.raises(ValueError, match=r"split\.value goes with split\.kind = 'covariate' only"):
+        SplitConfig(value="x")

@@ -74,7 +74,8 @@ def benchmark(
     """Fit, predict and evaluate `models` over folds and seeds, and leave one table in the folder `out`.
 
     cells: the screen, log1p values (`read_cells`).
-    split: additive, holdout, combinations, FILE.toml, obs:COLUMN, a SplitConfig, or a Split; the fold decides the test.
+    split: additive, holdout, combinations, covariate:NAME[=VALUE], FILE.toml, obs:COLUMN, a SplitConfig, or a Split;
+        the fold decides the test.
     folds: default 0-4; a file or a column has fold 0 alone. seeds: how many (0, 1, ...), or which.
     models: presets (`default`, `tiny`, `paper`), `file:NAME=PRED.h5ad` for anybody's predictions (`{fold}` and
         `{seed}` in the path stand for numbers), Contenders, or `baselines` for no model. All baselines and the

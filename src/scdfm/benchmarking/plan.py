@@ -157,7 +157,9 @@ class Plan:
 
 def single(split: SplitConfig | Split) -> bool:
     """Whether a split has no folds."""
-    return isinstance(split, Split) or split.kind in SINGLE_FOLD
+    if isinstance(split, Split) or split.kind in SINGLE_FOLD:
+        return True
+    return split.value is not None or split.targets is not None
 
 
 def make_plan(

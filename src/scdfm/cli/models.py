@@ -30,7 +30,10 @@ def fit(
     screen: Screen,
     min_cells: Annotated[int, typer.Option(help="Leave out perturbed conditions of fewer cells.")] = 1,
     split: Annotated[
-        str | None, typer.Option(help="additive, holdout, combinations, FILE.toml, or obs:COLUMN.")
+        str | None,
+        typer.Option(
+            help="additive, holdout, combinations, covariate:NAME[=VALUE], FILE.toml, or obs:COLUMN."
+        ),
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Fold of the split.")] = None,
     preset: Annotated[str, typer.Option(help="default, paper or tiny.")] = "default",

@@ -95,7 +95,7 @@ def convert_official(
     split: Annotated[
         str,
         typer.Option(
-            help="Split it was trained on: additive, holdout, combinations, FILE.toml, or obs:COLUMN."
+            help="Its split: additive, holdout, combinations, covariate:NAME[=VALUE], FILE.toml, or obs:COLUMN."
         ),
     ] = "additive",
     fold: Annotated[int, typer.Option(help="Fold of the split.")] = 0,

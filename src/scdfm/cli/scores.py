@@ -56,7 +56,10 @@ def benchmark(
     out: Annotated[Path, typer.Option(help="Folder for pieces, tables and page.", show_default=False)],
     screen: Screen,
     split: Annotated[
-        str, typer.Option(help="additive, holdout, combinations, FILE.toml, or obs:COLUMN.")
+        str,
+        typer.Option(
+            help="additive, holdout, combinations, covariate:NAME[=VALUE], FILE.toml, or obs:COLUMN."
+        ),
     ] = "additive",
     folds: Annotated[
         str | None, typer.Option(help="Folds: 0-4, or 0,2. Without it 0-4; a file or column has fold 0.")

@@ -26,11 +26,12 @@ from scdfm.data.design import Design
 from scdfm.data.graph import coexpression_graph, vocabulary_graph
 from scdfm.data.panel import GenePanel, select_genes
 from scdfm.data.simulate import simulate, simulate_cell_types, simulate_doses, simulate_drugs
+from scdfm.data.split import Split
 from scdfm.data.splits import (
-    Split,
     additive_split,
     column_split,
     combinations_split,
+    covariate_split,
     file_split,
     holdout_split,
     make_split,
@@ -59,6 +60,7 @@ __all__ = [
     "column_split",
     "combinations_split",
     "control_of",
+    "covariate_split",
     "covariates",
     "doses",
     "file_split",

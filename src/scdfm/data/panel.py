@@ -13,7 +13,7 @@ from scipy.stats import norm
 from scdfm.config import PanelConfig
 from scdfm.data.cells import CellTable
 from scdfm.data.conditions import CONTROL, targets
-from scdfm.data.splits import Split
+from scdfm.data.split import Split
 from scdfm.data.stored import Matrix, blocks, subset
 
 

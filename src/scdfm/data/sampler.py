@@ -14,7 +14,7 @@ import torch
 from scdfm.data.cells import CellTable
 from scdfm.data.conditions import CONTROL, Vocabulary, targets
 from scdfm.data.panel import GenePanel
-from scdfm.data.splits import Split
+from scdfm.data.split import Split
 from scdfm.data.stored import StoredMatrix, subset
 from scdfm.errors import DataError
 

@@ -1,126 +1,41 @@
-"""Which conditions train, validate and test: published splits, a column of the screen, or a file.
+"""Ways to split a screen: the published ones, by covariate, by a column of the screen, or by a file.
 
-`fold` alone decides the test, so that fits of different seeds are replicates on one test; `seed` chooses the
+Conditions of the same targets stay together at every dose, time and covariate, unless the split is by these. `fold`
+alone decides the test, so that fits of different seeds are replicates on one test; `seed` chooses the
 validation conditions, always out of training. Every split is deterministic and carries a digest.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
+from typing import TYPE_CHECKING, Final, TypeGuard, cast
 
 import numpy as np
 
 from scdfm.config import SplitConfig
-from scdfm.data.conditions import CONTROL, canonical, near, targets
+from scdfm.data.conditions import CONTROL, canonical, covariates, near, targets
+from scdfm.data.split import PARTS, Split, are_names, unmeasured
+from scdfm.data.validation import (
+    finish,
+    singles_of,
+    spare_pairs,
+    touching,
+    validation_like,
+    validation_targets,
+)
 from scdfm.errors import ConditionError, DataError
-from scdfm.seeds import numpy_rng
 
 if TYPE_CHECKING:
     from scdfm.data.cells import CellTable
 
-UNKNOWN: Final = "unknown"
-"""Kind of the split of a model whose training conditions nobody recorded; its parts are empty."""
-PARTS: Final = ("train", "validation", "test")
 COMBINATIONS_DOUBLES: Final = 15
 _PUBLISHED_SEED: Final = 42
 _COLUMN_VALUES: Final = {
     "train": "train", "validation": "validation", "valid": "validation", "val": "validation",
     "test": "test", "ood": "test",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Split:
-    """Canonical names of the conditions of each part, sorted; `control` belongs to none.
-
-    `kind` and `fold` say how the split was made. `test` may be empty only in a split made by hand.
-    """
-
-    kind: str
-    fold: int
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
-    test: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        seen: dict[str, str] = {}
-        for part in PARTS:
-            names = tuple(sorted(canonical(name) for name in getattr(self, part)))
-            object.__setattr__(self, part, names)
-            for name in names:
-                if name == CONTROL:
-                    raise DataError(
-                        f"split: control stands in {part}; leave it out, controls are used everywhere"
-                    )
-                if name in seen:
-                    raise DataError(
-                        f"split: condition '{name}' stands in {seen[name]} and in {part}; keep one"
-                    )
-                seen[name] = part
-        if not self.train and self.kind != UNKNOWN:
-            raise DataError(
-                "split: no training condition is left, expected at least one; keep fewer for the test"
-            )
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        """Every condition of the split: train, validation, test."""
-        return self.train + self.validation + self.test
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the parts: equal digests mean equal parts, however they were made."""
-        parts = {part: getattr(self, part) for part in PARTS}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-    def part(self, name: str) -> tuple[str, ...]:
-        """The conditions of `train`, `validation` or `test`."""
-        if name not in PARTS:
-            raise DataError(f"split: no part '{name}'; expected one of {', '.join(PARTS)}")
-        return tuple(getattr(self, name))
-
-    def composed(self) -> tuple[str, ...]:
-        """Test combinations of which every target was measured alone in training: what `additive` can predict."""
-        alone = set(self.train)
-        return tuple(c for c in self.test if len(targets(c)) > 1 and alone.issuperset(targets(c)))
-
-    def check(self, conditions: Iterable[str]) -> None:
-        """Raise ConditionError unless every condition of the split is among the canonical `conditions`."""
-        measured = set(conditions)
-        for part in PARTS:
-            for name in getattr(self, part):
-                if name not in measured:
-                    raise ConditionError(_unmeasured(f"split: {part} condition", name, measured))
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-able mapping, digest included."""
-        parts = {part: list(getattr(self, part)) for part in PARTS}
-        return {"kind": self.kind, "fold": self.fold, **parts, "digest": self.digest}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Split:
-        """The split of `to_dict`; DataError where a key is missing or the digest does not fit."""
-        expected = {"kind", "fold", *PARTS, "digest"}
-        if set(values) != expected:
-            odd = sorted(expected.symmetric_difference(values))
-            raise DataError(
-                f"split: missing or unexpected keys {', '.join(odd)}; expected {', '.join(sorted(expected))}"
-            )
-        for part in PARTS:
-            if not _names(values[part]):
-                raise DataError(f"split: {part} is {values[part]!r}, expected a list of condition names")
-        split = cls(str(values["kind"]), int(values["fold"]), *(tuple(values[part]) for part in PARTS))
-        if split.digest != values["digest"]:
-            raise DataError(
-                f"split: digest {values['digest']} does not fit the names ({split.digest}); it was edited"
-            )
-        return split
 
 
 def additive_split(
@@ -132,12 +47,13 @@ def additive_split(
 ) -> Split:
     """The published `additive` split: every single trains, a share of the combinations is tested.
 
-    The combinations, sorted as the file spells them, are shuffled by numpy's legacy RandomState(42 + fold);
-    the first int(test_fraction · n) are the test. Validation: combinations out of training.
+    The combinations of targets, sorted as the file spells them, are shuffled by numpy's legacy
+    RandomState(42 + fold); the first int(test_fraction · n) are the test, at every dose and covariate. Validation:
+    combinations out of training.
     """
     names = _spelled(conditions)
     tested = _tested_combinations(names, fold, test_fraction)
-    return _finish("additive", fold, names, tested, validation_fraction, seed)
+    return finish("additive", fold, names, tested, validation_fraction, seed)
 
 
 def holdout_split(
@@ -146,23 +62,32 @@ def holdout_split(
     held_out_targets: int = 12,
     validation_fraction: float = 0.1,
     seed: int = 0,
+    named: Sequence[str] | None = None,
 ) -> Split:
-    """Unseen targets: some measured singles, and every condition that contains one of them, are the test.
+    """Unseen targets: some of them, in every condition that contains one, are the test.
 
-    The sorted singles are shuffled by RandomState(42 + fold), the first `held_out_targets` held out.
-    Validation: further targets with all their conditions, out of training.
+    The sorted targets that were measured alone are shuffled by RandomState(42 + fold), the first `held_out_targets`
+    held out; or those in `named`. Every dose and covariate of theirs is tested. Validation: further targets with all
+    their conditions, out of training.
     """
     names = _spelled(conditions)
-    singles = [name for name in names if len(targets(name)) == 1]
-    if not 1 <= held_out_targets < len(singles):
-        raise DataError(
-            f"holdout split: cannot hold out {held_out_targets} of {len(singles)} singles; "
-            "expected at least 1 and fewer than there are (split.held_out_targets)"
-        )
-    held = set(_shuffled(singles, fold)[:held_out_targets])
-    return _finish(
-        "holdout", fold, names, _touching(names, held), validation_fraction, seed, unseen_targets=True
-    )
+    if named is None:
+        singles = singles_of(names)
+        if not 1 <= held_out_targets < len(singles):
+            raise DataError(
+                f"holdout split: cannot hold out {held_out_targets} of {len(singles)} singles; expected at least 1 and "
+                "fewer than there are (split.held_out_targets), or name the targets (split.targets)"
+            )
+        named = _shuffled(singles, fold)[:held_out_targets]
+    known = {target for name in names for target in targets(name)}
+    for target in named:
+        if target not in known:
+            raise ConditionError(
+                f"holdout split: target '{target}' is not perturbed in the data; expected one of its {len(known)} "
+                f"targets (split.targets), without dose or covariate{near(target, known)}"
+            )
+    tested = touching(names, set(named))
+    return finish("holdout", fold, names, tested, validation_fraction, seed, draw=validation_targets)
 
 
 def combinations_split(
@@ -174,9 +99,67 @@ def combinations_split(
 ) -> Split:
     """The published `combinations` split: the first 15 test combinations of `additive` and their singles are tested."""
     names = _spelled(conditions)
-    first = _tested_combinations(names, fold, test_fraction)[:COMBINATIONS_DOUBLES]
-    singles = {target for name in first for target in targets(name)}.intersection(names)
-    return _finish("combinations", fold, names, [*first, *singles], validation_fraction, seed)
+    tested = _tested_combinations(names, fold, test_fraction)
+    first = [*dict.fromkeys(targets(name) for name in tested)][:COMBINATIONS_DOUBLES]
+    alone = {(target,) for combination in first for target in combination}
+    tested = [name for name in names if targets(name) in alone.union(first)]
+    return finish("combinations", fold, names, tested, validation_fraction, seed)
+
+
+def covariate_split(
+    conditions: CellTable | Iterable[str],
+    covariate: str,
+    value: str | None = None,
+    fold: int = 0,
+    test_fraction: float = 0.3,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+) -> Split:
+    """Unseen settings: every perturbed condition of a covariate's `value`, or pairs of (value, targets).
+
+    Without a value the sorted pairs are shuffled by RandomState(42 + fold), and the first int(test_fraction · n) tested
+    that leave their targets another value to train in, and their value other targets; doses and times of a pair stay
+    together. Control cells are no part of a split: those of a tested value serve as controls. Validation: further
+    such pairs out of training.
+    """
+    names = _spelled(conditions)
+    lacking = [name for name in names if covariate not in covariates(name)]
+    if lacking:
+        known = sorted({key for name in names for key in covariates(name)})
+        raise DataError(
+            f"covariate split: condition '{lacking[0]}' has no covariate '{covariate}'; expected one in every name "
+            f"(those there are: {', '.join(known) or 'none'}): read the cells with covariates=['{covariate}']"
+        )
+    pairs = {name: (covariates(name)[covariate], targets(name)) for name in names}
+
+    def further(
+        train: list[str], tested: Sequence[str], share: float, rng: np.random.Generator
+    ) -> Iterable[str]:
+        trained = {name: pairs[name] for name in train}
+        wanted = max(1, round(share * len(set(trained.values()))))
+        return spare_pairs(trained, wanted, rng.permutation) or validation_like(train, tested, share, rng)
+
+    if value is None:
+        if not 0 < test_fraction < 1:
+            raise DataError(f"split: test_fraction {test_fraction} is not between 0 and 1; try 0.3")
+        order = np.random.RandomState(_PUBLISHED_SEED + fold).permutation
+        wanted = int(test_fraction * len(set(pairs.values())))
+        tested = spare_pairs({name: pairs[name] for name in sorted(names)}, wanted, order)
+        if not tested:
+            raise DataError(
+                f"covariate split: {test_fraction:g} of {len(set(pairs.values()))} pairs of {covariate} and targets leaves "
+                "none to test whose targets and value both train elsewhere; raise split.test_fraction, or hold out a "
+                f"whole value (covariate:{covariate}=VALUE)"
+            )
+    else:
+        values = {pair[0] for pair in pairs.values()}
+        if value not in values:
+            raise DataError(
+                f"covariate split: no perturbed cell has {covariate}={value}; its values are "
+                f"{', '.join(sorted(values))}{near(value, values)}"
+            )
+        tested = [name for name in names if pairs[name][0] == value]
+    return finish("covariate", fold, names, tested, validation_fraction, seed, draw=further)
 
 
 def column_split(cells: CellTable, column: str, validation_fraction: float = 0.1, seed: int = 0) -> Split:
@@ -210,7 +193,7 @@ def column_split(cells: CellTable, column: str, validation_fraction: float = 0.1
     if parts["validation"]:
         validation_fraction = 0.0
     names = [*parts["train"], *parts["test"]]
-    return _finish(
+    return finish(
         "column", 0, names, parts["test"], validation_fraction, seed, validation=parts["validation"]
     )
 
@@ -231,12 +214,12 @@ def file_split(
     for key, names in lists.items():
         for name in names:
             if name not in measured and name != CONTROL:
-                raise ConditionError(_unmeasured(f"split file {path}: {key} condition", name, set(measured)))
+                raise ConditionError(unmeasured(f"split file {path}: {key} condition", name, set(measured)))
     named = {name for names in lists.values() for name in names}
     train = lists.get("train", [name for name in measured if name not in named])
     if "validation" in lists:
         validation_fraction = 0.0
-    return _finish(
+    return finish(
         "file",
         0,
         [*train, *lists["test"]],
@@ -260,8 +243,8 @@ def named_split(
     tested = [canonical(name, control) for name in test]
     for name in tested:
         if name not in measured:
-            raise ConditionError(_unmeasured(f"{kind} split: test condition", name, set(measured)))
-    return _finish(kind, 0, measured, tested, validation_fraction, seed)
+            raise ConditionError(unmeasured(f"{kind} split: test condition", name, set(measured)))
+    return finish(kind, 0, measured, tested, validation_fraction, seed)
 
 
 def make_split(cells: CellTable | Iterable[str], config: SplitConfig | None = None, seed: int = 0) -> Split:
@@ -280,7 +263,12 @@ def make_split(cells: CellTable | Iterable[str], config: SplitConfig | None = No
         assert config.test is not None
         return named_split(cells, config.test, share, seed)
     if config.kind == "holdout":
-        return holdout_split(cells, config.fold, config.held_out_targets, share, seed)
+        return holdout_split(cells, config.fold, config.held_out_targets, share, seed, config.targets)
+    if config.kind == "covariate":
+        assert config.covariate is not None
+        return covariate_split(
+            cells, config.covariate, config.value, config.fold, config.test_fraction, share, seed
+        )
     published = additive_split if config.kind == "additive" else combinations_split
     return published(cells, config.fold, config.test_fraction, share, seed)
 
@@ -317,90 +305,28 @@ def published_order(conditions: CellTable | Iterable[str], fold: int = 0) -> lis
 
 
 def _shuffled_combinations(names: Iterable[str], fold: int) -> list[str]:
-    return _shuffled([name for name in names if len(targets(name)) > 1], fold)
+    """The combinations in shuffled order, those of the same targets side by side."""
+    units: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        if len(targets(name)) > 1:
+            units.setdefault(targets(name), []).append(name)
+    order = np.random.RandomState(_PUBLISHED_SEED + fold).permutation(len(units))
+    alike = list(units.values())
+    return [name for place in order for name in alike[place]]
 
 
 def _tested_combinations(names: Mapping[str, str], fold: int, test_fraction: float) -> list[str]:
     if not 0 < test_fraction < 1:
         raise DataError(f"split: test_fraction {test_fraction} is not between 0 and 1; try 0.3")
-    combinations = _shuffled_combinations(names, fold)
-    tested = combinations[: int(test_fraction * len(combinations))]
+    shuffled = _shuffled_combinations(names, fold)
+    combinations = [*dict.fromkeys(map(targets, shuffled))]
+    tested = set(combinations[: int(test_fraction * len(combinations))])
     if not tested:
         raise DataError(
             f"split: {test_fraction:g} of {len(combinations)} combinations leaves no test condition; raise "
             "split.test_fraction, or choose split.kind 'holdout' for a screen of singles"
         )
-    return tested
-
-
-def _touching(names: Iterable[str], held: set[str]) -> list[str]:
-    return [name for name in names if held.intersection(targets(name))]
-
-
-def _finish(
-    kind: str,
-    fold: int,
-    names: Iterable[str],
-    tested: Sequence[str],
-    validation_fraction: float,
-    seed: int,
-    validation: Sequence[str] = (),
-    unseen_targets: bool = False,
-) -> Split:
-    """Take validation out of training and check that nothing is empty."""
-    if not 0 <= validation_fraction < 1:
-        raise DataError(f"split: validation_fraction {validation_fraction} is not in [0, 1); try 0.1")
-    train = sorted(set(names).difference(tested))
-    if not tested:
-        raise DataError(f"{kind} split: no test condition, expected at least one; name or hold out some")
-    if not train:
-        raise DataError(
-            f"{kind} split: no training condition is left, expected at least one; keep fewer for the test"
-        )
-    if validation_fraction:
-        rng = numpy_rng(seed, "split", kind, fold)
-        draw = _validation_targets if unseen_targets else _validation_like
-        validation = list(draw(train, tested, validation_fraction, rng))
-    rest = set(train).difference(validation)
-    return Split(kind, fold, tuple(rest), tuple(validation), tuple(tested))
-
-
-def _validation_like(
-    train: list[str], tested: Sequence[str], share: float, rng: np.random.Generator
-) -> Iterator[str]:
-    """Training conditions of as many targets as the test's combinations have; any, where there are none."""
-    sizes = {len(targets(name)) for name in tested}
-    combined = {size for size in sizes if size > 1}
-    alike = [name for name in train if len(targets(name)) in (combined or sizes)] or train
-    wanted = min(max(1, round(share * len(alike))), len(train) - 1)
-    yield from (alike[place] for place in rng.permutation(len(alike))[:wanted])
-
-
-def _validation_targets(
-    train: list[str], tested: Sequence[str], share: float, rng: np.random.Generator
-) -> Iterator[str]:
-    """Training singles with every training condition that contains them, up to a share of training."""
-    wanted = max(1, round(share * len(train)))
-    singles = [name for name in train if len(targets(name)) == 1]
-    taken: set[str] = set()
-    for place in rng.permutation(len(singles)):
-        moved = taken.union(_touching(train, {singles[place]}))
-        if len(moved) < len(train) and (not taken or len(moved) <= wanted):
-            taken = moved
-        if len(taken) >= wanted:
-            break
-    yield from sorted(taken)
-
-
-def _unmeasured(what: str, name: str, measured: set[str]) -> str:
-    hint = near(name, measured)
-    return (
-        f"{what} '{name}' is not measured; expected one of the {len(measured)} conditions of the data{hint}"
-    )
-
-
-def _names(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    return [name for name in shuffled if targets(name) in tested]
 
 
 def _read_lists(path: Path, control: str) -> dict[str, list[str]]:
@@ -419,6 +345,6 @@ def _read_lists(path: Path, control: str) -> dict[str, list[str]]:
     if "test" not in values:
         raise DataError(f'split file {path}: no list \'test\'; expected a line such as test = ["A+B", "C"]')
     for key, names in values.items():
-        if not _names(names):
+        if not are_names(names):
             raise DataError(f"split file {path}: {key} is {names!r}; expected a list of condition names")
     return {key: [canonical(name, control) for name in names] for key, names in values.items()}

@@ -14,7 +14,8 @@ import pandas as pd
 
 from scdfm.data.cells import CellTable, cells_of
 from scdfm.data.source import Source, open_source
-from scdfm.data.splits import Split, named_split
+from scdfm.data.split import Split
+from scdfm.data.splits import named_split
 from scdfm.datasets.copies import LABEL, column, holds_counts, relabelled
 from scdfm.datasets.remote import download
 from scdfm.errors import DataError

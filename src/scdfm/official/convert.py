@@ -28,7 +28,7 @@ from scdfm.data import (
     targets,
     vocabulary_graph,
 )
-from scdfm.data.splits import UNKNOWN
+from scdfm.data.split import UNKNOWN
 from scdfm.data.stored import subset
 from scdfm.errors import ConfigError, DataError, RunError
 from scdfm.files import new_folder

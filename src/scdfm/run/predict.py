@@ -15,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from scdfm.data import CONTROL, CellTable, canonical, read_cells, targets
-from scdfm.data.splits import UNKNOWN
+from scdfm.data.split import UNKNOWN
 from scdfm.errors import ConditionError, DataError
 from scdfm.flow import generate
 from scdfm.seeds import numpy_rng, torch_rng

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scdfm.data.conditions import CONTROL, targets
-from scdfm.data.splits import PARTS, UNKNOWN
+from scdfm.data.split import PARTS, UNKNOWN
 from scdfm.errors import DataError, RunError
 from scdfm.screening.correlation import Floats
 

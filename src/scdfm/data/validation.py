@@ -1,0 +1,102 @@
+"""Validation conditions, always out of training: like the test in what is new about them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from scdfm.data.conditions import targets
+from scdfm.data.split import Split
+from scdfm.errors import DataError
+from scdfm.seeds import numpy_rng
+
+
+def finish(
+    kind: str,
+    fold: int,
+    names: Iterable[str],
+    tested: Sequence[str],
+    validation_fraction: float,
+    seed: int,
+    validation: Sequence[str] = (),
+    draw: Callable[[list[str], Sequence[str], float, np.random.Generator], Iterable[str]] | None = None,
+) -> Split:
+    """Take validation out of training by `draw` and check that nothing is empty."""
+    if not 0 <= validation_fraction < 1:
+        raise DataError(f"split: validation_fraction {validation_fraction} is not in [0, 1); try 0.1")
+    train = sorted(set(names).difference(tested))
+    if not tested:
+        raise DataError(f"{kind} split: no test condition, expected at least one; name or hold out some")
+    if not train:
+        raise DataError(
+            f"{kind} split: no training condition is left, expected at least one; keep fewer for the test"
+        )
+    if validation_fraction:
+        rng = numpy_rng(seed, "split", kind, fold)
+        validation = list((draw or validation_like)(train, tested, validation_fraction, rng))
+    rest = set(train).difference(validation)
+    return Split(kind, fold, tuple(rest), tuple(validation), tuple(tested))
+
+
+def validation_like(
+    train: list[str], tested: Sequence[str], share: float, rng: np.random.Generator
+) -> Iterator[str]:
+    """Training conditions of as many targets as the test's combinations have; any, where there are none.
+
+    Those of the same targets go together, unless the test, too, has some of them alone.
+    """
+    together = not {targets(name) for name in train}.intersection(map(targets, tested))
+    units: dict[object, list[str]] = {}
+    for name in train:
+        units.setdefault(targets(name) if together else name, []).append(name)
+    sizes = {len(targets(name)) for name in tested}
+    combined = {size for size in sizes if size > 1}
+    every = list(units.values())
+    alike = [unit for unit in every if len(targets(unit[0])) in (combined or sizes)] or every
+    wanted = min(max(1, round(share * len(alike))), len(every) - 1)
+    yield from (name for place in rng.permutation(len(alike))[:wanted] for name in alike[place])
+
+
+def validation_targets(
+    train: list[str], tested: Sequence[str], share: float, rng: np.random.Generator
+) -> Iterator[str]:
+    """Training targets with every training condition that contains them, up to a share of training."""
+    wanted = max(1, round(share * len(train)))
+    singles = singles_of(train)
+    taken: set[str] = set()
+    for place in rng.permutation(len(singles)):
+        moved = taken.union(touching(train, {singles[place]}))
+        if len(moved) < len(train) and (not taken or len(moved) <= wanted):
+            taken = moved
+        if len(taken) >= wanted:
+            break
+    yield from sorted(taken)
+
+
+def singles_of(names: Iterable[str]) -> list[str]:
+    """The targets that were measured alone, each once, in the order of the names."""
+    return [*dict.fromkeys(target for name in names if len(targets(name)) == 1 for target in targets(name))]
+
+
+def touching(names: Iterable[str], held: set[str]) -> list[str]:
+    """The names that hold one of the targets."""
+    return [name for name in names if held.intersection(targets(name))]
+
+
+def spare_pairs(
+    pairs: Mapping[str, tuple[str, tuple[str, ...]]],
+    wanted: int,
+    permutation: Callable[[int], np.ndarray],
+) -> list[str]:
+    """Names of at most `wanted` (value, targets) pairs, each of which leaves both of its sides in another pair."""
+    units = [*dict.fromkeys(pairs.values())]
+    left = Counter(side for pair in units for side in enumerate(pair))
+    held: set[tuple[str, tuple[str, ...]]] = set()
+    for place in permutation(len(units)):
+        sides = list(enumerate(units[place]))
+        if len(held) < wanted and all(left[side] > 1 for side in sides):
+            held.add(units[place])
+            left.subtract(sides)
+    return [name for name, pair in pairs.items() if pair in held]
