@@ -39,7 +39,7 @@ def runs(call, path: Path, folder: Path) -> scdfm.Run:
     return scdfm.Run.load(folder / "run")
 
 
-@pytest.mark.parametrize("kind", ["combinations"])
+@pytest.mark.parametrize("kind", ["combinations", "doses", "cell-types"])
 def test_the_line_for_a_simulated_screen_runs(call, tmp_path, kind) -> None:
     path = tmp_path / "a screen.h5ad"
     call("simulate", path, "--kind", kind, "--genes", 30, "--targets", 6, "--cells", 20, "--controls", 40)
@@ -47,7 +47,7 @@ def test_the_line_for_a_simulated_screen_runs(call, tmp_path, kind) -> None:
     assert run.split.test
 
 
-@pytest.mark.parametrize("name", ["perturbench_devel"])
+@pytest.mark.parametrize("name", ["perturbench_devel", "kang_pbmc", "sciplex3"])
 def test_the_line_for_real_cells_runs(call, shared, tmp_path, name) -> None:
     run = runs(call, shared / "data" / f"{name}.h5ad", tmp_path)
     assert run.split.test

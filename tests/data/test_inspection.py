@@ -80,6 +80,8 @@ def test_doses_of_drugs() -> None:
     assert found.dose.reason == "4 values from 0.01 to 10"
     assert found.n_conditions == 12
     assert found.drugs
+    assert found.command is not None
+    assert found.command[-1] == 'split.test=["drug1@1", "drug2@1"]'
 
 
 def test_drugs_without_features_leave_nothing_to_hold_out() -> None:
@@ -111,6 +113,15 @@ def test_cell_types_become_a_covariate_and_what_they_decide_does_not() -> None:
     assert found.n_conditions == 6
     assert any("obs['tissue'] is decided by 'cell_type'" in note for note in found.notes)
     assert any("obs['batch'] has controls in every value" in note for note in found.notes)
+    assert found.command is not None
+    assert found.command[5:] == ("--covariates", "cell_type", "--split", "covariate:cell_type")
+    alone = inspect(
+        adata[adata.obs["perturbation"].isin(["control", sorted(adata.obs["perturbation"])[0]])].copy()
+    )
+    assert alone.command is not None
+    assert (
+        alone.command[-1] == "covariate:cell_type=type1"
+    )  # one target: nothing but whole types can be held out
 
 
 def test_a_group_without_controls_is_named() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from scdfm.config import Config
-from scdfm.data.conditions import CONTROL, CONTROL_SPELLINGS, targets
+from scdfm.data.conditions import CONTROL, CONTROL_SPELLINGS, covariates, parse, targets
 from scdfm.data.design import Design
 from scdfm.data.inspection.columns import Guess
 from scdfm.data.inspection.values import Matrix
@@ -53,24 +55,52 @@ def fit_line(
         line += ["--set", "model.perturbation=drugs"]
     if smiles is not None:
         line += ["--features", f"smiles:{smiles.column}"]
-    split = _split(sorted(sizes), design, smiles is not None or not drugs)
+    split = _split(sorted(sizes), design, smiles is not None, not drugs)
     return None if split is None else (*line, *split)
 
 
-def _split(conditions: list[str], design: Design, unseen_targets: bool) -> list[str] | None:
-    """The first of the splits that such a screen can make: unseen combinations, settings, then targets."""
-    singles = {targets(name) for name in conditions if len(targets(name)) == 1}
-    held = max(1, min(12, len(singles) // 5))
-    proposals: list[tuple[dict[str, Any], list[str]]] = [({"kind": "additive"}, ["--split", "additive"])]
-    if design.covariates:
-        proposals.append(({"kind": "covariate"}, ["--split", "covariate"]))
-    if unseen_targets:
-        words = ["--split", "holdout", "--set", f"split.held_out_targets={held}"]
-        proposals.append(({"kind": "holdout", "held_out_targets": held}, words))
-    for options, words in proposals:
+def _split(conditions: list[str], design: Design, described: bool, genes: bool) -> list[str] | None:
+    """The first that can be made of: unseen combinations, described drugs, pairs with a covariate, doses, genes."""
+    for options, words in _proposals(conditions, design, described, genes):
         try:
             make_split(conditions, Config().updated({"split": options}).split)
         except ScdfmError:
             continue
         return words
     return None
+
+
+def _proposals(
+    conditions: list[str], design: Design, described: bool, genes: bool
+) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """Options of a split, and the words of the command that ask for it."""
+    yield {"kind": "additive"}, ["--split", "additive"]
+    alone = {targets(name) for name in conditions if len(targets(name)) == 1}
+    held = max(1, min(12, len(alone) // 5))
+    unseen = (
+        {"kind": "holdout", "held_out_targets": held},
+        ["--split", "holdout", "--set", f"split.held_out_targets={held}"],
+    )
+    if described:
+        yield unseen
+    for column in design.covariates:
+        yield {"kind": "covariate", "covariate": column}, ["--split", f"covariate:{column}"]
+        value = covariates(conditions[0])[column]
+        whole = {"kind": "covariate", "covariate": column, "value": value}
+        yield whole, ["--split", f"covariate:{column}={value}"]
+    if between := _doses_between(conditions):
+        settings = ["split.kind=named", f"split.test={json.dumps(between, ensure_ascii=False)}"]
+        yield {"kind": "named", "test": between}, [word for text in settings for word in ("--set", text)]
+    if genes:
+        yield unseen
+
+
+def _doses_between(conditions: list[str], most: int = 12) -> list[str]:
+    """For up to `most` targets the condition of the middle one of their doses, where there are three or more."""
+    measured: dict[str, list[tuple[float, str]]] = {}
+    for name in conditions:
+        perturbations = parse(name).perturbations
+        if len(perturbations) == 1 and perturbations[0].dose:
+            measured.setdefault(perturbations[0].target, []).append((perturbations[0].dose, name))
+    several = [sorted(pairs) for pairs in measured.values() if len({dose for dose, _ in pairs}) > 2]
+    return [pairs[len(pairs) // 2][1] for pairs in several[: min(most, (len(several) + 1) // 2)]]

@@ -100,5 +100,5 @@ def nothing_to_hold_out(drugs: bool) -> str:
         "give features of the perturbations (--features FILE.csv with SMILES or numbers by name) and --split holdout, or "
         "name test conditions of your own (--split FILE.toml)"
     )
-    what = "combinations, covariates" + ("" if drugs else ", or enough single genes")
+    what = "combinations, covariates, three doses" + ("" if drugs else ", or enough single genes")
     return f"nothing can be held out that could also be predicted, without {what}; {remedy}"
