@@ -65,6 +65,9 @@ class ModelConfig(Section):
     """`softmax` keeps only the first map of each differential attention (the ablation)."""
     perturbation: Literal["genes", "drugs"] = "genes"
     """`genes`: the gene encoder speaks for targets; `drugs`: a learned table."""
+    features: tuple[str, ...] = ()
+    """What describes perturbations beside that: tables (.csv, .tsv, .parquet, .h5ad) by name, a .csv with a column
+    `smiles`, or `smiles:COLUMN` of the cells; projected and added, they speak alone for targets never seen."""
     pooling: Literal["mean", "sum", "attention"] = "mean"
     """How the targets of a condition become one vector: `mean` over slots (published), `sum` of their shifts from
     control, or `attention`, a learned weighted mean of these shifts."""
@@ -125,8 +128,17 @@ class TrainingConfig(Section):
     max_steps: Count = 4000
     conditions_per_batch: Count = 8
     cells_per_condition: Annotated[int, Field(ge=2)] = 6
+    min_cells: Count = 2
+    """Fewest cells of a training or validation condition. With 1, a condition of one cell teaches the velocity but
+    not the spread: the MMD needs different cells."""
     sampling: Literal["condition", "cell"] = "condition"
     """Conditions are drawn uniformly, or by their number of cells."""
+    control_populations: Literal["auto", "always", "never"] = "auto"
+    """Whether the control population of every covariate group is trained as a condition; `auto`: where the screen
+    has covariates, doses or times, which then also learn from control cells."""
+    id_dropout: Fraction = 0.5
+    """Share of the targets with features whose own vector is hidden in a step, so that features learn to speak alone
+    for targets never seen; without features nothing is hidden."""
     condition_dropout: Fraction = 0.0
     """Share of the conditions of a batch that are left out, for `sampling.guidance`."""
     optimizer: Literal["adamw", "adam"] = "adamw"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,12 +52,16 @@ class EncodedConditions:
 
     def __getitem__(self, rows: Tensor) -> EncodedConditions:
         """Some of the conditions, in the order of `rows`."""
-        return self._with({name: value[rows] for name, value in self._tensors()})
+        return self.changed(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodedConditions:
         """The conditions on another device."""
-        moved = {name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors()}
-        return self._with(moved)
+        return self.changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> EncodedConditions:
+        """The conditions with each of their tensors changed."""
+        tensors = {name: change(value) for name, value in vars(self).items() if value is not None}
+        return replace(self, **tensors)
 
     def unconditional(self) -> EncodedConditions:
         """The same conditions with everything but their covariates left out."""
@@ -79,15 +83,6 @@ class EncodedConditions:
             whole = torch.ones_like(hidden) if self.identified is None else self.identified
             thinned = replace(thinned, identified=whole & ~hidden)
         return thinned
-
-    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None:
-                yield field.name, value
-
-    def _with(self, tensors: dict[str, Tensor]) -> EncodedConditions:
-        return replace(self, **tensors)
 
 
 def as_conditions(perturbation: Tensor | EncodedConditions) -> EncodedConditions:

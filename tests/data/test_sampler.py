@@ -14,6 +14,7 @@ import torch
 from scipy import stats
 
 from scdfm.data import Batch, CellTable, ConditionSampler, GenePanel, Split, Vocabulary, read_cells
+from scdfm.data.encoding import ConditionEncoder, ConditionSchema
 from scdfm.errors import ConditionError, DataError
 from scdfm.seeds import numpy_rng
 
@@ -47,11 +48,11 @@ def test_shapes_types_and_contents(cells: CellTable) -> None:
     batch = sampler(cells, n_conditions=2, n_cells=8, vocabulary=vocabulary).sample()
     assert batch.control.shape == batch.target.shape == (16, 4)
     assert batch.control.dtype == batch.target.dtype == torch.float32
-    assert batch.perturbation.shape == (2, 2)
-    assert batch.perturbation.dtype == batch.condition.dtype == torch.int64
+    assert batch.perturbation.tokens.shape == (2, 2)
+    assert batch.perturbation.tokens.dtype == batch.condition.dtype == torch.int64
     assert batch.condition.tolist() == [0] * 8 + [1] * 8
     assert len(set(batch.conditions)) == 2
-    np.testing.assert_array_equal(batch.perturbation.numpy(), vocabulary.encode(batch.conditions))
+    np.testing.assert_array_equal(batch.perturbation.tokens.numpy(), vocabulary.encode(batch.conditions))
     labels = np.array([cells.conditions[code] for code in cells.codes])
     assert labels[rows(batch.target)].tolist() == [batch.conditions[place] for place in batch.condition]
     assert set(labels[rows(batch.control)]) == {"control"}
@@ -101,8 +102,9 @@ def test_cells_are_drawn_uniformly_with_replacement_and_independently(cells: Cel
 
 
 def equal(first: Batch, second: Batch) -> bool:
-    tensors = ("control", "target", "perturbation", "condition")
+    tensors = ("control", "target", "condition")
     same = all(torch.equal(getattr(first, name), getattr(second, name)) for name in tensors)
+    same = same and torch.equal(first.perturbation.tokens, second.perturbation.tokens)
     return same and first.conditions == second.conditions
 
 
@@ -132,8 +134,8 @@ def test_a_given_generator_leaves_the_own_one_alone(cells: CellTable) -> None:
 
 def test_slots_and_devices(cells: CellTable) -> None:
     batch = sampler(cells, slots=4).sample()
-    assert batch.perturbation.shape == (1, 4)
-    assert batch.perturbation[0, 2:].tolist() == [Vocabulary.PAD] * 2
+    assert batch.perturbation.tokens.shape == (1, 4)
+    assert batch.perturbation.tokens[0, 2:].tolist() == [Vocabulary.PAD] * 2
     assert equal(batch.to("cpu"), batch)
 
 
@@ -149,3 +151,58 @@ def test_refusals(cells: CellTable) -> None:
         ConditionSampler(cells, SPLIT, GenePanel(("A", "Q"), 0), numpy_rng(0))
     with pytest.raises(ConditionError, match="'Z' is not measured"):
         ConditionSampler(cells, Split("file", 0, ("Z",), (), ("A",)), PANEL, numpy_rng(0))
+
+
+@pytest.fixture(scope="module")
+def lines() -> CellTable:
+    """Two lines in two batches each; every cell carries its row in gene H."""
+    rng = np.random.default_rng(1)
+    n = 240
+    obs = pd.DataFrame(
+        {
+            "perturbation": rng.choice(["control", "A", "B"], n, p=[0.4, 0.3, 0.3]),
+            "line": rng.choice(["x", "y"], n),
+            "batch": rng.choice(["1", "2"], n),
+        },
+        index=[f"c{i}" for i in range(n)],
+    )
+    x = np.zeros((n, 5), dtype=np.float32)
+    x[:, 3] = np.arange(n) / 16
+    adata = ad.AnnData(sp.csr_matrix(x), obs=obs, var=pd.DataFrame(index=GENES))
+    return read_cells(adata, covariates=["line"], match_controls=["line", "batch"])
+
+
+def test_controls_come_from_the_group_of_each_target_cell(lines: CellTable) -> None:
+    split = Split("file", 0, ("A|line=x", "A|line=y", "B|line=y"), (), ("B|line=x",))
+    encoder = ConditionEncoder(Vocabulary.build(PANEL.genes), ConditionSchema.of(split.train))
+    drawn = ConditionSampler(
+        lines, split, PANEL, numpy_rng(0, "s"), encoder=encoder, n_conditions=3, n_cells=400,
+        control_populations=lines.control_conditions,
+    )  # fmt: skip
+    assert drawn.conditions == (*split.train, "control|line=x", "control|line=y")
+    seen: set[str] = set()
+    pairs: set[tuple[int, int]] = set()
+    for batch in itertools.islice(drawn, 12):
+        target, control = rows(batch.target), rows(batch.control)
+        for place, name in enumerate(batch.conditions):
+            own = target[batch.condition == place]
+            assert set(lines.obs["line"].iloc[own]) == {name[-1]}
+            seen.add(name)
+        np.testing.assert_array_equal(lines.match[target], lines.match[control])
+        assert set(lines.codes[control]) == {0}
+        pairs |= set(zip(lines.match[target].tolist(), control.tolist(), strict=True))
+    assert seen == set(drawn.conditions)
+    everything = {(int(lines.match[row]), int(row)) for row in lines.rows("control")}
+    assert pairs == everything  # every control cell of every group is drawn
+
+
+def test_a_group_without_controls_draws_from_all_where_that_was_asked_for(lines: CellTable) -> None:
+    lonely = (lines.obs["line"] == "x").to_numpy() & (lines.codes == 0)
+    adata = lines.take(np.flatnonzero(~lonely)).to_adata()
+    adata.obs["perturbation"] = [name.split("|")[0] for name in adata.obs["perturbation"]]
+    cells = read_cells(adata, covariates=["line"], control_fallback="all")
+    split = Split("file", 0, ("A|line=x",), (), ("A|line=y",))
+    encoder = ConditionEncoder(Vocabulary.build(PANEL.genes), ConditionSchema.of(split.train))
+    batch = ConditionSampler(cells, split, PANEL, numpy_rng(0), encoder=encoder, n_cells=2000).sample()
+    kept = {round(float(value)) for value in cells.X[cells.rows("control")].toarray()[:, 3] * 16}
+    assert set(rows(batch.control).tolist()) == kept

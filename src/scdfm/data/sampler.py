@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,24 +11,28 @@ import numpy.typing as npt
 import torch
 
 from scdfm.data.cells import CellTable
-from scdfm.data.conditions import CONTROL, Vocabulary, targets
+from scdfm.data.conditions import CONTROL, Vocabulary, parse, targets
+from scdfm.data.encoding import ConditionEncoder
 from scdfm.data.panel import GenePanel
 from scdfm.data.split import Split
 from scdfm.data.stored import StoredMatrix, subset
+from scdfm.encoded import EncodedConditions
 from scdfm.errors import DataError
+
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Batch:
     """B = C · n cells, those of one condition side by side; expression is log1p as in the table.
 
-    control, target: float32 [B, G]; perturbation: token ids int64 [C, P]; condition: int64 [B], places in
+    control, target: float32 [B, G]; perturbation: the C conditions encoded; condition: int64 [B], places in
     `conditions` (C names).
     """
 
     control: torch.Tensor
     target: torch.Tensor
-    perturbation: torch.Tensor
+    perturbation: EncodedConditions
     condition: torch.Tensor
     conditions: tuple[str, ...]
     first: int = 0
@@ -57,16 +60,18 @@ class Batch:
         """This batch with all its tensors changed."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
         changed: dict[str, Any] = {name: change(value) for name, value in tensors.items()}
-        return replace(self, **changed)
+        return replace(self, perturbation=self.perturbation.changed(change), **changed)
 
 
 class ConditionSampler:
     """Draws C conditions × n cells of one part of a split, and as many control cells, endlessly.
 
     Conditions are drawn uniformly (`weights="condition"`) or by their number of cells (`"cell"`), all different
-    where there are C of them. `slots` is P of the encoded conditions (None: as many as the largest of the
-    part needs, two at least). Targets and controls are drawn independently, with replacement, as in the
-    published training. It holds the rows of its part and of control alone: no other cell can be drawn.
+    where there are C of them. `encoder` encodes them (None: one of `vocabulary`, or of all that the split names);
+    `slots` is P (None: as many as the largest of the part needs, two at least). Targets and controls are drawn
+    independently, with replacement, as in the published training; controls from the matching group of each target
+    cell. `control_populations`, such as `control|cell_type=B`, are drawn as conditions beside those of the part. It
+    holds the rows of its part and of control alone: no other cell can be drawn.
 
     Every draw comes from `rng`; `state_dict` saves and `load_state_dict` restores its state.
     """
@@ -78,16 +83,18 @@ class ConditionSampler:
         panel: GenePanel,
         rng: np.random.Generator,
         *,
+        encoder: ConditionEncoder | None = None,
         vocabulary: Vocabulary | None = None,
         slots: int | None = None,
         n_conditions: int = 1,
         n_cells: int = 96,
         weights: Literal["condition", "cell"] = "condition",
         part: Literal["train", "validation", "test"] = "train",
+        control_populations: Sequence[str] = (),
     ) -> None:
-        self.conditions = split.part(part)
-        if not self.conditions:
+        if not split.part(part):
             raise DataError(f"sampler: the split has no {part} condition, expected at least one")
+        self.conditions = (*split.part(part), *control_populations)
         if n_conditions < 1 or n_cells < 1:
             raise DataError(f"sampler: {n_conditions} conditions × {n_cells} cells, expected at least 1 × 1")
         if vocabulary is None:
@@ -95,20 +102,22 @@ class ConditionSampler:
         self.n_conditions = n_conditions
         self.n_cells = n_cells
         self.rng = rng
-        self._perturbation = torch.from_numpy(vocabulary.encode(self.conditions, slots))
+        self._encoder = encoder or ConditionEncoder(vocabulary)
+        self._slots = self._encoder.slots(self.conditions) if slots is None else slots
         self._index(cells, panel)
         sizes = np.array([len(rows) for rows in self._rows], dtype=np.float64)
         self._weights = sizes / sizes.sum() if weights == "cell" else np.full(len(sizes), 1 / len(sizes))
 
     def _index(self, cells: CellTable, panel: GenePanel) -> None:
         """Keep the panel columns of the part's and the control's rows; know the rows of each condition."""
-        rows = [cells.rows(condition) for condition in (CONTROL, *self.conditions)]
-        starts = np.cumsum([0, *map(len, rows)])
-        x = subset(cells.X, np.concatenate(rows), cells.columns(panel.genes))
+        controls = cells.rows(CONTROL)
+        rows = [population(cells, condition) for condition in self.conditions]
+        kept = np.unique(np.concatenate([controls, *rows]))
+        x = subset(cells.X, kept, cells.columns(panel.genes))
         fewer = len(panel.genes) < len(cells.genes)
         self._x = x.compacted() if isinstance(x, StoredMatrix) and fewer else x
-        places = [np.arange(low, high) for low, high in itertools.pairwise(starts)]
-        self._controls, self._rows = places[0], places[1:]
+        self._rows = [np.searchsorted(kept, part) for part in rows]
+        self._controls = _Controls(np.searchsorted(kept, controls), cells.match[kept])
 
     def sample(self, rng: np.random.Generator | None = None) -> Batch:
         """One batch, drawn from `rng` if it is given, else from the sampler's own."""
@@ -116,13 +125,14 @@ class ConditionSampler:
         repeat = self.n_conditions > len(self.conditions)
         chosen = rng.choice(len(self.conditions), self.n_conditions, replace=repeat, p=self._weights)
         target = np.concatenate([_draw(rng, self._rows[place], self.n_cells) for place in chosen])
-        control = _draw(rng, self._controls, len(target))
+        control = self._controls.draw(rng, target)
+        conditions = tuple(self.conditions[place] for place in chosen)
         return Batch(
             control=self._expression(control),
             target=self._expression(target),
-            perturbation=self._perturbation[torch.from_numpy(chosen)],
+            perturbation=self._encoder.encode(conditions, self._slots),
             condition=torch.arange(self.n_conditions).repeat_interleave(self.n_cells),
-            conditions=tuple(self.conditions[place] for place in chosen),
+            conditions=conditions,
         )
 
     def __iter__(self) -> Iterator[Batch]:
@@ -137,9 +147,40 @@ class ConditionSampler:
         """Go on where `state_dict` was taken."""
         self.rng.bit_generator.state = state
 
-    def _expression(self, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+    def _expression(self, rows: Rows) -> torch.Tensor:
         return torch.from_numpy(self._x[rows].toarray())
 
 
-def _draw(rng: np.random.Generator, rows: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
+class _Controls:
+    """Control rows by matching group; a group without any draws from all."""
+
+    def __init__(self, rows: Rows, match: Rows) -> None:
+        """`match` is the group of every row, controls and others."""
+        self._rows = rows[np.argsort(match[rows], kind="stable")]
+        groups = match[self._rows]
+        self._first = np.searchsorted(groups, match, side="left")
+        self._n = np.searchsorted(groups, match, side="right") - self._first
+        alone = self._n == 0
+        self._first[alone], self._n[alone] = 0, len(rows)
+
+    def draw(self, rng: np.random.Generator, targets: Rows) -> Rows:
+        """A control row for each target row."""
+        first, n = self._first[targets], self._n[targets]
+        bound = int(n[0]) if (n == n[0]).all() else n
+        drawn: Rows = self._rows[first + rng.integers(bound, size=len(targets))]
+        return drawn
+
+
+def population(cells: CellTable, condition: str) -> Rows:
+    """The rows of a condition's cells; of `control|KEY=VALUE…`, those of the control cells of these covariates."""
+    asked = parse(condition)
+    if asked.perturbations or not asked.covariates:
+        return cells.rows(condition)
+    rows = cells.rows(CONTROL)
+    for key, value in asked.covariates:
+        rows = rows[(cells.obs[key].iloc[rows] == value).to_numpy()]
+    return rows
+
+
+def _draw(rng: np.random.Generator, rows: Rows, n: int) -> Rows:
     return rows[rng.integers(len(rows), size=n)]

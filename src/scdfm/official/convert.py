@@ -95,8 +95,7 @@ def convert(
     folder.write_graph(out / folder.GRAPH, may_attend.numpy())
     if cells is not None:
         _write_data(out, manifest, cells, split)
-    names = (folder.WEIGHTS, folder.GRAPH, folder.MEANS, folder.CONTROLS)
-    digests = {name: folder.file_digest(out / name) for name in names if (out / name).is_file()}
+    digests = {name: folder.file_digest(out / name) for name in folder.FILES if (out / name).is_file()}
     manifest.model_copy(update={"digests": digests}).save(out)
     return Conversion(Run.load(out), _notes(tensors, found, perturbation, graph, cells, split))
 

@@ -5,6 +5,7 @@
     graph.safetensors     edges of the co-expression graph over the vocabulary
     means.csv             mean log1p expression of control and of each training and validation condition
     controls.h5ad         control cells, so that the run predicts alone (unless training.keep_controls is 0)
+    features.safetensors  features of perturbations, where the fit had some
     log.csv               the training curves
     checkpoints/          last and best, for --resume
 Nothing in it is unpickled.
@@ -26,6 +27,9 @@ from safetensors.torch import load_file, save_file
 
 from scdfm.config import Config
 from scdfm.data import CellTable, Split, Vocabulary, read_cells
+from scdfm.data.encoding import ConditionEncoder
+from scdfm.data.features import FeatureTable, Standardiser
+from scdfm.data.split import UNKNOWN
 from scdfm.encoded import ConditionShape
 from scdfm.errors import RunError
 from scdfm.files import written_whole
@@ -37,13 +41,16 @@ if TYPE_CHECKING:
 
     from scdfm.screening import Screen
 
-WEIGHTS, GRAPH, MEANS, CONTROLS, LOG = (
+WEIGHTS, GRAPH, MEANS, CONTROLS, FEATURES, LOG = (
     "weights.safetensors",
     "graph.safetensors",
     "means.csv",
     "controls.h5ad",
+    "features.safetensors",
     "log.csv",
 )
+FILES = (WEIGHTS, GRAPH, MEANS, CONTROLS, FEATURES)
+"""What the manifest keeps digests of."""
 
 
 class Run:
@@ -63,7 +70,7 @@ class Run:
         if not manifest.digests:
             raise RunError(f"run {path} is not finished; continue it with fit --resume")
         for name, digest in manifest.digests.items():
-            if name not in (WEIGHTS, GRAPH, MEANS, CONTROLS):
+            if name not in FILES:
                 raise RunError(
                     f"run {path}: the manifest names an unknown file '{name}'; restore it or fit again"
                 )
@@ -96,6 +103,15 @@ class Run:
         return Vocabulary(tuple(self.manifest.vocabulary))
 
     @functools.cached_property
+    def encoder(self) -> ConditionEncoder:
+        """What turns names of conditions into tensors, and knows which names the run can predict."""
+        features = None
+        if self.manifest.features is not None:
+            table, standardise = read_features(self.path / FEATURES, self.manifest)
+            features = standardise(table)
+        return encoder_of(self.manifest, features)
+
+    @functools.cached_property
     def means(self) -> pd.DataFrame:
         """Mean log1p expression, condition × G, of control, training and validation conditions; never of test ones."""
         if MEANS not in self.manifest.digests:
@@ -119,7 +135,8 @@ class Run:
         """The velocity field with the weights kept, in evaluation mode."""
         enabled = self.config.graph.enabled
         graph = read_graph(self.path / GRAPH, len(self.vocabulary.tokens)) if enabled else None
-        field = build_field(self.config, self.vocabulary, graph)
+        shape = self.encoder.shape(null=self.config.training.condition_dropout > 0)
+        field = build_field(self.config, self.vocabulary, graph, shape)
         weights = read_tensors(self.path / WEIGHTS)
         try:
             field.load_state_dict(weights)
@@ -136,7 +153,7 @@ class Run:
             raise RunError(
                 f"run {self.path} stores no control cells; give some with --controls (controls=...)"
             )
-        return read_cells(self.path / CONTROLS, self.manifest.perturbation_key, control="control")
+        return read_controls(self.path / CONTROLS, self.manifest, control="control")
 
     def predict(
         self,
@@ -179,14 +196,37 @@ class Run:
         )
 
 
-def build_field(config: Config, vocabulary: Vocabulary, graph: torch.Tensor | None) -> VelocityField:
+def build_field(
+    config: Config, vocabulary: Vocabulary, graph: torch.Tensor | None, shape: ConditionShape
+) -> VelocityField:
     """A velocity field of `config` over `vocabulary`; weights from the config's seed, global generator untouched."""
     from scdfm.seeds import derive
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "weights"))
-        shape = ConditionShape(null=config.training.condition_dropout > 0)
         return VelocityField(config.model, graph, len(vocabulary.tokens), shape=shape)
+
+
+def encoder_of(manifest: Manifest, features: FeatureTable | None) -> ConditionEncoder:
+    """The encoder of a run; `features` are standardised.
+
+    Training makes a target's own vector mean something; the gene encoder, which reads a gene's neighbours, does so
+    for genes of the panel too. Of a run of unknown training conditions every token is taken to be known.
+    """
+    known: set[str] | None = None
+    if manifest.split["kind"] != UNKNOWN:
+        genes = manifest.panel if manifest.config.model.perturbation == "genes" else []
+        known = {*manifest.targets, *genes}
+    return ConditionEncoder(Vocabulary(tuple(manifest.vocabulary)), manifest.conditions, known, features)
+
+
+def read_controls(cells: Any, manifest: Manifest, control: str, target_sum: Any = None) -> CellTable:
+    """Control cells of a file or an AnnData, with the covariates and matching columns of the run."""
+    design = manifest.design
+    return read_cells(
+        cells, manifest.perturbation_key, control, target_sum, covariates=design.get("covariates", ()),
+        match_controls=design.get("match_controls"), control_fallback=design.get("control_fallback", "error"),
+    )  # fmt: skip
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -217,6 +257,20 @@ def read_graph(path: Path, n_tokens: int) -> torch.Tensor:
     return graph
 
 
+def write_features(path: Path, features: FeatureTable, standardise: Standardiser) -> None:
+    """Store features as they were given, and what brings them to one scale."""
+    tensors = {"values": features.values, "centre": standardise.centre, "factor": standardise.factor}
+    write_tensors(path, {name: torch.from_numpy(value) for name, value in tensors.items()})
+
+
+def read_features(path: Path, manifest: Manifest) -> tuple[FeatureTable, Standardiser]:
+    """The features of `write_features`, under the names of the manifest."""
+    assert manifest.features is not None
+    tensors = {name: value.numpy() for name, value in read_tensors(path).items()}
+    table = FeatureTable(tuple(manifest.features.names), tensors["values"], manifest.features.kind)
+    return table, Standardiser(tensors["centre"], tensors["factor"])
+
+
 def read_means(path: Path) -> pd.DataFrame:
     """The means of `write_table`, names kept as text."""
     table = pd.read_csv(path, index_col=0, float_precision="round_trip", keep_default_na=False)
@@ -230,10 +284,12 @@ def source_rates(means: pd.DataFrame) -> torch.Tensor:
 
 
 def write_cells(path: Path, cells: CellTable, rows: np.ndarray, columns: np.ndarray) -> None:
-    """Store some cells on the panel's genes as .h5ad, whole or not at all."""
+    """Store some cells on the panel's genes as .h5ad, whole or not at all, with the columns of their design."""
     import anndata as ad
 
-    obs = pd.DataFrame({cells.perturbation_key: cells.obs[cells.perturbation_key].iloc[rows].astype(str)})
+    kept = dict.fromkeys((cells.perturbation_key, *cells.covariates, *cells.design.match))
+    obs = cells.obs[list(kept)].iloc[rows].copy()
+    obs[cells.perturbation_key] = obs[cells.perturbation_key].astype(str)
     genes = pd.Index(cells.genes[columns].astype(object), name="gene")
     adata = ad.AnnData(cells.X[rows][:, columns], obs=obs, var=pd.DataFrame(index=genes))
     with written_whole(path) as temporary:

@@ -11,12 +11,24 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from scdfm.config import Config
+from scdfm.data.encoding import ConditionSchema
 from scdfm.errors import RunError
 from scdfm.files import write_json
 
-FORMAT = 1
+FORMAT = 2
 NAME = "manifest.json"
 PACKAGES = ("scdfm", "torch", "lightning", "numpy", "scipy", "anndata", "scanpy", "torchdiffeq")
+
+
+class FeatureSource(BaseModel):
+    """The features that training read; their values are in the run folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+    names: list[str]
+    digest: str
+    """sha256 of names and values."""
 
 
 class Manifest(BaseModel):
@@ -37,6 +49,13 @@ class Manifest(BaseModel):
     scale: dict[str, Any]
     perturbation_key: str
     control: str
+    design: dict[str, Any] = {}
+    """Columns of obs that hold covariates, dose and time, and those that match controls (from format 2 on)."""
+    conditions: ConditionSchema = ConditionSchema()
+    """Known values of covariates, and the units of dose and time."""
+    control_populations: list[str] = []
+    """Control populations trained as conditions."""
+    features: FeatureSource | None = None
     data: dict[str, Any]
     """Where the cells came from: path, digest, shape."""
     versions: dict[str, str]

@@ -14,10 +14,12 @@ import scipy.sparse as sp
 import torch
 from tqdm.auto import tqdm
 
-from scdfm.data import CONTROL, CellTable, canonical, read_cells, targets
-from scdfm.data.split import UNKNOWN
+from scdfm.data import CONTROL, CellTable, canonical
+from scdfm.data.conditions import covariates, perturbation_of
 from scdfm.errors import ConditionError, DataError
 from scdfm.flow import generate
+from scdfm.run.extrapolation import extrapolated
+from scdfm.run.folder import read_controls
 from scdfm.seeds import numpy_rng, torch_rng
 
 if TYPE_CHECKING:
@@ -36,17 +38,19 @@ def predict(
 ) -> ad.AnnData:
     """Generate `n_cells` cells for each condition, each conditioned on one control cell.
 
-    conditions: names such as "A+B" in any order; None predicts the test conditions of the run's split.
+    conditions: names such as "A+B" or "JQ1@0.5|cell_line=K562" in any order; None predicts the test conditions of the
+        run's split.
     controls: control cells (log1p, at the run's scale); None takes those stored with the run. Other
-        conditions in the table are ignored.
+        conditions in the table are ignored. Each condition starts from those of its own covariates.
     n_cells: cells per condition; None takes `sampling.cells` of the run's config.
     genes: those of the panel to return, None for all. With `sampling.genes` "joint" they alone are solved, together,
         as the published evaluation does with its 1,000; with "chunks" they are cut out of the whole panel.
     seed: each condition draws from streams of its own, so a population does not depend on what else is asked.
 
     Returns AnnData [conditions · n_cells, genes] of log1p expression; obs holds the condition under the run's
-    perturbation key and `source_control`, the name of the control cell; uns["scdfm"] the provenance.
-    Raises ConditionError for an unknown target, DataError for controls that do not fit the run.
+    perturbation key, its covariates, and `source_control`, the name of the control cell; uns["scdfm"] the provenance,
+    with the conditions that are `extrapolated` and, in `extrapolated_because`, why. Raises ConditionError for a
+    condition the run knows too little of, or without control cells, DataError for controls that do not fit the run.
     """
     n_cells = run.config.sampling.cells if n_cells is None else n_cells
     if n_cells < 1:
@@ -55,11 +59,12 @@ def predict(
     table = run.controls if controls is None else _control_table(run, controls)
     solved, kept = _solved_genes(run, genes)
     expression, cell_names = _expression(run, table, solved)
+    own = {name: table.control_rows(name) for name in names}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     field = run.field.to(device)
     blocks, sources = [], []
     for name in tqdm(names, desc="predict", unit="condition", disable=not progress):
-        rows = _draw(len(cell_names), n_cells, numpy_rng(seed, "controls", name))
+        rows = own[name][_draw(len(own[name]), n_cells, numpy_rng(seed, "controls", name))]
         control = torch.from_numpy(expression[rows].toarray()).to(device)
         blocks.append(sp.csr_matrix(_population(run, field, name, control, solved, seed)[:, kept]))
         sources += [cell_names[row] for row in rows]
@@ -76,16 +81,14 @@ def _condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
     names = list(dict.fromkeys(canonical(name, run.manifest.control) for name in conditions))
     if not names:
         raise ConditionError("no condition to predict: give at least one name, e.g. 'A' or 'A+B'")
-    if CONTROL in names:
-        raise ConditionError("condition 'control': nothing to predict; ask for perturbed conditions only")
-    run.vocabulary.encode(names, slots=None)  # refuses unknown targets before any work is done
-    for name in names if run.config.model.perturbation == "drugs" else ():
-        unseen = sorted(set(targets(name)) - set(run.manifest.targets))
-        if unseen:
+    populations = run.manifest.control_populations
+    for name in names:
+        if perturbation_of(name) == CONTROL and name not in populations:
+            also = f" or one of the populations trained: {', '.join(populations)}" if populations else " only"
             raise ConditionError(
-                f"condition '{name}': nothing is known of '{unseen[0]}', which was in no training condition; "
-                "a learned table predicts only what it was trained on"
+                f"condition '{name}': nothing to predict; ask for perturbed conditions{also}"
             )
+    run.encoder.encode(names)  # refuses what the run knows too little of before any work is done
     return names
 
 
@@ -94,12 +97,18 @@ def _control_table(run: Run, controls: CellTable | ad.AnnData | str | Path) -> C
     scale = run.manifest.scale
     if not isinstance(controls, CellTable):
         target_sum = scale["target_sum"] if scale["declared"] == "counts" else None
-        controls = read_cells(controls, run.manifest.perturbation_key, run.manifest.control, target_sum)
+        controls = read_controls(controls, run.manifest, run.manifest.control, target_sum)
     found = controls.scale.target_sum
     if None not in (found, scale["target_sum"]) and found != scale["target_sum"]:
         raise DataError(
             f"controls: log1p of counts per {found:g}, but the run was fitted at {scale['target_sum']:g}; "
             f"read them with target_sum={scale['target_sum']:g}"
+        )
+    wanted = tuple(run.manifest.conditions.covariates)
+    if lacking := [key for key in wanted if key not in controls.covariates]:
+        raise DataError(
+            f"controls: the run's covariate '{lacking[0]}' is none of the table's "
+            f"({', '.join(controls.covariates) or 'none'}); read them with covariates={wanted}"
         )
     return controls.select([CONTROL])
 
@@ -143,7 +152,7 @@ def _population(
 ) -> np.ndarray:
     """One predicted population [M, genes]."""
     sampling = run.config.sampling
-    perturbation = torch.from_numpy(run.vocabulary.encode([name], slots=None)).to(control.device)
+    perturbation = run.encoder.encode([name]).to(control.device)
     condition = torch.zeros(len(control), dtype=torch.long, device=control.device)
     genes = torch.from_numpy(run.vocabulary.gene_ids(solved)).to(control.device)
     flow = run.config.flow
@@ -167,10 +176,13 @@ def _as_adata(
 ) -> ad.AnnData:
     labels = np.repeat(names, n_cells)
     index = [f"{name}_{i}" for name in names for i in range(n_cells)]
-    obs = pd.DataFrame(
-        {run.manifest.perturbation_key: pd.Categorical(labels, categories=names), "source_control": sources},
-        index=pd.Index(index, name="cell"),
-    )
+    columns: dict[str, Any] = {
+        run.manifest.perturbation_key: pd.Categorical(labels, categories=names), "source_control": sources,
+    }  # fmt: skip
+    for key in run.manifest.conditions.covariates:
+        columns[key] = pd.Categorical(np.repeat([covariates(name)[key] for name in names], n_cells))
+    obs = pd.DataFrame(columns, index=pd.Index(index, name="cell"))
+    beyond = extrapolated(run, names)
     adata = ad.AnnData(cells, obs=obs, var=pd.DataFrame(index=pd.Index(genes, name="gene")))
     adata.uns["scdfm"] = {
         "version": run.manifest.versions["scdfm"],
@@ -183,13 +195,7 @@ def _as_adata(
         "config": hashlib.sha256(run.config.model_dump_json().encode()).hexdigest(),
         "controls": "stored with the run" if stored else "given",
         "cells_per_condition": n_cells,
-        "extrapolated": _extrapolated(run, names),
+        "extrapolated": list(beyond),
+        "extrapolated_because": list(beyond.values()),
     }
     return adata
-
-
-def _extrapolated(run: Run, names: list[str]) -> list[str]:
-    """Conditions with a target that training never perturbed; none where the training conditions are unknown."""
-    if run.split.kind == UNKNOWN:
-        return []
-    return [name for name in names if not set(targets(name)) <= set(run.manifest.targets)]

@@ -113,7 +113,7 @@ class Job:
             raise ConfigError(f"propose {propose}, shard {shard}: expected at least 0 and at least 1")
         ensemble = Ensemble.of(runs)
         asked = chosen(ensemble.first, targets, order, conditions)
-        ensemble.first.vocabulary.encode(asked, slots=None)  # refuses unknown targets before any work is done
+        ensemble.first.encoder.encode(asked)  # refuses unknown targets before any work is done
         ranking = Ranking.of(rank_by, ensemble)
         table = ensemble.control_table(controls)
         calibrate, calibrated_by = calibrating(ensemble, seed)

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 
 from scdfm.config import Config
-from scdfm.data import (
-    CONTROL,
-    CellTable,
-    ConditionSampler,
-    GenePanel,
-    Split,
-    Vocabulary,
-    coexpression_graph,
-    make_split,
-    select_genes,
-    targets,
-    vocabulary_graph,
-)
-from scdfm.data.stored import subset
-from scdfm.errors import ConfigError, RunError
+from scdfm.data import CONTROL, CellTable, ConditionSampler, Split, make_split
+from scdfm.errors import ConfigError
 from scdfm.files import new_folder
 from scdfm.processes import is_first, together, wait_for_all, world_size
 from scdfm.run import Run, folder
-from scdfm.run.manifest import FORMAT, NAME, Manifest, versions
+from scdfm.run.manifest import NAME, Manifest
 from scdfm.seeds import derive, numpy_rng
 from scdfm.training.checkpoint import read_checkpoint
+from scdfm.training.inputs import Features, Inputs, prepare, require_same_run, write_inputs
 from scdfm.training.interruption import stopped
 from scdfm.training.module import FlowModule
 from scdfm.training.steps import Dealt, Prefetched, StepBatches, ValidationConditions
@@ -44,14 +32,18 @@ def fit(
     config: Config | None = None,
     *,
     out: str | Path,
+    features: Features | Sequence[Features] | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> Run:
     """Train a velocity field on the training conditions of `split` and leave a run folder at `out`.
 
-    cells: log1p expression of control and perturbed cells (`read_cells`).
+    cells: log1p expression of control and perturbed cells (`read_cells`), with the covariates, doses and times that
+        its conditions hold.
     split: None makes the one that `config.split` describes.
     config: None is the preset `default`.
+    features: what describes perturbations, beside `model.features` of the config: tables (`scdfm.data.features`),
+        DataFrames, or spellings of files. With them targets that no training condition holds can be predicted.
     resume: continue the fit that was interrupted in `out`; on CPU the weights are, bit for bit, those of an
         uninterrupted one. A finished run is returned as it is; an empty `out` starts a new fit.
 
@@ -65,24 +57,24 @@ def fit(
     config = config or Config.preset("default")
     split = split or make_split(cells, config.split, seed=config.seed)
     split.check(cells.conditions)
-    cells.require_cells((CONTROL, *split.train, *split.validation), at_least=2)
+    cells.require_cells((CONTROL, *split.train, *split.validation), at_least=config.training.min_cells)
     out = Path(out)
     _require_shares(config, split)
     with together(config.training.accelerator == "cpu", config.training.timeout):
         begins = is_first() and not (resume and (out / NAME).is_file())
         if begins:
             new_folder(out)
-        manifest, panel, vocabulary = _prepare(cells, split, config)
+        inputs = prepare(cells, split, config, features)
         if begins:
-            manifest.save(out)
+            inputs.manifest.save(out)
         wait_for_all()
-        _same_run(found := Manifest.load(out), manifest, out)
+        require_same_run(found := Manifest.load(out), inputs.manifest, out)
         if not found.digests:
             if is_first():
-                _write_inputs(cells, split, panel, vocabulary, config, out)
+                write_inputs(cells, split, inputs, out)
             wait_for_all()
-            data = StepData(cells, split, panel, vocabulary, config, first_step=_step_reached(out))
-            _train(data, manifest, out, progress)
+            data = StepData(cells, split, inputs, first_step=_step_reached(out))
+            _train(data, inputs.manifest, out, progress)
             wait_for_all()
         return Run.load(out)
 
@@ -97,68 +89,6 @@ def _require_shares(config: Config, split: Split) -> None:
         )
 
 
-def _prepare(cells: CellTable, split: Split, config: Config) -> tuple[Manifest, GenePanel, Vocabulary]:
-    """Choose the genes, name the tokens, and say all of it in a manifest."""
-    panel = select_genes(cells, split, config.panel)
-    every_target = {target for condition in cells.conditions for target in targets(condition)}
-    vocabulary = Vocabulary.build(panel.genes, every_target)
-    manifest = Manifest(
-        format=FORMAT,
-        seed=config.seed,
-        config=config,
-        vocabulary=list(vocabulary.tokens),
-        panel=list(panel.genes),
-        targets=sorted({target for condition in split.train for target in targets(condition)}),
-        split=split.to_dict(),
-        scale=cells.scale.to_dict(),
-        perturbation_key=cells.perturbation_key,
-        control=cells.control,
-        data={
-            "path": None if cells.source is None else str(cells.source),
-            "digest": cells.digest(),
-            "n_cells": cells.n,
-            "n_genes": len(cells.genes),
-        },
-        versions=versions(),
-    )
-    return manifest, panel, vocabulary
-
-
-def _write_inputs(
-    cells: CellTable, split: Split, panel: GenePanel, vocabulary: Vocabulary, config: Config, out: Path
-) -> None:
-    """Graph, means and control cells, unless they are there: what prediction and evaluation need of the data."""
-    columns = cells.columns(panel.genes)
-    if config.graph.enabled and not (out / folder.GRAPH).is_file():
-        training = np.concatenate([cells.rows(name) for name in (CONTROL, *split.train)])
-        graph = coexpression_graph(
-            subset(cells.X, np.sort(training), columns), k=config.graph.k,
-            negative_edges=config.graph.negative_edges, faithful=config.graph.faithful,
-        )  # fmt: skip
-        folder.write_graph(out / folder.GRAPH, vocabulary_graph(graph, panel.genes, vocabulary))
-    if not (out / folder.MEANS).is_file():
-        means = cells.means([CONTROL, *split.train, *split.validation])[list(panel.genes)]
-        folder.write_table(out / folder.MEANS, means)
-    if config.training.keep_controls and not (out / folder.CONTROLS).is_file():
-        rows = cells.rows(CONTROL)
-        kept = numpy_rng(config.seed, "kept controls").permutation(rows)[: config.training.keep_controls]
-        folder.write_cells(out / folder.CONTROLS, cells, np.sort(kept), columns)
-
-
-def _same_run(found: Manifest, expected: Manifest, out: Path) -> None:
-    """Refuse to resume a run of other options, data or conditions."""
-    differing = [
-        name
-        for name in ("config", "panel", "vocabulary", "split", "scale")
-        if getattr(found, name) != getattr(expected, name)
-    ] + (["data"] if found.data["digest"] != expected.data["digest"] else [])
-    if differing:
-        raise RunError(
-            f"--resume {out}: this run was started with other {' and '.join(differing)}; "
-            "repeat the options and data of its start, or choose another --out"
-        )
-
-
 def _step_reached(out: Path) -> int:
     last = out / CHECKPOINTS / LAST
     return int(read_checkpoint(last)["global_step"]) if last.is_file() else 0
@@ -167,22 +97,19 @@ def _step_reached(out: Path) -> int:
 class StepData(L.LightningDataModule):
     """The batches of a fit, and its validation conditions."""
 
-    def __init__(
-        self, cells: CellTable, split: Split, panel: GenePanel, vocabulary: Vocabulary, config: Config,
-        first_step: int,
-    ) -> None:  # fmt: skip
+    def __init__(self, cells: CellTable, split: Split, inputs: Inputs, first_step: int) -> None:
         super().__init__()
+        config, controls = inputs.manifest.config, inputs.manifest.control_populations
         options = config.training
-        self.config, self.first_step = config, first_step
-        self.gene_ids = torch.from_numpy(vocabulary.gene_ids(panel.genes))
-        self.vocabulary = vocabulary
+        self.config, self.inputs, self.first_step = config, inputs, first_step
+        self.gene_ids = torch.from_numpy(inputs.vocabulary.gene_ids(inputs.panel.genes))
         self.sampler = ConditionSampler(
-            cells, split, panel, numpy_rng(config.seed, "sampler"), vocabulary=vocabulary,
-            n_conditions=min(options.conditions_per_batch, len(split.train)), n_cells=options.cells_per_condition,
-            weights=options.sampling,
+            cells, split, inputs.panel, numpy_rng(config.seed, "sampler"), encoder=inputs.encoder,
+            n_conditions=min(options.conditions_per_batch, len(split.train) + len(controls)),
+            n_cells=options.cells_per_condition, weights=options.sampling, control_populations=controls,
         )  # fmt: skip
         self.validation = ValidationConditions(
-            cells, panel, vocabulary, split.validation, options.validation_cells, config.seed
+            cells, inputs.panel, inputs.encoder, split.validation, options.validation_cells, config.seed
         )
 
     def train_dataloader(self) -> Prefetched:
@@ -208,7 +135,8 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
     """Run Lightning's loop and keep the weights of the best validation, or the last where none is validated."""
     config = manifest.config
     graph = folder.read_graph(out / folder.GRAPH, len(manifest.vocabulary)) if config.graph.enabled else None
-    field = folder.build_field(config, data.vocabulary, graph)
+    shape = data.inputs.encoder.shape(null=config.training.condition_dropout > 0)
+    field = folder.build_field(config, data.inputs.vocabulary, graph, shape)
     rates = folder.source_rates(folder.read_means(out / folder.MEANS))
     module = FlowModule(field, config, data.gene_ids, rates, len(data.validation))
     trainer = make_trainer(config.training, out, validated=len(data.validation) > 0, progress=progress)
@@ -246,8 +174,7 @@ def _finish(module: FlowModule, trainer: L.Trainer, manifest: Manifest, out: Pat
         name.removeprefix("field."): value for name, value in state.items() if name.startswith("field.")
     }
     folder.write_tensors(out / folder.WEIGHTS, weights)
-    names = [folder.WEIGHTS, folder.GRAPH, folder.MEANS, folder.CONTROLS]
-    digests = {name: folder.file_digest(out / name) for name in names if (out / name).is_file()}
+    digests = {name: folder.file_digest(out / name) for name in folder.FILES if (out / name).is_file()}
     manifest.model_copy(update={"result": result, "digests": digests}).save(out)
 
 

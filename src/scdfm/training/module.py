@@ -11,7 +11,6 @@ from torch import Tensor
 
 from scdfm.config import Config, TrainingConfig
 from scdfm.data import Batch
-from scdfm.encoded import as_conditions
 from scdfm.errors import TrainingError
 from scdfm.flow import FlowLoss, flow_loss, generate, interpolate, sample_source, sample_time
 from scdfm.model import VelocityField
@@ -53,7 +52,8 @@ class FlowModule(L.LightningModule):
         noise = sample_source(shape, rng, kind=flow.source, rates=rates)[rows].to(target.device)
         x_t, _ = interpolate(noise, target, t)
         hidden = torch_rng(seed, "hidden conditions", *step)
-        conditions = as_conditions(batch.perturbation).thinned(hidden, self.config.training.condition_dropout)
+        options = self.config.training
+        conditions = batch.perturbation.thinned(hidden, options.condition_dropout, options.id_dropout)
         conditions = conditions[torch.arange(batch.first, batch.first + n_conditions, device=self.device)]
         predicted = self.field(
             x_t=x_t,

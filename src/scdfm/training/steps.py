@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from scdfm.data import CONTROL, Batch, CellTable, ConditionSampler, GenePanel, Vocabulary
+from scdfm.data import Batch, CellTable, ConditionSampler, GenePanel
+from scdfm.data.encoding import ConditionEncoder
+from scdfm.encoded import EncodedConditions
 from scdfm.seeds import numpy_rng
 
 
@@ -83,8 +85,8 @@ class ValidationBatch:
     name: str
     control: torch.Tensor
     """[M, G] log1p."""
-    perturbation: torch.Tensor
-    """[1, P] token ids."""
+    perturbation: EncodedConditions
+    """The condition encoded."""
     control_mean: torch.Tensor
     """[G]"""
     target_mean: torch.Tensor
@@ -92,32 +94,34 @@ class ValidationBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ValidationBatch:
         """The batch on another device."""
-        tensors = (self.control, self.perturbation, self.control_mean, self.target_mean)
-        return ValidationBatch(
-            self.name, *(tensor.to(device, non_blocking=non_blocking) for tensor in tensors)
-        )
+        names = ("control", "perturbation", "control_mean", "target_mean")
+        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
+        return replace(self, **moved)
 
 
 class ValidationConditions(Dataset[ValidationBatch]):
-    """The validation conditions with a fixed draw of control cells each."""
+    """The validation conditions with a fixed draw of matching control cells each.
+
+    Conditions that `encoder` knows too little of, such as a drug that no training condition holds, validate nothing.
+    """
 
     def __init__(
-        self, cells: CellTable, panel: GenePanel, vocabulary: Vocabulary, names: tuple[str, ...],
+        self, cells: CellTable, panel: GenePanel, encoder: ConditionEncoder, names: tuple[str, ...],
         n_cells: int, seed: int,
     ) -> None:  # fmt: skip
-        means = cells.means([CONTROL, *names])[list(panel.genes)]
-        control_rows = cells.rows(CONTROL)
+        names = tuple(name for name in names if encoder.knows(name))
+        means = cells.means(names)[list(panel.genes)]
         columns = cells.columns(panel.genes)
         self.batches = []
         for i, name in enumerate(names):
-            rows = numpy_rng(seed, "validation", name).choice(control_rows, n_cells)
+            rows = numpy_rng(seed, "validation", name).choice(cells.control_rows(name), n_cells)
             self.batches.append(
                 ValidationBatch(
                     name=name,
                     control=torch.from_numpy(cells.X[rows][:, columns].toarray()),
-                    perturbation=torch.from_numpy(vocabulary.encode([name], slots=None)),
-                    control_mean=torch.from_numpy(means.iloc[0].to_numpy(np.float32)),
-                    target_mean=torch.from_numpy(means.iloc[1 + i].to_numpy(np.float32)),
+                    perturbation=encoder.encode([name]),
+                    control_mean=torch.from_numpy(cells.control_mean(name)[columns].astype(np.float32)),
+                    target_mean=torch.from_numpy(means.iloc[i].to_numpy(np.float32)),
                 )
             )
 

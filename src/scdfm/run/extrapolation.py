@@ -1,0 +1,89 @@
+"""Which predictions leave what training has seen, and in which way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from scdfm.data.conditions import Condition, Perturbation, number_text, parse
+from scdfm.data.split import UNKNOWN
+
+if TYPE_CHECKING:
+    from scdfm.run.folder import Run
+
+
+def extrapolated(run: Run, names: Iterable[str]) -> dict[str, str]:
+    """Condition → why its prediction is an extrapolation, of those that are; empty where training is unknown.
+
+    New combinations of targets that trained in other conditions are what the model is for, and none.
+    """
+    if run.split.kind == UNKNOWN:
+        return {}
+    seen = _Seen(run)
+    found = {name: "; ".join(seen.reasons(parse(name))) for name in names}
+    return {name: why for name, why in found.items() if why}
+
+
+class _Seen:
+    """What the training conditions of a run held."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.conditions = [parse(name) for name in run.split.train]
+        self.settings = {(p.target, c.covariates) for c in self.conditions for p in c.perturbations}
+
+    def reasons(self, condition: Condition) -> list[str]:
+        """Why a condition is an extrapolation, in words."""
+        said = [why for p in condition.perturbations if (why := self._of_target(p, condition))]
+        if not any(p.dose != 0 for p in condition.perturbations) and not self._control_trained(condition):
+            said.append("control cells were not trained as a condition")
+        if condition.time and (span := self._times) and not span[0] <= condition.time <= span[1]:
+            low, high, asked = map(number_text, (*span, condition.time))
+            said.append(f"time {asked} is outside the trained {low} to {high}")
+        return said
+
+    def _of_target(self, perturbation: Perturbation, condition: Condition) -> str | None:
+        target, dose = perturbation.target, perturbation.dose
+        if dose == 0:
+            return None
+        if target not in self.run.manifest.targets:
+            return f"'{target}' was never perturbed in training: predicted from {self._known_by(target)}"
+        if (target, condition.covariates) not in self.settings:
+            where = ", ".join(f"{key} {value}" for key, value in condition.covariates) or "no covariates"
+            return f"'{target}' was never perturbed in training with {where}"
+        return self._of_dose(target, dose)
+
+    def _of_dose(self, target: str, dose: float | None) -> str | None:
+        trained = [p.dose for c in self.conditions for p in c.perturbations if p.target == target]
+        doses = [value for value in trained if value is not None]
+        if not doses:
+            return None if dose is None else f"'{target}' was trained without doses"
+        if dose is None:
+            usual = self.run.manifest.conditions.dose_reference
+            if None in trained or usual is None:
+                return None
+            return f"'{target}' has no dose: taken as the usual one of the screen, {number_text(usual)}"
+        if min(doses) <= dose <= max(doses):
+            return None
+        return (
+            f"dose {number_text(dose)} of '{target}' is outside the trained {number_text(min(doses))} to "
+            f"{number_text(max(doses))}"
+        )
+
+    def _known_by(self, target: str) -> str:
+        sources = []
+        if self.run.encoder.described(target):
+            sources.append("its features")
+        if self.run.encoder.identified(target):
+            graph = self.run.config.graph.enabled
+            sources.append("its place in the gene graph" if graph else "its gene's vector")
+        return " and ".join(sources)
+
+    def _control_trained(self, condition: Condition) -> bool:
+        return str(Condition((), condition.covariates)) in self.run.manifest.control_populations
+
+    @cached_property
+    def _times(self) -> tuple[float, float] | None:
+        times = [c.time for c in self.conditions if c.time is not None]
+        return (0.0, max(times)) if times else None

@@ -1,0 +1,183 @@
+"""What a fit prepares before its first step: genes, tokens, features, and the files that prediction needs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from scdfm.config import Config
+from scdfm.data import (
+    CONTROL,
+    CellTable,
+    GenePanel,
+    Split,
+    Vocabulary,
+    coexpression_graph,
+    select_genes,
+    targets,
+    vocabulary_graph,
+)
+from scdfm.data.encoding import ConditionEncoder, ConditionSchema
+from scdfm.data.features import FeatureTable, Standardiser, combine, read, table
+from scdfm.data.sampler import population
+from scdfm.data.stored import subset
+from scdfm.errors import DataError, RunError
+from scdfm.run import folder
+from scdfm.run.manifest import FORMAT, FeatureSource, Manifest, versions
+from scdfm.seeds import numpy_rng
+
+Features = FeatureTable | pd.DataFrame | str | Path
+"""Features as a user gives them: a table made, or what one is read from."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a fit of some cells starts from."""
+
+    manifest: Manifest
+    panel: GenePanel
+    vocabulary: Vocabulary
+    encoder: ConditionEncoder
+    features: FeatureTable | None
+    """As given, and what brings them to one scale."""
+    standardise: Standardiser | None
+
+
+def prepare(
+    cells: CellTable, split: Split, config: Config, features: Features | Sequence[Features] | None
+) -> Inputs:
+    """Choose the genes, name the tokens, read the features, and say all of it in a manifest."""
+    panel = select_genes(cells, split, config.panel)
+    every_target = {target for condition in cells.conditions for target in targets(condition)}
+    vocabulary = Vocabulary.build(panel.genes, every_target)
+    trained = sorted({target for condition in split.train for target in targets(condition)})
+    given = _features(cells, config, features)
+    controls = control_populations(cells, split, config)
+    manifest = Manifest(
+        format=FORMAT,
+        seed=config.seed,
+        config=config,
+        vocabulary=list(vocabulary.tokens),
+        panel=list(panel.genes),
+        targets=trained,
+        split=split.to_dict(),
+        scale=cells.scale.to_dict(),
+        perturbation_key=cells.perturbation_key,
+        control=cells.control,
+        design=cells.design.to_dict(),
+        conditions=ConditionSchema.of((*split.train, *controls)),
+        control_populations=list(controls),
+        features=None if given is None else _source(given),
+        data={
+            "path": None if cells.source is None else str(cells.source),
+            "digest": cells.digest(),
+            "n_cells": cells.n,
+            "n_genes": len(cells.genes),
+        },
+        versions=versions(),
+    )
+    standardise = None if given is None else _standardiser(given, trained)
+    scaled = None if given is None or standardise is None else standardise(given)
+    encoder = folder.encoder_of(manifest, scaled)
+    encoder.slots(
+        (*split.train, *controls)
+    )  # refuses what training could not learn before anything is written
+    return Inputs(manifest, panel, vocabulary, encoder, given, standardise)
+
+
+def control_populations(cells: CellTable, split: Split, config: Config) -> tuple[str, ...]:
+    """The control populations that train as conditions, of every setting of the covariates that has enough cells."""
+    wanted = config.training.control_populations
+    schema = ConditionSchema.of(split.train)
+    if wanted == "never" or (wanted == "auto" and schema == ConditionSchema()):
+        return ()
+    enough = config.training.min_cells
+    return tuple(name for name in cells.control_conditions if len(population(cells, name)) >= enough)
+
+
+def write_inputs(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> None:
+    """Graph, means, control cells and features, unless they are there: what prediction and evaluation need."""
+    panel, config = inputs.panel, inputs.manifest.config
+    columns = cells.columns(panel.genes)
+    if config.graph.enabled and not (out / folder.GRAPH).is_file():
+        training = np.concatenate([cells.rows(name) for name in (CONTROL, *split.train)])
+        graph = coexpression_graph(
+            subset(cells.X, np.sort(training), columns), k=config.graph.k,
+            negative_edges=config.graph.negative_edges, faithful=config.graph.faithful,
+        )  # fmt: skip
+        folder.write_graph(out / folder.GRAPH, vocabulary_graph(graph, panel.genes, inputs.vocabulary))
+    if not (out / folder.MEANS).is_file():
+        means = cells.means([CONTROL, *split.train, *split.validation])[list(panel.genes)]
+        folder.write_table(out / folder.MEANS, means)
+    if config.training.keep_controls and not (out / folder.CONTROLS).is_file():
+        kept = kept_controls(cells, config.training.keep_controls, config.seed)
+        folder.write_cells(out / folder.CONTROLS, cells, kept, columns)
+    if inputs.features is not None and not (out / folder.FEATURES).is_file():
+        assert inputs.standardise is not None
+        folder.write_features(out / folder.FEATURES, inputs.features, inputs.standardise)
+
+
+def kept_controls(cells: CellTable, most: int, seed: int) -> np.ndarray:
+    """Rows of up to `most` control cells, ascending: as even over the matching groups as their sizes let it be."""
+    shuffled = numpy_rng(seed, "kept controls").permutation(cells.rows(CONTROL))
+    turn = pd.Series(cells.match[shuffled]).groupby(cells.match[shuffled]).cumcount().to_numpy()
+    return np.sort(shuffled[np.argsort(turn, kind="stable")[:most]])
+
+
+def require_same_run(found: Manifest, expected: Manifest, out: Path) -> None:
+    """Refuse to resume a run of other options, data, conditions or features."""
+    names = (
+        "config",
+        "panel",
+        "vocabulary",
+        "split",
+        "scale",
+        "conditions",
+        "control_populations",
+        "features",
+    )
+    differing = [name for name in names if getattr(found, name) != getattr(expected, name)] + (
+        ["data"] if found.data["digest"] != expected.data["digest"] else []
+    )
+    if differing:
+        raise RunError(
+            f"--resume {out}: this run was started with other {' and '.join(differing)}; "
+            "repeat the options and data of its start, or choose another --out"
+        )
+
+
+def _features(
+    cells: CellTable, config: Config, given: Features | Sequence[Features] | None
+) -> FeatureTable | None:
+    """The features of the argument and of `model.features`, side by side."""
+    named: list[Features] = [given] if isinstance(given, Features) else list(given or ())
+    named += config.model.features
+    tables = []
+    for source in named:
+        if isinstance(source, FeatureTable):
+            tables.append(source)
+        elif isinstance(source, pd.DataFrame):
+            tables.append(table(source))
+        else:
+            tables.append(read(source, cells.obs, cells.perturbation_key))
+    return combine(tables) if tables else None
+
+
+def _standardiser(features: FeatureTable, trained: Sequence[str]) -> Standardiser:
+    described = [target for target in trained if target in features]
+    if not described:
+        raise DataError(
+            f"features ({features.kind}): none of the {len(trained)} training targets has a row (first: '{trained[0]}'; "
+            f"first row: '{features.names[0]}'); expected the names of the screen: rename the rows"
+        )
+    return features.standardiser(described)
+
+
+def _source(features: FeatureTable) -> FeatureSource:
+    digest = hashlib.sha256("\n".join(features.names).encode() + b"\0" + features.values.tobytes())
+    return FeatureSource(kind=features.kind, names=list(features.names), digest=digest.hexdigest())

@@ -1,0 +1,333 @@
+"""Fits of screens with covariates, doses and features: what reaches the run, and what it predicts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import scdfm
+from scdfm.data.features import table
+from scdfm.data.simulate import simulate_cell_types, simulate_doses, simulate_drugs
+from scdfm.errors import ConditionError, ConfigError, DataError, RunError
+from scdfm.training.module import FlowModule
+
+SMALL: dict[str, Any] = {
+    "panel": {"n_genes": 30},
+    "graph": {"k": 5},
+    "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
+    "flow": {"genes_per_step": 20},
+    "training": {"max_steps": 6, "warmup_steps": 2, "validate_every": 3, "conditions_per_batch": 3,
+                 "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu", "keep_controls": 30},
+    "sampling": {"steps": 2, "cells": 6},
+}  # fmt: skip
+DRUGS = {"model": {"perturbation": "drugs"}}
+
+
+def split_of(cells: scdfm.CellTable, test: list[str]) -> scdfm.Split:
+    perturbed = [name for name in cells.conditions if name != "control"]
+    rest = tuple(name for name in perturbed if name not in test)
+    return scdfm.Split("named", 0, rest[1:], rest[:1], tuple(test))
+
+
+def fitted(
+    cells: scdfm.CellTable, test: list[str], out: Path, *over: dict[str, Any], **options: Any
+) -> scdfm.Run:
+    config = scdfm.Config().updated(SMALL)
+    for values in over:
+        config = config.updated(values)
+    return scdfm.fit(cells, split_of(cells, test), config, out=out, progress=False, **options)
+
+
+def weights(run: scdfm.Run) -> dict[str, torch.Tensor]:
+    return load_file(run.path / "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def typed() -> scdfm.CellTable:
+    adata = simulate_cell_types(
+        n_genes=30, n_targets=3, n_types=3, cells_per_condition=8, n_controls=20, truth_cells=2, seed=1
+    )
+    return scdfm.read_cells(adata, covariates=["cell_type"])
+
+
+@pytest.fixture(scope="module")
+def typed_test(typed: scdfm.CellTable) -> list[str]:
+    return [name for name in typed.conditions if name.endswith("|cell_type=type3")]
+
+
+@pytest.fixture(scope="module")
+def typed_run(typed, typed_test, tmp_path_factory) -> scdfm.Run:
+    return fitted(typed, typed_test, tmp_path_factory.mktemp("typed") / "run")
+
+
+@pytest.fixture(scope="module")
+def dosed() -> scdfm.CellTable:
+    adata = simulate_doses(
+        n_genes=30, n_drugs=3, n_doses=3, cells_per_condition=8, n_controls=20, truth_cells=2, seed=1
+    )
+    return scdfm.read_cells(adata, "drug", dose_key="dose")
+
+
+@pytest.fixture(scope="module")
+def dosed_run(dosed, tmp_path_factory) -> scdfm.Run:
+    return fitted(dosed, ["drug1@0.316"], tmp_path_factory.mktemp("dosed") / "run", DRUGS)
+
+
+@pytest.fixture(scope="module")
+def described() -> tuple[scdfm.CellTable, pd.DataFrame]:
+    adata = simulate_drugs(
+        n_genes=30, n_drugs=6, n_features=3, cells_per_condition=8, n_controls=20, truth_cells=2, seed=1
+    )
+    return scdfm.read_cells(adata, "drug"), pd.DataFrame(adata.uns["features"])
+
+
+@pytest.fixture(scope="module")
+def described_run(described, tmp_path_factory) -> scdfm.Run:
+    cells, features = described
+    return fitted(cells, ["drug2"], tmp_path_factory.mktemp("drugs") / "run", DRUGS, features=features)
+
+
+def test_the_manifest_carries_what_prediction_needs(typed_run, typed_test) -> None:
+    manifest = json.loads((typed_run.path / "manifest.json").read_text())
+    assert manifest["format"] == 2
+    assert manifest["conditions"]["covariates"] == {"cell_type": ["type1", "type2", "type3"]}
+    assert manifest["control_populations"] == [f"control|cell_type=type{i}" for i in (1, 2, 3)]
+    assert manifest["design"]["covariates"] == ["cell_type"]
+    stored = scdfm.Run.load(typed_run.path).controls
+    assert stored.obs["cell_type"].value_counts().to_dict() == {f"type{i}": 10 for i in (1, 2, 3)}
+
+
+def test_a_held_out_cell_type_starts_from_its_own_controls(typed_run, typed_test, typed) -> None:
+    predicted = typed_run.predict(seed=1)
+    assert list(predicted.obs["perturbation"].cat.categories) == typed_test
+    assert set(predicted.obs["cell_type"]) == {"type3"}
+    sources = typed_run.controls.obs.loc[predicted.obs["source_control"], "cell_type"]
+    assert set(sources) == {"type3"}
+    said = predicted.uns["scdfm"]
+    assert list(said["extrapolated"]) == typed_test
+    assert all(
+        why.endswith("was never perturbed in training with cell_type type3")
+        for why in said["extrapolated_because"]
+    )
+    again = typed_run.predict(seed=1, controls=typed)
+    assert set(typed.obs.loc[again.obs["source_control"], "cell_type"]) == {"type3"}
+
+
+def velocity(run: scdfm.Run, condition: str) -> torch.Tensor:
+    """The velocity of five given cells under a condition."""
+    genes = torch.from_numpy(run.vocabulary.gene_ids(run.genes))
+    cells = torch.rand(5, len(genes), generator=torch.Generator().manual_seed(0))
+    asked, first = run.encoder.encode([condition]), torch.zeros(5, dtype=torch.long)
+    with torch.no_grad():
+        return run.field(
+            x_t=cells,
+            t=torch.full((5,), 0.4),
+            control=cells,
+            genes=genes,
+            perturbation=asked,
+            condition=first,
+        )
+
+
+def test_a_covariate_changes_the_velocity_of_one_and_the_same_cell(typed_run) -> None:
+    target = typed_run.manifest.targets[0]
+    one, two = (velocity(typed_run, f"{target}|cell_type=type{i}") for i in (1, 2))
+    assert (one - two).abs().max() > 1e-3
+
+
+def test_control_populations_are_predicted_where_they_were_trained(
+    typed_run, typed, typed_test, tmp_path
+) -> None:
+    predicted = typed_run.predict(["control|cell_type=type3"])
+    assert list(predicted.uns["scdfm"]["extrapolated"]) == []
+    never = fitted(
+        typed, typed_test, tmp_path / "run", {"training": {"control_populations": "never", "max_steps": 1}}
+    )
+    assert never.manifest.control_populations == []
+    with pytest.raises(ConditionError, match="'control|cell_type=type1': nothing to predict"):
+        never.predict(["control|cell_type=type1"])
+    with pytest.raises(ConditionError, match="'type3' is no known value of covariate 'cell_type'"):
+        never.predict()
+
+
+def test_names_and_controls_that_do_not_fit_are_refused(typed_run, typed) -> None:
+    target = typed_run.manifest.targets[0]
+    with pytest.raises(ConditionError, match="has no covariate 'cell_type'"):
+        typed_run.predict([target])
+    with pytest.raises(
+        ConditionError, match="'type9' is no known value .* expected one of 'type1', 'type2', 'type3'"
+    ):
+        typed_run.predict([f"{target}|cell_type=type9"])
+    some = typed.take(np.flatnonzero((typed.obs["cell_type"] != "type2").to_numpy()))
+    with pytest.raises(ConditionError, match=f"'{target}.cell_type=type2' has no control cells of its own"):
+        typed_run.predict([f"{target}|cell_type=type2"], controls=some)
+    plain = typed.select(["control"]).to_adata()
+    with pytest.raises(
+        DataError, match=r"controls: the run's covariate 'cell_type' is none of the table's \(none\)"
+    ):
+        typed_run.predict(controls=scdfm.read_cells(plain))
+
+
+def test_dose_nought_is_control_to_the_bit(dosed_run) -> None:
+    assert dosed_run.manifest.control_populations == ["control"]
+    assert dosed_run.manifest.conditions.dose_reference == pytest.approx(0.316)
+    nought, control, dose = (velocity(dosed_run, name) for name in ("drug1@0", "control", "drug1@10"))
+    assert torch.equal(nought, control)
+    assert (dose - control).abs().max() > 1e-3
+    assert list(dosed_run.predict(["drug1@0"]).uns["scdfm"]["extrapolated"]) == []
+
+
+def test_unseen_doses_are_predicted_and_told(dosed_run) -> None:
+    asked = ["drug1@0.316", "drug2@0.05", "drug2@50", "drug2", "drug2@0.1+drug3@1"]
+    predicted = dosed_run.predict(asked)
+    said = dict(
+        zip(*(predicted.uns["scdfm"][k] for k in ("extrapolated", "extrapolated_because")), strict=True)
+    )
+    assert said == {
+        "drug1@0.316": "dose 0.316 of 'drug1' is outside the trained 10 to 10",  # its lowest dose validates
+        "drug2@50": "dose 50 of 'drug2' is outside the trained 0.01 to 10",
+        "drug2": "'drug2' has no dose: taken as the usual one of the screen, 0.316",
+    }
+    means = [predicted[predicted.obs["drug"] == name].X.toarray() for name in asked]
+    assert all(np.isfinite(mean).all() for mean in means)
+
+
+def test_a_drug_never_seen_is_predicted_from_its_features_alone(described_run, described) -> None:
+    _, features = described
+    predicted = described_run.predict(["drug2", "drug3", "drug2+drug3"])
+    said = predicted.uns["scdfm"]
+    assert list(said["extrapolated"]) == ["drug2", "drug2+drug3"]
+    assert set(said["extrapolated_because"]) == {
+        "'drug2' was never perturbed in training: predicted from its features"
+    }
+    encoded = described_run.encoder.encode(["drug2"])
+    assert encoded.identified is not None
+    assert encoded.identified.tolist() == [[False, True]]
+    # Standardised over the training drugs alone: drug2 tests, drug1 validates.
+    trained = features.drop(index=["drug1", "drug2"])
+    expected = (features.loc["drug2"] - trained.mean()) / trained.std(ddof=0)
+    assert encoded.features is not None
+    np.testing.assert_allclose(encoded.features[0, 0], expected, rtol=1e-4)
+    assert "features.safetensors" in described_run.manifest.digests
+    again = scdfm.Run.load(described_run.path).predict(["drug2"], seed=3)
+    assert (again.X != described_run.predict(["drug2"], seed=3).X).nnz == 0
+
+
+def test_without_features_a_drug_never_seen_is_refused_and_validates_nothing(described, tmp_path) -> None:
+    cells, _ = described
+    run = fitted(cells, ["drug2"], tmp_path / "run", DRUGS)
+    assert run.split.validation == ("drug1",)
+    assert "val_l2" not in run.manifest.result
+    with pytest.raises(
+        ConditionError, match=r"nothing is known of 'drug2'.*expected features of it \(fit with --features"
+    ):
+        run.predict(["drug2"])
+
+
+def test_features_are_read_from_files_that_the_config_names(described, described_run, tmp_path) -> None:
+    cells, features = described
+    features.rename_axis("drug").to_csv(tmp_path / "z.csv")
+    run = fitted(
+        cells, ["drug2"], tmp_path / "run", DRUGS, {"model": {"features": [str(tmp_path / "z.csv")]}}
+    )
+    ours, theirs = weights(run), weights(described_run)
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in ours)
+
+
+def test_features_of_other_names_are_refused(described, tmp_path) -> None:
+    cells, features = described
+    renamed = features.rename(index=lambda name: f"compound {name}")
+    with pytest.raises(
+        DataError,
+        match=r"none of the 4 training targets has a row \(first: 'drug3'; first row: 'comp",
+    ):
+        fitted(cells, ["drug2"], tmp_path / "run", DRUGS, features=table(renamed))
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["typed", "dosed", "described"])
+def test_same_seed_same_bits_and_resuming_too(kind: str, request: pytest.FixtureRequest, tmp_path) -> None:
+    run = request.getfixturevalue(f"{kind}_run")
+    given = request.getfixturevalue(kind)
+    cells, options = (given[0], {"features": given[1]}) if kind == "described" else (given, {})
+    real = FlowModule.training_step
+
+    def dying(self: FlowModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        if self.global_step == 4:
+            raise StoppedError
+        return real(self, batch, batch_idx)
+
+    def again(**more: Any) -> scdfm.Run:
+        return scdfm.fit(
+            cells, run.split, run.config, out=tmp_path / "run", progress=False, **options, **more
+        )
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(FlowModule, "training_step", dying)
+        again()
+    resumed = again(resume=True)
+    ours, theirs = weights(resumed), weights(run)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_resuming_with_other_features_is_refused(described, described_run) -> None:
+    cells, features = described
+    with pytest.raises(RunError, match="started with other features; repeat"):
+        scdfm.fit(
+            cells, described_run.split, described_run.config, out=described_run.path, features=features * 2,
+            resume=True, progress=False,
+        )  # fmt: skip
+
+
+def test_guidance_needs_dropped_conditions_and_changes_predictions(dosed, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="set training.condition_dropout"):
+        scdfm.Config().updated({"sampling": {"guidance": 2.0}})
+    trained = {"training": {"condition_dropout": 0.3}}
+    plain = fitted(dosed, ["drug1@0.316"], tmp_path / "a", DRUGS, trained)
+    assert "conditioning.null" in weights(plain)
+    assert weights(plain)["conditioning.null"].any()
+    copy = shutil.copytree(plain.path, tmp_path / "b")
+    values = json.loads((copy / "manifest.json").read_text())
+    values["config"]["sampling"]["guidance"] = 3.0
+    (copy / "manifest.json").write_text(json.dumps(values))
+    one, three = plain.predict(seed=1).X.toarray(), scdfm.Run.load(copy).predict(seed=1).X.toarray()
+    assert np.abs(one - three).max() > 1e-4
+
+
+def test_conditions_of_one_cell_train_where_that_is_asked_for(dosed, tmp_path) -> None:
+    firsts = [dosed.rows(name)[:1] for name in dosed.conditions if name != "control"]
+    thin = dosed.take(np.concatenate([dosed.rows("control"), *firsts]))
+    with pytest.raises(ConditionError, match="1 cell, expected at least 2"):
+        fitted(thin, ["drug1@0.316"], tmp_path / "a", DRUGS)
+    run = fitted(thin, ["drug1@0.316"], tmp_path / "b", DRUGS, {"training": {"min_cells": 1}})
+    assert np.isfinite(run.predict().X.data).all()
+
+
+def test_a_run_of_the_first_format_still_loads(tmp_path) -> None:
+    cells = scdfm.read_cells(
+        scdfm.simulate(n_genes=30, n_targets=5, cells_per_condition=8, n_controls=20, seed=3)
+    )
+    run = scdfm.fit(cells, config=scdfm.Config().updated(SMALL), out=tmp_path / "run", progress=False)
+    before = run.predict(seed=2).X
+    values = json.loads((run.path / "manifest.json").read_text())
+    values["format"] = 1
+    for key in ("design", "conditions", "control_populations", "features"):
+        del values[key]
+    newer = ("model.features", "model.pooling", "sampling.guidance", "training.control_populations",
+             "training.id_dropout", "training.condition_dropout", "training.min_cells")  # fmt: skip
+    for section, key in (name.split(".") for name in newer):
+        del values["config"][section][key]
+    (run.path / "manifest.json").write_text(json.dumps(values))
+    assert (before != scdfm.Run.load(run.path).predict(seed=2).X).nnz == 0
