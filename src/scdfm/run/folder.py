@@ -190,6 +190,28 @@ class Run:
 
         return screen(self, out=out, targets=targets, order=order, cells=cells, rank_by=rank_by, **options)
 
+    def predict_to(
+        self,
+        out: str | Path,
+        conditions: Sequence[str] | None = None,
+        controls: CellTable | AnnData | str | Path | None = None,
+        n_cells: int | None = None,
+        genes: Sequence[str] | None = None,
+        seed: int = 0,
+        resume: bool = False,
+        overwrite: bool = False,
+        progress: bool = False,
+    ) -> Path:
+        """Write the populations of `predict` to `out` (.h5ad or .zarr) as they come, so that thousands of conditions fit
+        in memory and an interrupted prediction goes on with `resume`; see `scdfm.run.shards.predict_to`.
+        """
+        from scdfm.run.shards import predict_to
+
+        return predict_to(
+            self, out, conditions, controls, n_cells=n_cells, genes=genes, seed=seed, resume=resume,
+            overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+
     def __repr__(self) -> str:
         return (
             f"Run({str(self.path)!r}, {len(self.genes)} genes, {len(self.split.train)} training conditions)"

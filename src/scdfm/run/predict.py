@@ -55,8 +55,8 @@ def predict(
     n_cells = run.config.sampling.cells if n_cells is None else n_cells
     if n_cells < 1:
         raise DataError(f"cells per condition: expected at least 1, found {n_cells}")
-    names = _condition_names(run, conditions)
-    table = run.controls if controls is None else _control_table(run, controls)
+    names = condition_names(run, conditions)
+    table = run.controls if controls is None else control_table(run, controls)
     solved, kept = _solved_genes(run, genes)
     expression, cell_names = _expression(run, table, solved)
     own = {name: table.control_rows(name) for name in names}
@@ -73,7 +73,7 @@ def predict(
     return _as_adata(run, names, returned, n_cells, cells, sources, seed, controls is None)
 
 
-def _condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
+def condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
     if conditions is None:
         conditions = run.split.test
     if isinstance(conditions, str):
@@ -92,7 +92,7 @@ def _condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
     return names
 
 
-def _control_table(run: Run, controls: CellTable | ad.AnnData | str | Path) -> CellTable:
+def control_table(run: Run, controls: CellTable | ad.AnnData | str | Path) -> CellTable:
     """The control cells of `controls`, at the run's scale."""
     scale = run.manifest.scale
     if not isinstance(controls, CellTable):

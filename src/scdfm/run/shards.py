@@ -1,0 +1,223 @@
+"""Predictions of many conditions, written as they come: shards of a few conditions, joined when all are there.
+
+OUT.parts/request.json    what was asked; a resumed prediction must ask the same
+OUT.parts/000000.h5ad     the populations of the first conditions, and so on; each whole or not there
+OUT                       .h5ad or .zarr, under its name only when it is complete; the parts then go
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from tqdm.auto import tqdm
+
+from scdfm.data import CellTable
+from scdfm.errors import DataError
+from scdfm.files import recorded_folder, written_whole
+from scdfm.run.predict import condition_names, control_table, predict
+
+if TYPE_CHECKING:
+    from scdfm.run.folder import Run
+
+SHARD_CELLS: Final = 4096
+"""Predicted cells of one shard, or one condition's where these are more."""
+REQUEST, SUFFIXES = "request.json", (".h5ad", ".zarr")
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards of one request in `folder`; `conditions` holds the names of each."""
+
+    run: Run
+    folder: Path
+    conditions: tuple[tuple[str, ...], ...]
+    controls: CellTable | None
+    n_cells: int
+    genes: tuple[str, ...] | None
+    seed: int
+
+    def path(self, number: int) -> Path:
+        """Where the shard stands."""
+        return self.folder / f"{number:06d}.h5ad"
+
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are not there yet."""
+        return [number for number in range(len(self.conditions)) if not self.path(number).is_file()]
+
+    def predict(self, numbers: Iterable[int], progress: bool = False) -> None:
+        """Write the shards of `numbers`, which any process may do for any of them."""
+        for number in tqdm(list(numbers), desc="predict", unit="shard", disable=not progress):
+            predicted = predict(
+                self.run, self.conditions[number], self.controls, n_cells=self.n_cells, genes=self.genes,
+                seed=self.seed,
+            )  # fmt: skip
+            with written_whole(self.path(number)) as temporary:
+                predicted.write_h5ad(temporary)
+
+    def join(self, out: Path) -> None:
+        """Write all shards, one in memory at a time, as `out`, and remove them."""
+        joined = self.folder / f"joined{out.suffix}"
+        _remove(joined)
+        with _opened(joined) as group:
+            self._join(group)
+        _flush(joined)
+        if out.is_dir():
+            _remove(out)
+        joined.replace(out)
+        _flush(out.parent)
+        shutil.rmtree(self.folder)
+
+    def _join(self, group: Any) -> None:
+        from anndata.io import sparse_dataset, write_elem
+
+        obs, extrapolated = [], []
+        for number in range(len(self.conditions)):
+            shard = ad.read_h5ad(self.path(number))
+            X = sp.csr_matrix(shard.X)
+            if number == 0:
+                first = shard
+                X.indptr = X.indptr.astype(np.int64)  # the whole may hold more values than 32 bits count
+                write_elem(group, "X", X, dataset_kwargs={"compression": "gzip"} if _is_hdf5(group) else {})
+            else:
+                sparse_dataset(group["X"]).append(X)
+            obs.append(shard.obs.astype({self.run.manifest.perturbation_key: str}))
+            extrapolated += list(shard.uns["scdfm"]["extrapolated"])
+        names = [name for part in self.conditions for name in part]
+        table = pd.concat(obs)
+        key = self.run.manifest.perturbation_key
+        table[key] = pd.Categorical(table[key], categories=pd.Index(names))
+        table["source_control"] = table["source_control"].astype(str).astype("category")
+        write_elem(group, "obs", table)
+        write_elem(group, "var", first.var)
+        write_elem(
+            group,
+            "uns",
+            {"scdfm": first.uns["scdfm"] | {"extrapolated": np.array(extrapolated, dtype=object)}},
+        )
+        for name in ("layers", "obsm", "obsp", "varm", "varp"):
+            write_elem(group, name, {})
+        group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+
+
+def predict_to(
+    run: Run,
+    out: str | Path,
+    conditions: Sequence[str] | None = None,
+    controls: CellTable | ad.AnnData | str | Path | None = None,
+    *,
+    n_cells: int | None = None,
+    genes: Sequence[str] | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Write what `predict` returns to `out` (.h5ad or .zarr), a few conditions in memory at a time.
+
+    resume: go on with the prediction that was interrupted in `OUT.parts`; the file is that of an uninterrupted one.
+    overwrite: replace `out` where it exists. The other options are those of `predict`.
+
+    Besides one shard, memory holds the labels of all predicted cells (some 200 bytes each). Raises DataError where
+    `out` or its parts exist, or `resume` meets another request (RunError), and what `predict` raises.
+    """
+    out = _checked(Path(out), resume, overwrite)
+    shards = shards_of(run, out, conditions, controls, n_cells, genes, seed, resume)
+    shards.predict(shards.missing(), progress)
+    shards.join(out)
+    return out
+
+
+def shards_of(
+    run: Run,
+    out: Path,
+    conditions: Sequence[str] | None,
+    controls: CellTable | ad.AnnData | str | Path | None,
+    n_cells: int | None,
+    genes: Sequence[str] | None,
+    seed: int,
+    resume: bool,
+) -> Shards:
+    """The shards of a request, in a folder beside `out` that is new, or with `resume` that of the same request."""
+    names = condition_names(run, conditions)
+    n_cells = run.config.sampling.cells if n_cells is None else n_cells
+    if n_cells < 1:
+        raise DataError(f"cells per condition: expected at least 1, found {n_cells}")
+    table = None if controls is None else control_table(run, controls)
+    record = {
+        "weights": run.manifest.digests["weights.safetensors"],
+        "conditions": names,
+        "controls": None if table is None else table.digest(),
+        "cells": n_cells,
+        "genes": None if genes is None else list(genes),
+        "seed": seed,
+    }
+    folder = recorded_folder(_parts(out), REQUEST, record, resume)
+    size = max(1, SHARD_CELLS // n_cells)
+    grouped = tuple(tuple(names[start : start + size]) for start in range(0, len(names), size))
+    return Shards(run, folder, grouped, table, n_cells, None if genes is None else tuple(genes), seed)
+
+
+def _parts(out: Path) -> Path:
+    return out.with_name(f"{out.name}.parts")
+
+
+def _checked(out: Path, resume: bool, overwrite: bool) -> Path:
+    """`out` if it can be written to."""
+    if out.suffix not in SUFFIXES:
+        raise DataError(f"output {out}: expected a name that ends in .h5ad or .zarr; rename it")
+    if not out.absolute().parent.is_dir():
+        raise DataError(f"output {out}: the folder {out.absolute().parent} does not exist; create it first")
+    unfinished = (_parts(out) / REQUEST).is_file()
+    if out.exists() and not overwrite and not (resume and unfinished):
+        raise DataError(f"output {out} exists; choose another name, or pass --overwrite")
+    if unfinished and not resume:
+        raise DataError(
+            f"output {out}: {_parts(out)} holds an unfinished prediction; continue it with --resume, or remove it"
+        )
+    return out
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The root group of a new h5ad file or zarr store."""
+    if path.suffix == ".h5ad":
+        import h5py
+
+        with h5py.File(path, "w") as file:
+            yield file
+        return
+    import zarr
+
+    with ad.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False):
+        yield zarr.open_group(path, mode="w", zarr_format=3)
+
+
+def _is_hdf5(group: Any) -> bool:
+    return type(group).__module__.startswith("h5py")
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold a file, or all of a store."""
+    for place in (path, *path.rglob("*")) if path.suffix == ".zarr" else (path,):
+        handle = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

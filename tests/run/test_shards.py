@@ -1,0 +1,172 @@
+"""Predictions written as they come: the numbers of `predict`, whatever interrupts them, and never half a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import scdfm
+from scdfm.errors import ConditionError, DataError, RunError
+from scdfm.run import shards
+
+OPTIONS = {
+    "panel": {"n_genes": 30},
+    "graph": {"k": 5},
+    "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
+    "flow": {"genes_per_step": 24},
+    "training": {"max_steps": 2, "warmup_steps": 1, "validate_every": 2, "conditions_per_batch": 2,
+                 "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu", "keep_controls": 20},
+    "sampling": {"steps": 1, "cells": 5},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> scdfm.Run:
+    screen = scdfm.simulate(
+        n_genes=40, n_targets=4, cells_per_condition=8, n_controls=20, truth_cells=8, seed=3
+    )
+    config = scdfm.Config().updated(OPTIONS)
+    return scdfm.fit(
+        scdfm.read_cells(screen), config=config, out=tmp_path_factory.mktemp("shards") / "run", progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def asked(run: scdfm.Run) -> list[str]:
+    a, b, c, d = run.manifest.targets[:4]
+    return [f"{a}+{b}", c, f"{a}+{d}", b, f"{c}+{d}"]
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD_CELLS", 12)  # two conditions of five cells
+
+
+def read(path: Path) -> ad.AnnData:
+    return ad.read_zarr(path) if path.suffix == ".zarr" else ad.read_h5ad(path)
+
+
+def same(found: ad.AnnData, expected: ad.AnnData) -> None:
+    assert (found.X != expected.X).nnz == 0
+    assert found.X.has_sorted_indices
+    assert found.var_names.tolist() == expected.var_names.tolist()
+    pd.testing.assert_frame_equal(found.obs.astype(str), expected.obs.astype(str))
+    assert list(found.obs["perturbation"].cat.categories) == list(expected.obs["perturbation"].cat.categories)
+    said, wanted = found.uns["scdfm"], expected.uns["scdfm"]
+    assert set(said) == set(wanted)
+    for key, value in wanted.items():
+        assert np.all(np.asarray(said[key]) == np.asarray(value)), key
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_the_file_is_what_predict_returns(
+    run: scdfm.Run, asked: list[str], tmp_path: Path, suffix: str
+) -> None:
+    out = tmp_path / f"out{suffix}"
+    assert run.predict_to(out, asked, seed=3) == out
+    same(read(out), run.predict(asked, seed=3))
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    assert scdfm.read_cells(run.predict(asked), control=asked[0]).n == 25  # a form that scdfm reads too
+
+
+def test_genes_controls_and_number_of_cells(run: scdfm.Run, asked: list[str], tmp_path: Path) -> None:
+    options = {"controls": run.controls, "n_cells": 3, "genes": run.genes[4:9], "seed": 1}
+    run.predict_to(tmp_path / "out.h5ad", asked, **options)  # type: ignore[arg-type]
+    same(read(tmp_path / "out.h5ad"), run.predict(asked, **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("done", [0, 1, 3])
+def test_an_interrupted_prediction_goes_on(
+    run: scdfm.Run, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, done: int
+) -> None:
+    out, calls = tmp_path / f"out{suffix}", []
+    predict = shards.predict
+
+    def stopping(*given: object, **options: object) -> ad.AnnData:
+        calls.append(given)
+        if len(calls) > done:
+            raise KeyboardInterrupt
+        return predict(*given, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "predict", stopping)
+        if done == 3:  # all shards are there: it stops while they are joined
+            patch.setattr(shards.Shards, "_join", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run.predict_to(out, asked)
+    assert not out.exists()
+    with pytest.raises(DataError, match="holds an unfinished prediction; continue it with --resume"):
+        run.predict_to(out, asked)
+    calls.clear()
+    monkeypatch.setattr(
+        shards, "predict", lambda *given, **options: calls.append(1) or predict(*given, **options)
+    )
+    run.predict_to(out, asked, resume=True)
+    assert len(calls) == 3 - done
+    same(read(out), run.predict(asked))
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_another_request_is_not_resumed(
+    run: scdfm.Run, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.Shards, "join", lambda *given: None)
+        run.predict_to(tmp_path / "out.h5ad", asked)
+    for other, what in (
+        ({"seed": 1}, "seed"),
+        ({"n_cells": 2}, "cells"),
+        ({"conditions": asked[1:]}, "conditions"),
+    ):
+        with pytest.raises(RunError, match=f"started with other {what}; repeat the options"):
+            run.predict_to(tmp_path / "out.h5ad", **({"conditions": asked} | other), resume=True)  # type: ignore[arg-type]
+
+
+def test_any_process_may_take_any_shard(run: scdfm.Run, asked: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out.h5ad"
+    first = shards.shards_of(run, out, asked, None, None, None, 0, resume=False)
+    second = shards.shards_of(run, out, asked, None, None, None, 0, resume=True)
+    second.predict([2, 0])
+    assert first.missing() == [1]
+    first.predict(first.missing())
+    second.join(out)
+    same(read(out), run.predict(asked))
+
+
+def test_a_stop_between_the_name_and_the_parts_is_finished(
+    run: scdfm.Run, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for suffix in (".h5ad", ".zarr"):
+        out = tmp_path / f"out{suffix}"
+        with monkeypatch.context() as patch:
+            patch.setattr(shards.shutil, "rmtree", lambda *given: None)
+            run.predict_to(out, asked)
+        assert out.exists()
+        run.predict_to(out, asked, resume=True)
+        same(read(out), run.predict(asked))
+        assert not (tmp_path / f"out{suffix}.parts").exists()
+
+
+def test_refusals(run: scdfm.Run, asked: list[str], tmp_path: Path) -> None:
+    (tmp_path / "there.h5ad").touch()
+    with pytest.raises(DataError, match="exists; choose another name, or pass --overwrite"):
+        run.predict_to(tmp_path / "there.h5ad", asked)
+    with pytest.raises(DataError, match=r"ends in \.h5ad or \.zarr"):
+        run.predict_to(tmp_path / "out.csv", asked)
+    with pytest.raises(DataError, match="does not exist; create it first"):
+        run.predict_to(tmp_path / "no" / "out.h5ad", asked)
+    with pytest.raises(ConditionError, match="NOBODY"):
+        run.predict_to(tmp_path / "out.h5ad", ["NOBODY"])
+    with pytest.raises(DataError, match="expected at least 1, found 0"):
+        run.predict_to(tmp_path / "out.h5ad", asked, n_cells=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["there.h5ad"]
+    run.predict_to(tmp_path / "there.h5ad", asked[:1], overwrite=True)
+    assert read(tmp_path / "there.h5ad").n_obs == 5
+    run.predict_to(tmp_path / "there.zarr", asked[:1])
+    run.predict_to(tmp_path / "there.zarr", asked[:2], overwrite=True)
+    assert read(tmp_path / "there.zarr").n_obs == 10
