@@ -67,7 +67,10 @@ def test_the_file_is_what_predict_returns(
     run: scdfm.Run, asked: list[str], tmp_path: Path, suffix: str
 ) -> None:
     out = tmp_path / f"out{suffix}"
-    assert run.predict_to(out, asked, seed=3) == out
+    written = run.predict_to(out, asked, seed=3)
+    assert (written.path, written.n_cells, written.n_genes) == (out, 25, len(run.genes))
+    assert written.conditions == tuple(asked)
+    assert list(written.extrapolated) == list(run.predict(asked).uns["scdfm"]["extrapolated"])
     same(read(out), run.predict(asked, seed=3))
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
     assert scdfm.read_cells(run.predict(asked), control=asked[0]).n == 25  # a form that scdfm reads too

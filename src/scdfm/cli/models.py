@@ -14,8 +14,6 @@ from scdfm.cli.options import (
     Overwrite,
     Quiet,
     config_of,
-    require_free,
-    write_h5ad,
 )  # fmt: skip
 from scdfm.cli.screen import Screen, reads_screen
 from scdfm.errors import ConfigError
@@ -69,7 +67,7 @@ def fit(
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder of a fit.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="File to write (.h5ad).", show_default=False)],
+    out: Annotated[Path, typer.Option(help="File to write (.h5ad or .zarr).", show_default=False)],
     conditions: Annotated[
         list[str] | None, typer.Option(help="Conditions, separated by commas: A+B,C. May be repeated.")
     ] = None,
@@ -82,6 +80,9 @@ def predict(
         int | None, typer.Option(help="Cells per condition; without it the run's sampling.cells.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the prediction that was interrupted at --out.")
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -90,7 +91,6 @@ def predict(
         raise ConfigError(
             "predict: choose exactly one of --conditions A+B,C, --test and --all-pairs-of A,B,C"
         )
-    require_free(out, overwrite)
     from scdfm.run import Run
 
     names: list[str] | None = None
@@ -99,14 +99,14 @@ def predict(
     if all_pairs_of is not None:
         members = dict.fromkeys(name.strip() for name in all_pairs_of.split(",") if name.strip())
         names = ["+".join(pair) for pair in itertools.combinations(members, 2)]
-    predicted = Run.load(run).predict(names, controls, n_cells=cells, seed=seed, progress=not quiet)
-    write_h5ad(predicted, out)
-    extrapolated = list(predicted.uns["scdfm"]["extrapolated"])
-    if extrapolated:
-        typer.echo(
-            f"extrapolation, a target was never perturbed in training: {', '.join(extrapolated)}", err=True
-        )
-    n_conditions = predicted.obs["source_control"].size // max(
-        1, predicted.uns["scdfm"]["cells_per_condition"]
+    written = Run.load(run).predict_to(
+        out, names, controls, n_cells=cells, seed=seed, resume=resume, overwrite=overwrite, progress=not quiet
     )
-    typer.echo(f"{out}: {predicted.n_obs} cells × {predicted.n_vars} genes, {n_conditions} conditions")
+    if written.extrapolated:
+        typer.echo(
+            f"extrapolation, a target was never perturbed in training: {', '.join(written.extrapolated)}",
+            err=True,
+        )
+    typer.echo(
+        f"{out}: {written.n_cells} cells × {written.n_genes} genes, {len(written.conditions)} conditions"
+    )

@@ -39,6 +39,7 @@ from scdfm.run.manifest import Manifest
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from scdfm.run.shards import PredictedFile
     from scdfm.screening import Screen
 
 WEIGHTS, GRAPH, MEANS, CONTROLS, FEATURES, LOG = (
@@ -201,7 +202,7 @@ class Run:
         resume: bool = False,
         overwrite: bool = False,
         progress: bool = False,
-    ) -> Path:
+    ) -> PredictedFile:
         """Write the populations of `predict` to `out` (.h5ad or .zarr) as they come, so that thousands of conditions fit
         in memory and an interrupted prediction goes on with `resume`; see `scdfm.run.shards.predict_to`.
         """

@@ -35,6 +35,17 @@ REQUEST, SUFFIXES = "request.json", (".h5ad", ".zarr")
 
 
 @dataclass(frozen=True)
+class PredictedFile:
+    """What a finished prediction holds; `extrapolated` are conditions with a target that training never perturbed."""
+
+    path: Path
+    n_cells: int
+    n_genes: int
+    conditions: tuple[str, ...]
+    extrapolated: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Shards:
     """The shards of one request in `folder`; `conditions` holds the names of each."""
 
@@ -64,20 +75,23 @@ class Shards:
             with written_whole(self.path(number)) as temporary:
                 predicted.write_h5ad(temporary)
 
-    def join(self, out: Path) -> None:
+    def join(self, out: Path) -> PredictedFile:
         """Write all shards, one in memory at a time, as `out`, and remove them."""
         joined = self.folder / f"joined{out.suffix}"
         _remove(joined)
         with _opened(joined) as group:
-            self._join(group)
+            n_cells, n_genes, extrapolated = self._join(group)
         _flush(joined)
         if out.is_dir():
             _remove(out)
         joined.replace(out)
         _flush(out.parent)
         shutil.rmtree(self.folder)
+        names = tuple(name for part in self.conditions for name in part)
+        return PredictedFile(out, n_cells, n_genes, names, tuple(extrapolated))
 
-    def _join(self, group: Any) -> None:
+    def _join(self, group: Any) -> tuple[int, int, list[str]]:
+        """Write the elements of an AnnData; returns cells, genes and the extrapolated conditions."""
         from anndata.io import sparse_dataset, write_elem
 
         obs, extrapolated = [], []
@@ -91,7 +105,7 @@ class Shards:
             else:
                 sparse_dataset(group["X"]).append(X)
             obs.append(shard.obs.astype({self.run.manifest.perturbation_key: str}))
-            extrapolated += list(shard.uns["scdfm"]["extrapolated"])
+            extrapolated += [str(name) for name in shard.uns["scdfm"]["extrapolated"]]
         names = [name for part in self.conditions for name in part]
         table = pd.concat(obs)
         key = self.run.manifest.perturbation_key
@@ -107,6 +121,7 @@ class Shards:
         for name in ("layers", "obsm", "obsp", "varm", "varp"):
             write_elem(group, name, {})
         group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        return len(table), len(first.var), extrapolated
 
 
 def predict_to(
@@ -121,7 +136,7 @@ def predict_to(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = False,
-) -> Path:
+) -> PredictedFile:
     """Write what `predict` returns to `out` (.h5ad or .zarr), a few conditions in memory at a time.
 
     resume: go on with the prediction that was interrupted in `OUT.parts`; the file is that of an uninterrupted one.
@@ -133,8 +148,7 @@ def predict_to(
     out = _checked(Path(out), resume, overwrite)
     shards = shards_of(run, out, conditions, controls, n_cells, genes, seed, resume)
     shards.predict(shards.missing(), progress)
-    shards.join(out)
-    return out
+    return shards.join(out)
 
 
 def shards_of(
