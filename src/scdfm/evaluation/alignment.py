@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,6 +13,7 @@ from scipy.optimize import minimize_scalar
 
 from scdfm.data.cells import CellTable, read_cells
 from scdfm.data.conditions import CONTROL, canonical, near
+from scdfm.data.design import Design, Designed
 from scdfm.data.source import open_source
 from scdfm.data.stored import StoredMatrix
 from scdfm.data.stored import subset as chosen_cells
@@ -78,16 +79,20 @@ def align(
     if CONTROL not in truth.rows:
         raise DataError("real: no control cells; expected some, every score is taken against them")
     measured = tuple(sorted(c for c in truth.rows if c != CONTROL))
+    matched = (
+        [f"control cells are those of the same {', '.join(table.design.match)}"] if truth.matched else []
+    )
     if predicted is None:
         chosen = _chosen(conditions, measured, measured)
-        return Pair(None, truth, chosen, measured, ())
+        return Pair(None, truth, chosen, measured, tuple(matched))
     claim = (
         _population(predicted)
         if isinstance(predicted, CellTable)
-        else _read(predicted, key, control, subset, backed)
+        else _read(predicted, key, control, table.design, subset, backed)
     )
     _check_declared(predicted, table)
     genes, notes = _common_genes(claim, truth)
+    notes += matched
     claim, truth = _restricted(claim, genes), _restricted(truth, genes)
     scored, unmeasured = _common_conditions(claim, measured)
     if unmeasured:
@@ -101,13 +106,30 @@ def align(
 
 
 def _population(table: CellTable) -> Population:
-    return Population(table.X, np.asarray(table.genes), {c: table.rows(c) for c in table.conditions})
+    rows = {c: table.rows(c) for c in table.conditions}
+    if not table.design.match or CONTROL not in rows:
+        return Population(table.X, np.asarray(table.genes), rows)
+    found: dict[bytes, np.ndarray] = {}  # many conditions share their control rows
+    own = {
+        name: found.setdefault((controls := table.control_rows(name)).tobytes(), controls)
+        for name in (*table.control_conditions, *table.conditions)
+        if name != CONTROL
+    }
+    return Population(table.X, np.asarray(table.genes), rows, own)
 
 
 def _read(
-    source: Cells, key: str, control: str, subset: Mapping[str, str] | None, backed: bool | None
+    source: Cells,
+    key: str,
+    control: str,
+    design: Design,
+    subset: Mapping[str, str] | None,
+    backed: bool | None,
 ) -> Population:
-    """A prediction: like real cells, but it may come without control, and `subset` only holds where it has the column."""
+    """A prediction: like real cells, but it may come without control, and `subset` only holds where it has the column.
+
+    What its labels do not say of covariates, doses and times is taken from the columns of the real cells' `design`.
+    """
     with open_source(source) as opened:
         obs, name = opened.obs, f"prediction {opened.name}"
         if key not in obs.columns:
@@ -126,7 +148,7 @@ def _read(
             if column in obs.columns:
                 kept &= (obs[column].astype(str) == str(value)).to_numpy()
         rows = np.flatnonzero(kept)
-        labels = obs[key].astype(str).to_numpy()[rows]
+        names = _names(obs.iloc[rows], key, control, design, name)
         genes, cells = opened.genes, obs.index[rows].astype(str).tolist()
         if pd.Index(genes).has_duplicates:
             raise DataError(
@@ -140,10 +162,17 @@ def _read(
                 f"{name} holds whole numbers, these look like counts; expected log1p values as in the real cells: "
                 "normalise it as those were (read_cells(..., target_sum=...)) and evaluate the result"
             ) from None
-    names = {label: canonical(label, control) for label in np.unique(labels)}
-    codes = pd.Categorical([names[label] for label in labels])
+    codes = pd.Categorical(names)
     places = {c: np.flatnonzero(codes.codes == i) for i, c in enumerate(codes.categories)}
     return Population(X, np.asarray(genes), places)
+
+
+def _names(obs: pd.DataFrame, key: str, control: str, design: Design, name: str) -> np.ndarray:
+    """The conditions [n] of a prediction's cells."""
+    labels = obs[key].astype(str)
+    dose, time = (k if k in obs.columns else None for k in (design.dose_key, design.time_key))
+    kept = replace(design, dose_key=dose, time_key=time, match_controls=())
+    return Designed.read(obs, labels, kept, control, key, name).names(labels, control)[0]
 
 
 def _check_declared(predicted: Cells, real: CellTable) -> None:
@@ -183,7 +212,7 @@ def _restricted(population: Population, genes: list[str]) -> Population:
     X = chosen_cells(population.X, None, np.array([column[gene] for gene in genes]))
     if not isinstance(X, StoredMatrix):
         X.sort_indices()
-    return Population(X, np.asarray(genes), population.rows)
+    return replace(population, X=X, genes=np.asarray(genes))
 
 
 def _common_conditions(predicted: Population, measured: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -1,17 +1,19 @@
 """What simple rules predict from the training conditions' means alone.
 
 Every baseline maps test conditions to a mean [K, A] (log1p of normalised counts); a row is NaN where the rule
-has no answer. All work on shifts, mean − control mean.
+has no answer. All work on shifts, mean − control mean, where the control is a condition's own if controls are matched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
-from scdfm.data.conditions import targets
+from scdfm.data.conditions import Condition, control_of, parse, targets
+from scdfm.evaluation.doses import DoseScale, indicators, settings_of, single_shift
 from scdfm.evaluation.pseudobulk import Floats
 
 NO_CHANGE, TRAINING_MEAN, ADDITIVE, RIDGE, LOW_RANK = (
@@ -28,77 +30,112 @@ PENALTIES = tuple(float(10.0**e) for e in np.arange(-3, 3.01, 0.25))
 
 @dataclass(frozen=True)
 class Training:
-    """Means [C, A] of the training conditions and of control [A], over `genes` (A)."""
+    """Means [C, A] of the training conditions and of control [A], over `genes` (A).
+
+    `matched`: control means [A] of conditions, or of `control|key=value`, where control cells are matched.
+    """
 
     conditions: tuple[str, ...]
     mean: Floats
     control: Floats
     genes: tuple[str, ...]
+    matched: Mapping[str, Floats] = field(default_factory=dict)
 
-    @property
+    def controls(self, conditions: Sequence[str]) -> Floats:
+        """The control mean of each of `conditions` [K, A]; one [A] for all where controls are not matched."""
+        if not self.matched:
+            return self.control
+        own = [self.matched.get(c, self.matched.get(control_of(c), self.control)) for c in conditions]
+        return np.array(own).reshape(len(own), len(self.control))
+
+    @cached_property
     def shift(self) -> Floats:
         """Mean − control mean, [C, A]."""
-        return self.mean - self.control
+        return self.mean - self.controls(self.conditions)
 
-    @property
-    def centre(self) -> Floats:
-        """O of Systema: the mean [A] of the training conditions' means; NaN without any."""
+    def centre(self, conditions: Sequence[str]) -> Floats:
+        """O of Systema: the mean [A] of the training conditions' means; NaN without any.
+
+        With matched controls, for each of `conditions` its control mean plus the mean training shift [K, A].
+        """
         if not self.conditions:
             return np.full_like(self.control, np.nan)
-        return np.asarray(self.mean.mean(axis=0))
+        if not self.matched:
+            return np.asarray(self.mean.mean(axis=0))
+        return np.asarray(self.controls(conditions) + self.shift.mean(axis=0))
 
 
 def no_change(training: Training, conditions: Sequence[str]) -> Floats:
     """The control mean for every condition, [K, A]."""
-    return np.tile(training.control, (len(conditions), 1))
+    return _rows(training.controls(conditions), conditions)
 
 
 def training_mean(training: Training, conditions: Sequence[str]) -> Floats:
-    """The mean of the training conditions' means for every condition, [K, A]."""
-    return np.tile(training.centre, (len(conditions), 1))
+    """The mean of the training conditions' means for every condition, [K, A] (`Training.centre`)."""
+    return _rows(training.centre(conditions), conditions)
+
+
+def _rows(values: Floats, conditions: Sequence[str]) -> Floats:
+    """A row for each condition, [K, A]."""
+    return np.array(np.broadcast_to(values, (len(conditions), values.shape[-1])))
 
 
 def additive(training: Training, conditions: Sequence[str]) -> Floats:
-    """Control plus the sum of the targets' single shifts, [K, A]; undefined unless every single trained."""
-    shift = dict(zip(training.conditions, training.shift, strict=True))
-    predicted = np.full((len(conditions), len(training.control)), np.nan)
-    for k, condition in enumerate(conditions):
-        singles = targets(condition)
-        if all(target in shift for target in singles):
-            predicted[k] = training.control + sum(shift[target] for target in singles)
+    """Control plus the sum of the targets' single shifts, [K, A]; undefined unless every single trained.
+
+    A target's shift is that of `scdfm.evaluation.doses.single_shift`: of the same covariates and the nearest dose.
+    """
+    known: dict[str, list[tuple[Condition, Floats]]] = {}
+    for name, shift in zip(training.conditions, training.shift, strict=True):
+        if len(targets(name)) == 1:
+            known.setdefault(targets(name)[0], []).append((parse(name), shift))
+    control = no_change(training, conditions)
+    predicted = np.full_like(control, np.nan)
+    for k, name in enumerate(conditions):
+        condition = parse(name)
+        shifts = [single_shift(known.get(one.target, []), one, condition) for one in condition.perturbations]
+        found = [shift for shift in shifts if shift is not None]
+        if len(found) == len(shifts):
+            predicted[k] = control[k] + sum(found)
     return predicted
 
 
 def ridge(training: Training, conditions: Sequence[str], penalty: float | None = None) -> Floats:
     """Ridge regression of the shift on which targets are perturbed and on being a combination, [K, A].
 
-    shift = Σ effect(target) + effect(combination). `penalty` (λ) none: the one of PENALTIES with the smallest
-    leave-one-out error over the training conditions. Unseen targets add nothing; a condition with no seen
-    target is undefined.
+    shift = Σ s(dose) · effect(target) + effect(combination) + Σ effect(covariate value), the last where training has
+    several values; s is `DoseScale`. `penalty` (λ) none: the one of PENALTIES with the smallest leave-one-out error
+    over the training conditions. Unseen targets add nothing; a condition with no seen target is undefined.
     """
     if not training.conditions:
         return np.full((len(conditions), len(training.control)), np.nan)
     known = sorted({target for condition in training.conditions for target in targets(condition)})
-    design = _design(training.conditions, known)
+    scale, settings = DoseScale.of(training.conditions), settings_of(training.conditions)
+    design = _design(training.conditions, known, scale, settings)
     if penalty is None:
         penalty = leave_one_out_penalty(design, training.shift)
     gram = design.T @ design + penalty * np.eye(design.shape[1])
     weights = np.linalg.solve(gram, design.T @ training.shift)
-    predicted = training.control + _design(conditions, known) @ weights
+    predicted = training.controls(conditions) + _design(conditions, known, scale, settings) @ weights
     seen = [any(target in known for target in targets(condition)) for condition in conditions]
     predicted[~np.array(seen, dtype=bool)] = np.nan
     return predicted
 
 
-def _design(conditions: Sequence[str], known: Sequence[str]) -> Floats:
-    """Indicator columns of the `known` targets, then one of being a combination, [C, T + 1]."""
+def _design(
+    conditions: Sequence[str], known: Sequence[str], scale: DoseScale, settings: Sequence[tuple[str, str]]
+) -> Floats:
+    """Columns of the `known` targets (the scaled dose), of being a combination, and of the covariates' `settings`,
+    [C, T + 1 + S]."""
     column = {target: i for i, target in enumerate(known)}
     design = np.zeros((len(conditions), len(known) + 1))
     for row, condition in zip(design, conditions, strict=True):
-        names = targets(condition)
-        row[[column[name] for name in names if name in column]] = 1
-        row[-1] = len(names) > 1
-    return design
+        perturbations = parse(condition).perturbations
+        for one in perturbations:
+            if one.target in column:
+                row[column[one.target]] = scale(one)
+        row[-1] = len(perturbations) > 1
+    return np.hstack([design, indicators(conditions, settings)])
 
 
 def leave_one_out_penalty(design: Floats, response: Floats) -> float:
@@ -121,8 +158,9 @@ def low_rank(training: Training, conditions: Sequence[str], rank: int = 10, pena
     """The bilinear model of Ahlmann-Eltze, Huber and Anders (Nature Methods 2025), [K, A].
 
     Y ≈ G W Pᵀ + b: Y the training shifts (genes × conditions), b their mean, G their leading `rank` principal
-    gene scores, P the rows of G that belong to a condition's targets (summed over its targets), W by ridge. It
-    answers for unseen targets too, where they are genes of the table; otherwise it is undefined.
+    gene scores, P the rows of G that belong to a condition's targets (summed over its targets, times `DoseScale`)
+    and columns of the covariates' values, where training has several, W by ridge. It answers for unseen targets too,
+    where they are genes of the table; otherwise it is undefined.
     """
     undefined = np.full((len(conditions), len(training.control)), np.nan)
     row = {gene: i for i, gene in enumerate(training.genes)}
@@ -135,16 +173,22 @@ def low_rank(training: Training, conditions: Sequence[str], rank: int = 10, pena
     _, axes = np.linalg.eigh((y - b).T @ (y - b))  # ascending: the leading axes stand last
     scores = (y - b) @ axes[:, -n:]
 
+    scale, settings = DoseScale.of(training.conditions), settings_of(training.conditions)
+
     def embed(names: Sequence[str]) -> Floats:
-        return np.array([scores[[row[t] for t in targets(c)]].sum(axis=0) for c in names])
+        summed = [
+            sum((scale(one) * scores[row[one.target]] for one in parse(c).perturbations), np.zeros(n))
+            for c in names
+        ]
+        return np.hstack([np.array(summed), indicators(names, settings)])
 
     p = embed([training.conditions[i] for i in usable])
     left = np.linalg.solve(scores.T @ scores + penalty * np.eye(n), scores.T @ (y - b))
-    w = np.linalg.solve(p.T @ p + penalty * np.eye(n), p.T @ left.T).T
+    w = np.linalg.solve(p.T @ p + penalty * np.eye(p.shape[1]), p.T @ left.T).T
     known = [k for k, c in enumerate(conditions) if all(t in row for t in targets(c))]
     if known:
         answer = scores @ w @ embed([conditions[k] for k in known]).T + b
-        undefined[known] = training.control + answer.T
+        undefined[known] = training.controls([conditions[k] for k in known]) + answer.T
     return undefined
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, ttest_ind_from_stats
 
 from scdfm.evaluation.pseudobulk import Floats, Moments, Population, Rows, moments
@@ -59,14 +60,15 @@ def half_against_all(population: Population, conditions: Sequence[str], seed: in
 
 
 def interpolated_duplicate(
-    half: Moments, n: Floats, control: Moments, n_control: int, training_mean: Floats
+    half: Moments, n: Floats, control: Moments, n_control: NDArray[np.int64], training_mean: Floats
 ) -> Floats:
     """The interpolated duplicate (bioRxiv 2025.10.20.683304), [K, A]: (1 − q) · half + q · training mean.
 
     q is the FDR of the half's cells against control: where a gene shows nothing, the half's mean is noise and
     the training mean the better guess. It is a positive control: a metric on which it does not beat the baselines
     cannot tell a good model from a bad one. The test is Welch's, from the moments [K, A] of the halves (of `n`
-    cells [K]) and of control [1, A]; without spread in both, q is 0 where the means differ and 1 where not.
+    cells [K]) and of control, [1, A] or [K, A] (of `n_control` cells [K, 1]); without spread in both, q is 0 where
+    the means differ and 1 where not.
     """
     count = np.asarray(n, dtype=np.int64)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):

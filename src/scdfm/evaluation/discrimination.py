@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -20,14 +21,24 @@ def discrimination(
     signed: bool,
     distance: Distance = "cityblock",
     without: list[NDArray[np.int64]] | None = None,
+    groups: Iterable[list[int]] | None = None,
 ) -> Floats:
     """Discrimination score [K] of shifts from control `predicted` and `real`, both [K, A].
 
     1 − r / K, where r (from 0) is the rank of the true condition among all K by distance to the prediction:
     1 is best, chance is (K + 1) / 2K. Conditions at exactly the same distance share their mean rank. The
     published variant compares |shift| (`signed=False`), so that a shift of the wrong sign counts as right.
-    `without` names genes (columns) left out for each condition. Undefined (NaN) for a single condition.
+    `without` names genes (columns) left out for each condition. `groups` are places of conditions that are ranked
+    among themselves (default: all). Undefined (NaN) for a single condition.
     """
+    if groups is not None:
+        scores = np.full(len(predicted), np.nan)
+        for places in groups:
+            left_out = None if without is None else [without[k] for k in places]
+            scores[places] = discrimination(
+                predicted[places], real[places], signed=signed, distance=distance, without=left_out
+            )
+        return scores
     if not signed:
         predicted, real = np.abs(predicted), np.abs(real)
     scores = np.full(len(predicted), np.nan)

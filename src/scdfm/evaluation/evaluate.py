@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdfm.data.conditions import CONTROL, canonical
+from scdfm.data.conditions import CONTROL, canonical, control_of, targets
 from scdfm.errors import ConfigError, DataError
 from scdfm.evaluation import baselines, protocols
 from scdfm.evaluation.alignment import Cells, Pair, align
@@ -27,7 +27,7 @@ from scdfm.evaluation.expression import against_control
 from scdfm.evaluation.metrics import METRICS, Standard, checked, score_means
 from scdfm.evaluation.pointwise import top_genes
 from scdfm.evaluation.populations import score_populations
-from scdfm.evaluation.pseudobulk import Floats, Moments, moments, row_means
+from scdfm.evaluation.pseudobulk import Floats, Moments, control_moments, moments, row_means
 
 Protocol = Literal["scdfm", "paper"]
 PAPER_GENES = 1000
@@ -139,6 +139,7 @@ def _setting(
 ) -> tuple[Setting, list[str]]:
     notes = list(pair.notes)
     real = moments(pair.real, [CONTROL, *pair.conditions])
+    controls = control_moments(pair.real, pair.conditions).mean
     trained, more = training_means(training, pair, real.mean[0])
     notes += more
     scored, more = _scored_genes(genes, protocol, pair, real)
@@ -146,15 +147,17 @@ def _setting(
     tests = None
     if "de_spearman" in metrics or ("pearson_delta_hat_20" in metrics and protocol == "scdfm"):
         tests = against_control(pair.real, pair.conditions, CONTROL)
-    shift = real.mean[1:] - real.mean[0]
+    control = controls if pair.real.matched else controls[0]
+    shift = real.mean[1:] - control
     prominence = np.abs(shift if protocol == "paper" or tests is None else tests.z)[:, scored]
     standard = Standard(
         real=real.mean[1:],
-        control=real.mean[0],
-        centre=trained.centre,
+        control=control,
+        centre=trained.centre(pair.conditions),
         scored=scored,
         top=top_genes(prominence),
         significant=(np.zeros_like(prominence, dtype=bool) if tests is None else tests.fdr[:, scored] < 0.05),
+        groups=tuple(pair.real.control_groups(pair.conditions).values()) if pair.real.matched else None,
     )
     return Setting(pair, trained, standard, protocol, metrics, seed), notes
 
@@ -174,7 +177,8 @@ def training_means(training: Any, pair: Pair, control: Floats) -> tuple[Training
         predicted = set(pair.conditions) | (set(pair.predicted.rows) if pair.predicted else set())
         names = tuple(c for c in pair.measured if c not in predicted)
         note = f"training not given: taken as the {len(names)} real conditions that are not predicted"
-        return Training(names, moments(pair.real, names).mean, control, tuple(genes)), [note]
+        matched = _matched_means(pair, names, {})
+        return Training(names, moments(pair.real, names).mean, control, tuple(genes), matched), [note]
     table = training if isinstance(training, pd.DataFrame) else getattr(training, "means", None)
     if not isinstance(table, pd.DataFrame):
         raise ConfigError(
@@ -187,12 +191,38 @@ def training_means(training: Any, pair: Pair, control: Floats) -> tuple[Training
             "give means over all predicted genes"
         )
     table = table.rename(index=lambda label: canonical(str(label)), columns=str)
-    named = [str(c) for c in table.index if c != CONTROL]
+    named = [str(c) for c in table.index if targets(str(c))]
     leaked = [c for c in named if c in set(pair.conditions)]
     kept = tuple(c for c in named if c not in set(leaked))
-    notes = [f"{len(leaked)} scored conditions were left out of the training means: {', '.join(leaked[:5])}"]
+    notes = (
+        [f"{len(leaked)} scored conditions were left out of the training means: {', '.join(leaked[:5])}"]
+        if leaked
+        else []
+    )
     means = table.loc[list(kept), genes].to_numpy(dtype=np.float64)
-    return Training(kept, means, control, tuple(genes)), notes if leaked else []
+    own = {str(c): table.loc[c, genes].to_numpy(dtype=np.float64) for c in table.index if not targets(str(c))}
+    matched = _matched_means(pair, kept, own)
+    astray = [c for c in kept if matched and c not in matched and control_of(c) not in matched]
+    if astray:
+        notes.append(
+            f"{len(astray)} training conditions have no control cells of their own: all stand in for them"
+        )
+    return Training(kept, means, control, tuple(genes), matched), notes
+
+
+def _matched_means(pair: Pair, names: Sequence[str], own: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Control means by condition, or by `control|key=value`, of the real cells; of groups that they lack, the
+    training's `own`. Nothing where controls are not matched."""
+    real = pair.real
+    if not real.matched:
+        return {}
+    lacking = {control_of(name) for name in names if control_of(name) not in real.matched}
+    found = {name: own[name] for name in lacking & set(own)}
+    known = [*real.matched]
+    for places in real.control_groups(known).values():
+        mean = row_means(real.X, real.control_rows(known[places[0]]))
+        found |= {known[k]: mean for k in places}
+    return found
 
 
 def _scored_genes(
@@ -233,7 +263,7 @@ def _score_model(setting: Setting, release: protocols.Release) -> dict[str, Floa
     assert pair.predicted is not None
     means = moments(pair.predicted, pair.conditions).mean
     own = None
-    if setting.protocol == "paper" and CONTROL in pair.predicted.rows:
+    if setting.protocol == "paper" and CONTROL in pair.predicted.rows and not pair.real.matched:
         own = row_means(pair.predicted.X, pair.predicted.rows[CONTROL])
     values = score_means(means, setting.standard, setting.metrics, own)
     names = [name for name in setting.metrics if name in protocols.NAMES]
@@ -245,15 +275,17 @@ def _score_halves(setting: Setting, halves: Halves) -> dict[str, dict[str, Float
     real, conditions = setting.pair.real, setting.pair.conditions
     half, compared = halves.moments(real, conditions)
     against = replace(setting.standard, real=compared.mean)
-    control, n_control = moments(real, [CONTROL]), real.n_cells(CONTROL)
+    control = control_moments(real, conditions)
+    n_control = np.array([len(real.control_rows(c)) for c in conditions])
     n = np.array([len(halves.predicting[condition]) for condition in conditions])
     duplicate = np.full_like(half.mean, np.nan)
     tested = (n > 1) & (n_control > 1) & bool(setting.training.conditions)
     if tested.any():
-        part = Moments(half.mean[tested], half.variance[tested], half.zero[tested])
-        duplicate[tested] = interpolated_duplicate(
-            part, n[tested], control, n_control, setting.training.centre
-        )
+        names = [name for name, kept in zip(conditions, tested, strict=True) if kept]
+        part = half.select(tested)
+        own = control.select(tested) if real.matched else control
+        typical = setting.training.centre(names)
+        duplicate[tested] = interpolated_duplicate(part, n[tested], own, n_control[tested][:, None], typical)
     return {
         CEILING: score_means(half.mean, against, setting.metrics),
         DUPLICATE: score_means(duplicate, against, setting.metrics),

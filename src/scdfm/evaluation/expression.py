@@ -40,12 +40,25 @@ class RankTests:
 
 
 def against_control(population: Population, conditions: Sequence[str], control: str) -> RankTests:
-    """Test each of `conditions` against `control`, all genes, all conditions at once."""
+    """Test each of `conditions` against its control cells, all genes; conditions that share them at once."""
+    if population.matched:
+        return _against_own(population, conditions, control)
     p_value, z = _asymptotic(population, conditions, control)
     for k, condition in enumerate(conditions):
         if population.n_cells(condition) <= SMALL:
             _exact(p_value[k], population, condition, control)
     return RankTests(p_value=p_value, fdr=false_discovery_control(p_value, axis=1), z=z)
+
+
+def _against_own(population: Population, conditions: Sequence[str], control: str) -> RankTests:
+    """The tests of conditions with control cells of their own, group by group."""
+    values = np.empty((3, len(conditions), population.X.shape[1]))
+    for places in population.control_groups(conditions).values():
+        names = [conditions[k] for k in places]
+        rows = {name: population.rows[name] for name in names} | {control: population.control_rows(names[0])}
+        tests = against_control(Population(population.X, population.genes, rows), names, control)
+        values[:, places] = (tests.p_value, tests.fdr, tests.z)
+    return RankTests(*values)
 
 
 def _asymptotic(population: Population, conditions: Sequence[str], control: str) -> tuple[Floats, Floats]:

@@ -51,8 +51,9 @@ def checked(metrics: Iterable[str] | None, known: tuple[str, ...]) -> tuple[str,
 class Standard:
     """What predicted means are scored against, K conditions over A genes.
 
-    `real` [K, A]; `control` [A], the real one; `centre` [A], Systema's O (NaN where nothing trained); `scored` [G],
-    columns of the pointwise metrics; `top` [K, 20] and `significant` [K, G], places within the scored genes.
+    `real` [K, A]; `control` [A], the real one, or [K, A], each condition's own; `centre` (likewise), Systema's O (NaN
+    where nothing trained); `scored` [G], columns of the pointwise metrics; `top` [K, 20] and `significant` [K, G],
+    places within the scored genes. `groups`: places of conditions with the same control, where there are several.
     """
 
     real: Floats
@@ -61,6 +62,7 @@ class Standard:
     scored: NDArray[np.int64]
     top: NDArray[np.int64]
     significant: NDArray[np.bool_]
+    groups: tuple[list[int], ...] | None = None
 
 
 def score_means(
@@ -72,23 +74,23 @@ def score_means(
     """
     origin = standard.control if predicted_control is None else predicted_control
     columns = standard.scored
-    p, r, o = predicted[:, columns], standard.real[:, columns], standard.centre[columns]
+    p, r, o = predicted[:, columns], standard.real[:, columns], standard.centre[..., columns]
+    control, shifts = standard.control[..., columns], (predicted - origin, standard.real - standard.control)
+    on_top = o[standard.top] if o.ndim == 1 else pointwise.on_top(o, standard.top)
     values: dict[str, Callable[[], Floats]] = {
         "l2": lambda: pointwise.l2(p, r),
         "mse": lambda: pointwise.mse(p, r),
         "mae": lambda: pointwise.mae(p, r),
-        "pearson_delta": lambda: pointwise.pearson_delta(p, r, origin[columns], standard.control[columns]),
-        "ds": lambda: discrimination(predicted - origin, standard.real - standard.control, signed=False),
-        "ds_signed": lambda: discrimination(
-            predicted - origin, standard.real - standard.control, signed=True
-        ),
-        "de_spearman": lambda: de_spearman(p, r, standard.control[columns], standard.significant),
+        "pearson_delta": lambda: pointwise.pearson_delta(p, r, origin[..., columns], control),
+        "ds": lambda: discrimination(*shifts, signed=False, groups=standard.groups),
+        "ds_signed": lambda: discrimination(*shifts, signed=True, groups=standard.groups),
+        "de_spearman": lambda: de_spearman(p, r, control, standard.significant),
         "pearson_delta_hat": lambda: pointwise.pearson_delta(p, r, o, o),
         "pearson_delta_hat_20": lambda: pointwise.pearson_delta(
             pointwise.on_top(p, standard.top),
             pointwise.on_top(r, standard.top),
-            o[standard.top],
-            o[standard.top],
+            on_top,
+            on_top,
         ),
     }
     return {name: values[name]() for name in metrics if name in values}

@@ -69,7 +69,8 @@ def score_populations(
 
 @dataclass(frozen=True)
 class Scorer:
-    """What every condition's scores share: axes, control cells [A, n] and their mean [A]."""
+    """What every condition's scores share: axes, and unless conditions have control cells of their own, the control
+    cells [A, n] that stand in and the mean [A] of all."""
 
     pair: Pair
     model: str
@@ -77,8 +78,7 @@ class Scorer:
     halves: Halves | None
     seed: int
     axes: Axes
-    control: Floats
-    control_mean: Floats
+    control: tuple[Floats, Floats] | None
 
     @classmethod
     def of(
@@ -89,9 +89,8 @@ class Scorer:
         rows = _limited(np.sort(rows), AXES_CELLS, seed, "axes")
         with threadpool_limits(1):
             axes = principal_axes(taken(pair.real.X, rows).toarray(), AXES, derive(seed, "axes", "solver"))
-        rows = pair.real.rows[CONTROL]
-        control = drawn(pair.real, rows, CONTROLS, seed, "controls")
-        return cls(pair, model, means, halves, seed, axes, control, row_means(pair.real.X, rows))
+        shared = None if pair.real.matched else _controls(pair.real, pair.real.rows[CONTROL], seed)
+        return cls(pair, model, means, halves, seed, axes, shared)
 
     def scores(self, k: int) -> dict[str, Scores]:
         """Scores model -> metric of the k-th condition."""
@@ -123,16 +122,20 @@ class Scorer:
 
     def _stand_ins(self, means: Mapping[str, Floats], truth: Truth, condition: str) -> dict[str, Scores]:
         """Scores of as many control cells as there are real ones, shifted to each of `means` [A]."""
-        if not means or self.control.shape[1] < 2:
+        if not means:
             return {}
-        cells, n = self.control, truth.sample.ordered.shape[1]
+        real = self.pair.real
+        cells, control_mean = self.control or _controls(real, real.control_rows(condition), self.seed)
+        n = truth.sample.ordered.shape[1]
+        if cells.shape[1] < 2:
+            return {}
         if cells.shape[1] > n:
             order = numpy_rng(self.seed, "population", "stand-in", condition).permutation(cells.shape[1])
             cells = np.take(cells, np.sort(order[:n]), axis=1)
         ordered = np.sort(cells, axis=1)
         found = {}
         for name, mean in means.items():
-            shift = (mean - self.control_mean).astype(np.float32)[:, None]
+            shift = (mean - control_mean).astype(np.float32)[:, None]
             shifted = np.maximum(ordered + shift, 0)  # a shift and a clip keep the order
             average = shifted.mean(axis=1)
             variance = np.einsum("an,an->a", shifted, shifted) / shifted.shape[1] - average * average
@@ -140,6 +143,11 @@ class Scorer:
             coordinates = self.axes.project(np.maximum(cells + shift, 0))
             found[name] = compared(Sample(shifted, coordinates, variance, zero), truth)
         return found
+
+
+def _controls(population: Population, rows: Rows, seed: int) -> tuple[Floats, Floats]:
+    """Control cells [A, n] that stand in, at most CONTROLS of `rows`, and the mean [A] of all of them."""
+    return drawn(population, rows, CONTROLS, seed, "controls"), row_means(population.X, rows)
 
 
 def compared(sample: Sample, truth: Truth) -> Scores:

@@ -7,7 +7,7 @@ Two releases are followed: 0.5.42 (with pdex 0.1.21), which the published figure
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -68,12 +68,13 @@ def cell_eval(
 ) -> dict[str, Floats]:
     """Values [K] of cell-eval's metrics `names` over the `scored` genes, each side against its own control.
 
-    A prediction without control cells is taken to have the real ones.
+    A prediction without control cells is taken to have the real ones. As published, all control cells are one,
+    whatever the covariates.
     """
     if not names:
         return {}
     assert pair.predicted is not None
-    real = _side(_scored(pair.real, scored), pair.conditions, release)
+    real = _side(_scored(replace(pair.real, matched={}), scored), pair.conditions, release)
     predicted = _side(_scored(_with_control(pair.predicted, pair.real), scored), pair.conditions, release)
     values: dict[str, Floats] = {}
     for name in names:

@@ -6,12 +6,13 @@ Values are log1p of normalised counts; sums are kept in float64 whatever the mat
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scdfm.data.conditions import CONTROL, control_of
 from scdfm.data.stored import Matrix
 
 Floats = NDArray[np.float64]
@@ -21,15 +22,32 @@ Rows = NDArray[np.int64]
 @dataclass(frozen=True)
 class Population:
     """Cells of named conditions over one list of genes: `X` csr [N, A], in memory or on disk, `rows` condition -> row
-    numbers."""
+    numbers.
+
+    `matched`: rows of the control cells that a condition, or the control of its covariates, is compared with; empty
+    where that is every control cell.
+    """
 
     X: Matrix
     genes: NDArray[np.str_]
     rows: Mapping[str, Rows]
+    matched: Mapping[str, Rows] = field(default_factory=dict)
 
     def n_cells(self, condition: str) -> int:
         """Number of cells of `condition`."""
         return len(self.rows[condition])
+
+    def control_rows(self, condition: str) -> Rows:
+        """Rows of the control cells that `condition` is compared with."""
+        found = self.matched.get(condition, self.matched.get(control_of(condition)))
+        return self.rows[CONTROL] if found is None else found
+
+    def control_groups(self, conditions: Sequence[str]) -> dict[bytes, list[int]]:
+        """Places of the `conditions` that share their control cells, group by group in order of appearance."""
+        groups: dict[bytes, list[int]] = {}
+        for k, condition in enumerate(conditions):
+            groups.setdefault(self.control_rows(condition).tobytes(), []).append(k)
+        return groups
 
 
 @dataclass(frozen=True)
@@ -39,6 +57,10 @@ class Moments:
     mean: Floats
     variance: Floats
     zero: Floats
+
+    def select(self, kept: NDArray[np.bool_]) -> Moments:
+        """The moments of some of the conditions."""
+        return Moments(self.mean[kept], self.variance[kept], self.zero[kept])
 
 
 def taken(X: Matrix, rows: Rows) -> sparse.csr_matrix:
@@ -53,6 +75,17 @@ def moments(population: Population, conditions: Sequence[str]) -> Moments:
     parts = [row_moments(population.X, population.rows[condition]) for condition in conditions]
     stacked = [np.array(part).reshape(len(parts), population.X.shape[1]) for part in zip(*parts, strict=True)]
     return Moments(*stacked) if parts else Moments(*np.zeros((3, 0, population.X.shape[1])))
+
+
+def control_moments(population: Population, conditions: Sequence[str]) -> Moments:
+    """Moments of the control cells: [1, A] where all `conditions` share them, else each condition's own [K, A]."""
+    if not population.matched:
+        return moments(population, [CONTROL])
+    found = np.empty((3, len(conditions), population.X.shape[1]))
+    for places in population.control_groups(conditions).values():
+        rows = population.control_rows(conditions[places[0]])
+        found[:, places] = np.array(row_moments(population.X, rows))[:, None]
+    return Moments(*found)
 
 
 def row_moments(X: Matrix, rows: Rows) -> tuple[Floats, Floats, Floats]:

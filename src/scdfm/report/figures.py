@@ -133,7 +133,7 @@ def close_up(
             figure=plots.violins(
                 populations.expression(populations.real, condition, responders),
                 populations.expression(populations.predicted, condition, responders),
-                populations.control_mean[list(responders)],
+                populations.control_mean(condition)[list(responders)],
                 condition,
             ),
             caption="The genes that respond most clearly (Mann-Whitney, real cells against control); white dots are means.",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scdfm.data.conditions import CONTROL
 from scdfm.evaluation.alignment import Pair
 from scdfm.evaluation.expression import against_control
-from scdfm.evaluation.pseudobulk import Population, row_means, taken
+from scdfm.evaluation.pseudobulk import Population, Rows, row_means, taken
 from scdfm.seeds import numpy_rng
 
 if TYPE_CHECKING:
@@ -41,10 +41,16 @@ class Populations:
         assert pair.predicted is not None
         return cls(pair.real, pair.predicted, pair.conditions)
 
+    def control_mean(self, condition: str) -> pd.Series[float]:
+        """Mean per gene of the real control cells that a condition is compared with (log1p)."""
+        rows = self.real.control_rows(condition)
+        if (key := rows.tobytes()) not in self._control_means:
+            self._control_means[key] = pd.Series(row_means(self.real.X, rows), self.real.genes)
+        return self._control_means[key]
+
     @cached_property
-    def control_mean(self) -> pd.Series[float]:
-        """Mean of the real control cells per gene (log1p)."""
-        return pd.Series(row_means(self.real.X, self.real.rows[CONTROL]), self.real.genes)
+    def _control_means(self) -> dict[bytes, pd.Series[float]]:
+        return {}
 
     @cached_property
     def real_shifts(self) -> pd.DataFrame:
@@ -57,8 +63,11 @@ class Populations:
         return self._shifts(self.predicted)
 
     def _shifts(self, population: Population) -> pd.DataFrame:
-        means = [row_means(population.X, population.rows[name]) for name in self.conditions]
-        return pd.DataFrame(means, index=list(self.conditions), columns=self.real.genes) - self.control_mean
+        shifts = [
+            row_means(population.X, population.rows[name]) - self.control_mean(name).to_numpy()
+            for name in self.conditions
+        ]
+        return pd.DataFrame(shifts, index=list(self.conditions), columns=self.real.genes)
 
     def n_cells(self, condition: str) -> tuple[int, int]:
         """Numbers of real and of predicted cells of `condition`."""
@@ -86,7 +95,7 @@ class Populations:
         rng = numpy_rng(seed, "report", "plane")
         names = (CONTROL, *self.conditions)
         each = max(5, MOST_FITTED // len(names))
-        fitted = np.concatenate([_drawn(self.real, name, each, rng) for name in names])
+        fitted = np.concatenate([_drawn(self.real, self.real.rows[name], each, rng) for name in names])
         n_components = min(2, *fitted.shape)
         pca = PCA(n_components, svd_solver="randomized", random_state=int(rng.integers(2**31))).fit(fitted)
         return Plane(self, pca, _limits(_projected(pca, fitted)), seed)
@@ -111,16 +120,19 @@ class Plane:
         """Coordinates [n, 2] of control, real and predicted cells (at most 400 of each)."""
         real, predicted = self.populations.real, self.populations.predicted
         rng = numpy_rng(self.seed, "report", "points", condition)
-        wanted = {"control": (real, CONTROL), "real": (real, condition), "predicted": (predicted, condition)}
+        wanted = {
+            "control": (real, real.control_rows(condition)),
+            "real": (real, real.rows[condition]),
+            "predicted": (predicted, predicted.rows[condition]),
+        }
         return {
-            name: _projected(self.pca, _drawn(population, label, MOST_SHOWN, rng))
-            for name, (population, label) in wanted.items()
+            name: _projected(self.pca, _drawn(population, rows, MOST_SHOWN, rng))
+            for name, (population, rows) in wanted.items()
         }
 
 
-def _drawn(population: Population, condition: str, most: int, rng: np.random.Generator) -> Array:
-    """At most `most` cells of `condition`, dense [n, G]."""
-    rows = population.rows[condition]
+def _drawn(population: Population, rows: Rows, most: int, rng: np.random.Generator) -> Array:
+    """At most `most` of the cells `rows`, dense [n, G]."""
     if len(rows) > most:
         rows = np.sort(rng.choice(rows, most, replace=False))
     return np.asarray(taken(population.X, rows).toarray())
