@@ -24,7 +24,7 @@ PUBLISHED = "published"
 BACKBONES: dict[str, dict[str, Any]] = {
     PUBLISHED: {},
     "linear": {"model": {"backbone": "linear"}},
-    "linear, 8 tokens": {"model": {"backbone": "linear", "latents": 8}},
+    "linear 8 tokens": {"model": {"backbone": "linear", "latents": 8}},
 }
 _SMALL: dict[str, Any] = {
     "panel": {"n_genes": 300},

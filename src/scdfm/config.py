@@ -158,6 +158,11 @@ class TrainingConfig(Section):
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after this many validations without a better one; 0 never stops early."""
     precision: Literal["32", "bf16"] = "32"
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Layers as compiled code: `auto` on a GPU alone, `on` anywhere, where the tools for it are there."""
+    checkpointing: bool = False
+    """On: a layer's inner values are computed again for the gradients instead of kept. The same numbers, a fraction of
+    the memory, a third more time."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: Count | Literal["auto"] = 1
     """Processes on each machine, started by the first; under torchrun its own number holds instead."""

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from scdfm.config import ModelConfig
 from scdfm.encoded import ConditionShape, EncodedConditions, as_conditions
@@ -97,6 +98,9 @@ class VelocityField(nn.Module):
         super().__init__()
         self.config = config
         self.pad = pad
+        self.checkpointing = (
+            False  # on: gradients compute a layer's inner values again instead of keeping them
+        )
         width, dropout = config.width, config.dropout
         self.gene_encoder = GeneEncoder(n_tokens, width, config.gene_heads, dropout, graph)
         drugs = config.perturbation == "drugs"
@@ -154,7 +158,10 @@ class VelocityField(nn.Module):
         x = self.fusion(self.value_encoder(x_t.to(dtype)), context.fusion)
         time = self.time(t.to(dtype))
         for layer, constants in zip(self.layers, context.layers, strict=True):
-            x = layer(x, time, constants)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, time, constants, use_reentrant=False)
+            else:
+                x = layer(x, time, constants)
         velocity: Tensor = self.decoder(x, context.decoder)
         return velocity
 

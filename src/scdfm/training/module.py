@@ -15,6 +15,7 @@ from scdfm.errors import TrainingError
 from scdfm.flow import FlowLoss, flow_loss, generate, interpolate, sample_source, sample_time
 from scdfm.model import VelocityField
 from scdfm.seeds import derive, torch_rng
+from scdfm.training.compiling import compile_layers
 from scdfm.training.steps import ValidationBatch, place
 
 
@@ -31,8 +32,13 @@ class FlowModule(L.LightningModule):
         self.rates: Tensor
         self.field = field
         self.config = config
+        field.checkpointing = config.training.checkpointing
         self.register_buffer("gene_ids", gene_ids, persistent=False)  # [G] token of each panel gene
         self.register_buffer("rates", rates, persistent=False)  # [G] rates of the Poisson source
+
+    def on_fit_start(self) -> None:
+        """Compile what is to be compiled, now that the device is known."""
+        compile_layers(self.field, self.config.training.compile, self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of this process's share of one step; every draw comes from (seed, step), but for dropout's.
