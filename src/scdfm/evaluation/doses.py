@@ -46,7 +46,8 @@ def _dose(single: Condition) -> float | None:
 def _log_ratio(a: float | None, b: float | None) -> float:
     if a is None or b is None or a == b:
         return 0.0
-    return abs(log(a / b)) if a and b else inf
+    # Rounded, so that 10 is as near to 1 as to 100.
+    return round(abs(log(a / b)), 9) if a and b else inf
 
 
 def _gap(a: float | None, b: float | None) -> float:
