@@ -256,3 +256,14 @@ def test_bfloat16_autocast_stays_close() -> None:
         low = field(**batch).float()
     full = field(**batch)
     assert 0 < (low - full).abs().max() < 0.1 * full.abs().max()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_float32_is_float64_to_a_few_hundred_roundings(backbone: str) -> None:
+    """Two blocks chain some tens of sums of 16 to 64 terms: 512 units of 2⁻²⁴ of the largest velocity bound them."""
+    field = small_field(random_graph(37), backbone=backbone, dropout=0.0).eval()
+    batch = random_batch()
+    single = field(**batch)
+    exact = field.double()(**{k: v.double() if v.is_floating_point() else v for k, v in batch.items()})
+    difference = (single.double() - exact).abs().max()
+    assert 0 < difference <= 512 * 2.0**-24 * exact.abs().max()

@@ -263,7 +263,9 @@ def test_a_diverging_fit_stops_with_the_step_and_the_remedy(cells, config, tmp_p
 
     monkeypatch.setattr(FlowModule, "_draw_genes", poisoned)
     with pytest.raises(
-        TrainingError, match=r"step 3: the loss is nan; lower training.learning_rate \(now 0.002\)"
+        TrainingError,
+        match=r"step 3: the loss is nan; the fit diverged at training.learning_rate 0.002, and in .* no checkpoint was "
+        r"written before: lower the learning rate or lower training.clip_norm \(now 1\), and fit into another --out",
     ):
         scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
 

@@ -17,6 +17,7 @@ from scdfm.config import SplitConfig
 from scdfm.data import CellTable, Split, read_cells
 from scdfm.evaluation.evaluate import Protocol
 from scdfm.files import recorded_folder, write_text, written_whole
+from scdfm.processes import require_one
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -89,6 +90,7 @@ def benchmark(
     All models of a fold are scored on the same cells and genes: the genes of the screen that each of them
     predicts. Raises ConfigError, DataError or RunError, one line each.
     """
+    require_one("benchmark")
     plan = make_plan(
         split, folds, seeds, models, protocol=protocol, metrics=metrics, options=options, n_cells=n_cells
     )

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from scdfm.errors import RunError
 from scdfm.files import written_whole
 
+CHECKPOINTS, LAST, BEST = "checkpoints", "last.safetensors", "best.safetensors"
+
 
 class SafetensorsIO(CheckpointIO):
     """Saves and loads a checkpoint dictionary whole or not at all."""

@@ -18,12 +18,13 @@ from scdfm.processes import is_first, together, wait_for_all, world_size
 from scdfm.run import Run, folder
 from scdfm.run.manifest import NAME, Manifest
 from scdfm.seeds import derive, numpy_rng
-from scdfm.training.checkpoint import read_checkpoint
+from scdfm.training.checkpoint import BEST, CHECKPOINTS, LAST, read_checkpoint
+from scdfm.training.divergence import last_good, require_finite
 from scdfm.training.inputs import Features, Inputs, prepare, require_same_run, write_inputs
 from scdfm.training.interruption import stopped
 from scdfm.training.module import FlowModule
 from scdfm.training.steps import Dealt, Prefetched, StepBatches, ValidationConditions
-from scdfm.training.trainer import BEST, CHECKPOINTS, LAST, make_trainer
+from scdfm.training.trainer import make_trainer
 
 
 def fit(
@@ -73,7 +74,7 @@ def fit(
             if is_first():
                 write_inputs(cells, split, inputs, out)
             wait_for_all()
-            data = StepData(cells, split, inputs, first_step=_step_reached(out))
+            data = StepData(cells, split, inputs, first_step=last_good(out) or 0)
             _train(data, inputs.manifest, out, progress)
             wait_for_all()
         return Run.load(out)
@@ -87,11 +88,6 @@ def _require_shares(config: Config, split: Split) -> None:
             f"{world} processes share the {n} conditions of a step, expected at least one for each; raise "
             "training.conditions_per_batch (at most the training conditions), or start fewer processes"
         )
-
-
-def _step_reached(out: Path) -> int:
-    last = out / CHECKPOINTS / LAST
-    return int(read_checkpoint(last)["global_step"]) if last.is_file() else 0
 
 
 class StepData(L.LightningDataModule):
@@ -155,8 +151,10 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
             trainer.fit(
                 module, datamodule=data, ckpt_path=str(last) if data.first_step else None, weights_only=False
             )
-        except SystemExit:  # Lightning's answer to Ctrl-C
-            raise stopped(trainer.global_step, _step_reached(out), last) from None
+        except SystemExit as stop:  # Lightning's answer to Ctrl-C; 0: another process tells
+            if stop.code == 0:
+                raise
+            raise stopped(trainer.global_step, last_good(out) or 0, last) from None
     if trainer.is_global_zero:
         _finish(module, trainer, manifest, out)
 
@@ -173,6 +171,7 @@ def _finish(module: FlowModule, trainer: L.Trainer, manifest: Manifest, out: Pat
     weights = {
         name.removeprefix("field."): value for name, value in state.items() if name.startswith("field.")
     }
+    require_finite(weights, out, trainer.global_step, manifest.config)
     folder.write_tensors(out / folder.WEIGHTS, weights)
     digests = {name: folder.file_digest(out / name) for name in folder.FILES if (out / name).is_file()}
     manifest.model_copy(update={"result": result, "digests": digests}).save(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 
@@ -35,7 +35,7 @@ class Interruption(L.Callback):
         """Stop after a validation, which saved."""
         step = trainer.global_step
         if step and _validates(trainer) and self._asked_anywhere(trainer):
-            raise stopped(step, step, self.last)
+            self._stop(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -44,7 +44,13 @@ class Interruption(L.Callback):
         step = trainer.global_step
         if step < trainer.max_steps and not _validates(trainer) and self._asked_anywhere(trainer):
             trainer.save_checkpoint(self.last)
-            raise stopped(step, step, self.last)
+            self._stop(trainer)
+
+    def _stop(self, trainer: L.Trainer) -> NoReturn:
+        """The first process tells; the others leave in peace, or their launcher would kill it."""
+        if not trainer.is_global_zero:
+            raise SystemExit(0)
+        raise stopped(trainer.global_step, trainer.global_step, self.last)
 
     def _asked_anywhere(self, trainer: L.Trainer) -> bool:
         return self.asked if trainer.world_size == 1 else any_process(trainer, self.asked)

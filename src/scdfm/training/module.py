@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -16,6 +17,7 @@ from scdfm.flow import FlowLoss, flow_loss, generate, interpolate, sample_source
 from scdfm.model import VelocityField
 from scdfm.seeds import derive, torch_rng
 from scdfm.training.compiling import compile_layers
+from scdfm.training.divergence import diverged, require_finite
 from scdfm.training.steps import ValidationBatch, place
 
 
@@ -71,11 +73,7 @@ class FlowModule(L.LightningModule):
         )
         loss = flow_loss(predicted, x_t, t, noise, target, n_conditions, self.config.mmd)
         if not torch.isfinite(loss.total):
-            raise TrainingError(
-                f"step {self.global_step}: the loss is {loss.total.item()}; lower "
-                f"training.learning_rate (now {self.config.training.learning_rate}) or set training.clip_norm, "
-                "and --resume from the last checkpoint"
-            )
+            raise self._diverged(f"the loss is {loss.total.item()}")
         weight = n_conditions * self.trainer.world_size / n_whole
         loss = FlowLoss(*(term * weight for term in loss))
         self.log_dict(
@@ -94,18 +92,32 @@ class FlowModule(L.LightningModule):
     def validation_step(self, batch: ValidationBatch, batch_idx: int) -> None:
         """Generate one validation condition; log the distance of its mean and the correlation of its shift."""
         config = self.config
-        cells = generate(
-            self.field, control=batch.control, perturbation=batch.perturbation,
-            condition=torch.zeros(len(batch.control), dtype=torch.long, device=batch.control.device),
-            genes=self.gene_ids, sampling=config.sampling, genes_per_step=config.flow.genes_per_step,
-            rng=torch_rng(config.seed, "validation noise", batch.name), source=config.flow.source, rates=self.rates,
-        )  # fmt: skip
+        try:
+            cells = generate(
+                self.field, control=batch.control, perturbation=batch.perturbation,
+                condition=torch.zeros(len(batch.control), dtype=torch.long, device=batch.control.device),
+                genes=self.gene_ids, sampling=config.sampling, genes_per_step=config.flow.genes_per_step,
+                rng=torch_rng(config.seed, "validation noise", batch.name), source=config.flow.source,
+                rates=self.rates,
+            )  # fmt: skip
+        except TrainingError:
+            raise self._diverged("the populations generated to validate are not finite") from None
         mean = cells.mean(0)
         control_mean, target_mean = batch.control_mean.cpu(), batch.target_mean.cpu()
         shifts = torch.stack([mean - control_mean, target_mean - control_mean])
         distance = torch.linalg.vector_norm(mean - target_mean)
         at = place(batch_idx, len(self.scores), self.global_rank, self.trainer.world_size)
         self.scores[at] = torch.stack([distance, torch.corrcoef(shifts)[0, 1], torch.tensor(1.0)])
+
+    def _diverged(self, what: str) -> TrainingError:
+        return diverged(what, Path(self.trainer.default_root_dir), self.global_step, self.config)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Nothing that is no number is saved: the checkpoint before stays."""
+        states = {
+            name: checkpoint.get(name) for name in ("state_dict", "current_model_state", "optimizer_states")
+        }
+        require_finite(states, Path(self.trainer.default_root_dir), self.global_step, self.config)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the scores of the validation before."""

@@ -17,11 +17,9 @@ from scdfm.config import TrainingConfig
 from scdfm.processes import launched, world_size
 from scdfm.run import folder
 from scdfm.training.averaging import AveragedWeights
-from scdfm.training.checkpoint import SafetensorsIO
+from scdfm.training.checkpoint import CHECKPOINTS, LAST, SafetensorsIO
 from scdfm.training.curves import Curves, StepBar
 from scdfm.training.interruption import Interruption
-
-CHECKPOINTS, LAST, BEST = "checkpoints", "last.safetensors", "best.safetensors"
 
 
 def make_trainer(options: TrainingConfig, out: Path, validated: bool, progress: bool) -> L.Trainer:
