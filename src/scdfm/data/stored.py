@@ -174,6 +174,10 @@ class StoredMatrix:
             writer.append(block)
         return writer.finished()
 
+    def tocsr(self) -> sp.csr_matrix:
+        """All rows in memory, as `X[:]`."""
+        return sp.csr_matrix(self[:])
+
     def sum(self) -> float:
         """Sum of all values, in float64."""
         return float(sum(block.data.sum(dtype=np.float64) for block in blocks(self)))
@@ -199,7 +203,7 @@ def subset(X: Matrix, rows: Rows | None, columns: Rows | None = None) -> Matrix:
 
 def in_memory(X: Matrix) -> sp.csr_matrix:
     """All of X as CSR in memory, a copy."""
-    return X[:] if isinstance(X, StoredMatrix) else X.copy()
+    return X.tocsr() if isinstance(X, StoredMatrix) else X.copy()
 
 
 def stacked(first: Matrix, second: Matrix) -> Matrix:

@@ -23,7 +23,7 @@ SMALL = 8
 """Conditions of at most this many cells get the exact test on genes without ties, as scipy's `auto` does."""
 
 BATCH_CELLS = 20_000
-"""Cells of conditions that are tested at once where cells are on disk."""
+"""Cells of conditions that are tested at once where cells are on disk, or as many as there are control cells."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _asymptotic(population: Population, conditions: Sequence[str], control: str)
     if not isinstance(population.X, StoredMatrix):
         return _tested(population, conditions, control)
     parts = []
-    for batch in _batches(population, conditions):
+    for batch in _batches(population, conditions, max(BATCH_CELLS, population.n_cells(control))):
         rows = {label: population.rows[label] for label in (control, *batch)}
         ends = np.cumsum([len(part) for part in rows.values()])
         places = {
@@ -78,13 +78,13 @@ def _asymptotic(population: Population, conditions: Sequence[str], control: str)
     return p_value, z
 
 
-def _batches(population: Population, conditions: Sequence[str]) -> Iterator[list[str]]:
-    """Neighbouring conditions, of BATCH_CELLS cells together or one that has more."""
+def _batches(population: Population, conditions: Sequence[str], at_once: int) -> Iterator[list[str]]:
+    """Neighbouring conditions, of `at_once` cells together or one that has more."""
     batch: list[str] = []
     n = 0
     for condition in conditions:
         more = population.n_cells(condition)
-        if batch and n + more > BATCH_CELLS:
+        if batch and n + more > at_once:
             yield batch
             batch, n = [], 0
         batch.append(condition)

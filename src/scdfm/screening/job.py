@@ -213,7 +213,7 @@ class Job:
 def reference(ensemble: Ensemble, table: CellTable, seed: int) -> Reference:
     """The untreated cells of `table` over the ensemble's genes, as what effects are measured against."""
     measured = ensemble.measured
-    cells = table.X[:, table.columns(list(ensemble.genes))]
+    cells = table.X[:, table.columns(list(ensemble.genes))].tocsr()
     if "control" in measured.index and len(measured) > 1:
         shifts = (measured.drop(index="control") - measured.loc["control"]).to_numpy(np.float64)
     else:
