@@ -27,6 +27,7 @@ check: $(READY)
 # Finished rows are kept: the command goes on where it stopped. A GPU's rows are skipped where there is none.
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/speed.py --device cuda
 
 $(READY): pyproject.toml constraints.txt

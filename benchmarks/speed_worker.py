@@ -10,7 +10,6 @@ the same numbers.
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import json
 import resource
@@ -31,11 +30,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from scdfm.config import SamplingConfig
-from scdfm.data import Batch, ConditionSampler, GenePanel, Split, Vocabulary, read_cells
+from scdfm.data import Batch, CellTable, ConditionSampler, GenePanel, Split, Vocabulary, read_cells
 from scdfm.flow import flow_loss, generate, sample_source, solve
 from scdfm.model import VelocityField
 from scdfm.official import velocity_field
 from scdfm.seeds import numpy_rng, torch_rng
+from scdfm.training.compiling import compile_layers
 from scdfm.training.steps import Prefetched, StepBatches
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -139,10 +139,12 @@ class Own:
 
     def __init__(self, inputs: Inputs, options: dict[str, Any]) -> None:
         case = inputs.case
+        self.n_tokens = case.tokens
         self.field: VelocityField = velocity_field(
             random_state(case), ~inputs.graph, case.heads, case.layers, BACKBONE, "genes"
         ).to(inputs.device)
         self.field.train()
+        compile_layers(self.field, options.get("compile", "off"), torch.device(inputs.device))
         self.bf16 = options.get("precision") == "bf16"
         self.device_type = torch.device(inputs.device).type
         self.optimizer = torch.optim.Adam(self.field.parameters(), lr=5e-5, fused=True)
@@ -159,7 +161,7 @@ class Own:
 
     def on_meta(self) -> Callable[[dict[str, Tensor]], Tensor]:
         """The same evaluation on shapes alone."""
-        field = copy.deepcopy(self.field).to("meta")
+        field = VelocityField(self.field.config, None, self.n_tokens, pad=None)
         return lambda batch: field(**batch)
 
     def loss(self, batch: dict[str, Tensor], noise: Tensor, target: Tensor) -> Tensor:
@@ -302,16 +304,22 @@ def random_state(case: Case) -> dict[str, Tensor]:
     )
 
 
-def table_sampler(case: Case) -> ConditionSampler:
-    """A sampler over 20,000 made cells × (V − 4) genes, a tenth of the values not 0, 100 conditions."""
-    n_genes = case.tokens - SPECIAL
-    X = sp.random(20_000, n_genes, density=0.1, format="csr", dtype=np.float32, random_state=0)
-    genes = [f"g{i}" for i in range(n_genes)]
+def made_table(n_cells: int, n_genes: int) -> tuple[CellTable, Split]:
+    """A table of random cells, a tenth of the values not 0, of 100 training conditions and control."""
+    X = sp.random(n_cells, n_genes, density=0.1, format="csr", dtype=np.float32, random_state=0)
     conditions = ["control", *(f"g{i}" for i in range(100))]
-    obs = pd.DataFrame({"perturbation": np.resize(conditions, 20_000)}, index=np.arange(20_000).astype(str))
-    adata = ad.AnnData(X, obs=obs, var=pd.DataFrame(index=genes))
-    cells = read_cells(adata, "perturbation")
+    labels = np.resize(conditions, n_cells)
+    obs = pd.DataFrame({"perturbation": labels}, index=np.arange(n_cells).astype(str))
+    adata = ad.AnnData(X, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(n_genes)]))
     split = Split("named", 0, train=tuple(conditions[1:]), validation=(), test=())
+    return read_cells(adata, "perturbation"), split
+
+
+def table_sampler(case: Case) -> ConditionSampler:
+    """A sampler over 20,000 made cells × (V − 4) genes."""
+    n_genes = case.tokens - SPECIAL
+    cells, split = made_table(20_000, n_genes)
+    genes = list(cells.genes)
     return ConditionSampler(
         cells, split, GenePanel(tuple(genes), n_genes), numpy_rng(0, "speed"), vocabulary=Vocabulary.build(genes, []),
         n_conditions=case.conditions, n_cells=case.cells // case.conditions,
@@ -323,6 +331,9 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     if task.get("limit"):
         resource.setrlimit(resource.RLIMIT_DATA, (task["limit"], task["limit"]))
+    if task["device"] == "cuda":
+        # Both forms are on the device at once, and torch keeps the memory that it once had.
+        torch.cuda.set_per_process_memory_fraction(0.72 if task["form"] == "plain" else 0.24)
     with torch.device(task["device"]):
         worker = Worker(task["form"], Case(**task["case"]), task["device"], task.get("options", {}))
         print(json.dumps({"ready": True}), flush=True)
@@ -334,6 +345,8 @@ def main() -> None:
                 if "memory" not in str(error) and not isinstance(error, MemoryError):
                     raise
                 answer = {"error": "memory"}
+                if task["device"] == "cuda":
+                    torch.cuda.empty_cache()
             print(json.dumps(answer), flush=True)
 
 
