@@ -104,3 +104,34 @@ def test_every_command_that_reads_a_screen_has_them(name: str) -> None:
     flags = {flag for parameter in command.params for flag in parameter.opts}
     assert set(OPTIONS) <= flags
     assert command.help
+
+
+def test_cell_types_from_the_command_line(call, tmp_path: Path) -> None:
+    """A held-out cell type: the benchmark's rules and file, then evaluate and its report, each against its own controls."""
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame(
+        [(p, t, d) for t in "abc" for p, d in (("NT", 0), ("A", 1), ("A", 10), ("B", 1)) for _ in range(8)],
+        columns=["drug", "kind", "dose"],
+    )
+    obs.index = pd.Index([f"c{i}" for i in range(len(obs))])
+    x = rng.gamma(2.0, 0.5, (len(obs), 20)).astype(np.float32) + (obs["kind"] == "a").to_numpy()[:, None]
+    ad.AnnData(x.astype(np.float32), obs=obs).write_h5ad(tmp_path / "screen.h5ad")
+    tested = ((obs["kind"] == "a") & (obs["drug"] != "NT")).to_numpy()
+    noisy = x[tested] * rng.uniform(0.7, 1.3, (tested.sum(), 20)).astype(np.float32)
+    ad.AnnData(noisy, obs=obs[tested]).write_h5ad(tmp_path / "mine.h5ad")
+    columns = ["--perturbation-key", "drug", "--control", "NT", "--covariates", "kind", "--dose-key", "dose"]
+    code, out, err = call(
+        "benchmark", tmp_path / "screen.h5ad", "--out", tmp_path / "bench", "--split", "covariate:kind=a",
+        "--models", f"file:mine={tmp_path / 'mine.h5ad'}", "--metrics", "l2,ds", "--quiet", *columns,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "control cells are those of the same kind" in out
+    code, out, err = call(
+        "evaluate", tmp_path / "mine.h5ad", tmp_path / "screen.h5ad", "--out", tmp_path / "score", *columns
+    )
+    assert code == 0, err
+    scores = pd.read_csv(tmp_path / "score" / "scores.csv")
+    assert set(scores["condition"]) == {"A@1|kind=a", "A@10|kind=a", "B@1|kind=a"}
+    own = scores[(scores["model"] == "no change") & (scores["metric"] == "l2")]["value"]
+    assert own.max() < 3  # the level of the type, 1 for each of 20 genes, is no shift
+    assert (tmp_path / "score" / "report.html").is_file()

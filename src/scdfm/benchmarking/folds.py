@@ -11,11 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from scdfm.benchmarking.plan import Piece, Plan
-from scdfm.data import CONTROL, CellTable, Split, canonical, select_genes
+from scdfm.data import CONTROL, CellTable, Split, select_genes
 from scdfm.data.conditions import near
 from scdfm.data.source import open_source
 from scdfm.data.splits import published_order
 from scdfm.errors import DataError
+from scdfm.evaluation.alignment import predicted_names
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,11 @@ def predicted_in(piece: Piece, cells: CellTable) -> tuple[list[str], set[str]]:
                 f"{piece.label}: {path} has no obs column '{cells.perturbation_key}', expected the condition of each "
                 f"cell as in the screen; its columns are {', '.join(known) or 'none'}{near(cells.perturbation_key, known)}"
             )
-        labels = source.obs[cells.perturbation_key].dropna().astype(str).unique()
-        return source.genes.tolist(), {canonical(label, cells.control) for label in labels} - {CONTROL}
+        obs = source.obs[source.obs[cells.perturbation_key].notna()]
+        names = predicted_names(
+            obs, cells.perturbation_key, cells.control, cells.design, f"{piece.label}: {path}"
+        )
+        return source.genes.tolist(), set(names) - {CONTROL}
 
 
 def prediction_path(piece: Piece) -> Path:

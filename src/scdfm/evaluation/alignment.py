@@ -126,10 +126,7 @@ def _read(
     subset: Mapping[str, str] | None,
     backed: bool | None,
 ) -> Population:
-    """A prediction: like real cells, but it may come without control, and `subset` only holds where it has the column.
-
-    What its labels do not say of covariates, doses and times is taken from the columns of the real cells' `design`.
-    """
+    """A prediction: like real cells, but it may come without control, and `subset` only holds where it has the column."""
     with open_source(source) as opened:
         obs, name = opened.obs, f"prediction {opened.name}"
         if key not in obs.columns:
@@ -148,7 +145,7 @@ def _read(
             if column in obs.columns:
                 kept &= (obs[column].astype(str) == str(value)).to_numpy()
         rows = np.flatnonzero(kept)
-        names = _names(obs.iloc[rows], key, control, design, name)
+        names = predicted_names(obs.iloc[rows], key, control, design, name)
         genes, cells = opened.genes, obs.index[rows].astype(str).tolist()
         if pd.Index(genes).has_duplicates:
             raise DataError(
@@ -167,8 +164,11 @@ def _read(
     return Population(X, np.asarray(genes), places)
 
 
-def _names(obs: pd.DataFrame, key: str, control: str, design: Design, name: str) -> np.ndarray:
-    """The conditions [n] of a prediction's cells."""
+def predicted_names(obs: pd.DataFrame, key: str, control: str, design: Design, name: str) -> np.ndarray:
+    """The conditions [n] of a prediction's cells, all of which have a label.
+
+    What labels do not say of covariates, doses and times is taken from the columns of the real cells' `design`.
+    """
     labels = obs[key].astype(str)
     dose, time = (k if k in obs.columns else None for k in (design.dose_key, design.time_key))
     kept = replace(design, dose_key=dose, time_key=time, match_controls=())
