@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from scdfm.data import CellTable
+from scdfm.data.split import UNKNOWN
 from scdfm.errors import DataError
 from scdfm.evaluation import evaluate, summarise
 from scdfm.report import Evaluation, write
@@ -186,7 +187,7 @@ def test_run_adds_curves_and_its_provenance(tmp_path: Path) -> None:
         result={"step": 300, "val_l2": 1.25}, versions={"torch": "2.13.0"},
     )  # fmt: skip
     log = pd.DataFrame({"step": [1, 20, 40], "loss": [3.0, 2.0, 1.0], "val_l2": [np.nan, np.nan, 2.0]})
-    run: Any = SimpleNamespace(manifest=manifest, log=log)
+    run: Any = SimpleNamespace(manifest=manifest, log=log, split=SimpleNamespace(kind=UNKNOWN))
     text = write(tmp_path, scores(["scdfm", "ridge"], ["A", "B"]), None, None, run=run).read_text(
         encoding="utf-8"
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import scdfm
+from scdfm import report
 from scdfm.data.features import table
 from scdfm.data.simulate import simulate_cell_types, simulate_doses, simulate_drugs
 from scdfm.errors import ConditionError, ConfigError, DataError, RunError
@@ -331,3 +334,51 @@ def test_a_run_of_the_first_format_still_loads(tmp_path) -> None:
         del values["config"][section][key]
     (run.path / "manifest.json").write_text(json.dumps(values))
     assert (before != scdfm.Run.load(run.path).predict(seed=2).X).nnz == 0
+
+
+def test_a_file_of_many_shards_keeps_reasons_and_covariates(
+    typed_run, typed_test, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("scdfm.run.shards.SHARD_CELLS", 6)
+    asked = [typed_run.split.train[0], *typed_test]
+    whole = typed_run.predict(asked, seed=2)
+    written = typed_run.predict_to(tmp_path / "p.h5ad", asked, seed=2)
+    assert written.extrapolated == dict(
+        zip(*(whole.uns["scdfm"][k] for k in ("extrapolated", "extrapolated_because")), strict=True)
+    )
+    assert list(written.extrapolated) == typed_test
+    back = ad.read_h5ad(tmp_path / "p.h5ad")
+    assert list(back.uns["scdfm"]["extrapolated_because"]) == list(written.extrapolated.values())
+    assert back.obs["cell_type"].astype(str).tolist() == whole.obs["cell_type"].astype(str).tolist()
+    assert (back.X != whole.X).nnz == 0
+
+
+def test_the_report_tells_what_is_extrapolated(typed_run, typed, typed_test, tmp_path) -> None:
+    predicted = typed_run.predict(seed=1)
+    real = typed.select(["control", *typed_test])
+    table = scdfm.evaluate(predicted, real, training=typed_run, metrics=["l2"])
+    page = report.write(tmp_path, table, None, None, run=typed_run).read_text(encoding="utf-8")
+    assert f"3 conditions are extrapolations: {typed_test[0]} (" in html.unescape(page)
+    assert "was never perturbed in training with cell_type type3" in html.unescape(page)
+
+
+def test_features_and_extrapolations_from_the_command_line(call, tmp_path) -> None:
+    adata = simulate_drugs(
+        n_genes=30, n_drugs=6, n_features=3, cells_per_condition=8, n_controls=20, truth_cells=2, seed=1
+    )
+    adata.obs["part"] = np.where(adata.obs["drug"] == "drug2", "test", "train")
+    adata.uns.pop("features").rename_axis("drug").to_csv(tmp_path / "z.csv")
+    adata.write_h5ad(tmp_path / "s.h5ad")
+    settings = [f"--set={name}.{key}={value}" for name in SMALL for key, value in SMALL[name].items()]
+    code, _, _ = call(
+        "fit", tmp_path / "s.h5ad", "--out", tmp_path / "run", "--perturbation-key", "drug", "--split", "obs:part",
+        "--features", tmp_path / "z.csv", "--set", "model.perturbation=drugs", *settings, "--quiet",
+    )  # fmt: skip
+    assert code == 0
+    assert scdfm.Run.load(tmp_path / "run").config.model.features == (str(tmp_path / "z.csv"),)
+    code, _, said = call("predict", tmp_path / "run", "--test", "--out", tmp_path / "p.h5ad", "--quiet")
+    assert code == 0
+    assert "1 condition is an extrapolation: drug2 ('drug2' was never perturbed in training" in said
+    code, _, said = call("predict", tmp_path / "run", "--conditions", "drug9", "--out", tmp_path / "q.h5ad")
+    assert code == 2
+    assert "or with a row for it in the features" in said

@@ -40,6 +40,13 @@ def fit(
         list[str] | None,
         typer.Option("--set", help="section.key=value over preset and file; may be repeated."),
     ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Describes perturbations: FILE.csv (with a column smiles: Morgan fingerprints), .parquet, "
+            ".h5ad, or smiles:COLUMN of obs; may be repeated."
+        ),
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     resume: Annotated[
@@ -49,6 +56,8 @@ def fit(
 ) -> None:
     """Train a model on DATA and leave a run folder at --out."""
     options = config_of(preset, config, settings or [], split, fold, max_steps, seed)
+    if features:
+        options = options.updated({"model": {"features": features}}, where="--features")
     cells = screen.read(data, min_cells)
     from scdfm.training import fit as fit_cells
 
@@ -92,6 +101,7 @@ def predict(
             "predict: choose exactly one of --conditions A+B,C, --test and --all-pairs-of A,B,C"
         )
     from scdfm.run import Run
+    from scdfm.run.extrapolation import told
 
     names: list[str] | None = None
     if conditions:
@@ -103,10 +113,7 @@ def predict(
         out, names, controls, n_cells=cells, seed=seed, resume=resume, overwrite=overwrite, progress=not quiet
     )
     if written.extrapolated:
-        typer.echo(
-            f"extrapolation, a target was never perturbed in training: {', '.join(written.extrapolated)}",
-            err=True,
-        )
+        typer.echo(told(written.extrapolated), err=True)
     typer.echo(
         f"{out}: {written.n_cells} cells × {written.n_genes} genes, {len(written.conditions)} conditions"
     )

@@ -154,6 +154,7 @@ def compose(
         notes=[
             *([PAPER_NOTE] if table.attrs.get("protocol") == "paper" else []),
             *map(str, table.attrs.get("notes", [])),
+            *_beyond(run, table.loc[table["model"] == model, "condition"]),
         ],
         scores=scores,
         standings=stands,
@@ -167,6 +168,16 @@ def compose(
         training=figures.curves(log) if len(log) else None,
         provenance=facts_of(given, table.attrs.get("provenance", {}), run),
     )
+
+
+def _beyond(run: Run | None, conditions: pd.Series) -> list[str]:
+    """What of the scored conditions is an extrapolation for `run`, as one note."""
+    if run is None:
+        return []
+    from scdfm.run.extrapolation import extrapolated, told
+
+    note = told(extrapolated(run, [str(name) for name in conditions.unique()]))
+    return [f"{note}."] if note else []
 
 
 def best_to_worst(table: pd.DataFrame, model: str, metric: str) -> pd.Series[float]:

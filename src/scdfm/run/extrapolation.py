@@ -25,6 +25,16 @@ def extrapolated(run: Run, names: Iterable[str]) -> dict[str, str]:
     return {name: why for name, why in found.items() if why}
 
 
+def told(beyond: dict[str, str], most: int = 5) -> str:
+    """One sentence on the extrapolated conditions of `extrapolated`; empty where there is none."""
+    if not beyond:
+        return ""
+    shown = [f"{name} ({why})" for name, why in list(beyond.items())[:most]]
+    more = f" and {len(beyond) - most} more" if len(beyond) > most else ""
+    kind = "condition is an extrapolation" if len(beyond) == 1 else "conditions are extrapolations"
+    return f"{len(beyond)} {kind}: {', '.join(shown)}{more}"
+
+
 class _Seen:
     """What the training conditions of a run held."""
 

@@ -36,13 +36,13 @@ REQUEST, SUFFIXES = "request.json", (".h5ad", ".zarr")
 
 @dataclass(frozen=True)
 class PredictedFile:
-    """What a finished prediction holds; `extrapolated` are conditions with a target that training never perturbed."""
+    """What a finished prediction holds; `extrapolated` are the conditions that leave what training has seen, and why."""
 
     path: Path
     n_cells: int
     n_genes: int
     conditions: tuple[str, ...]
-    extrapolated: tuple[str, ...]
+    extrapolated: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,14 @@ class Shards:
         _flush(out.parent)
         shutil.rmtree(self.folder)
         names = tuple(name for part in self.conditions for name in part)
-        return PredictedFile(out, n_cells, n_genes, names, tuple(extrapolated))
+        return PredictedFile(out, n_cells, n_genes, names, extrapolated)
 
-    def _join(self, group: Any) -> tuple[int, int, list[str]]:
-        """Write the elements of an AnnData; returns cells, genes and the extrapolated conditions."""
+    def _join(self, group: Any) -> tuple[int, int, dict[str, str]]:
+        """Write the elements of an AnnData; returns cells, genes, and why conditions are extrapolated."""
         from anndata.io import sparse_dataset, write_elem
 
-        obs, extrapolated = [], []
+        obs: list[pd.DataFrame] = []
+        extrapolated: dict[str, str] = {}
         for number in range(len(self.conditions)):
             shard = ad.read_h5ad(self.path(number))
             X = sp.csr_matrix(shard.X)
@@ -104,19 +105,25 @@ class Shards:
                 write_elem(group, "X", X, dataset_kwargs={"compression": "gzip"} if _is_hdf5(group) else {})
             else:
                 sparse_dataset(group["X"]).append(X)
-            obs.append(shard.obs.astype({self.run.manifest.perturbation_key: str}))
-            extrapolated += [str(name) for name in shard.uns["scdfm"]["extrapolated"]]
+            obs.append(shard.obs.astype(str))
+            said = shard.uns["scdfm"]
+            extrapolated |= dict(zip(said["extrapolated"], said["extrapolated_because"], strict=True))
         names = [name for part in self.conditions for name in part]
         table = pd.concat(obs)
         key = self.run.manifest.perturbation_key
         table[key] = pd.Categorical(table[key], categories=pd.Index(names))
-        table["source_control"] = table["source_control"].astype(str).astype("category")
+        for column in table.columns.drop(key):
+            table[column] = table[column].astype("category")
         write_elem(group, "obs", table)
         write_elem(group, "var", first.var)
+        beyond = {
+            "extrapolated": np.array(list(extrapolated), dtype=object),
+            "extrapolated_because": np.array(list(extrapolated.values()), dtype=object),
+        }
         write_elem(
             group,
             "uns",
-            {"scdfm": first.uns["scdfm"] | {"extrapolated": np.array(extrapolated, dtype=object)}},
+            {"scdfm": first.uns["scdfm"] | beyond},
         )
         for name in ("layers", "obsm", "obsp", "varm", "varp"):
             write_elem(group, name, {})
