@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from scdfm.errors import ConfigError
 
@@ -25,6 +33,15 @@ class Section(BaseModel):
     """A frozen group of options that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes True for 1; whoever writes `max_steps = true` means something else."""
+        assert info.field_name is not None
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("expected another kind of value than true or false")
+        return value
 
 
 class PanelConfig(Section):
@@ -76,7 +93,7 @@ class ModelConfig(Section):
     """Heads of the blocks; width must be a multiple."""
     gene_heads: Count = 8
     """Heads of the gene encoder; width must be a multiple."""
-    layers: Count = 2
+    layers: Annotated[int, Field(ge=1, le=1000)] = 2
     dropout: Fraction = 0.0
 
     @model_validator(mode="after")
@@ -210,7 +227,7 @@ class SplitConfig(Section):
     """Which conditions are kept for the test, and which of the rest for validation."""
 
     kind: Literal["additive", "holdout", "combinations", "covariate", "column", "file", "named"] = "additive"
-    fold: Annotated[int, Field(ge=0)] = 0
+    fold: Annotated[int, Field(ge=0, lt=2**31)] = 0
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of doubles (additive, combinations), or of pairs of a value and targets (covariate), kept for the test."""
     held_out_targets: Count = 12
@@ -303,7 +320,7 @@ class Config(Section):
             raise ConfigError(
                 f"config file {path} cannot be read ({error.strerror}); check the path"
             ) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError(f"config file {path} is not TOML: {error}") from error
         return (base or cls.preset("default")).updated(values, where=f"config file {path}")
 
@@ -318,15 +335,15 @@ class Config(Section):
             key, sign, text = setting.partition("=")
             if not sign or not key.strip():
                 raise ConfigError(f"--set {setting}: expected section.key=value, e.g. training.max_steps=500")
-            try:
-                value = tomllib.loads(f"value = {text}")["value"]
-            except tomllib.TOMLDecodeError:
-                value = text.strip()
             *parents, leaf = key.strip().split(".")
             inner = values
             for parent in parents:
                 inner = inner.setdefault(parent, {})
-            inner[leaf] = None if value == "none" else value
+                if not isinstance(inner, dict):
+                    raise ConfigError(
+                        f"--set {setting}: '{parent}' was set to a value before; keep one of the two"
+                    )
+            inner[leaf] = _value(text)
         return self.updated(values, where="--set")
 
 
@@ -338,6 +355,16 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
         )
     return merged
+
+
+def _value(text: str) -> Any:
+    """The TOML value of a text, None for `none`, else the text itself."""
+    try:
+        read = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        read = {}
+    value = read["value"] if read.keys() == {"value"} else text.strip()
+    return None if value == "none" else value
 
 
 def validated(values: Mapping[str, Any], where: str = "config") -> Config:

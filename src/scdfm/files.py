@@ -26,10 +26,12 @@ def written_whole(path: str | Path, size: int | None = None) -> Iterator[Path]:
 
     The temporary name keeps the ending of `path`, since writers choose their format by it. What a killed process
     left of the same file goes first. DiskFullError where there is no room; `size` is the bytes needed, if known.
+    DataError where a file of this name cannot stand.
     """
     path = Path(path)
+    require_place(path)
     _remove_abandoned(path)
-    temporary = path.with_name(f".{path.stem}.{_host()}-{os.getpid()}{PART}{path.suffix}")
+    temporary = _neighbour(path)
     try:
         yield temporary
         _flush(temporary)
@@ -41,6 +43,25 @@ def written_whole(path: str | Path, size: int | None = None) -> Iterator[Path]:
         if _tells_of_a_full_disk(error):
             raise DiskFullError(_full(path, written, size)) from error
         raise
+
+
+def require_place(path: Path) -> None:
+    """Refuse a name under which no file can be written: a folder, a place without the right to write, a name too long."""
+    if path.is_dir():
+        raise DataError(f"output {path} is a folder; expected the name of a file: choose another")
+    probe = _neighbour(path)
+    try:
+        probe.touch()
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        if _tells_of_a_full_disk(error):
+            return  # said with the bytes needed when it is written
+        words = getattr(error, "strerror", None) or error
+        raise DataError(f"output {path} cannot be written ({words}); choose another place or name") from error
+
+
+def _neighbour(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{_host()}-{os.getpid()}{PART}{path.suffix}")
 
 
 def _full(path: Path, written: int, size: int | None) -> str:
@@ -111,18 +132,21 @@ def new_folder(path: str | Path) -> Path:
     Parts of files that a killed process left are nothing.
     """
     path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise DataError(f"output {path}: expected a folder to create, found a file; choose another --out")
-    if path.is_dir() and any(not _is_part(entry) for entry in path.iterdir()):
-        raise DataError(
-            f"output folder {path} exists and is not empty; choose another --out, or remove it first"
-        )
     try:
+        if path.exists() and not path.is_dir():
+            raise DataError(f"output {path}: expected a folder to create, found a file; choose another --out")
+        if path.is_dir() and any(not _is_part(entry) for entry in path.iterdir()):
+            raise DataError(
+                f"output folder {path} exists and is not empty; choose another --out, or remove it first"
+            )
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"output folder {path} cannot be created ({error.strerror}); choose another --out"
-        ) from error
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:
+        words = getattr(error, "strerror", None) or error
+        raise DataError(f"output folder {path} cannot be created ({words}); choose another --out") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise DataError(f"output folder {path} cannot be written (permission denied); choose another --out")
     return path
 
 
@@ -141,7 +165,7 @@ def recorded_folder(path: str | Path, name: str, record: dict[str, Any], resume:
         return path
     try:
         found = dict(json.loads((path / name).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{path / name} cannot be read as JSON ({error}); choose another --out") from error
     differing = [key for key, value in record.items() if found.get(key) != value]
     if differing:

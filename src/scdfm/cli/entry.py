@@ -24,25 +24,36 @@ def main() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's advice to programmers is no news to users
     try:
         with _sigterm_heard():
-            app()
+            code = app(standalone_mode=False)
     except ScdfmError as error:
-        sys.exit(_complain(f"error: {error}", error.exit_code))
+        code = _complain(f"error: {error}", error.exit_code)
     except _Terminated:
-        sys.exit(
-            _complain(
-                "error: stopped by SIGTERM; repeat the command, with --resume where it has one", RESUMABLE
-            )
-        )
-    except (KeyboardInterrupt, SystemExit):
-        raise
+        text = "error: stopped by SIGTERM; repeat the command, with --resume where it has one"
+        code = _complain(text, RESUMABLE)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _complain("interrupted", 130)
     except Exception as error:  # the last line of defence: no traceback reaches the user, none is lost
+        code = _misused(error) if hasattr(error, "format_message") else _unexpected(error)
+    if code:
+        sys.exit(code)
+
+
+def _misused(error: Exception) -> int:
+    """An option or command that does not exist, or a value of another type; its class moves between typer's releases."""
+    text = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+    context = getattr(error, "ctx", None)
+    where = "scdfm" if context is None else context.command_path
+    return _complain(f"error: {text}; see {where} --help", getattr(error, "exit_code", 2))
+
+
+def _unexpected(error: Exception) -> int:
+    try:
         with tempfile.NamedTemporaryFile("w", prefix="scdfm-", suffix=".log", delete=False) as log:
-            traceback.print_exc(file=log)
-        sys.exit(
-            _complain(
-                f"unexpected error ({type(error).__name__}: {error}); please report it with {log.name}", 1
-            )
-        )
+            traceback.print_exception(error, file=log)
+        kept = f"please report it with {log.name}"
+    except OSError as trouble:
+        kept = f"please report it (its log could not be kept: {trouble})"
+    return _complain(f"unexpected error ({type(error).__name__}: {error}); {kept}", 1)
 
 
 @contextlib.contextmanager

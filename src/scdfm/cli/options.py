@@ -48,10 +48,15 @@ def number_or_text(text: str) -> float | str:
 
 def require_free(path: Path, overwrite: bool) -> None:
     """Refuse to write over a file, or into a folder that is not there, before any work is done."""
-    if path.exists() and not overwrite:
+    from scdfm.files import require_place
+
+    if "\0" in str(path):
+        raise DataError(f"output {path!r}: no file can have this name; choose another")
+    if path.is_file() and not overwrite:
         raise DataError(f"output {path} exists; choose another name, or pass --overwrite")
     if not path.absolute().parent.is_dir():
         raise DataError(f"output {path}: the folder {path.absolute().parent} does not exist; create it first")
+    require_place(path)
 
 
 def write_h5ad(adata: Any, path: Path) -> None:

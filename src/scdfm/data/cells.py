@@ -344,6 +344,11 @@ def _genes(source: Source) -> npt.NDArray[np.str_]:
     genes = source.genes
     if not len(genes):
         raise DataError(f"{source.name} holds no genes; expected their names in var")
+    if (unnamed := np.char.strip(genes) == "").any():
+        raise DataError(
+            f"{source.name}: {int(unnamed.sum())} genes have no name in var (first: column {int(np.argmax(unnamed))}); "
+            "name or remove them"
+        )
     repeated = pd.Index(genes).duplicated()
     if repeated.any():
         raise DataError(

@@ -15,6 +15,10 @@ from scdfm.data.cells import CellTable
 from scdfm.data.conditions import CONTROL, targets
 from scdfm.data.split import Split
 from scdfm.data.stored import Matrix, blocks, subset
+from scdfm.errors import DataError
+
+FEWEST = 2
+"""Genes of a panel: a correlation over fewer is undefined."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,20 @@ def select_genes(cells: CellTable, split: Split, config: PanelConfig | None = No
     forced = np.isin(cells.genes, sorted(wanted))
     n_all = len(cells.genes)
     if config.n_genes >= n_all:
-        return GenePanel(tuple(cells.genes.tolist()), n_all)
+        return GenePanel(_enough(cells.genes.tolist()), n_all)
     chosen = cells.conditions if config.cells == "all" else (CONTROL, *split.train)
     rows = np.flatnonzero(np.isin(cells.conditions, chosen)[cells.codes])
     variable = variable_genes(subset(cells.X, rows), config.n_genes, config.flavor)
-    return GenePanel(tuple(cells.genes[variable | forced].tolist()), int(variable.sum()))
+    return GenePanel(_enough(cells.genes[variable | forced].tolist()), int(variable.sum()))
+
+
+def _enough(genes: list[str]) -> tuple[str, ...]:
+    if len(genes) < FEWEST:
+        raise DataError(
+            f"panel: {len(genes)} genes vary among the training cells or are targets, expected at least {FEWEST}; "
+            "give cells of more genes"
+        )
+    return tuple(genes)
 
 
 def variable_genes(x: Matrix, n_genes: int, flavor: str = "seurat") -> npt.NDArray[np.bool_]:

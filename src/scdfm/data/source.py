@@ -6,6 +6,8 @@ obs and var are read at once; a matrix stays on disk until its rows are asked fo
 from __future__ import annotations
 
 import contextlib
+import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +102,8 @@ def _open_group(path: Path) -> Iterator[Any]:
         found = False
     if not found:
         raise DataError(f"{path} does not exist; expected an .h5ad file or a .zarr store: check the path")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{path} cannot be read (permission denied); ask its owner for the right to read it")
     if path.is_dir():
         import zarr
 
@@ -127,7 +131,8 @@ def _from_group(group: Any, path: Path) -> Source:
     try:
         keys = set(group.keys())
         layers = tuple(group["layers"].keys()) if "layers" in keys else ()
-        tables = [read_elem(group[name]) for name in ("obs", "var") if name in keys]
+        with warnings.catch_warnings(action="ignore"):  # on old or odd files, which are read or refused below
+            tables = [read_elem(group[name]) for name in ("obs", "var") if name in keys]
     except Exception as error:
         # The error for an encoding that this anndata does not know is private to anndata.
         if isinstance(error, READ_ERRORS) or type(error).__name__ == "IORegistryError":

@@ -336,7 +336,7 @@ def _read_lists(path: Path, control: str) -> dict[str, list[str]]:
             values = tomllib.load(handle)
     except OSError as error:
         raise DataError(f"split file {path} cannot be read ({error.strerror}); check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(
             f'split file {path} is not TOML ({error}); expected lines such as test = ["A+B", "C"]'
         ) from error

@@ -50,8 +50,8 @@ class Scale:
 def to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, where: str) -> sp.csr_matrix:
     """The chosen `rows` (None: all) of a dense or sparse, in-memory or on-disk matrix as new canonical CSR.
 
-    Its dtype stays (half precision becomes float32). Dense input goes through in blocks of rows. DataError where
-    it is not a matrix of real numbers.
+    Its dtype stays (half precision becomes float32, another byte order this machine's). Dense input goes through in
+    blocks of rows. DataError where it is not a matrix of real numbers.
     """
     try:
         csr = _as_csr(matrix, rows, where)
@@ -62,6 +62,8 @@ def to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, where: str) -> sp.cs
         raise DataError(
             f"{where} cannot be read ({reason(error)}); write the file anew (write_h5ad)"
         ) from error
+    if not csr.has_canonical_format and csr.dtype.kind in "bui":
+        csr = csr.astype(np.int64)  # a sum of small integers must not overflow
     csr.sum_duplicates()
     csr.eliminate_zeros()
     return csr
@@ -94,7 +96,8 @@ def _dense_to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None) -> sp.csr_mat
         # Files read slices fast and lists of rows slowly, so the enclosing slice is read.
         low, high = int(block.min()), int(block.max()) + 1
         dense = np.asarray(matrix[low:high])[block - low]
-        blocks.append(sp.csr_matrix(dense.astype(np.float32) if dense.dtype == np.float16 else dense))
+        kind = np.dtype(np.float32) if dense.dtype == np.float16 else dense.dtype.newbyteorder("=")
+        blocks.append(sp.csr_matrix(dense.astype(kind, copy=False)))
     return sp.csr_matrix(sp.vstack(blocks, format="csr"))
 
 

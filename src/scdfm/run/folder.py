@@ -34,6 +34,7 @@ from scdfm.encoded import ConditionShape
 from scdfm.errors import RunError
 from scdfm.files import written_whole
 from scdfm.model import VelocityField
+from scdfm.run import checks
 from scdfm.run.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -70,14 +71,17 @@ class Run:
         manifest = Manifest.load(path)
         if not manifest.digests:
             raise RunError(f"run {path} is not finished; continue it with fit --resume")
+        needed = {WEIGHTS, GRAPH} if manifest.config.graph.enabled else {WEIGHTS}
+        if lacking := sorted(needed - manifest.digests.keys()):
+            raise RunError(
+                f"run {path} is incomplete: the manifest does not list {lacking[0]}; {checks.REMEDY}"
+            )
         for name, digest in manifest.digests.items():
             if name not in FILES:
                 raise RunError(
                     f"run {path}: the manifest names an unknown file '{name}'; restore it or fit again"
                 )
-            if not (path / name).is_file():
-                raise RunError(f"run {path} is incomplete: {name} is missing; restore it or fit again")
-            if file_digest(path / name) != digest:
+            if file_digest(checks.own_file(path, name)) != digest:
                 raise RunError(
                     f"run {path}: {name} is not the file of this run (digest differs); restore it or fit again"
                 )
@@ -119,7 +123,7 @@ class Run:
             raise RunError(
                 f"run {self.path} stores no means: it was converted without the data it was trained on"
             )
-        return read_means(self.path / MEANS)
+        return checks.means_of(read_means(self.path / MEANS), self.genes, self.path / MEANS)
 
     @functools.cached_property
     def rates(self) -> torch.Tensor:
@@ -129,7 +133,9 @@ class Run:
     @property
     def log(self) -> pd.DataFrame:
         """Training curves: one row for each logged step."""
-        return pd.read_csv(self.path / LOG) if (self.path / LOG).is_file() else pd.DataFrame()
+        if not (self.path / LOG).is_file():
+            return pd.DataFrame()
+        return _table(checks.own_file(self.path, LOG))
 
     @functools.cached_property
     def field(self) -> VelocityField:
@@ -137,14 +143,12 @@ class Run:
         enabled = self.config.graph.enabled
         graph = read_graph(self.path / GRAPH, len(self.vocabulary.tokens)) if enabled else None
         shape = self.encoder.shape(null=self.config.training.condition_dropout > 0)
+        with torch.device("meta"):
+            blank = build_field(self.config, self.vocabulary, None, shape)
+        path = self.path / WEIGHTS
+        weights = checks.fitting(read_tensors(path), blank, path)
         field = build_field(self.config, self.vocabulary, graph, shape)
-        weights = read_tensors(self.path / WEIGHTS)
-        try:
-            field.load_state_dict(weights)
-        except RuntimeError as error:
-            raise RunError(
-                f"run {self.path}: {WEIGHTS} does not fit the manifest's model; restore it or fit again"
-            ) from error
+        field.load_state_dict(weights)
         return field.eval()
 
     @functools.cached_property
@@ -274,7 +278,7 @@ def write_graph(path: Path, graph: np.ndarray) -> None:
 
 def read_graph(path: Path, n_tokens: int) -> torch.Tensor:
     """The graph bool [V, V] of `write_graph`."""
-    edges = read_tensors(path)["edges"].long()
+    edges = checks.edges_of(read_tensors(path), n_tokens, path)
     graph = torch.zeros(n_tokens, n_tokens, dtype=torch.bool)
     graph[edges[0], edges[1]] = True
     return graph
@@ -296,8 +300,15 @@ def read_features(path: Path, manifest: Manifest) -> tuple[FeatureTable, Standar
 
 def read_means(path: Path) -> pd.DataFrame:
     """The means of `write_table`, names kept as text."""
-    table = pd.read_csv(path, index_col=0, float_precision="round_trip", keep_default_na=False)
-    table.index = table.index.astype(str)
+    # A converter keeps names such as 007 or NA as they are.
+    return _table(path, index_col=0, converters={0: str}, float_precision="round_trip", keep_default_na=False)
+
+
+def _table(path: Path, **options: Any) -> pd.DataFrame:
+    try:
+        table: pd.DataFrame = pd.read_csv(path, **options)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise RunError(f"{path} cannot be read as a table ({error}); {checks.REMEDY}") from error
     return table
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from scdfm.config import Config
+from scdfm.data import Scale, Split, Vocabulary
 from scdfm.data.encoding import ConditionSchema
 from scdfm.errors import RunError
 from scdfm.files import write_json
@@ -31,13 +33,37 @@ class FeatureSource(BaseModel):
     """sha256 of names and values."""
 
 
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, strict=True)
+
+
+class _Scale(_Record):
+    transform: Literal["log1p"]
+    target_sum: Annotated[float, Field(gt=0)] | None
+    declared: Literal["log1p", "counts"]
+    layer: str | None
+
+    @model_validator(mode="after")
+    def _total(self) -> _Scale:
+        if (self.declared == "counts") != (self.target_sum is not None):
+            raise ValueError("target_sum goes with declared 'counts', and only with it")
+        return self
+
+
+class _Data(_Record):
+    path: str | None
+    digest: str
+    n_cells: Annotated[int, Field(ge=0)]
+    n_genes: Annotated[int, Field(ge=0)]
+
+
 class Manifest(BaseModel):
     """What a run folder says of itself; unknown or missing keys are refused when it is read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    format: int
-    seed: int
+    format: Annotated[int, Field(strict=True, ge=1)]
+    seed: Annotated[int, Field(strict=True, ge=0)]
     config: Config
     vocabulary: list[str]
     """Tokens in the order of the gene table's rows."""
@@ -64,6 +90,49 @@ class Manifest(BaseModel):
     digests: dict[str, str] = {}
     """sha256 of each file that belongs to the run."""
 
+    @field_validator("scale")
+    @classmethod
+    def _scale(cls, value: dict[str, Any]) -> dict[str, Any]:
+        _Scale.model_validate(value)
+        Scale(**value)
+        return value
+
+    @field_validator("data")
+    @classmethod
+    def _data(cls, value: dict[str, Any]) -> dict[str, Any]:
+        _Data.model_validate(value)
+        return value
+
+    @field_validator("split")
+    @classmethod
+    def _split(cls, value: dict[str, Any]) -> dict[str, Any]:
+        Split.from_dict(value)
+        return value
+
+    @field_validator("versions")
+    @classmethod
+    def _versions(cls, value: dict[str, str]) -> dict[str, str]:
+        if "scdfm" not in value:
+            raise ValueError("the version of scdfm is missing")
+        return value
+
+    @model_validator(mode="after")
+    def _named(self) -> Manifest:
+        known = Vocabulary(tuple(self.vocabulary))
+        if not self.panel or len(set(self.panel)) < len(self.panel):
+            raise ValueError("panel holds no gene, or one twice")
+        if unknown := [name for name in self.panel if name not in known]:
+            raise ValueError(f"'{unknown[0]}' of panel is not in the vocabulary")
+        if self.seed != self.config.seed:
+            raise ValueError(f"seed {self.seed} is not the config's {self.config.seed}")
+        return self
+
+    @property
+    def identity(self) -> str:
+        """sha256 of what decides a fit's numbers: equal where one fit continues another."""
+        decides = self.model_dump_json(exclude={"data", "versions", "result", "digests"})
+        return hashlib.sha256(f"{decides}{self.data['digest']}".encode()).hexdigest()
+
     def save(self, folder: Path) -> None:
         """Write the manifest into `folder`, whole or not at all."""
         write_json(folder / NAME, self.model_dump(mode="json"))
@@ -78,7 +147,7 @@ class Manifest(BaseModel):
             raise RunError(
                 f"{folder} is not a run folder: {NAME} is missing; give the --out folder of a fit"
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(
                 f"{path} cannot be read as JSON ({error}); fit again or restore the file"
             ) from error

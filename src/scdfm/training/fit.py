@@ -12,7 +12,7 @@ import torch
 
 from scdfm.config import Config
 from scdfm.data import CONTROL, CellTable, ConditionSampler, Split, make_split
-from scdfm.errors import ConfigError
+from scdfm.errors import ConfigError, RunError
 from scdfm.files import new_folder
 from scdfm.processes import is_first, together, wait_for_all, world_size
 from scdfm.run import Run, folder
@@ -22,6 +22,7 @@ from scdfm.training.checkpoint import BEST, CHECKPOINTS, LAST, read_checkpoint
 from scdfm.training.divergence import last_good, require_finite
 from scdfm.training.inputs import Features, Inputs, prepare, require_same_run, write_inputs
 from scdfm.training.interruption import stopped
+from scdfm.training.machine import require_machine, require_memory
 from scdfm.training.module import FlowModule
 from scdfm.training.steps import Dealt, Prefetched, StepBatches, ValidationConditions
 from scdfm.training.trainer import make_trainer
@@ -56,6 +57,7 @@ def fit(
     TrainingError when the loss is no number or another process dies, InterruptedFitError on SIGTERM.
     """
     config = config or Config.preset("default")
+    require_machine(config.training)
     split = split or make_split(cells, config.split, seed=config.seed)
     split.check(cells.conditions)
     cells.require_cells((CONTROL, *split.train, *split.validation), at_least=config.training.min_cells)
@@ -66,6 +68,7 @@ def fit(
         if begins:
             new_folder(out)
         inputs = prepare(cells, split, config, features)
+        require_memory(inputs)
         if begins:
             inputs.manifest.save(out)
         wait_for_all()
@@ -74,6 +77,7 @@ def fit(
             if is_first():
                 write_inputs(cells, split, inputs, out)
             wait_for_all()
+            _require_own_checkpoint(out, inputs.manifest)
             data = StepData(cells, split, inputs, first_step=last_good(out) or 0)
             _train(data, inputs.manifest, out, progress)
             wait_for_all()
@@ -88,6 +92,13 @@ def _require_shares(config: Config, split: Split) -> None:
             f"{world} processes share the {n} conditions of a step, expected at least one for each; raise "
             "training.conditions_per_batch (at most the training conditions), or start fewer processes"
         )
+
+
+def _require_own_checkpoint(out: Path, manifest: Manifest) -> None:
+    """Refuse a checkpoint that another fit left, or somebody put there."""
+    last = out / CHECKPOINTS / LAST
+    if last.is_file() and read_checkpoint(last).get(StepData.__qualname__) != {"fit": manifest.identity}:
+        raise RunError(f"checkpoint {last} is of another fit; put the one of this run back, or remove it")
 
 
 class StepData(L.LightningDataModule):
@@ -107,6 +118,10 @@ class StepData(L.LightningDataModule):
         self.validation = ValidationConditions(
             cells, inputs.panel, inputs.encoder, split.validation, options.validation_cells, config.seed
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint says of the fit it belongs to."""
+        return {"fit": self.inputs.manifest.identity}
 
     def train_dataloader(self) -> Prefetched:
         """Steps still to take, of each the share of this process."""

@@ -1,0 +1,256 @@
+"""Run folders: files missing, cut short, renamed, swapped; tensors and manifests edited."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import torch
+
+from bad_input.bench import Bench, Case, truncated
+
+CONTROLS = "controls.h5ad"
+
+
+def manifest(**values: Any) -> Callable[[Bench], Sequence[Any]]:
+    """`scdfm predict` on a run whose manifest has other values."""
+    return lambda bench: bench.predict(run=bench.manifest_with(lambda found: found.update(values)))
+
+
+def within(key: str, **values: Any) -> Callable[[Bench], Sequence[Any]]:
+    """`scdfm predict` on a run whose manifest has other values within `key`."""
+    return lambda bench: bench.predict(run=bench.manifest_with(lambda found: found[key].update(values)))
+
+
+def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Bench], Sequence[Any]]:
+    """`scdfm predict` on a run with an edited manifest."""
+    return lambda bench: bench.predict(run=bench.manifest_with(change))
+
+
+def model(**values: Any) -> Callable[[Bench], Sequence[Any]]:
+    """`scdfm predict` on a run whose manifest says other options of the model."""
+    return edited(lambda found: found["config"]["model"].update(values))
+
+
+def without(*keys: str) -> Callable[[Bench], Sequence[Any]]:
+    """`scdfm predict` on a run whose manifest lacks a key."""
+
+    def change(found: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            found = found[key]
+        del found[keys[-1]]
+
+    return lambda bench: bench.predict(run=bench.manifest_with(change))
+
+
+def files(change: Callable[[Path], Any], sign: bool = False) -> Callable[[Bench], Sequence[Any]]:
+    """`scdfm predict` on a run whose files were changed."""
+    return lambda bench: bench.predict(run=bench.run_with(change, sign))
+
+
+def tensors(
+    change: Callable[[dict[str, Any]], Any], file: str = "weights.safetensors"
+) -> Callable[[Bench], Sequence[Any]]:
+    """`scdfm predict` on a run whose tensors were changed, digests with them."""
+    return lambda bench: bench.predict(run=bench.weights_with(change, file))
+
+
+def text(name: str, content: str | bytes, sign: bool = True) -> Callable[[Bench], Sequence[Any]]:
+    """`scdfm evaluate` with a run one of whose files has other content."""
+
+    def change(run: Path) -> None:
+        (run / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return lambda bench: bench.evaluate("--run", bench.run_with(change, sign))
+
+
+def first(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[str, Any]], None]:
+    """A change of the first tensor."""
+
+    def edit(found: dict[str, Any]) -> None:
+        name = sorted(found)[0]
+        found[name] = change(found[name]).contiguous()
+
+    return edit
+
+
+def linked(name: str) -> Callable[[Path], None]:
+    """The file of the run becomes a link to a copy outside."""
+
+    def change(run: Path) -> None:
+        shutil.move(run / name, run.parent / name)
+        (run / name).symlink_to(run.parent / name)
+
+    return change
+
+
+def swapped(name: str) -> Callable[[Bench], Sequence[Any]]:
+    """A file of another run."""
+
+    def command(bench: Bench) -> Sequence[Any]:
+        return bench.predict(run=bench.run_with(lambda run: shutil.copy(bench.other_run / name, run / name)))
+
+    return command
+
+
+def controls(change: Callable[[ad.AnnData], Any]) -> Callable[[Bench], Sequence[Any]]:
+    """Other control cells, signed."""
+
+    def edit(run: Path) -> None:
+        adata = ad.read_h5ad(run / CONTROLS)
+        changed = change(adata)
+        (adata if changed is None else changed).write_h5ad(run / CONTROLS)
+
+    return files(edit, sign=True)
+
+
+def nan_controls(run: Path) -> None:
+    with h5py.File(run / CONTROLS, "r+") as file:
+        file["X/data"][0] = np.nan
+
+
+def resumed(change: Callable[[Bench, Path], Any]) -> Callable[[Bench], Sequence[Any]]:
+    """`scdfm fit --resume` of a run that is not finished and has a changed checkpoint."""
+
+    def command(bench: Bench) -> Sequence[Any]:
+        run = bench.run_copy()
+        values = json.loads((run / "manifest.json").read_text())
+        values |= {"digests": {}, "result": {}}
+        (run / "manifest.json").write_text(json.dumps(values))
+        change(bench, run / "checkpoints" / "last.safetensors")
+        return bench.fit("--resume", out=run)
+
+    return command
+
+
+def self_loop(run: Path) -> None:
+    (run / "weights.safetensors").unlink()
+    (run / "weights.safetensors").symlink_to("weights.safetensors")
+
+
+def emptied(bench: Bench) -> Sequence[Any]:
+    return bench.predict(run=bench.folder)
+
+
+CASES = [
+    Case("a good run", lambda bench: bench.predict(), None),
+    Case("run: no folder", lambda bench: bench.predict(run=bench.folder / "none"), "run folder .* does not exist"),
+    Case("run: a file", lambda bench: bench.predict(run=bench.screen), "run folder .* does not exist"),
+    Case("run: an empty folder", emptied, "is not a run folder: manifest.json is missing"),
+    Case("weights missing", files(lambda run: (run / "weights.safetensors").unlink()), "weights.safetensors is missing"),
+    Case("weights renamed", files(lambda run: (run / "weights.safetensors").rename(run / "model.safetensors")),
+         "weights.safetensors is missing"),
+    Case("weights cut short", files(lambda run: truncated(run / "weights.safetensors")), "digest differs"),
+    Case("weights cut short and signed", files(lambda run: truncated(run / "weights.safetensors"), True),
+         "cannot be read as safetensors"),
+    Case("weights of no bytes, signed", files(lambda run: truncated(run / "weights.safetensors", 0), True),
+         "cannot be read as safetensors"),
+    Case("weights with a header of 2**63 bytes",
+         files(lambda run: (run / "weights.safetensors").write_bytes(b"\xff" * 7 + b"\x7f" + b"{}"), True),
+         "cannot be read as safetensors"),
+    Case("weights that are a pickle", files(lambda run: torch.save({"a": 1}, run / "weights.safetensors"), True),
+         "cannot be read as safetensors"),
+    Case("weights of another run", swapped("weights.safetensors"), "weights.safetensors is not the file of this run"),
+    Case("means of another run", files(lambda run: (run / "means.csv").write_text("x")),
+         "means.csv is not the file of this run"),
+    Case("manifest of another run", swapped("manifest.json"), "is not the file of this run"),
+    Case("weights a link out of the folder", files(linked("weights.safetensors")),
+         "is a link that leads out of the run folder"),
+    Case("controls a link out of the folder", files(linked(CONTROLS)), "controls.h5ad is a link that leads out"),
+    Case("weights a link to themselves", files(self_loop), "weights.safetensors is missing"),
+    Case("weights: a tensor lacks", tensors(lambda t: t.pop(sorted(t)[0])), r"tensor '.*' is missing \(1 such\)"),
+    Case("weights: a tensor more", tensors(lambda t: t.update(odd=torch.zeros(2))), "tensor 'odd' is unknown"),
+    Case("weights: another shape", tensors(first(lambda t: t[..., :1])), r"tensor '.*' is torch.float32 \[.*\], expected"),
+    Case("weights: float64", tensors(first(torch.Tensor.double)), "is torch.float64 .*, expected torch.float32"),
+    Case("weights: int64", tensors(first(torch.Tensor.long)), "is torch.int64 .*, expected torch.float32"),
+    Case("weights: complex", tensors(first(lambda t: t.to(torch.complex64))),
+         "is torch.complex64 .*, expected torch.float32"),
+    Case("weights: nan", tensors(first(lambda t: t * float("nan"))), "holds values that are not finite"),
+    Case("graph: no edges", tensors(lambda t: (t.pop("edges"), t.update(other=torch.zeros(1))), "graph.safetensors"),
+         "expected the tensor 'edges'"),
+    Case("graph: another shape", tensors(first(lambda t: t.T), "graph.safetensors"), r"whole numbers of shape \[2, E\]"),
+    Case("graph: floats", tensors(first(torch.Tensor.float), "graph.safetensors"), "whole numbers"),
+    Case("graph: beyond the vocabulary", tensors(first(lambda t: t + 1000), "graph.safetensors"),
+         "an edge leads to a token beyond the"),
+    Case("graph: negative", tensors(first(lambda t: t - 1000), "graph.safetensors"), "an edge leads to a token beyond the"),
+    Case("means: other genes", text("means.csv", ",A\ncontrol,1\n"), "its columns are not the .* genes of the run"),
+    Case("means: empty", text("means.csv", ""), "means.csv cannot be read as a table"),
+    Case("means: binary", text("means.csv", b"\xff\xfe\x00"), "means.csv cannot be read as a table"),
+    Case("log: binary", text("log.csv", b"\xff\xfe\x00", sign=False), "log.csv cannot be read as a table"),
+    Case("controls: NaN", files(nan_controls, True), "expected a finite number"),
+    Case("controls: a gene lacks", controls(lambda a: a[:, 1:].copy()), "1 of the run's 12 genes are missing"),
+    Case("controls: another column", controls(lambda a: a.obs.columns.__class__ and setattr(a.obs, "columns", ["x"])),
+         "column 'perturbation' is not in obs"),
+    Case("controls: a pipe", files(lambda run: ((run / CONTROLS).unlink(), os.mkfifo(run / CONTROLS))),
+         "controls.h5ad is missing"),
+    Case("manifest: cut short", files(lambda run: truncated(run / "manifest.json")), "cannot be read as JSON"),
+    Case("manifest: empty", files(lambda run: truncated(run / "manifest.json", 0)), "cannot be read as JSON"),
+    Case("manifest: a list", files(lambda run: (run / "manifest.json").write_text("[1]")), "damaged at the whole"),
+    Case("manifest: nested too deep", files(lambda run: (run / "manifest.json").write_text("[" * 100_000)),
+         "cannot be read as JSON"),
+    Case("manifest: binary", files(lambda run: (run / "manifest.json").write_bytes(b"\xff\xfe")), "cannot be read as JSON"),
+    Case("manifest: a folder", files(lambda run: ((run / "manifest.json").unlink(), (run / "manifest.json").mkdir())),
+         "cannot be read as JSON"),
+    Case("manifest: unknown key", manifest(extra=1), r"damaged at extra \(Extra inputs"),
+    Case("manifest: newer format", manifest(format=99), "made by a newer scdfm"),
+    Case("manifest: format true", manifest(format=True), "damaged at format"),
+    Case("manifest: format 0", manifest(format=0), "damaged at format"),
+    Case("manifest: format NaN", manifest(format=float("nan")), "damaged at format"),
+    Case("manifest: seed text", manifest(seed="0"), "damaged at seed"),
+    Case("manifest: another seed", manifest(seed=5), "seed 5 is not the config's 0"),
+    Case("manifest: config null", manifest(config=None), "damaged at config"),
+    Case("manifest: config with an unknown key", within("config", speed=1), "damaged at config.speed"),
+    Case("manifest: another width", model(width=1048576),
+         "does not fit the manifest's model"),
+    Case("manifest: a million layers", model(layers=10**6),
+         "damaged at config.model.layers"),
+    Case("manifest: vocabulary of numbers", manifest(vocabulary=[1, 2]), "damaged at vocabulary.0"),
+    Case("manifest: vocabulary empty", manifest(vocabulary=[]), "vocabulary starts with"),
+    Case("manifest: vocabulary longer", edited(lambda m: m["vocabulary"].append("new")),
+         "does not fit the manifest's model"),
+    Case("manifest: panel empty", manifest(panel=[]), "panel holds no gene"),
+    Case("manifest: panel twice", edited(lambda m: m["panel"].append(m["panel"][0])),
+         "or one twice"),
+    Case("manifest: panel unknown", manifest(panel=["../../etc/passwd"]),
+         "'../../etc/passwd' of panel is not in the vocabulary"),
+    Case("manifest: targets null", manifest(targets=None), "damaged at targets"),
+    Case("manifest: split without its digest", without("split", "digest"), "damaged at split .*digest"),
+    Case("manifest: split edited", within("split", fold=3, test=["A+B"]), "it was edited"),
+    Case("manifest: split with a wild fold", within("split", fold="x"), "damaged at split"),
+    Case("manifest: split null", manifest(split=None), "damaged at split"),
+    Case("manifest: scale without its total", without("scale", "target_sum"), "damaged at scale"),
+    Case("manifest: scale NaN", within("scale", target_sum=float("nan")), "damaged at scale"),
+    Case("manifest: scale of text", within("scale", declared="counts", target_sum="10000"), "damaged at scale"),
+    Case("manifest: scale without counts", within("scale", target_sum=1e4), "target_sum goes with declared 'counts'"),
+    Case("manifest: key null", manifest(perturbation_key=None), "damaged at perturbation_key"),
+    Case("manifest: another key", manifest(perturbation_key="../x"), "column '../x' is not in obs"),
+    Case("manifest: control a number", manifest(control=0), "damaged at control"),
+    Case("manifest: data without digest", without("data", "digest"), "damaged at data"),
+    Case("manifest: data of another type", manifest(data=[]), "damaged at data"),
+    Case("manifest: versions without scdfm", without("versions", "scdfm"), "the version of scdfm is missing"),
+    Case("manifest: result NaN", manifest(result={"val_l2": float("nan")}), "damaged at result"),
+    Case("manifest: result missing", without("result"), None),
+    Case("manifest: digests empty", manifest(digests={}), "is not finished; continue it with fit --resume"),
+    Case("manifest: digests null", manifest(digests=None), "damaged at digests"),
+    Case("manifest: digest of text", within("digests", **{"means.csv": "zz"}), "digest differs"),
+    Case("manifest: no digest of the weights", without("digests", "weights.safetensors"),
+         "does not list weights.safetensors"),
+    Case("manifest: no digest of the graph", without("digests", "graph.safetensors"), "does not list graph.safetensors"),
+    Case("manifest: a file above the folder", within("digests", **{"../x": "0"}), "names an unknown file '../x'"),
+    Case("manifest: a file by its whole path", within("digests", **{"/etc/passwd": "0"}),
+         "names an unknown file '/etc/passwd'"),
+    Case("resume: checkpoint cut short", resumed(lambda _, path: truncated(path)), "checkpoint .* cannot be read"),
+    Case("resume: checkpoint that is a pickle", resumed(lambda _, path: torch.save({"a": 1}, path)),
+         "checkpoint .* cannot be read"),
+    Case("resume: weights for a checkpoint", resumed(lambda b, path: shutil.copy(b.run / "weights.safetensors", path)),
+         "checkpoint .* cannot be read"),
+    Case("resume: checkpoint of another run",
+         resumed(lambda b, path: shutil.copy(b.other_run / "checkpoints" / "last.safetensors", path)), "is of another fit"),
+]  # fmt: skip

@@ -1,0 +1,30 @@
+"""Malformed inputs, case by case: the expected one line on stderr and its exit code, or the right result."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from bad_input import options, runs, screens
+from bad_input.bench import Bench, Case
+
+CASES = [*screens.FORMS, *screens.REFUSED, *options.CASES, *runs.CASES]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bad_input(case: Case, bench: Bench, call: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = call(*case.command(bench))
+    if case.words is None:
+        assert code == 0, err
+        return
+    assert (code, err.count("\n")) == (case.code, 1), err
+    assert re.search(case.words, err), err
+    assert out == ""
+
+
+def test_the_table_is_long_and_names_each_case_once() -> None:
+    names = [case.name for case in CASES]
+    assert len(names) >= 80
+    assert len(set(names)) == len(names)
