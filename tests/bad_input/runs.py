@@ -185,7 +185,7 @@ CASES = [
     Case("means: binary", text("means.csv", b"\xff\xfe\x00"), "means.csv cannot be read as a table"),
     Case("log: binary", text("log.csv", b"\xff\xfe\x00", sign=False), "log.csv cannot be read as a table"),
     Case("controls: NaN", files(nan_controls, True), "expected a finite number"),
-    Case("controls: a gene lacks", controls(lambda a: a[:, 1:].copy()), "1 of the run's 12 genes are missing"),
+    Case("controls: a gene lacks", controls(lambda a: a[:, 1:].copy()), "1 of the run's [0-9]+ genes are missing"),
     Case("controls: another column", controls(lambda a: a.obs.columns.__class__ and setattr(a.obs, "columns", ["x"])),
          "column 'perturbation' is not in obs"),
     Case("controls: a pipe", files(lambda run: ((run / CONTROLS).unlink(), os.mkfifo(run / CONTROLS))),

@@ -90,8 +90,9 @@ def first_of_each(adata: ad.AnnData) -> np.ndarray:
     return (~label.duplicated() | (label == "control")).to_numpy()
 
 
-def doubled_genes(adata: ad.AnnData) -> ad.AnnData:
-    return adata[:, [0, *range(adata.n_vars - 1)]].copy()
+def doubled_genes(adata: ad.AnnData) -> None:
+    with warnings.catch_warnings(action="ignore"):
+        adata.var.index = pd.Index([adata.var_names[0], *adata.var_names[:-1]])
 
 
 def doubled_cells(adata: ad.AnnData) -> None:
@@ -189,12 +190,12 @@ FORMS = [
     Case("condition in html", fit(relabelled({"0": "<script>alert(1)</script>"})), None),
     Case("condition of 5,000 letters", fit(relabelled({"0": "é" * 5000})), None),
     Case("condition with a line break", fit(relabelled({"0": "A\nB"})), None),
-    Case("condition with / | @ =", fit(relabelled({"0": "x/../y", "1": "a|b", "2": "q@"})), None),
+    Case("condition with / | @ =", fit(relabelled({"0": "x/../y", "2": "a|b", "4": "q@"})), None),
     Case("numeric labels", fit(labels(numbered), "--control", "0"), None),
 ]  # fmt: skip
 
 REFUSED = [
-    Case("NaN", fit(values(put(np.nan))), r"X: nan for gene 'G0*4' in cell '.*' \(1 such values\); expected a finite number"),
+    Case("NaN", fit(values(put(np.nan))), r"nan for gene .G0*4. in cell '.*' \(1 such values\); expected a finite number"),
     Case("infinite", fit(values(put(np.inf))), "inf for gene .* expected a finite number"),
     Case("negative", fit(values(put(-0.5))), "-0.5 for gene .* expected no negative value"),
     Case("uint32 that overflowed", fit(counts(lambda x: put(-7)(x.astype(np.int64)).astype(np.uint32)), *TOTAL),

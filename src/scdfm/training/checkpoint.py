@@ -47,8 +47,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as handle:
             tree = json.loads(handle.metadata()["tree"])
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-        checkpoint: dict[str, Any] = _unflatten(tree, tensors)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        checkpoint = _unflatten(tree, tensors)
+        if not isinstance(checkpoint, dict):
+            raise ValueError(f"expected a dictionary, found a {type(checkpoint).__name__}")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(
             f"checkpoint {path} cannot be read ({error}); remove it to resume from an older one"
         ) from error
@@ -79,5 +81,7 @@ def _unflatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return tensors[inner]
     if kind == "items":
         return {_unflatten(key, tensors): _unflatten(item, tensors) for key, item in inner}
+    if kind not in ("list", "tuple"):
+        raise ValueError(f"'{kind}' is no kind of value")
     items = [_unflatten(item, tensors) for item in inner]
     return items if kind == "list" else tuple(items)
