@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from scdfm.errors import ScdfmError
     from scdfm.evaluation import evaluate, summarise
     from scdfm.run import Run
-    from scdfm.screening import Screen, interactions, screen
+    from scdfm.screening import Identification, Screen, identify, interactions, screen
     from scdfm.training import fit
 
 _HOMES = {
@@ -54,7 +54,9 @@ _HOMES = {
     "summarise": "scdfm.evaluation",
     "benchmark": "scdfm.benchmarking",
     "Run": "scdfm.run",
+    "Identification": "scdfm.screening",
     "Screen": "scdfm.screening",
+    "identify": "scdfm.screening",
     "interactions": "scdfm.screening",
     "screen": "scdfm.screening",
     "fit": "scdfm.training",
@@ -65,6 +67,7 @@ _MODULES = {"datasets": "scdfm.datasets", "features": "scdfm.data.features"}
 __all__ = [
     "CellTable",
     "Config",
+    "Identification",
     "Run",
     "ScdfmError",
     "Screen",
@@ -78,6 +81,7 @@ __all__ = [
     "file_split",
     "fit",
     "holdout_split",
+    "identify",
     "interactions",
     "make_split",
     "read_cells",

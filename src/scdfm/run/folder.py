@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scdfm.run.shards import PredictedFile
-    from scdfm.screening import Screen
+    from scdfm.screening import Identification, Screen
 
 WEIGHTS, GRAPH, MEANS, CONTROLS, FEATURES, LOG = (
     "weights.safetensors",
@@ -216,6 +216,17 @@ class Run:
             self, out, conditions, controls, n_cells=n_cells, genes=genes, seed=seed, resume=resume,
             overwrite=overwrite, progress=progress,
         )  # fmt: skip
+
+    def identify(
+        self, observed: str | Path | AnnData | CellTable, *, order: int = 2, **options: Any
+    ) -> Identification:
+        """Which perturbation of up to `order` targets made the population `observed`, or would make it of control cells.
+
+        The further options, and ensembles of several runs: `scdfm.screening.identify`.
+        """
+        from scdfm.screening import identify
+
+        return identify(self, observed, order=order, **options)
 
     def __repr__(self) -> str:
         return (

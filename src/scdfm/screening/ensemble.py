@@ -61,6 +61,11 @@ class Ensemble:
         """The run whose controls and measured means the screen compares with."""
         return self.runs[0]
 
+    def check(self, conditions: Sequence[str]) -> None:
+        """Raise ConditionError for a target that a run does not know, before any work is done."""
+        for run in self.runs:
+            run.encoder.encode(list(conditions))
+
     def populations(
         self, conditions: Sequence[str], n_cells: int, seed: int, controls: CellTable | None = None
     ) -> Iterator[tuple[str, list[Floats]]]:

@@ -113,7 +113,7 @@ class Job:
             raise ConfigError(f"propose {propose}, shard {shard}: expected at least 0 and at least 1")
         ensemble = Ensemble.of(runs)
         asked = chosen(ensemble.first, targets, order, conditions)
-        ensemble.first.encoder.encode(asked)  # refuses unknown targets before any work is done
+        ensemble.check(asked)
         ranking = Ranking.of(rank_by, ensemble)
         table = ensemble.control_table(controls)
         calibrate, calibrated_by = calibrating(ensemble, seed)
@@ -210,14 +210,17 @@ class Job:
         return Calibration.fitted(np.array(spread), np.array(error), self.calibrated_by)
 
 
-def reference(ensemble: Ensemble, table: CellTable, seed: int) -> Reference:
-    """The untreated cells of `table` over the ensemble's genes, as what effects are measured against."""
-    measured = ensemble.measured
-    cells = table.X[:, table.columns(list(ensemble.genes))].tocsr()
+def reference(
+    ensemble: Ensemble, table: CellTable, seed: int, genes: Sequence[str] | None = None
+) -> Reference:
+    """The untreated cells of `table` over `genes` (None: the ensemble's), as what effects are measured against."""
+    genes = list(ensemble.genes if genes is None else genes)
+    measured = ensemble.measured[genes]
+    cells = table.X[:, table.columns(genes)].tocsr()
     if "control" in measured.index and len(measured) > 1:
         shifts = (measured.drop(index="control") - measured.loc["control"]).to_numpy(np.float64)
     else:
-        shifts = np.empty((0, len(ensemble.genes)))
+        shifts = np.empty((0, len(genes)))
     return Reference.of(cells, shifts, seed)
 
 

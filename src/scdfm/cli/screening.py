@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from scdfm.cli.app import app
-from scdfm.cli.options import Quiet
+from scdfm.cli.options import Overwrite, Quiet, require_free
 from scdfm.errors import ConfigError
 
 SHOWN = 10
@@ -77,6 +77,57 @@ def screen(
     if found.proposed:
         typer.echo(f"measure next: {', '.join(found.proposed)}")
     typer.echo(f"{len(table):,} conditions: {out / 'table.parquet'}, {out / 'screen.html'}")
+
+
+@app.command()
+def identify(
+    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    observed: Annotated[
+        Path,
+        typer.Argument(
+            help="Cells of one population (.h5ad, .zarr), observed or desired.", show_default=False
+        ),
+    ],
+    condition: Annotated[
+        str | None, typer.Option(help="Only the cells with this label under the run's perturbation key.")
+    ] = None,
+    order: Annotated[int, typer.Option(help="Candidates: 1 singles, 2 and pairs, 3 and triples.")] = 2,
+    targets: Annotated[
+        str | None, typer.Option(help="Targets of the candidates; without it all trained on.")
+    ] = None,
+    screen: Annotated[
+        Path | None, typer.Option(help="Folder of a finished screen, which spares predicting the candidates.")
+    ] = None,
+    cells: Annotated[
+        int, typer.Option(help="Cells predicted for each candidate that is compared cell by cell.")
+    ] = 128,
+    shortlist: Annotated[int, typer.Option(help="Candidates compared cell by cell.")] = 20,
+    controls: Annotated[
+        Path | None, typer.Option(help="File with control cells; without it those stored with the run.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Table of every candidate to write (.csv).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the perturbation that made a population, or would bring control cells to it."""
+    if out is not None:
+        require_free(out, overwrite)
+    from scdfm.files import written_whole
+    from scdfm.run import Run
+
+    found = Run.load(run).identify(
+        observed, condition=condition, order=order, targets=_names(targets), screen=screen, cells=cells,
+        shortlist=shortlist, controls=controls, seed=seed, progress=not quiet,
+    )  # fmt: skip
+    if out is not None:
+        with written_whole(out) as path:
+            found.table.to_csv(path, index=False)
+    shown = ["rank", "condition", "energy", "mean_distance", "probability", "part"]
+    typer.echo(
+        found.table[shown].head(SHOWN).to_string(index=False, float_format=lambda value: f"{value:.4g}")
+    )
+    typer.echo(str(found))
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -1,0 +1,329 @@
+"""The search backwards: which perturbation made this population, or would bring control cells to it.
+
+Every candidate is predicted. Those whose predicted means lie nearest to the observed mean are compared cell by cell, by
+the energy distance; a temperature, fitted on conditions whose answer is known, turns distances into probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+from tqdm.auto import tqdm
+
+from scdfm.data.conditions import canonical
+from scdfm.errors import ConfigError, RunError
+from scdfm.screening.calibration import calibrating
+from scdfm.screening.correlation import Floats
+from scdfm.screening.effect import Reference, energy_distance, mean_distance
+from scdfm.screening.ensemble import Ensemble
+from scdfm.screening.job import reference
+from scdfm.screening.observed import Observed, read_observed
+from scdfm.screening.space import all_targets, combinations, members
+from scdfm.screening.store import Screen
+from scdfm.seeds import derive, numpy_rng
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scdfm.data import CellTable
+    from scdfm.run import Run
+
+SHORTLIST: Final = 20
+"""Candidates compared cell by cell."""
+CALIBRATING: Final = 8
+"""Conditions with a known answer that fit the temperature, at most."""
+FEW_CELLS: Final = 16
+"""Cells of each candidate where only its mean is asked for."""
+_BATCH: Final = 32
+_OBSERVED_CELLS: Final = 500
+
+
+def identify(
+    runs: Run | Sequence[Run],
+    observed: str | Path | AnnData | CellTable,
+    *,
+    condition: str | None = None,
+    targets: Sequence[str] | None = None,
+    order: int = 2,
+    conditions: Sequence[str] | None = None,
+    screen: Screen | str | Path | None = None,
+    cells: int = 128,
+    shortlist: int = SHORTLIST,
+    calibrate: int = CALIBRATING,
+    controls: CellTable | AnnData | str | Path | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Identification:
+    """Which perturbation made the cells of `observed`, or would make such cells out of control cells?
+
+    observed: path, AnnData or CellTable of one population; with `condition` only the cells labelled so.
+    targets, order, conditions: the candidates: every combination of up to `order` of the `targets` (None: all that the
+        run was trained on), or exactly `conditions`.
+    screen: a finished screen of the same runs, whose means (and cells, where it kept them) spare predicting the
+        candidates; without it each is predicted with FEW_CELLS cells.
+    cells: cells predicted for each of the `shortlist`, the candidates nearest by mean. calibrate: conditions with a known
+        answer that fit the temperature; 0 leaves probabilities undefined.
+    """
+    if cells < 2 or shortlist < 1 or calibrate < 0:
+        raise ConfigError(
+            f"identify: cells {cells}, shortlist {shortlist}, calibrate {calibrate}; expected at least 2, 1 and 0"
+        )
+    ensemble = Ensemble.of(runs)
+    if conditions is None:
+        names = combinations(all_targets(ensemble.first) if targets is None else targets, order)
+    else:
+        names = list(dict.fromkeys(canonical(name, ensemble.first.manifest.control) for name in conditions))
+    ensemble.check(names)
+    population = read_observed(observed, ensemble, condition)
+    table = ensemble.control_table(controls)
+    cache = Screen.load(screen) if isinstance(screen, (str, Path)) else screen
+    candidates = Candidates(ensemble, table, tuple(names), cells, seed, _fitting(cache, ensemble), progress)
+    search = Search(candidates, population.places, min(shortlist, len(names)))
+    return _answer(search, population, calibrate)
+
+
+def _fitting(cache: Screen | None, ensemble: Ensemble) -> Screen | None:
+    """The screen, refused where other runs made it."""
+    if cache is None:
+        return None
+    weights = [run.manifest.digests["weights.safetensors"] for run in ensemble.runs]
+    if cache.record["runs"] != weights or cache.genes != list(ensemble.genes):
+        raise RunError(f"screen {cache.path} was made by other runs; screen again, or do without")
+    if cache.store.missing():
+        raise RunError(f"screen {cache.path} is not complete; finish it with scdfm screen --resume")
+    return cache
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The conditions that may be the answer, with their predicted means and cells."""
+
+    ensemble: Ensemble
+    table: CellTable
+    names: tuple[str, ...]
+    n_cells: int
+    seed: int
+    cache: Screen | None
+    progress: bool
+    _cells: dict[tuple[str, int], Floats] = field(default_factory=dict)
+
+    @cached_property
+    def means(self) -> Floats:
+        """Predicted means [N, G] of the candidates."""
+        means = np.full((len(self.names), len(self.ensemble.genes)), np.nan)
+        known = set(self.cache.store.names) if self.cache is not None else set()
+        rows = [row for row, name in enumerate(self.names) if name in known]
+        if self.cache is not None and rows:
+            means[rows] = self.cache.means([self.names[row] for row in rows]).to_numpy()
+        left = [row for row, name in enumerate(self.names) if name not in known]
+        with tqdm(total=len(left), desc="candidates", unit="condition", disable=not self.progress) as bar:
+            for start in range(0, len(left), _BATCH):
+                batch = left[start : start + _BATCH]
+                found = self.ensemble.populations(
+                    [self.names[row] for row in batch], FEW_CELLS, self.seed, self.table
+                )
+                for row, (_, populations) in zip(batch, found, strict=True):
+                    means[row] = np.mean(
+                        [cells.mean(axis=0, dtype=np.float64) for cells in populations], axis=0
+                    )
+                bar.update(len(batch))
+        return means
+
+    def cells(self, names: Sequence[str], seed: int | None = None) -> list[Floats]:
+        """Predicted cells [M, G] of each of `names`, of all runs together; those of the screen where it kept them."""
+        seed = self.seed if seed is None else seed
+        cached = self.cache is not None and self.cache.record["keep_cells"] and seed == self.seed
+        left = []
+        for name in dict.fromkeys(names):
+            if (name, seed) in self._cells:
+                continue
+            if cached and self.cache is not None and name in self.cache.store.names:
+                self._cells[name, seed] = np.asarray(self.cache.cells(name).X.toarray(), dtype=np.float32)
+            else:
+                left.append(name)
+        if left:
+            for name, populations in self.ensemble.populations(left, self.n_cells, seed, self.table):
+                self._cells[name, seed] = np.concatenate(populations)
+        return [self._cells[name, seed] for name in names]
+
+
+@dataclass(frozen=True)
+class Search:
+    """Distances of candidates to a population, over the genes at `places` [g]."""
+
+    candidates: Candidates
+    places: np.ndarray
+    shortlist: int
+
+    @cached_property
+    def reference(self) -> Reference:
+        """Control cells on the search's genes, and the axes that energy distances are taken on."""
+        ensemble = self.candidates.ensemble
+        genes = [ensemble.genes[place] for place in self.places]
+        return reference(ensemble, self.candidates.table, self.candidates.seed, genes)
+
+    def nearest(self, mean: Floats) -> tuple[np.ndarray, Floats]:
+        """The shortlist's rows, nearest first, and the distance [N] of every candidate's mean to `mean` [g]."""
+        distance = np.linalg.norm(self.candidates.means[:, self.places] - mean, axis=1)
+        return np.argsort(distance, kind="stable")[: self.shortlist], distance
+
+    def energies(self, rows: np.ndarray, cells: Floats) -> Floats:
+        """Energy distance of the candidates at `rows` to the population `cells` [M, g]."""
+        points = self.reference.project(cells)
+        spread = mean_distance(points)
+        found = self.candidates.cells([self.candidates.names[row] for row in rows])
+        return np.array(
+            [energy_distance(self.reference.project(of[:, self.places]), points, spread) for of in found]
+        )
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """p(candidate) ∝ exp(−energy / value) over a shortlist, learned from `n` conditions whose answer is known.
+
+    `first` of them had the answer at the top, `shortlisted` had it in the shortlist at all; `conditions` says what they
+    are to the run ("validation", or "validation and training", which is optimistic).
+    """
+
+    value: float
+    n: int
+    first: int
+    shortlisted: int
+    conditions: str
+
+    @property
+    def elsewhere(self) -> float:
+        """Probability that the answer is not in the shortlist: the share seen, with half a miss and half a hit added."""
+        return (self.n - self.shortlisted + 0.5) / (self.n + 1)
+
+    def probabilities(self, energies: Floats) -> Floats:
+        """Probability [k] of each candidate of a shortlist; NaN without any known answer."""
+        if self.n == 0:
+            return np.full(len(energies), np.nan)
+        return (1 - self.elsewhere) * softmin(energies, 1 / self.value)
+
+
+def softmin(energies: Floats, sharpness: float) -> Floats:
+    """exp(−sharpness · energy), normalised."""
+    weights = np.exp(-sharpness * (energies - energies.min()))
+    return np.asarray(weights / weights.sum())
+
+
+def fitted_temperature(
+    energies: Sequence[Floats], answers: Sequence[int | None], conditions: str
+) -> Temperature:
+    """The temperature of the largest likelihood, given each known condition's shortlist and the answer's place in it.
+
+    One more answer, drawn at random from each shortlist, takes part with the weight of one condition altogether, so
+    that a few lucky conditions do not make the search certain. The likelihood is concave in 1 / temperature.
+    """
+    there = [(energy, answer) for energy, answer in zip(energies, answers, strict=True) if answer is not None]
+    n, first = len(answers), sum(answer == int(energy.argmin()) for energy, answer in there)
+    if not there:
+        return Temperature(np.inf, n, 0, 0, conditions)
+    doubt = 1 / (len(there) + 1)
+
+    def loss(log_sharpness: float) -> float:
+        total = 0.0
+        for energy, answer in there:
+            chances = np.log(np.maximum(softmin(energy, np.exp(log_sharpness)), 1e-300))
+            total -= (1 - doubt) * chances[answer] + doubt * chances.mean()
+        return total
+
+    scale = np.log(max(float(np.median([np.ptp(energy) for energy, _ in there])), 1e-9))
+    best = minimize_scalar(loss, bounds=(-6 - scale, 8 - scale), method="bounded")
+    return Temperature(float(np.exp(-best.x)), n, int(first), len(there), conditions)
+
+
+@dataclass(frozen=True)
+class Identification:
+    """The answer: every candidate in `table`, best first, and what an honest reader needs beside it."""
+
+    table: pd.DataFrame
+    """condition, energy (shortlist only), mean_distance, probability, order, targets_seen, part."""
+    control_energy: float
+    """Energy distance of untreated cells to the population: a candidate above it explains nothing."""
+    temperature: Temperature
+    shortlist: int
+
+    @property
+    def chance(self) -> float:
+        """Probability that a candidate drawn at random is the answer."""
+        return 1 / len(self.table)
+
+    def __str__(self) -> str:
+        known = self.temperature
+        text = (
+            f"{len(self.table):,} candidates: chance puts the answer first in {100 * self.chance:.3g} % of searches; "
+            f"untreated cells are at energy {self.control_energy:.3g}"
+        )
+        if known.n:
+            text += (
+                f"; of {known.n} known conditions ({known.conditions}) {known.first} came first and {known.shortlisted} "
+                f"into the {self.shortlist} compared cell by cell"
+            )
+        return text
+
+
+def _answer(search: Search, observed: Observed, calibrate: int) -> Identification:
+    candidates = search.candidates
+    rng = numpy_rng(candidates.seed, "identify", "cells")
+    some = observed.cells
+    if some.shape[0] > _OBSERVED_CELLS:
+        some = some[np.sort(rng.choice(some.shape[0], _OBSERVED_CELLS, replace=False))]
+    cells = np.asarray(some.toarray(), dtype=np.float64)
+    rows, distance = search.nearest(observed.mean)
+    energies = search.energies(rows, cells)
+    temperature = calibrated(search, calibrate)
+    chances = temperature.probabilities(energies)
+    left = len(candidates.names) - len(rows)
+    probability = np.full(
+        len(candidates.names), temperature.elsewhere / max(left, 1) if temperature.n else np.nan
+    )
+    probability[rows] = chances if left else chances / max(1 - temperature.elsewhere, 1e-12)
+    energy = np.full(len(candidates.names), np.nan)
+    energy[rows] = energies
+    table = pd.DataFrame(
+        {
+            "condition": candidates.names, "energy": energy, "mean_distance": distance, "probability": probability,
+            "order": [len(members(name)) for name in candidates.names],
+            "targets_seen": [candidates.ensemble.targets_seen(name) for name in candidates.names],
+            "part": [candidates.ensemble.part(name) for name in candidates.names],
+        }
+    )  # fmt: skip
+    table = table.sort_values(["energy", "mean_distance"], kind="stable", na_position="last").reset_index(
+        drop=True
+    )
+    table.insert(0, "rank", np.arange(1, len(table) + 1))
+    untreated = energy_distance(search.reference.coordinates, search.reference.project(cells))
+    return Identification(table, untreated, temperature, search.shortlist)
+
+
+def calibrated(search: Search, most: int) -> Temperature:
+    """The temperature, from measured conditions among the candidates.
+
+    Of these a run keeps means, not cells. Cells predicted with another seed, moved to the measured mean and cut at 0,
+    stand in for the cells of each.
+    """
+    candidates = search.candidates
+    names, kind = calibrating(candidates.ensemble, candidates.seed, most) if most else ([], "none")
+    names = [name for name in names if name in set(candidates.names)]
+    energies: list[Floats] = []
+    answers: list[int | None] = []
+    other = derive(candidates.seed, "identify", "stand-in")
+    for name in tqdm(names, desc="calibrate", unit="condition", disable=not candidates.progress):
+        measured = candidates.ensemble.measured.loc[name].to_numpy(np.float64)
+        cells = candidates.cells([name], other)[0]
+        moved = np.maximum(cells + (measured - cells.mean(axis=0, dtype=np.float64)), 0)[:, search.places]
+        rows, _ = search.nearest(measured[search.places])
+        energies.append(search.energies(rows, moved))
+        place = np.flatnonzero(rows == candidates.names.index(name))
+        answers.append(int(place[0]) if len(place) else None)
+    return fitted_temperature(energies, answers, kind)
