@@ -21,6 +21,12 @@ TARGETS = 5
 
 
 @pytest.fixture(scope="session")
+def options():
+    """Options of a fit that takes a second."""
+    return OPTIONS
+
+
+@pytest.fixture(scope="session")
 def cells():
     """Cells of five singles and eight of their ten pairs."""
     screen = scdfm.simulate(

@@ -304,3 +304,25 @@ def test_proposals_are_unmeasured_and_in_the_table(run, finished):
     assert set(finished.proposed).isdisjoint(run.split.conditions)
     turns = finished.table.set_index("condition")["proposed"]
     assert [turns[name] for name in finished.proposed] == [1, 2]
+
+
+def test_a_setting_compares_with_its_own_controls(options, tmp_path):
+    """Conditions of a cell type stand against that type's control cells, measured and predicted alike."""
+    screen = scdfm.simulate(n_genes=40, n_targets=4, n_doubles=4, cells_per_condition=16, n_controls=30,
+                            truth_cells=10, seed=3)  # fmt: skip
+    screen.obs["kind"] = np.where(np.arange(screen.n_obs) % 2, "odd", "even")
+    cells = scdfm.read_cells(screen, covariates=["kind"])
+    run = scdfm.fit(cells, config=scdfm.Config().updated(options), out=tmp_path / "run", progress=False)
+    a, b = run.manifest.targets[:2]
+    found = run.screen(out=tmp_path / "s", targets=[a, b], setting="kind=odd", cells=4)
+    assert sorted(found.conditions) == sorted(f"{name}|kind=odd" for name in (a, b, f"{a}+{b}"))
+    name = f"{a}+{b}|kind=odd"
+    control = run.controls.control_mean(name)[run.controls.columns(run.genes)]
+    other = run.controls.mean("control")[run.controls.columns(run.genes)]
+    row = found.table.set_index("condition").loc[name]
+    shift = found.means([name]).to_numpy()[0] - control
+    assert row["shift"] == pytest.approx(np.linalg.norm(shift), rel=1e-5)
+    assert row["shift"] != pytest.approx(np.linalg.norm(found.means([name]).to_numpy()[0] - other), rel=1e-5)
+    assert np.isfinite(row["c1"])
+    with pytest.raises(ConditionError, match="setting 'odd': expected KEY=VALUE"):
+        run.screen(out=tmp_path / "t", targets=[a, b], setting="odd")

@@ -34,6 +34,9 @@ def screen(
         str | None,
         typer.Option(help="Predict these instead, separated by commas, with their singles: A+B,C@2."),
     ] = None,
+    setting: Annotated[
+        str, typer.Option(help="Covariates and time of every combination: cell_line=K562|time=24.")
+    ] = "",
     cells: Annotated[int, typer.Option(help="Cells generated for each condition.")] = 128,
     rank_by: Annotated[
         str,
@@ -62,8 +65,9 @@ def screen(
 
     found = screen_conditions(
         [Run.load(run) for run in runs], out=out, targets=_names(targets), order=order,
-        conditions=_names(conditions), cells=cells, rank_by=rank_by, propose=propose, keep_cells=keep_cells,
-        controls=controls, seed=seed, resume=resume, progress=not quiet, say=None if quiet else typer.echo,
+        conditions=_names(conditions), setting=setting, cells=cells, rank_by=rank_by, propose=propose,
+        keep_cells=keep_cells, controls=controls, seed=seed, resume=resume, progress=not quiet,
+        say=None if quiet else typer.echo,
     )  # fmt: skip
     if not found.is_complete:
         left = len(found.store.missing())
@@ -95,6 +99,9 @@ def identify(
     targets: Annotated[
         str | None, typer.Option(help="Targets of the candidates; without it all trained on.")
     ] = None,
+    setting: Annotated[
+        str, typer.Option(help="Covariates and time of every candidate: cell_line=K562|time=24.")
+    ] = "",
     screen: Annotated[
         Path | None, typer.Option(help="Folder of a finished screen, which spares predicting the candidates.")
     ] = None,
@@ -117,7 +124,7 @@ def identify(
     from scdfm.run import Run
 
     found = Run.load(run).identify(
-        observed, condition=condition, order=order, targets=_names(targets), screen=screen, cells=cells,
+        observed, condition=condition, order=order, targets=_names(targets), setting=setting, screen=screen, cells=cells,
         shortlist=shortlist, controls=controls, seed=seed, progress=not quiet,
     )  # fmt: skip
     if out is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,6 +13,9 @@ from scipy.stats import norm
 from scdfm.evaluation.distribution import Axes, principal_axes, squared_distances
 from scdfm.screening.correlation import Floats
 from scdfm.seeds import derive, numpy_rng
+
+if TYPE_CHECKING:
+    from scdfm.data import CellTable
 
 NOISE_LEVEL: Final = 0.05
 """Chance that a condition without any effect has one gene or more called shifted (Bonferroni over the genes)."""
@@ -41,13 +45,9 @@ class Reference:
 
         Axes of control cells alone would miss the directions that only perturbations open.
         """
-        mean = np.asarray(cells.mean(axis=0), dtype=np.float64).ravel()
-        square = np.asarray(cells.multiply(cells).mean(axis=0), dtype=np.float64).ravel()
         axes = principal_axes(_seen(cells, shifts, seed), AXES, derive(seed, "screen", "axes"))
-        rows = _drawn(cells.shape[0], CONTROLS, numpy_rng(seed, "screen", "controls"))
-        coordinates = axes.project(cells[rows].toarray().T)
-        variance = np.maximum(square - mean * mean, 0)
-        return cls(mean, variance, cells.shape[0], axes, coordinates, mean_distance(coordinates))
+        empty = np.empty(0)
+        return cls(empty, empty, 0, axes, empty, 0.0).of_group(cells, seed)
 
     def project(self, cells: Floats) -> Floats:
         """Coordinates [M, D] of `cells` [M, G]."""
@@ -66,6 +66,45 @@ class Reference:
         error = np.sqrt(variance / n + self.variance / self.n)
         limit = norm.isf(NOISE_LEVEL / (2 * len(self.mean)))
         return int((np.abs(mean - self.mean) > limit * np.maximum(error, 1e-12)).sum())
+
+    def of_group(self, cells: sp.csr_matrix, seed: int) -> Reference:
+        """The reference of some of the control `cells` [n, G], on the same axes."""
+        mean, variance = _moments(cells)
+        rows = _drawn(cells.shape[0], CONTROLS, numpy_rng(seed, "screen", "controls"))
+        coordinates = self.axes.project(cells[rows].toarray().T)
+        return Reference(mean, variance, cells.shape[0], self.axes, coordinates, mean_distance(coordinates))
+
+
+@dataclass(frozen=True)
+class Untreated:
+    """The control cells of a screen over its genes, and for each condition those it is compared with."""
+
+    table: CellTable
+    columns: np.ndarray
+    whole: Reference
+    seed: int
+    _groups: dict[bytes, Reference] = field(default_factory=dict, repr=False)
+
+    def of(self, condition: str) -> Reference:
+        """The reference of `condition`: the control cells of its covariates, all of them where there are none."""
+        rows = self.table.control_rows(condition)
+        if len(rows) == self.table.n:
+            return self.whole
+        key = rows.tobytes()
+        if key not in self._groups:
+            self._groups[key] = self.whole.of_group(self.table.X[rows][:, self.columns].tocsr(), self.seed)
+        return self._groups[key]
+
+    def means(self, conditions: Sequence[str]) -> Floats:
+        """The control mean [k, G] of each of `conditions`."""
+        return np.stack([self.of(name).mean for name in conditions])
+
+
+def _moments(cells: sp.csr_matrix) -> tuple[Floats, Floats]:
+    """Mean and variance (divided by n) of every gene."""
+    mean = np.asarray(cells.mean(axis=0), dtype=np.float64).ravel()
+    square = np.asarray(cells.multiply(cells).mean(axis=0), dtype=np.float64).ravel()
+    return mean, np.maximum(square - mean * mean, 0)
 
 
 def _drawn(n: int, most: int, rng: np.random.Generator) -> np.ndarray:

@@ -100,12 +100,12 @@ class Ensemble:
     def held_out(self) -> list[str]:
         """Measured conditions that no run trained on: validation conditions that calibrate. Sorted."""
         trained = {name for run in self.runs for name in run.split.train}
-        return sorted(set(self.measured.index) - trained - {CONTROL})
+        return sorted(name for name in set(self.measured.index) - trained if targets(name))
 
     @cached_property
     def trained(self) -> list[str]:
         """Measured conditions that some run trained on, sorted."""
-        return sorted(set(self.measured.index) - set(self.held_out) - {CONTROL})
+        return sorted(name for name in set(self.measured.index) - set(self.held_out) if targets(name))
 
     def part(self, condition: str) -> str:
         """What the data of the runs hold `condition` for: train (any run), validation, test; empty where unmeasured."""
@@ -125,14 +125,15 @@ class Ensemble:
         """The control cells to start from: `controls`, or those stored with the first run."""
         if controls is None:
             return self.first.controls
-        from scdfm.data import CellTable, read_cells
+        from scdfm.data import CellTable
+        from scdfm.run.folder import read_controls
 
         if isinstance(controls, CellTable):
             table = controls
         else:
             scale, manifest = self.first.manifest.scale, self.first.manifest
             total = scale["target_sum"] if scale["declared"] == "counts" else None
-            table = read_cells(controls, manifest.perturbation_key, manifest.control, total)
+            table = read_controls(controls, manifest, manifest.control, total)
         missing = sorted(set(self.genes) - set(map(str, table.genes)))
         if missing:
             raise DataError(

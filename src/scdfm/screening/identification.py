@@ -23,7 +23,7 @@ from scdfm.screening.calibration import calibrating
 from scdfm.screening.correlation import Floats
 from scdfm.screening.effect import Reference, energy_distance, mean_distance
 from scdfm.screening.ensemble import Ensemble
-from scdfm.screening.job import reference
+from scdfm.screening.job import untreated
 from scdfm.screening.observed import Observed, read_observed
 from scdfm.screening.space import all_targets, combinations, members
 from scdfm.screening.store import Screen
@@ -53,6 +53,7 @@ def identify(
     targets: Sequence[str] | None = None,
     order: int = 2,
     conditions: Sequence[str] | None = None,
+    setting: str = "",
     screen: Screen | str | Path | None = None,
     cells: int = 128,
     shortlist: int = SHORTLIST,
@@ -65,7 +66,7 @@ def identify(
 
     observed: path, AnnData or CellTable of one population; with `condition` only the cells labelled so.
     targets, order, conditions: the candidates: every combination of up to `order` of the `targets` (None: all that the
-        run was trained on), or exactly `conditions`.
+        run was trained on) in `setting` (its covariates, "cell_line=K562"), or exactly `conditions`.
     screen: a finished screen of the same runs, whose means (and cells, where it kept them) spare predicting the
         candidates; without it each is predicted with FEW_CELLS cells.
     cells: cells predicted for each of the `shortlist`, the candidates nearest by mean. calibrate: conditions with a known
@@ -77,7 +78,7 @@ def identify(
         )
     ensemble = Ensemble.of(runs)
     if conditions is None:
-        names = combinations(all_targets(ensemble.first) if targets is None else targets, order)
+        names = combinations(all_targets(ensemble.first) if targets is None else targets, order, setting)
     else:
         names = list(dict.fromkeys(canonical(name, ensemble.first.manifest.control) for name in conditions))
     ensemble.check(names)
@@ -167,7 +168,7 @@ class Search:
         """Control cells on the search's genes, and the axes that energy distances are taken on."""
         ensemble = self.candidates.ensemble
         genes = [ensemble.genes[place] for place in self.places]
-        return reference(ensemble, self.candidates.table, self.candidates.seed, genes)
+        return untreated(ensemble, self.candidates.table, self.candidates.seed, genes).whole
 
     def nearest(self, mean: Floats) -> tuple[np.ndarray, Floats]:
         """The shortlist's rows, nearest first, and the distance [N] of every candidate's mean to `mean` [g]."""

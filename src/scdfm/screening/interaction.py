@@ -149,8 +149,13 @@ def interactions(
     shifts = means.drop(index=CONTROL, errors="ignore") - control
     singles = shifts.loc[[name for name in shifts.index if len(members(name)) == 1]]
     shifts = shifts[list(informative_genes(singles) if genes is None else genes)]
-    wanted = shifts.index if pairs is None else pairs
-    scored = [name for name in wanted if len(members(name)) == 2 and set(members(name)) <= set(singles.index)]
+    return of_shifts(shifts, [str(name) for name in shifts.index] if pairs is None else pairs)
+
+
+def of_shifts(shifts: pd.DataFrame, pairs: Sequence[str]) -> pd.DataFrame:
+    """The interaction of those of `pairs` whose singles are in `shifts` (conditions × genes) as well: pair × COLUMNS."""
+    there = set(map(str, shifts.index))
+    scored = [name for name in pairs if len(members(name)) == 2 and {name, *members(name)} <= there]
     values = {str(name): row for name, row in zip(shifts.index, shifts.to_numpy(np.float64), strict=True)}
     rows = _scored(values, scored)
     return pd.DataFrame(rows, index=pd.Index(scored, name="condition", dtype=object), columns=list(COLUMNS))

@@ -13,12 +13,13 @@ import pandas as pd
 import scipy.sparse as sp
 from tqdm.auto import tqdm
 
+from scdfm.data.conditions import CONTROL
 from scdfm.errors import ConfigError, DataError
 from scdfm.files import recorded_folder, write_json, written_whole
 from scdfm.screening.calibration import Calibration, calibrating
 from scdfm.screening.correlation import Floats
 from scdfm.screening.cost import Estimate, seconds_per_item
-from scdfm.screening.effect import Effect, Reference
+from scdfm.screening.effect import Effect, Reference, Untreated
 from scdfm.screening.ensemble import Ensemble
 from scdfm.screening.interaction import GENES, interaction
 from scdfm.screening.page import write_page
@@ -47,6 +48,7 @@ def screen(
     targets: Sequence[str] | None = None,
     order: int = 2,
     conditions: Sequence[str] | None = None,
+    setting: str = "",
     cells: int = 128,
     rank_by: str = "effect",
     propose: int = 0,
@@ -61,7 +63,8 @@ def screen(
     """Predict every combination of up to `order` of the `targets`, and leave means, table and page in the folder `out`.
 
     runs: one run, or several whose disagreement becomes the uncertainty.
-    targets: None takes all that the run was trained on. conditions: names to predict instead of combinations.
+    targets: None takes all that the run was trained on; with a dose where wanted ("JQ1@0.5"). setting: covariates and time
+        of every combination, e.g. "cell_line=K562|time=24". conditions: names to predict instead of combinations.
     cells: cells generated for each condition (by each run).
     rank_by: effect, interaction, uncertainty, toward:CELLS.h5ad or signature:UP.txt,DOWN.txt.
     propose: how many conditions to propose for the next experiment (`scdfm.screening.propose`).
@@ -73,7 +76,7 @@ def screen(
 
     Each condition draws from streams of its own: a screen killed and resumed, or shared, ends in the same bits on a CPU.
     """
-    job = Job.prepared(runs, Path(out), targets, order, conditions, cells, propose, keep_cells, controls, seed,
+    job = Job.prepared(runs, Path(out), targets, order, conditions, setting, cells, propose, keep_cells, controls, seed,
                        resume, rank_by, shard)  # fmt: skip
     if say is not None:
         said = job.estimate()
@@ -88,7 +91,7 @@ class Job:
 
     ensemble: Ensemble
     table: CellTable
-    reference: Reference
+    untreated: Untreated
     store: Store
     share: Share
     ranking: Ranking
@@ -103,7 +106,7 @@ class Job:
     @classmethod
     def prepared(
         cls, runs: Run | Sequence[Run], out: Path, targets: Sequence[str] | None, order: int,
-        conditions: Sequence[str] | None, cells: int, propose: int, keep_cells: bool,
+        conditions: Sequence[str] | None, setting: str, cells: int, propose: int, keep_cells: bool,
         controls: CellTable | AnnData | str | Path | None, seed: int, resume: bool, rank_by: str, shard: int,
     ) -> Job:  # fmt: skip
         """Check everything that was asked, before any work is done, and start or find the folder."""
@@ -112,7 +115,7 @@ class Job:
         if propose < 0 or shard < 1:
             raise ConfigError(f"propose {propose}, shard {shard}: expected at least 0 and at least 1")
         ensemble = Ensemble.of(runs)
-        asked = chosen(ensemble.first, targets, order, conditions)
+        asked = chosen(ensemble.first, targets, order, conditions, setting)
         ensemble.check(asked)
         ranking = Ranking.of(rank_by, ensemble)
         table = ensemble.control_table(controls)
@@ -128,7 +131,7 @@ class Job:
             share.wait_for(out / RECORD)
         path = recorded_folder(out, RECORD, record, resume or share.rank > 0)
         return cls(
-            ensemble, table, reference(ensemble, table, seed), Store(path, names, shard, ensemble.genes), share,
+            ensemble, table, untreated(ensemble, table, seed), Store(path, names, shard, ensemble.genes), share,
             ranking, frozenset(asked), tuple(calibrate), calibrated_by, cells, propose, keep_cells, seed,
         )  # fmt: skip
 
@@ -156,7 +159,7 @@ class Job:
     def effects(self, names: Sequence[str]) -> list[Effect]:
         """The effects of `names`, in their order."""
         found = self.ensemble.populations(names, self.cells, self.seed, self.table)
-        return [Effect.of(populations, self.reference) for _, populations in found]
+        return [Effect.of(populations, self.untreated.of(name)) for name, populations in found]
 
     def run(self, progress: bool) -> None:
         """Predict the shards that are left to this process."""
@@ -170,7 +173,7 @@ class Job:
                 effects, blocks = [], []
                 names = self.store.conditions(shard)
                 for name, populations in self.ensemble.populations(names, self.cells, self.seed, self.table):
-                    effects.append(Effect.of(populations, self.reference))
+                    effects.append(Effect.of(populations, self.untreated.of(name)))
                     blocks += [(name, run, cells) for run, cells in enumerate(populations)] * self.keep_cells
                 self.store.write(shard, effects, _cells(blocks, self.store.genes) if blocks else None)
                 bar.update(len(names))
@@ -181,11 +184,11 @@ class Job:
         if self.store.missing():
             return found
         calibration = self._calibration()
-        tabulator = Tabulator(self.store, self.ensemble, self.reference.mean, self.asked, calibration)
+        tabulator = Tabulator(self.store, self.ensemble, self.untreated, self.asked, calibration)
         table = tabulator.table(self.ranking)
         picked = []
         if self.propose:
-            picked = proposed(table, self.store, self.ensemble, self.reference, self.propose)
+            picked = proposed(table, self.store, self.ensemble, self.untreated.whole, self.propose)
         turn = {name: at + 1 for at, name in enumerate(picked)}
         table["proposed"] = [turn.get(name, 0) for name in table["condition"]]
         write_json(self.store.path / CALIBRATION, calibration.as_json())
@@ -195,7 +198,7 @@ class Job:
                 table.set_index("condition").loc[picked].reset_index().to_csv(path, index=False)
         with written_whole(self.store.path / TABLE) as path:
             table.to_parquet(path, index=False)
-        write_page(self.store, table, self.ensemble, self.reference, calibration)
+        write_page(self.store, table, self.ensemble, self.untreated, calibration)
         return Screen.load(self.store.path)
 
     def _calibration(self) -> Calibration:
@@ -210,18 +213,17 @@ class Job:
         return Calibration.fitted(np.array(spread), np.array(error), self.calibrated_by)
 
 
-def reference(
+def untreated(
     ensemble: Ensemble, table: CellTable, seed: int, genes: Sequence[str] | None = None
-) -> Reference:
-    """The untreated cells of `table` over `genes` (None: the ensemble's), as what effects are measured against."""
+) -> Untreated:
+    """The control cells of `table` over `genes` (None: the ensemble's), which effects are measured against."""
     genes = list(ensemble.genes if genes is None else genes)
-    measured = ensemble.measured[genes]
-    cells = table.X[:, table.columns(genes)].tocsr()
-    if "control" in measured.index and len(measured) > 1:
-        shifts = (measured.drop(index="control") - measured.loc["control"]).to_numpy(np.float64)
-    else:
-        shifts = np.empty((0, len(genes)))
-    return Reference.of(cells, shifts, seed)
+    measured, columns = ensemble.measured[genes], table.columns(genes)
+    shifts = np.empty((0, len(genes)))
+    if CONTROL in measured.index:
+        perturbed = [name for name in measured.index if members(str(name))]
+        shifts = measured.loc[perturbed].to_numpy(np.float64) - measured.loc[CONTROL].to_numpy(np.float64)
+    return Untreated(table, columns, Reference.of(table.X[:, columns].tocsr(), shifts, seed), seed)
 
 
 def _cells(blocks: Sequence[tuple[str, int, Floats]], genes: Sequence[str]) -> ad.AnnData:
@@ -240,4 +242,4 @@ def _cells(blocks: Sequence[tuple[str, int, Floats]], genes: Sequence[str]) -> a
     return ad.AnnData(X, obs=obs, var=pd.DataFrame(index=pd.Index(list(genes), name="gene")))
 
 
-__all__ = ["SHARD", "Job", "reference", "screen"]
+__all__ = ["SHARD", "Job", "screen", "untreated"]

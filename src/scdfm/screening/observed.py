@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scdfm.data import read_cells
+from scdfm.data import canonical, read_cells
 from scdfm.errors import DataError
 from scdfm.screening.correlation import Floats
 
@@ -72,10 +72,8 @@ def _table(
     total = scale["target_sum"] if scale["declared"] == "counts" else None
     if condition is not None:
         table = source if isinstance(source, CellTable) else read_cells(
-            source, manifest.perturbation_key, manifest.control, total
+            source, manifest.perturbation_key, manifest.control, total, **manifest.design
         )  # fmt: skip
-        from scdfm.data import canonical
-
         return table.select([canonical(condition, manifest.control)])
     if isinstance(source, CellTable):
         return source

@@ -20,7 +20,7 @@ from scipy.spatial.distance import pdist
 from scdfm.files import write_text
 from scdfm.screening.calibration import Calibration
 from scdfm.screening.correlation import Floats
-from scdfm.screening.effect import NOISE_LEVEL, Reference
+from scdfm.screening.effect import NOISE_LEVEL, Reference, Untreated
 from scdfm.screening.ensemble import Ensemble
 from scdfm.screening.space import members
 from scdfm.screening.store import PAGE, Store
@@ -34,11 +34,11 @@ _UNKNOWN: Final = -32768
 
 
 def write_page(
-    store: Store, table: pd.DataFrame, ensemble: Ensemble, reference: Reference, calibration: Calibration
+    store: Store, table: pd.DataFrame, ensemble: Ensemble, untreated: Untreated, calibration: Calibration
 ) -> None:
     """Write `screen.html` beside the table (best first) of a complete screen."""
     shown = table.iloc[:MOST_ROWS].reset_index(drop=True)
-    points, top = _pictures(store, list(shown["condition"]), reference.mean)
+    points, top = _pictures(store, list(shown["condition"]), untreated)
     data = {
         "columns": [
             {
@@ -54,7 +54,7 @@ def write_page(
         "names": shown["condition"].tolist(),
         "genes": list(store.genes),
         "top": top,
-        "points": _packed(points, reference),
+        "points": _packed(points, untreated.whole),
         "map": _map(shown),
     }
     write_text(store.path / PAGE, html(data, described(table, shown, store, ensemble, calibration)))
@@ -90,7 +90,9 @@ def _numbers(values: pd.Series) -> list[float | int | None]:
     ]
 
 
-def _pictures(store: Store, names: Sequence[str], control: Floats) -> tuple[Floats, list[list[list[float]]]]:
+def _pictures(
+    store: Store, names: Sequence[str], untreated: Untreated
+) -> tuple[Floats, list[list[list[float]]]]:
     """Of each of `names`: predicted cells on the plane [K, n, 2], and [gene, shift] of the genes that move most."""
     row_of = {name: row for row, name in enumerate(names)}
     points: dict[int, Floats] = {}
@@ -99,7 +101,7 @@ def _pictures(store: Store, names: Sequence[str], control: Floats) -> tuple[Floa
         for at, name in enumerate(shard.names):
             if name not in row_of:
                 continue
-            shift = shard.means[at] - control
+            shift = shard.means[at] - untreated.of(name).mean
             most = np.argsort(-np.abs(shift), kind="stable")[:TOP_GENES]
             top[row_of[name]] = [[int(gene), float(f"{shift[gene]:.3g}")] for gene in most]
             points[row_of[name]] = shard.points[at]

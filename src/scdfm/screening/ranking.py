@@ -51,15 +51,15 @@ class Ranking:
         )
 
     def score(self, means: Floats, control: Floats, rows: pd.DataFrame) -> Floats:
-        """The score [k] of conditions with predicted `means` [k, G] and table `rows`; NaN ranks last.
+        """The score [k] of conditions with predicted `means` and `control` means [k, G], and table `rows`; NaN ranks last.
 
         toward: 1 − ‖mean − target‖ / ‖control − target‖, the share of the way there (1 arrives, 0 stays, below 0
         leads away). signature: mean shift of the genes to go up, minus that of the genes to go down.
         """
         if self.toward is not None:
-            start = np.linalg.norm(control[self.places] - self.toward)
+            start = np.linalg.norm(control[:, self.places] - self.toward, axis=1)
             left = np.linalg.norm(means[:, self.places] - self.toward, axis=1)
-            return np.asarray(1 - left / max(start, 1e-12))
+            return np.asarray(1 - left / np.maximum(start, 1e-12))
         if self.weights is not None:
             return np.asarray((means - control) @ self.weights)
         return rows[self.column].to_numpy(np.float64)

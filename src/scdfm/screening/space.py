@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from scdfm.data.conditions import CONTROL, SEPARATOR, canonical, parse
+from scdfm.data.conditions import CONTROL, COVARIATE_SIGN, SEPARATOR, canonical, parse
 from scdfm.errors import ConditionError
 
 if TYPE_CHECKING:
@@ -26,8 +26,11 @@ def members(condition: str) -> tuple[str, ...]:
     return tuple(str(replace(whole, perturbations=(part,))) for part in whole.perturbations)
 
 
-def combinations(targets: Iterable[str], order: int) -> list[str]:
-    """Every condition of 1 to `order` of the `targets`: singles first, then pairs, then triples, each sorted."""
+def combinations(targets: Iterable[str], order: int, setting: str = "") -> list[str]:
+    """Every condition of 1 to `order` of the `targets`: singles first, then pairs, then triples, each sorted.
+
+    setting: covariates and time that each of them has, `KEY=VALUE|KEY=VALUE`.
+    """
     if order not in ORDERS:
         raise ConditionError(f"order {order}: expected 1 (singles), 2 (and pairs) or 3 (and triples)")
     chosen = sorted(dict.fromkeys(target.strip() for target in targets if target.strip()))
@@ -42,9 +45,13 @@ def combinations(targets: Iterable[str], order: int) -> list[str]:
             "name fewer targets, or lower the order"
         )
     sizes = range(1, order + 1)
-    return [
-        canonical(SEPARATOR.join(part)) for size in sizes for part in itertools.combinations(chosen, size)
-    ]
+    end = f"{COVARIATE_SIGN}{setting}" if setting else ""
+    if setting and parse(CONTROL + end).perturbations:
+        raise ConditionError(
+            f"setting '{setting}': expected KEY=VALUE, more of them joined by '|', e.g. cell_line=K562|time=24"
+        )
+    parts = (part for size in sizes for part in itertools.combinations(chosen, size))
+    return [canonical(SEPARATOR.join(part) + end) for part in parts]
 
 
 def all_targets(run: Run) -> list[str]:
@@ -71,13 +78,13 @@ def read_names(path: Path, what: str) -> list[str]:
 
 
 def chosen(
-    run: Run, targets: Sequence[str] | None, order: int, conditions: Sequence[str] | None
+    run: Run, targets: Sequence[str] | None, order: int, conditions: Sequence[str] | None, setting: str = ""
 ) -> list[str]:
     """The canonical names of a screen: `conditions` as given with their singles, or the combinations of `targets`."""
     if conditions is None:
-        return combinations(all_targets(run) if targets is None else targets, order)
+        return combinations(all_targets(run) if targets is None else targets, order, setting)
     names = [canonical(name, run.manifest.control) for name in conditions]
-    if not names or CONTROL in names:
+    if not names or not all(map(members, names)):
         raise ConditionError("conditions: expected perturbed ones to predict, e.g. 'A' or 'A+B'")
     singles = [single for name in names for single in members(name)]
     return list(dict.fromkeys([*sorted(singles), *names]))

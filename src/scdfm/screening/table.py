@@ -14,8 +14,9 @@ from scdfm.data.conditions import CONTROL
 from scdfm.evaluation.distribution import squared_distances
 from scdfm.screening.calibration import Calibration
 from scdfm.screening.correlation import Floats
+from scdfm.screening.effect import Untreated
 from scdfm.screening.ensemble import Ensemble
-from scdfm.screening.interaction import COLUMNS, NUMBERS, informative_genes, interactions
+from scdfm.screening.interaction import COLUMNS, informative_genes, of_shifts
 from scdfm.screening.ranking import Ranking
 from scdfm.screening.space import members
 from scdfm.screening.store import Shard, Store
@@ -25,11 +26,11 @@ MEASURED: Final = tuple(f"measured_{name}" for name in COLUMNS)
 
 @dataclass(frozen=True)
 class Tabulator:
-    """Makes the rows of `asked` conditions out of a complete store; `control` [G] is the mean of the untreated cells."""
+    """Makes the rows of `asked` conditions out of a complete store, each against its `untreated` cells."""
 
     store: Store
     ensemble: Ensemble
-    control: Floats
+    untreated: Untreated
     asked: frozenset[str]
     calibration: Calibration
 
@@ -42,7 +43,8 @@ class Tabulator:
                 continue
             rows = self._rows(shard).iloc[np.flatnonzero(kept)]
             parts.append(rows)
-            scores.append(ranking.score(shard.means[kept], self.control, rows))
+            control = self.untreated.means(list(rows.index))
+            scores.append(ranking.score(shard.means[kept], control, rows))
         table = pd.concat(parts)
         table.insert(0, "score", np.concatenate(scores))
         table = table.iloc[np.argsort(-table["score"].to_numpy(np.float64), kind="stable")]
@@ -61,11 +63,13 @@ class Tabulator:
         rows.insert(4, "measured", rows["part"] != "")
         rows["uncertainty"] = self.calibration.expected_error(rows["spread"].to_numpy(np.float64))
         rows["novelty"], rows["nearest"] = self._novelty(shard)
-        means = pd.DataFrame(shard.means, index=names, columns=list(self.store.genes))
-        singles = self._singles.loc[self._singles.index.difference(means.index)]
-        control = pd.Series(self.control, index=list(self.store.genes))
+        shifts = pd.DataFrame(
+            shard.means - self.untreated.means(names), index=names, columns=list(self.store.genes)
+        )
+        singles = self._singles.loc[self._singles.index.difference(shifts.index)]
         pairs = [name for name in names if len(members(name)) == 2]
-        predicted = interactions(pd.concat([singles, means]), control, pairs, self.interaction_genes)
+        shifts = pd.concat([singles, shifts])[self.interaction_genes]
+        predicted = of_shifts(shifts, pairs)
         measured = self._measured_interactions.reindex(names)
         measured.columns = pd.Index(MEASURED)
         return pd.concat([rows, _typed(predicted.reindex(names)), _typed(measured)], axis=1)
@@ -77,7 +81,8 @@ class Tabulator:
             return np.full(len(shard.names), np.nan), [""] * len(shard.names)
         values = measured.to_numpy(np.float64)
         # Distances of shifts, whose squares do not drown in those of the means.
-        squared = squared_distances(shard.means - self.control, values - self.control)
+        centre = self.untreated.whole.mean
+        squared = squared_distances(shard.means - centre, values - centre)
         names = np.array(measured.index.astype(str), dtype=object)
         squared[np.array(shard.names, dtype=object)[:, None] == names[None, :]] = np.inf
         nearest = squared.argmin(axis=1)
@@ -85,26 +90,37 @@ class Tabulator:
 
     @cached_property
     def _singles(self) -> pd.DataFrame:
-        """Predicted means of the singles, which many shards need."""
+        """Predicted shifts of the singles, which many shards need."""
         singles = [name for name in self.store.names if len(members(name)) == 1]
-        return _means_of(self.store, singles)
+        means = _means_of(self.store, singles)
+        return means - self.untreated.means(list(means.index)) if len(means) else means
 
     @cached_property
     def interaction_genes(self) -> list[str]:
         """The genes that interactions are scored on: those the measured singles move most, else the predicted ones."""
+        known = self._measured_shifts
+        singles = known.loc[[name for name in known.index if len(members(name)) == 1]]
+        return informative_genes(singles if len(singles) else self._singles)
+
+    @cached_property
+    def _measured_shifts(self) -> pd.DataFrame:
+        """Measured shifts: from the mean of all control cells, or of a covariate's own where the screen has some."""
         known = self.ensemble.measured
-        singles = known.loc[[name for name in known.index if len(members(str(name))) == 1]]
-        if CONTROL in known.index and len(singles):
-            return informative_genes(singles - known.loc[CONTROL])
-        return informative_genes(self._singles - self.control)
+        names = [str(name) for name in known.index if members(str(name))]
+        if CONTROL not in known.index or not names:
+            return pd.DataFrame(columns=list(self.store.genes), dtype=np.float64)
+        own = (
+            self.untreated.means(names)
+            if self.untreated.table.design.match
+            else known.loc[CONTROL].to_numpy(np.float64)
+        )
+        return known.loc[names] - own
 
     @cached_property
     def _measured_interactions(self) -> pd.DataFrame:
-        known = self.ensemble.measured
-        if CONTROL not in known.index:
-            return pd.DataFrame(columns=list(COLUMNS))
-        asked = [name for name in known.index if name in self.asked and len(members(str(name))) == 2]
-        return interactions(known, None, asked, self.interaction_genes)
+        known = self._measured_shifts
+        asked = [name for name in known.index if name in self.asked and len(members(name)) == 2]
+        return of_shifts(known[self.interaction_genes], asked)
 
 
 def _typed(rows: pd.DataFrame) -> pd.DataFrame:
@@ -132,4 +148,4 @@ def _means_of(store: Store, names: Sequence[str]) -> pd.DataFrame:
     return pd.concat(parts[1:]) if len(parts) > 1 else parts[0]
 
 
-__all__ = ["MEASURED", "NUMBERS", "Tabulator"]
+__all__ = ["MEASURED", "Tabulator"]
