@@ -22,7 +22,7 @@ from scdfm.data.conditions import (
 )
 from scdfm.data.conditions import covariates as covariates_of
 from scdfm.data.design import Design
-from scdfm.data.labels import chosen_rows, label_cells, listed
+from scdfm.data.labels import Labelled, chosen_rows, label_cells, listed
 from scdfm.data.source import Source, open_source
 from scdfm.data.stored import BLOCK_ROWS, Matrix, content_digest, in_memory
 from scdfm.data.stored import subset as chosen
@@ -306,24 +306,16 @@ def cells_of(
     target_sum = checked_target_sum(target_sum)
     if min_cells < 1:
         raise DataError(f"min_cells is {min_cells}; expected at least 1")
-    chosen = chosen_rows(source.obs, subset, source.name)
-    labelled = label_cells(source.obs, chosen, perturbation_key, control, design, source.name, min_cells)
-    rows, names = labelled.rows, labelled.names
-    genes = _genes(source)
-    obs = source.obs.iloc[rows].copy()
+    asked = chosen_rows(source.obs, subset, source.name)
+    labelled = label_cells(source.obs, asked, perturbation_key, control, design, source.name, min_cells)
+    rows, genes = labelled.rows, _genes(source)
+    conditions = (CONTROL, *sorted(set(labelled.names) - {CONTROL}))
+    obs = _obs(source.obs, labelled, perturbation_key, conditions, design)
     where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
-    obs.index = pd.Index(_unique(obs.index.astype(str)), dtype=object)
     X, scale = log1p_values(
         source.matrix(layer), rows if len(rows) < len(source.obs) else None, target_sum, obs.index.tolist(),
         genes.tolist(), where, backed,
     )  # fmt: skip
-    conditions = (CONTROL, *sorted(set(names) - {CONTROL}))
-    obs[perturbation_key] = pd.Categorical(names, categories=pd.Index(conditions))
-    for column in design.covariates:
-        obs[column] = labelled.columns[column]
-    for column in obs.select_dtypes("category").columns:
-        if column != perturbation_key:
-            obs[column] = obs[column].cat.remove_unused_categories()
     return CellTable(
         X=X,
         genes=genes,
@@ -338,6 +330,21 @@ def cells_of(
         source=source.path,
         design=design,
     )
+
+
+def _obs(
+    obs: pd.DataFrame, labelled: Labelled, key: str, conditions: Sequence[str], design: Design
+) -> pd.DataFrame:
+    """The rows that are read, under unique names, with their conditions and covariates as categoricals."""
+    obs = obs.iloc[labelled.rows].copy()
+    obs.index = pd.Index(_unique(obs.index.astype(str)), dtype=object)
+    obs[key] = pd.Categorical(labelled.names, categories=pd.Index(conditions))
+    for column in design.covariates:
+        obs[column] = labelled.columns[column]
+    for column in obs.select_dtypes("category").columns:
+        if column != key:
+            obs[column] = obs[column].cat.remove_unused_categories()
+    return obs
 
 
 def _genes(source: Source) -> npt.NDArray[np.str_]:
