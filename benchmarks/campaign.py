@@ -131,11 +131,11 @@ def markdown(table: pd.DataFrame) -> str:
         for doubles, part in wide.groupby("doubles"):
             gap = (part["chosen"] - part["random"]).to_numpy()
             rng = numpy_rng(0, "campaign", "interval", score, int(doubles))
-            draws = rng.choice(gap, (2000, len(gap))).mean(axis=1)
-            low, high = np.percentile(draws, [2.5, 97.5])
+            low, high = np.percentile(rng.choice(gap, (2000, len(gap))).mean(axis=1), [2.5, 97.5])
+            interval = f" [{low:.3f}, {high:.3f}]" if len(gap) > 1 else ""
             lines.append(
                 f"| {doubles} | L2 of {score} | {part['chosen'].mean():.3f} | {part['random'].mean():.3f} | "
-                f"{gap.mean():.3f} [{low:.3f}, {high:.3f}] |"
+                f"{gap.mean():.3f}{interval} |"
             )
     return "\n".join(lines) + "\n"
 
