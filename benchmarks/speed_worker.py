@@ -214,7 +214,7 @@ class Worker:
             fed = next(self.feed).to(self.device, non_blocking=True)
             chosen = self.inputs.genes.to(self.device) - SPECIAL
             batch = self.inputs.batch(cells) | {
-                "control": fed.control[:, chosen], "perturbation": fed.perturbation, "condition": fed.condition
+                "control": fed.control[:, chosen], "perturbation": fed.perturbation.tokens, "condition": fed.condition
             }  # fmt: skip
             self.form.optimizer.zero_grad(set_to_none=True)
             loss = self.form.loss(batch, self.inputs.ends(cells)[0], fed.target[:, chosen])

@@ -23,7 +23,7 @@ class ConditionShape:
     """Whether conditions are left out at random in training (classifier-free guidance)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncodedConditions:
     """C conditions of up to P targets; None where no condition of the screen has such a thing.
 

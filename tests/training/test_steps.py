@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -26,8 +27,14 @@ def batches() -> StepBatches:
     return StepBatches(sampler, seed=1, n_steps=7)
 
 
+def parts(batch: Batch) -> list[Any]:
+    """All that a batch holds, the tensors of its conditions too."""
+    held = vars(batch) | vars(batch.perturbation)
+    return [value for name, value in held.items() if name != "perturbation"]
+
+
 def equal(one: Batch, other: Batch) -> bool:
-    pairs = zip(vars(one).values(), vars(other).values(), strict=True)
+    pairs = zip(parts(one), parts(other), strict=True)
     return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
 
 
@@ -78,6 +85,6 @@ def test_an_error_of_the_thread_reaches_the_fit(batches: StepBatches) -> None:
 def test_a_batch_moves_whole(batches: StepBatches) -> None:
     batch = batches[0]
     moved = batch.to("meta")
-    assert all(value.is_meta for value in vars(moved).values() if isinstance(value, torch.Tensor))
+    assert all(value.is_meta for value in parts(moved) if isinstance(value, torch.Tensor))
     assert moved.conditions == batch.conditions
     assert equal(replace(batch), batch.to("cpu"))
