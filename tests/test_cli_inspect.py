@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import scdfm
+from scdfm.data import simulate_drugs
 
 FEW_STEPS = [
     "--set", "training.max_steps=2", "--set", "training.validate_every=2", "--set", "training.validation_cells=2",
@@ -51,6 +52,22 @@ def test_the_line_for_a_simulated_screen_runs(call, tmp_path, kind) -> None:
 def test_the_line_for_real_cells_runs(call, shared, tmp_path, name) -> None:
     run = runs(call, shared / "data" / f"{name}.h5ad", tmp_path)
     assert run.split.test
+
+
+def test_the_line_for_drugs_with_smiles_runs(call, tmp_path) -> None:
+    adata = simulate_drugs(n_genes=30, n_drugs=6, cells_per_condition=8, n_controls=20, truth_cells=2)
+    drugs = sorted(set(adata.obs["drug"]) - {"control"})
+    adata.obs["SMILES"] = (
+        adata.obs["drug"]
+        .astype(str)
+        .map({"control": "CS(C)=O"} | {name: "C" * (place + 2) + "O" for place, name in enumerate(drugs)})
+    )
+    adata.write_h5ad(tmp_path / "drugs.h5ad")
+    run = runs(call, tmp_path / "drugs.h5ad", tmp_path)
+    assert run.manifest.features is not None
+    (held,) = run.split.test
+    # Never in training, and predicted from its fingerprint.
+    assert run.predict([held], n_cells=3).uns["scdfm"]["extrapolated"] == [held]
 
 
 def test_what_cannot_be_inspected_is_one_line(call, tmp_path) -> None:

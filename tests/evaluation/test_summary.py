@@ -36,6 +36,7 @@ def test_interval_repeats_itself_and_needs_spread():
     assert interval(values, seed=1) != interval(values)
     assert interval(np.full(5, 0.3)) == (0.3, 0.3)
     assert np.isnan(interval(np.array([1.0]))).all()
+    assert np.isnan(interval(np.array([1.0, 2.0]))).all()  # a zero width would claim certainty
 
 
 @pytest.mark.parametrize("n", [8, 37])

@@ -52,14 +52,14 @@ def summarise(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pd
 def interval(
     values: Floats, n_bootstrap: int = 1000, seed: int = 0, level: float = LEVEL
 ) -> tuple[float, float]:
-    """Bootstrap-t interval of the mean of `values`; NaN below two values.
+    """Bootstrap-t interval of the mean of `values`; NaN below three values, for of two every resample has one mean.
 
     Each resample gives t* = (mean* − mean) / standard error*; the interval is mean − t*(1−α/2)·se to
     mean − t*(α/2)·se (Efron and Tibshirani 1993, ch. 12). Unlike percentiles of the mean it holds its level with
     the 10 to 40 skewed values that a test set has (benchmarks/intervals.py). Resamples without spread are left out.
     """
     n = len(values)
-    if n < 2:
+    if n < 3:
         return float("nan"), float("nan")
     mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(n))
     if error <= 1e-12 * max(abs(mean), 1e-300):
