@@ -40,8 +40,11 @@ SETTINGS = (
     "training.validate_every=5", "training.conditions_per_batch=2", "training.validation_cells=6",
     "training.accelerator=cpu", "sampling.steps=2",
 )  # fmt: skip
-CELLS = 400
-"""Predicted cells of each condition."""
+NAMES = ("fit", "predict", "benchmark")
+PAIRED = "G010,G011,G045,G047"
+"""Targets of the screen whose pairs are predicted."""
+CELLS = 4000
+"""Predicted cells of each condition, of which a part of a prediction holds one."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ def commands() -> list[Command]:
     return [
         Command("fit", ("fit", "screen.h5ad", "--quiet", *options), "run", ("--resume",), files),
         Command(
-            "predict", ("predict", "fit/run", "--test", "--cells", str(CELLS), "--quiet"), "made.h5ad", (), ("",)
+            "predict", ("predict", "fit/run", "--all-pairs-of", PAIRED, "--cells", str(CELLS), "--quiet"),
+            "made.h5ad", ("--resume",), ("",),
         ),
         Command("benchmark", ("benchmark", "screen.h5ad", "--quiet", *scored, *options), "bench", ("--resume",), tables),
     ]  # fmt: skip
@@ -123,7 +127,7 @@ class Bench:
         begun = time.monotonic()
         process = self.start((*command.arguments, "--out", f"{command.name}/{command.out}"))
         while process.poll() is None:
-            if command.name not in self.begun and (out.exists() or command.name == "predict"):
+            if command.name not in self.begun and has_begun(out):
                 self.begun[command.name] = time.monotonic() - begun
             time.sleep(0.02)
         self.took[command.name] = time.monotonic() - begun
@@ -141,13 +145,13 @@ class Bench:
         process = self.start(arguments)
         # A fit works from its folder's appearance on; how long it imports before varies with the machine's load.
         begun = time.monotonic()
-        while command.name != "predict" and not out.exists() and process.poll() is None:
+        while not has_begun(out) and process.poll() is None:
             time.sleep(0.01)
         waited = time.monotonic() - begun
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(moment - first if command.name != "predict" else moment)
-        aimed = bool(number // 3 % 2)
-        while aimed and process.poll() is None and not any(map(is_part, out.parent.rglob(".*"))):
+            process.wait(moment - first)
+        aimed = bool(number // len(NAMES) % 2)
+        while aimed and process.poll() is None and not any(map(is_part, out.parent.rglob("*"))):
             pass
         late = process.poll() is not None
         if not late:
@@ -155,7 +159,7 @@ class Bench:
             process.wait()
         left = sorted(str(path.relative_to(out.parent)) for path in out.parent.rglob("*") if path.is_file())
         broken = [name for name in left if not is_whole(out.parent / name)]
-        if command.again or not out.exists():
+        if command.name != "predict" or not out.exists() or parts_of(out).exists():
             self.finish((*arguments, *command.again))
         found = digests(out, command)
         parts = sum(is_part(out.parent / name) for name in left)
@@ -167,6 +171,16 @@ class Bench:
         }  # fmt: skip
         shutil.rmtree(out.parent)
         return row
+
+
+def parts_of(out: Path) -> Path:
+    """Where a prediction grows."""
+    return out.with_name(f"{out.name}.parts")
+
+
+def has_begun(out: Path) -> bool:
+    """Whether a command has begun to write."""
+    return out.exists() or parts_of(out).exists()
 
 
 def digests(out: Path, command: Command) -> dict[str, str]:
@@ -181,7 +195,8 @@ def digests(out: Path, command: Command) -> dict[str, str]:
 
 def is_part(path: Path) -> bool:
     """Whether the name says that the file is not finished."""
-    return path.name.startswith(".") and ".part" in path.name
+    hidden = path.name.startswith(".") and ".part" in path.name
+    return hidden or (path.parent.name.endswith(".parts") and path.stem == "joined")
 
 
 def is_whole(path: Path) -> bool:
@@ -206,13 +221,14 @@ def is_whole(path: Path) -> bool:
     return True
 
 
-def run(folder: Path, kills: int, seed: int) -> pd.DataFrame:
-    """One row for each of `kills` kills, the three commands in turn."""
+def run(folder: Path, kills: int, seed: int, names: tuple[str, ...] = NAMES) -> pd.DataFrame:
+    """One row for each of `kills` kills, the commands of `names` in turn."""
     bench = Bench(folder, seed)
-    turns = commands()
+    turns = [command for command in commands() if command.name in names]
     rows: list[dict[str, object]] = []
-    for command in turns[: max(2, kills)]:
-        bench.undisturbed(command)
+    for command in commands():
+        if command in turns or command.name == "fit":  # predict needs the fit
+            bench.undisturbed(command)
     drawn = 0
     while sum(not row["ended_before"] for row in rows) < kills and drawn < 3 * kills:
         rows.append(bench.kill(turns[drawn % len(turns)], drawn))
@@ -244,11 +260,14 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--commands", default=",".join(NAMES), help="Those that are killed, separated by commas."
+    )
     parser.add_argument("--work", type=Path, help="Folder to work in; without it a temporary one.")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kills-", dir=args.work) as folder:
-        table = run(Path(folder), args.kills, args.seed)
+        table = run(Path(folder), args.kills, args.seed, tuple(args.commands.split(",")))
     args.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(args.out / "kills.csv", index=False)
     (args.out / "kills.md").write_text(report(table), encoding="utf-8")

@@ -92,7 +92,7 @@ def together(cpu: bool, seconds: float) -> Iterator[None]:
         if not _lost_another(error):
             raise
         raise TrainingError(
-            f"another process of this job has stopped or cannot be reached ({_first_line(error)}); its own "
+            f"another process of this job has stopped or cannot be reached ({_first_words(error)}); its own "
             "message says why: when that is mended, repeat the command with --resume"
         ) from error
     finally:
@@ -116,5 +116,5 @@ def _lost_another(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _first_words(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0]

@@ -85,10 +85,16 @@ def assert_close_weights(alone: scdfm.Run, several: scdfm.Run) -> None:
 def command(folder: Path, out: str, launcher: list[str], *more: str, **environment: str):
     """`fit` in several processes: the exit code and everything they said."""
     options = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
-    fit = ["fit", "screen.h5ad", "--out", out, "--quiet", *options, *more]
+    return processes_of(
+        folder, launcher, "fit", "screen.h5ad", "--out", out, "--quiet", *options, *more, **environment
+    )
+
+
+def processes_of(folder: Path, launcher: list[str], *arguments: str, **environment: str):
+    """A command in several processes: the exit code and everything they said."""
     source = Path(scdfm.__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, *launcher, str(folder / "scdfm_told.py"), *fit], cwd=folder, text=True, timeout=SECONDS,
+        [sys.executable, *launcher, str(folder / "scdfm_told.py"), *arguments], cwd=folder, text=True, timeout=SECONDS,
         env={**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
@@ -108,6 +114,17 @@ def test_two_processes_of_torchrun_make_the_weights_of_one(folder, alone):
     assert two.manifest.result["val_l2"] == pytest.approx(alone.manifest.result["val_l2"], rel=1e-5)
     assert_close_weights(alone, two)
     pd.testing.assert_frame_equal(alone.log, two.log, rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_share_a_prediction_and_write_the_file_of_one(folder, alone):
+    names = list(alone.split.train[:3])
+    alone.predict_to(folder / "alone.h5ad", names, n_cells=4096)
+    asked = ("alone", "--out", "shared.h5ad", "--conditions", ",".join(names), "--cells", "4096", "--quiet")
+    code, said = processes_of(folder, TORCHRUN, "predict", *asked)
+    assert code == 0, said
+    assert said.count("shared.h5ad: 12288 cells × 40 genes, 3 conditions") == 1
+    assert (folder / "shared.h5ad").read_bytes() == (folder / "alone.h5ad").read_bytes()
+    assert not (folder / "shared.h5ad.parts").exists()
 
 
 def test_a_process_that_dies_ends_the_job_and_what_is_left_resumes(folder, alone):

@@ -112,6 +112,8 @@ def predict(
     written = Run.load(run).predict_to(
         out, names, controls, n_cells=cells, seed=seed, resume=resume, overwrite=overwrite, progress=not quiet
     )
+    if not is_first():
+        return
     if written.extrapolated:
         typer.echo(told(written.extrapolated), err=True)
     typer.echo(

@@ -19,11 +19,14 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+import torch
 from tqdm.auto import tqdm
 
 from scdfm.data import CellTable
 from scdfm.errors import DataError
 from scdfm.files import recorded_folder, written_whole
+from scdfm.processes import launched, together, wait_for_all
+from scdfm.run.extrapolation import extrapolated
 from scdfm.run.predict import condition_names, control_table, predict
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 SHARD_CELLS: Final = 4096
 """Predicted cells of one shard, or one condition's where these are more."""
+LONGEST_WAIT: Final = 86_400.0
+"""Seconds that a process waits for another's shards."""
 REQUEST, SUFFIXES = "request.json", (".h5ad", ".zarr")
 
 
@@ -75,12 +80,18 @@ class Shards:
             with written_whole(self.path(number)) as temporary:
                 predicted.write_h5ad(temporary)
 
+    def described(self, out: Path) -> PredictedFile:
+        """What `out` holds when all shards are joined in it."""
+        names = tuple(name for part in self.conditions for name in part)
+        n_genes = len(self.run.genes if self.genes is None else self.genes)
+        return PredictedFile(out, len(names) * self.n_cells, n_genes, names, extrapolated(self.run, names))
+
     def join(self, out: Path) -> PredictedFile:
         """Write all shards, one in memory at a time, as `out`, and remove them."""
         joined = self.folder / f"joined{out.suffix}"
         _remove(joined)
         with _opened(joined) as group:
-            n_cells, n_genes, extrapolated = self._join(group)
+            n_cells, n_genes, reasons = self._join(group)
         _flush(joined)
         if out.is_dir():
             _remove(out)
@@ -88,14 +99,14 @@ class Shards:
         _flush(out.parent)
         shutil.rmtree(self.folder)
         names = tuple(name for part in self.conditions for name in part)
-        return PredictedFile(out, n_cells, n_genes, names, extrapolated)
+        return PredictedFile(out, n_cells, n_genes, names, reasons)
 
     def _join(self, group: Any) -> tuple[int, int, dict[str, str]]:
         """Write the elements of an AnnData; returns cells, genes, and why conditions are extrapolated."""
         from anndata.io import sparse_dataset, write_elem
 
         obs: list[pd.DataFrame] = []
-        extrapolated: dict[str, str] = {}
+        reasons: dict[str, str] = {}
         for number in range(len(self.conditions)):
             shard = ad.read_h5ad(self.path(number))
             X = sp.csr_matrix(shard.X)
@@ -107,7 +118,7 @@ class Shards:
                 sparse_dataset(group["X"]).append(X)
             obs.append(shard.obs.astype(str))
             said = shard.uns["scdfm"]
-            extrapolated |= dict(zip(said["extrapolated"], said["extrapolated_because"], strict=True))
+            reasons |= dict(zip(said["extrapolated"], said["extrapolated_because"], strict=True))
         names = [name for part in self.conditions for name in part]
         table = pd.concat(obs)
         key = self.run.manifest.perturbation_key
@@ -117,8 +128,8 @@ class Shards:
         write_elem(group, "obs", table)
         write_elem(group, "var", first.var)
         beyond = {
-            "extrapolated": np.array(list(extrapolated), dtype=object),
-            "extrapolated_because": np.array(list(extrapolated.values()), dtype=object),
+            "extrapolated": np.array(list(reasons), dtype=object),
+            "extrapolated_because": np.array(list(reasons.values()), dtype=object),
         }
         write_elem(
             group,
@@ -128,7 +139,7 @@ class Shards:
         for name in ("layers", "obsm", "obsp", "varm", "varp"):
             write_elem(group, name, {})
         group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        return len(table), len(first.var), extrapolated
+        return len(table), len(first.var), reasons
 
 
 def predict_to(
@@ -149,13 +160,26 @@ def predict_to(
     resume: go on with the prediction that was interrupted in `OUT.parts`; the file is that of an uninterrupted one.
     overwrite: replace `out` where it exists. The other options are those of `predict`.
 
-    Besides one shard, memory holds the labels of all predicted cells (some 200 bytes each). Raises DataError where
-    `out` or its parts exist, or `resume` meets another request (RunError), and what `predict` raises.
+    Under `torchrun` the processes share the shards, and the first joins them. Besides one shard, memory holds the
+    labels of all predicted cells (some 200 bytes each). Raises DataError where `out` or its parts exist, or
+    `resume` meets another request (RunError), and what `predict` raises.
     """
-    out = _checked(Path(out), resume, overwrite)
-    shards = shards_of(run, out, conditions, controls, n_cells, genes, seed, resume)
-    shards.predict(shards.missing(), progress)
-    return shards.join(out)
+    out, place = Path(out), launched()
+    rank, world = (0, 1) if place is None else (place.rank, place.world)
+    with together(not torch.cuda.is_available(), LONGEST_WAIT):
+        if rank == 0:
+            _checked(out, resume, overwrite)
+            shards = shards_of(run, out, conditions, controls, n_cells, genes, seed, resume)
+        wait_for_all()
+        if rank > 0:
+            shards = shards_of(run, out, conditions, controls, n_cells, genes, seed, resume=True)
+        missing = shards.missing()
+        wait_for_all()  # none is written before all have counted
+        shards.predict(missing[rank::world], progress and rank == 0)
+        wait_for_all()
+        written = shards.join(out) if rank == 0 else shards.described(out)
+        wait_for_all()
+    return written
 
 
 def shards_of(
