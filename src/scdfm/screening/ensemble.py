@@ -14,6 +14,7 @@ import pandas as pd
 from scdfm.data.conditions import CONTROL, targets
 from scdfm.data.split import PARTS, UNKNOWN
 from scdfm.errors import DataError, RunError
+from scdfm.run.extrapolation import extrapolated
 from scdfm.screening.correlation import Floats
 
 if TYPE_CHECKING:
@@ -120,6 +121,13 @@ class Ensemble:
             return float("nan")
         known = set.intersection(*(set(run.manifest.targets) for run in self.runs))
         return float(sum(target in known for target in targets(condition)))
+
+    def extrapolated(self, conditions: Sequence[str]) -> dict[str, str]:
+        """Condition → why its prediction is an extrapolation of some run, of those that are."""
+        found: dict[str, str] = {}
+        for run in self.runs:
+            found |= extrapolated(run, conditions)
+        return found
 
     def control_table(self, controls: CellTable | AnnData | str | Path | None) -> CellTable:
         """The control cells to start from: `controls`, or those stored with the first run."""

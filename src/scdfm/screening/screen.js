@@ -68,7 +68,7 @@ function drawMap() {
     pen.fillText(shown, 0, 0);
     pen.restore();
   });
-  byId("map-legend").textContent = `Light: ${written(Number(low.toPrecision(3)))}, dark: ${written(Number(high.toPrecision(3)))} and above.`;
+  byId("map-legend").textContent = `Light: ${written(Number(low.toFixed(2)))}, dark: ${written(Number(high.toFixed(2)))} and above.`;
   const canvas = byId("map-canvas");
   canvas.rowAt = ([x, y]) => cells.get(Math.floor((x - margin) / size) * targets.length + Math.floor((y - margin) / size));
   canvas.placeOf = (row) => {
@@ -180,7 +180,7 @@ function select(row, scroll = false) {
   byId("condition-genes").replaceChildren(bars);
   const list = byId("condition-numbers");
   list.replaceChildren();
-  const texts = { class: data.texts.kind, "measured class": data.texts.measured_kind, measured: data.texts.part, nearest: data.texts.nearest };
+  const texts = { class: data.texts.kind, "measured class": data.texts.measured_kind, measured: data.texts.part, nearest: data.texts.nearest, extrapolation: data.texts.because };
   for (const [title, values] of Object.entries(texts)) {
     if (values && values[row]) list.append(element("dt", title), element("dd", values[row]));
   }

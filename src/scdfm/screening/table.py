@@ -58,9 +58,11 @@ class Tabulator:
         rows.insert(0, "order", [len(members(name)) for name in names])
         seen = np.array([self.ensemble.targets_seen(name) for name in names])
         rows.insert(1, "targets_seen", seen)
-        rows.insert(2, "extrapolated", seen < rows["order"].to_numpy())
+        because = self.ensemble.extrapolated(names)
+        rows.insert(2, "extrapolated", [name in because for name in names])
         rows.insert(3, "part", [self.ensemble.part(name) for name in names])
         rows.insert(4, "measured", rows["part"] != "")
+        rows["because"] = [because.get(name, "") for name in names]
         rows["uncertainty"] = self.calibration.expected_error(rows["spread"].to_numpy(np.float64))
         rows["novelty"], rows["nearest"] = self._novelty(shard)
         shifts = pd.DataFrame(

@@ -46,7 +46,7 @@ COLUMNS: Final = (
     Column("measured_departure", "measured departure", "The departure in measured cells, where the run knows them."),
     Column("proposed", "proposed", "Turn in which to measure it; 0 where it is not proposed."),
 )  # fmt: skip
-TEXTS: Final = ("kind", "measured_kind", "part", "nearest")
+TEXTS: Final = ("kind", "measured_kind", "part", "nearest", "because")
 
 
 def described(
@@ -64,7 +64,7 @@ def described(
     beyond = int(table["extrapolated"].sum())
     if beyond:
         notes.append(
-            f"{count(beyond, 'condition')} with a target that training never perturbed: extrapolation."
+            f"{count(beyond, 'condition')} with targets, doses or covariates that training never had: extrapolation."
         )
     if len(shown) < len(table):
         notes.append(
