@@ -1,28 +1,46 @@
 # make demo   set up, then simulate, fit, predict, evaluate and write demo/report/report.html
 # make test   set up, then run every test
-# make check  formatting, types, import order
+# make check  formatting, types, import order, dangerous calls
+# make audit  known vulnerabilities of the pinned packages (needs the internet; says so where it cannot ask)
+# make test-lowest   the quick tests with the lowest versions that scdfm allows (constraints-lowest.txt)
 # make bench  set up, then measure speed beside the plain formulation, and how cost grows (25 minutes)
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean
+QUICK := tests/data tests/model tests/flow tests/run tests/official tests/evaluation tests/training/test_fit.py \
+  tests/test_cli.py tests/test_config.py tests/test_files.py
+# Old releases warn of newer ones of packages that they need.
+LOWEST_NOISE := -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning
+
+.PHONY: demo test test-quick test-lowest check audit bench clean
 
 demo: $(READY)
 	$(BIN)/scdfm demo --out demo --overwrite
 
 # Two workers with one thread each use two cores fully; the tests are many and small.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov=scdfm --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov=scdfm --cov-report=term:skip-covered --cov-fail-under=90
+
+test-quick: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(NOISE) $(QUICK)
+
+test-lowest:
+	$(MAKE) test-quick VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt NOISE="$(LOWEST_NOISE)"
 
 check: $(READY)
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive src --configfile pyproject.toml
+
+audit: $(READY)
+	$(BIN)/python .ci/audit.py
 
 # Finished rows are kept: the command goes on where it stopped. A GPU's rows are skipped where there is none.
 bench: $(READY)
@@ -30,11 +48,11 @@ bench: $(READY)
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/speed.py --device cuda
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(CONSTRAINTS)
 	@test -n "$(PYTHON)" || { echo "scdfm needs Python 3.11, 3.12 or 3.13: none found"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest .venv-newest .newest demo build .pytest_cache .mypy_cache .ruff_cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import pickle  # its error is caught, nothing is unpickled  # nosec B403
 import warnings
 from pathlib import Path
 from typing import Any, Final
