@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from bad_input import options, runs, screens
+from bad_input import commands, options, runs, screens
 from bad_input.bench import Bench, Case
 
-CASES = [*screens.FORMS, *screens.REFUSED, *options.CASES, *runs.CASES]
+CASES = [*screens.FORMS, *screens.REFUSED, *options.CASES, *runs.CASES, *commands.CASES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

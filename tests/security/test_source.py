@@ -35,7 +35,7 @@ def violations(text: str, name: Path = Path("x.py")) -> Iterator[str]:
             found = {module.partition(".")[0] for module in modules} & FORBIDDEN_IMPORTS
             if found and not (found == {"pickle"} and name == THE_ONE_READER):
                 yield f"{name}:{line} imports {', '.join(found)}"
-        elif isinstance(node, ast.Name) and node.id in FORBIDDEN_NAMES:
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in FORBIDDEN_NAMES:
             yield f"{name}:{line} names {node.id}"
         elif isinstance(node, ast.Attribute) and node.attr in FORBIDDEN_ATTRIBUTES:
             yield f"{name}:{line} uses .{node.attr}"
