@@ -47,12 +47,14 @@ def written_whole(path: str | Path, size: int | None = None) -> Iterator[Path]:
 
 def require_place(path: Path) -> None:
     """Refuse a name under which no file can be written: a folder, a place without the right to write, a name too long."""
-    if path.is_dir():
-        raise DataError(f"output {path} is a folder; expected the name of a file: choose another")
     probe = _neighbour(path)
     try:
+        if path.is_dir():
+            raise DataError(f"output {path} is a folder; expected the name of a file: choose another")
         probe.touch()
         probe.unlink()
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
         if _tells_of_a_full_disk(error):
             return  # said with the bytes needed when it is written

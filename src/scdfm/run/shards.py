@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from scdfm.data import CellTable
 from scdfm.errors import DataError
-from scdfm.files import recorded_folder, written_whole
+from scdfm.files import recorded_folder, require_place, written_whole
 from scdfm.processes import launched, together, wait_for_all
 from scdfm.run.extrapolation import extrapolated
 from scdfm.run.predict import condition_names, control_table, predict
@@ -222,6 +222,8 @@ def _checked(out: Path, resume: bool, overwrite: bool) -> Path:
         raise DataError(f"output {out}: expected a name that ends in .h5ad or .zarr; rename it")
     if not out.absolute().parent.is_dir():
         raise DataError(f"output {out}: the folder {out.absolute().parent} does not exist; create it first")
+    if out.suffix == ".h5ad" or not out.is_dir():  # a store is a folder, and may be replaced as one
+        require_place(out)
     unfinished = (_parts(out) / REQUEST).is_file()
     if out.exists() and not overwrite and not (resume and unfinished):
         raise DataError(f"output {out} exists; choose another name, or pass --overwrite")
