@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 QUICK := tests/data tests/model tests/flow tests/run tests/official tests/evaluation tests/training/test_fit.py \
   tests/test_cli.py tests/test_config.py tests/test_files.py
 # Old releases warn of newer ones of packages that they need.
-LOWEST_NOISE := -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning
+LOWEST_NOISE := -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning -W 'ignore:The codec:UserWarning'
 
 .PHONY: demo test test-quick test-lowest check audit bench clean
 
