@@ -1,7 +1,9 @@
 """The search backwards: which perturbation made this population, or would bring control cells to it.
 
 Every candidate is predicted. Those whose predicted means lie nearest to the observed mean are compared cell by cell, by
-the energy distance; a temperature, fitted on conditions whose answer is known, turns distances into probabilities.
+the energy distance. Both distances count little where the run is known to err: they are taken on principal axes, whitened
+by the second moment of its errors on measured conditions (as Mahalanobis'). A temperature, fitted on conditions whose
+answer is known, turns distances into probabilities.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ SHORTLIST: Final = 20
 """Candidates compared cell by cell."""
 CALIBRATING: Final = 8
 """Conditions with a known answer that fit the temperature, at most."""
-FEW_CELLS: Final = 16
+FEW_CELLS: Final = 32
 """Cells of each candidate where only its mean is asked for."""
 _BATCH: Final = 32
 _OBSERVED_CELLS: Final = 500
@@ -155,6 +157,10 @@ class Candidates:
         return [self._cells[name, seed] for name in names]
 
 
+ENOUGH: Final = 5
+"""Measured candidates that it takes to learn where the run errs; with fewer all axes count alike."""
+
+
 @dataclass(frozen=True)
 class Search:
     """Distances of candidates to a population, over the genes at `places` [g]."""
@@ -170,19 +176,45 @@ class Search:
         genes = [ensemble.genes[place] for place in self.places]
         return untreated(ensemble, self.candidates.table, self.candidates.seed, genes).whole
 
-    def nearest(self, mean: Floats) -> tuple[np.ndarray, Floats]:
+    @cached_property
+    def places_of_means(self) -> Floats:
+        """Where the candidates' predicted means lie on the axes, [N, D]."""
+        return self.reference.project(self.candidates.means[:, self.places])
+
+    def whitening(self, without: str | None = None) -> Floats:
+        """The map W [D, D] of the axes that takes the run's known errors out, `without` those on one condition.
+
+        Errors e are measured minus predicted means of the candidates that are measured (train and validation), C their
+        uncentred second moment plus the sampling variance s² of a mean of FEW_CELLS cells. W = s·C^(-½): axes without
+        errors keep their length, others shrink.
+        """
+        measured, size = self.candidates.ensemble.measured, len(self.reference.axes.components)
+        rows = [
+            row
+            for row, name in enumerate(self.candidates.names)
+            if name in measured.index and name != without
+        ]
+        if len(rows) < ENOUGH:
+            return np.eye(size)
+        truth = measured.loc[[self.candidates.names[row] for row in rows]].to_numpy(np.float64)
+        errors = self.reference.project(truth[:, self.places]) - self.places_of_means[rows]
+        floor = max(float(self.reference.coordinates.var(axis=0).mean()) / FEW_CELLS, 1e-12)
+        values, axes = np.linalg.eigh(errors.T @ errors / len(rows) + floor * np.eye(size))
+        return np.asarray((axes * np.sqrt(floor / values)) @ axes.T)
+
+    def nearest(self, mean: Floats, whitening: Floats) -> tuple[np.ndarray, Floats]:
         """The shortlist's rows, nearest first, and the distance [N] of every candidate's mean to `mean` [g]."""
-        distance = np.linalg.norm(self.candidates.means[:, self.places] - mean, axis=1)
+        gap = (self.places_of_means - self.reference.project(mean[None, :])) @ whitening
+        distance = np.linalg.norm(gap, axis=1)
         return np.argsort(distance, kind="stable")[: self.shortlist], distance
 
-    def energies(self, rows: np.ndarray, cells: Floats) -> Floats:
+    def energies(self, rows: np.ndarray, cells: Floats, whitening: Floats) -> Floats:
         """Energy distance of the candidates at `rows` to the population `cells` [M, g]."""
-        points = self.reference.project(cells)
+        points = self.reference.project(cells) @ whitening
         spread = mean_distance(points)
         found = self.candidates.cells([self.candidates.names[row] for row in rows])
-        return np.array(
-            [energy_distance(self.reference.project(of[:, self.places]), points, spread) for of in found]
-        )
+        on_axes = [self.reference.project(of[:, self.places]) @ whitening for of in found]
+        return np.array([energy_distance(of, points, spread) for of in on_axes])
 
 
 @dataclass(frozen=True)
@@ -280,8 +312,9 @@ def _answer(search: Search, observed: Observed, calibrate: int) -> Identificatio
     if some.shape[0] > _OBSERVED_CELLS:
         some = some[np.sort(rng.choice(some.shape[0], _OBSERVED_CELLS, replace=False))]
     cells = np.asarray(some.toarray(), dtype=np.float64)
-    rows, distance = search.nearest(observed.mean)
-    energies = search.energies(rows, cells)
+    whitening = search.whitening()
+    rows, distance = search.nearest(observed.mean, whitening)
+    energies = search.energies(rows, cells, whitening)
     temperature = calibrated(search, calibrate)
     chances = temperature.probabilities(energies)
     left = len(candidates.names) - len(rows)
@@ -303,8 +336,8 @@ def _answer(search: Search, observed: Observed, calibrate: int) -> Identificatio
         drop=True
     )
     table.insert(0, "rank", np.arange(1, len(table) + 1))
-    untreated = energy_distance(search.reference.coordinates, search.reference.project(cells))
-    return Identification(table, untreated, temperature, search.shortlist)
+    still, points = search.reference.coordinates @ whitening, search.reference.project(cells) @ whitening
+    return Identification(table, energy_distance(still, points), temperature, search.shortlist)
 
 
 def calibrated(search: Search, most: int) -> Temperature:
@@ -323,8 +356,9 @@ def calibrated(search: Search, most: int) -> Temperature:
         measured = candidates.ensemble.measured.loc[name].to_numpy(np.float64)
         cells = candidates.cells([name], other)[0]
         moved = np.maximum(cells + (measured - cells.mean(axis=0, dtype=np.float64)), 0)[:, search.places]
-        rows, _ = search.nearest(measured[search.places])
-        energies.append(search.energies(rows, moved))
+        whitening = search.whitening(without=name)  # its own error is not known when it is searched
+        rows, _ = search.nearest(measured[search.places], whitening)
+        energies.append(search.energies(rows, moved, whitening))
         place = np.flatnonzero(rows == candidates.names.index(name))
         answers.append(int(place[0]) if len(place) else None)
     return fitted_temperature(energies, answers, kind)
