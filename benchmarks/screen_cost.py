@@ -23,8 +23,8 @@ from scdfm.seeds import numpy_rng
 
 AGAIN = """
 import sys, scdfm
-run, out, cells, *names = sys.argv[1:]
-scdfm.Run.load(run).screen(out=out, conditions=names, cells=int(cells), resume=True)
+run, out, cells, shard, *names = sys.argv[1:]
+scdfm.Run.load(run).screen(out=out, conditions=names, cells=int(cells), shard=int(shard), resume=True)
 """
 RESULTS = Path(__file__).parent / "results"
 
@@ -41,7 +41,7 @@ def digests(folder: Path) -> dict[str, str]:
 def killed(args: argparse.Namespace, names: list[str], seconds: float) -> str:
     """Kill the same screen at random moments, let it end, and say whether its files are equal."""
     out = args.out / "killed"
-    command = [sys.executable, "-c", AGAIN, str(args.run), str(out), str(args.cells), *names]
+    command = [sys.executable, "-c", AGAIN, str(args.run), str(out), str(args.cells), str(args.shard), *names]
     rng, shards = numpy_rng(0, "screen cost", "kills"), []
     for _ in range(args.kills):
         process = subprocess.Popen(command)
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--pairs", type=int, default=500)
     parser.add_argument("--cells", type=int, default=32)
+    parser.add_argument("--shard", type=int, default=32)
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/screen_cost"))
     args = parser.parse_args()
@@ -80,7 +81,14 @@ def main() -> None:
 
     Job.estimate = noted  # type: ignore[assignment,method-assign]
     args.out.mkdir(parents=True, exist_ok=True)
-    run.screen(out=args.out / "whole", conditions=names, cells=args.cells, say=said.append, progress=True)
+    run.screen(
+        out=args.out / "whole",
+        conditions=names,
+        cells=args.cells,
+        shard=args.shard,
+        say=said.append,
+        progress=True,
+    )
     took = time.perf_counter() - found["start"]
     expected = found["estimate"].seconds
     text = (

@@ -60,7 +60,11 @@ class Calibration:
 
 def calibrating(ensemble: Ensemble, seed: int, most: int = MOST) -> tuple[list[str], str]:
     """Which measured conditions calibrate, at most `most`, and what they are to the runs."""
-    held_out, trained = ensemble.held_out, ensemble.trained
+    beyond = ensemble.extrapolated(
+        [*ensemble.held_out, *ensemble.trained]
+    )  # of which nothing can be learned here
+    held_out = [name for name in ensemble.held_out if name not in beyond]
+    trained = [name for name in ensemble.trained if name not in beyond]
     rng = numpy_rng(seed, "screen", "calibration")
     if len(held_out) > most:
         held_out = sorted(rng.choice(held_out, most, replace=False).tolist())
