@@ -104,7 +104,9 @@ def markdown(table: pd.DataFrame) -> str:
         hits = [wilson(int((table[column] <= k).sum()), n) for k in (1, 5)]
         lines.append(f"| {label} | {hits[0]} | {hits[1]} |")
     lines.append(f"| chance | {1 / candidates:.2g} | {min(1.0, 5 / candidates):.2g} |")
-    return "\n".join(lines) + f"\n\nmean probability given to the answer: {table['probability'].mean():.3g}\n"
+    given = table["probability"].mean()
+    said = "undefined, no candidate has a known answer" if np.isnan(given) else f"{given:.3g}"
+    return "\n".join(lines) + f"\n\nmean probability given to the answer: {said}\n"
 
 
 def main() -> None:

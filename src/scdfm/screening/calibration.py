@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -58,13 +59,18 @@ class Calibration:
         return asdict(self)
 
 
-def calibrating(ensemble: Ensemble, seed: int, most: int = MOST) -> tuple[list[str], str]:
-    """Which measured conditions calibrate, at most `most`, and what they are to the runs."""
+def calibrating(
+    ensemble: Ensemble, seed: int, most: int = MOST, among: Collection[str] | None = None
+) -> tuple[list[str], str]:
+    """Which measured conditions (`among` these, None: all) calibrate, at most `most`, and what they are to the runs."""
     beyond = ensemble.extrapolated(
         [*ensemble.held_out, *ensemble.trained]
     )  # of which nothing can be learned here
-    held_out = [name for name in ensemble.held_out if name not in beyond]
-    trained = [name for name in ensemble.trained if name not in beyond]
+    usable = {
+        name for name in ensemble.measured.index if name not in beyond and (among is None or name in among)
+    }
+    held_out = [name for name in ensemble.held_out if name in usable]
+    trained = [name for name in ensemble.trained if name in usable]
     rng = numpy_rng(seed, "screen", "calibration")
     if len(held_out) > most:
         held_out = sorted(rng.choice(held_out, most, replace=False).tolist())

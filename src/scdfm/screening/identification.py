@@ -347,8 +347,8 @@ def calibrated(search: Search, most: int) -> Temperature:
     stand in for the cells of each.
     """
     candidates = search.candidates
-    names, kind = calibrating(candidates.ensemble, candidates.seed, most) if most else ([], "none")
-    names = [name for name in names if name in set(candidates.names)]
+    among = set(candidates.names)
+    names, kind = calibrating(candidates.ensemble, candidates.seed, most, among) if most else ([], "none")
     energies: list[Floats] = []
     answers: list[int | None] = []
     other = derive(candidates.seed, "identify", "stand-in")
