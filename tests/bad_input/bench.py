@@ -16,6 +16,7 @@ import pandas as pd
 from safetensors.torch import load_file, save_file
 
 import scdfm
+from scdfm.run import Run
 from scdfm.run.folder import file_digest
 
 SMALL = [
@@ -25,6 +26,8 @@ SMALL = [
     "training.max_steps=2", "sampling.cells=4", "split.test_fraction=0.5",
 ]  # fmt: skip
 OPTIONS = [word for setting in SMALL for word in ("--set", setting)]
+DESIGN = ("--covariates", "cell_type", "--dose-key", "dose", "--time-key", "time")
+"""The columns of the designed screen."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,12 @@ class Bench:
     run: Path
     other_run: Path
     predicted: Path
+    designed: Path
+    """The screen with two cell types, doses and a time."""
+    designed_run: Path
+    """A fit of it, with features."""
+    screened: Path
+    """A finished `scdfm screen` of the run."""
     folder: Path
 
     def fit(self, *more: Any, data: Path | None = None, out: Any = None) -> list[Any]:
@@ -50,6 +59,11 @@ class Bench:
         """A command line that evaluates."""
         paths = [predicted or self.predicted, real or self.screen]
         return ["evaluate", *paths, "--out", self.folder / "score", *more]
+
+    @property
+    def targets(self) -> list[str]:
+        """Targets of the screen."""
+        return Run.load(self.run).manifest.targets
 
     def file(self, name: str, content: str | bytes) -> Path:
         """A file of the case's own."""
@@ -73,17 +87,17 @@ class Bench:
             change(file)
         return path
 
-    def run_copy(self) -> Path:
-        """The good run, to be spoilt."""
-        return Path(shutil.copytree(self.run, self.folder / "run"))
+    def run_copy(self, source: Path | None = None) -> Path:
+        """The good run (or `source`), to be spoilt."""
+        return Path(shutil.copytree(source or self.run, self.folder / "run"))
 
-    def run_with(self, change: Callable[[Path], Any], sign: bool = False) -> Path:
+    def run_with(self, change: Callable[[Path], Any], sign: bool = False, source: Path | None = None) -> Path:
         """A copy of the good run after `change`; with `sign` its manifest vouches for the files as they are then."""
-        run = self.run_copy()
+        run = self.run_copy(source)
         change(run)
         return signed(run) if sign else run
 
-    def manifest_with(self, change: Callable[[dict[str, Any]], Any]) -> Path:
+    def manifest_with(self, change: Callable[[dict[str, Any]], Any], source: Path | None = None) -> Path:
         """A copy of the good run with an edited manifest."""
 
         def edit(run: Path) -> None:
@@ -91,10 +105,13 @@ class Bench:
             change(values)
             (run / "manifest.json").write_text(json.dumps(values))
 
-        return self.run_with(edit)
+        return self.run_with(edit, source=source)
 
     def weights_with(
-        self, change: Callable[[dict[str, Any]], Any], file: str = "weights.safetensors"
+        self,
+        change: Callable[[dict[str, Any]], Any],
+        file: str = "weights.safetensors",
+        source: Path | None = None,
     ) -> Path:
         """A copy of the good run with other tensors that its manifest vouches for."""
 
@@ -103,7 +120,7 @@ class Bench:
             change(tensors)
             save_file(tensors, run / file)
 
-        return self.run_with(edit, sign=True)
+        return self.run_with(edit, sign=True, source=source)
 
 
 @dataclass(frozen=True)
@@ -139,6 +156,17 @@ def simulated(seed: int) -> ad.AnnData:
     )
     adata.obs["batch"] = np.where(np.arange(adata.n_obs) % 2, "odd", "even")
     adata.obs["part"] = ["test" if "+" in name else "train" for name in adata.obs["perturbation"].astype(str)]
+    return adata
+
+
+def designed(seed: int) -> ad.AnnData:
+    """The screen of `simulated` with two cell types, one name holding a comma, two doses and a time."""
+    adata = simulated(seed)
+    perturbed = (adata.obs["perturbation"].astype(str) != "control").to_numpy()
+    turn = np.arange(adata.n_obs) % 2
+    adata.obs["cell_type"] = np.where(turn, "A, B", "C")
+    adata.obs["dose"] = np.where(perturbed, 0.5, 0.0)
+    adata.obs["time"] = np.where(perturbed, 24.0, 0.0)
     return adata
 
 

@@ -16,7 +16,7 @@ import torch
 
 from bad_input.bench import Bench, Case, truncated
 
-CONTROLS = "controls.h5ad"
+CONTROLS, FEATURES = "controls.h5ad", "features.safetensors"
 
 
 def manifest(**values: Any) -> Callable[[Bench], Sequence[Any]]:
@@ -138,6 +138,96 @@ def self_loop(run: Path) -> None:
 def emptied(bench: Bench) -> Sequence[Any]:
     return bench.predict(run=bench.folder)
 
+
+def designed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Bench], Sequence[Any]]:
+    """`scdfm predict` on the run of every column, with an edited manifest."""
+    return lambda bench: bench.predict(run=bench.manifest_with(change, bench.designed_run))
+
+
+def described(change: Callable[[dict[str, Any]], Any]) -> Callable[[Bench], Sequence[Any]]:
+    """`scdfm predict` on a run whose features were changed, digests with them."""
+    return lambda bench: bench.predict(run=bench.weights_with(change, FEATURES, bench.designed_run))
+
+
+def designed_files(change: Callable[[Path], Any], sign: bool = False) -> Callable[[Bench], Sequence[Any]]:
+    """`scdfm predict` on the run of every column whose files were changed."""
+    return lambda bench: bench.predict(run=bench.run_with(change, sign, bench.designed_run))
+
+
+DESIGNED = [
+    Case("a good run of every column", lambda bench: bench.predict(run=bench.designed_run), None),
+    Case("features missing", designed_files(lambda run: (run / FEATURES).unlink()), "features.safetensors is missing"),
+    Case("features cut short", designed_files(lambda run: truncated(run / FEATURES)), "digest differs"),
+    Case("features cut short and signed", designed_files(lambda run: truncated(run / FEATURES), True),
+         "cannot be read as safetensors"),
+    Case("features: no values", described(lambda t: t.pop("values")), "tensor 'values' is missing"),
+    Case("features: no centre", described(lambda t: t.pop("centre")), "tensor 'centre' is missing"),
+    Case("features: no factor", described(lambda t: t.pop("factor")), "tensor 'factor' is missing"),
+    Case("features: a tensor more", described(lambda t: t.update(odd=torch.zeros(2))), "tensor 'odd' is unknown"),
+    Case("features: a row less", described(lambda t: t.update(values=t["values"][1:].contiguous())),
+         r"tensor 'values' is torch.float32 \[2, 2\], expected .* of the 3 names"),
+    Case("features: a column less", described(lambda t: t.update(values=t["values"][:, 1:].contiguous())),
+         r"tensor 'centre' is torch.float32 \[2\], expected"),
+    Case("features: a column less everywhere",
+         described(lambda t: t.update({n: v[..., 1:].contiguous() for n, v in t.items()})),
+         "weights.safetensors does not fit the manifest's model"),
+    Case("features: values of one dimension", described(lambda t: t.update(values=t["values"][:, 0].contiguous())),
+         r"tensor 'values' is torch.float32 \[3\], expected"),
+    Case("features: float64", described(lambda t: t.update(centre=t["centre"].double())),
+         "tensor 'centre' is torch.float64"),
+    Case("features: NaN", described(lambda t: t["values"].fill_(float("nan"))),
+         "'values' holds values that are not finite"),
+    Case("features: an infinite factor", described(lambda t: t["factor"].fill_(float("inf"))),
+         "'factor' holds values that are not"),
+    Case("manifest: no digest of the features", designed(lambda m: m["digests"].pop(FEATURES)),
+         "does not list features.safetensors"),
+    Case("manifest: features null", designed(lambda m: m.update(features=None)), "does not fit the manifest's model"),
+    Case("manifest: features of a word", designed(lambda m: m.update(features="x")), "damaged at features"),
+    Case("manifest: features with a key more", designed(lambda m: m["features"].update(x=1)), "damaged at features.x"),
+    Case("manifest: features of numbers", designed(lambda m: m["features"].update(names=[1, 2, 3])),
+         "damaged at features.names.0"),
+    Case("manifest: a name of features less", designed(lambda m: m["features"]["names"].pop()),
+         "of the 2 names of the manifest"),
+    Case("manifest: a name of features twice", designed(lambda m: m["features"].update(names=["a", "a", "b"])),
+         "'a' stands in more than one row"),
+    Case("manifest: design null", designed(lambda m: m.update(design=None)), "damaged at design"),
+    Case("manifest: design with a key more", designed(lambda m: m["design"].update(x=1)), "damaged at design"),
+    Case("manifest: design without a key", designed(lambda m: m["design"].pop("dose_key")), "damaged at design"),
+    Case("manifest: design of numbers", designed(lambda m: m["design"].update(covariates=3)), "damaged at design"),
+    Case("manifest: design without the covariate", designed(lambda m: m["design"].update(covariates=[])),
+         "conditions holds covariates that design does not name"),
+    Case("manifest: design with another column", designed(lambda m: m["design"].update(match_controls=["plate"])),
+         "match_controls column 'plate' is not in obs"),
+    Case("manifest: design with another fallback", designed(lambda m: m["design"].update(control_fallback="some")),
+         "damaged at design .*expected error or all"),
+    Case("manifest: conditions null", designed(lambda m: m.update(conditions=None)), "damaged at conditions"),
+    Case("manifest: conditions with a key more", designed(lambda m: m["conditions"].update(x=1)),
+         "damaged at conditions.x"),
+    Case("manifest: a covariate without values", designed(lambda m: m["conditions"]["covariates"].update(cell_type=[])),
+         "damaged at conditions.covariates.cell_type"),
+    Case("manifest: a covariate's value more", designed(lambda m: m["conditions"]["covariates"]["cell_type"].append("D")),
+         "does not fit the manifest's model"),
+    Case("manifest: a covariate less", designed(lambda m: m["conditions"].update(covariates={})),
+         "covariate 'cell_type' is unknown"),
+    Case("manifest: dose reference of text", designed(lambda m: m["conditions"].update(dose_reference="much")),
+         "damaged at conditions.dose_reference"),
+    Case("manifest: dose reference 0", designed(lambda m: m["conditions"].update(dose_reference=0)),
+         "damaged at conditions.dose_reference"),
+    Case("manifest: dose reference NaN", designed(lambda m: m["conditions"].update(dose_reference=float("nan"))),
+         "damaged at conditions.dose_reference"),
+    Case("manifest: no dose reference", designed(lambda m: m["conditions"].update(dose_reference=None)),
+         "has a dose, but no training"),
+    Case("manifest: no time reference", designed(lambda m: m["conditions"].update(time_reference=None)),
+         "has a time, but no training"),
+    Case("manifest: time reference infinite", designed(lambda m: m["conditions"].update(time_reference=float("inf"))),
+         "damaged at conditions.time_reference"),
+    Case("manifest: control populations of numbers", designed(lambda m: m.update(control_populations=[1])),
+         "damaged at control_populations.0"),
+    Case("manifest: a control population of a perturbation", designed(lambda m: m.update(control_populations=["A"])),
+         "'A' of control_populations is no control population"),
+    Case("manifest: a control population malformed", designed(lambda m: m.update(control_populations=["+"])),
+         "damaged at"),
+]  # fmt: skip
 
 CASES = [
     Case("a good run", lambda bench: bench.predict(), None),

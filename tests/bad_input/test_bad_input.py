@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
-from bad_input import commands, options, runs, screens
+from bad_input import commands, designs, options, runs, screens
 from bad_input.bench import Bench, Case
 
-CASES = [*screens.FORMS, *screens.REFUSED, *options.CASES, *runs.CASES, *commands.CASES]
+CASES = [
+    *screens.FORMS, *screens.REFUSED, *designs.COLUMNS, *designs.FEATURES, *options.CASES, *runs.CASES,
+    *runs.DESIGNED, *commands.INSPECTED, *commands.SCREENED, *commands.PREDICTED, *commands.CASES,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

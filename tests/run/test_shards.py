@@ -141,18 +141,59 @@ def test_any_process_may_take_any_shard(run: scdfm.Run, asked: list[str], tmp_pa
     same(read(out), run.predict(asked))
 
 
-def test_a_stop_between_the_name_and_the_parts_is_finished(
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("left", ["everything", "all parts", "some parts", "the word alone"])
+def test_a_stop_after_the_file_has_its_name_is_finished(
+    run: scdfm.Run, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, left: str
+) -> None:
+    out, parts = tmp_path / f"out{suffix}", tmp_path / f"out{suffix}.parts"
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_clear", lambda *given: None)
+        run.predict_to(out, asked)
+    assert {path.name for path in parts.iterdir()} == {
+        "finished.json", "000000.h5ad", "000001.h5ad", "000002.h5ad"
+    }  # fmt: skip
+    if left == "everything":  # the word that it is complete was not written yet
+        (parts / "finished.json").rename(parts / "request.json")
+    for number in {"some parts": [0, 2], "the word alone": [0, 1, 2]}.get(left, []):
+        (parts / f"{number:06d}.h5ad").unlink()
+    monkeypatch.setattr(
+        shards, "predict", lambda *given, **options: pytest.fail("nothing is left to predict")
+    )
+    with pytest.raises(RunError, match="started with other seed"):
+        run.predict_to(out, asked, seed=1, resume=True)
+    written = run.predict_to(out, asked, resume=True)
+    assert (written.n_cells, written.conditions) == (25, tuple(asked))
+    monkeypatch.undo()
+    same(read(out), run.predict(asked))
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_the_rest_of_a_finished_prediction_stands_in_no_ones_way(
     run: scdfm.Run, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for suffix in (".h5ad", ".zarr"):
-        out = tmp_path / f"out{suffix}"
+    out = tmp_path / "out.h5ad"
+    for again, options in ((asked[:1], {"overwrite": True}), (asked[1:], {"resume": True})):
         with monkeypatch.context() as patch:
-            patch.setattr(shards.shutil, "rmtree", lambda *given: None)
-            run.predict_to(out, asked)
-        assert out.exists()
+            patch.setattr(shards, "_clear", lambda *given: None)
+            run.predict_to(out, asked, overwrite=True)
+        if "resume" in options:
+            out.unlink()  # by the user, who wants it anew
+        run.predict_to(out, again, **options)
+        assert read(out).n_obs == 5 * len(again)
+        assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_a_broken_shard_is_named(run: scdfm.Run, asked: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out.h5ad"
+    started = shards.shards_of(run, out, asked, None, None, None, 0, resume=False)
+    started.predict([0, 1, 2])
+    started.path(1).write_bytes(started.path(2).read_bytes())
+    with pytest.raises(RunError, match=r"000001.h5ad holds 5 cells, expected 10 .* remove it and repeat"):
         run.predict_to(out, asked, resume=True)
-        same(read(out), run.predict(asked))
-        assert not (tmp_path / f"out{suffix}.parts").exists()
+    started.path(1).unlink()
+    run.predict_to(out, asked, resume=True)
+    same(read(out), run.predict(asked))
 
 
 def test_refusals(run: scdfm.Run, asked: list[str], tmp_path: Path) -> None:
@@ -170,6 +211,10 @@ def test_refusals(run: scdfm.Run, asked: list[str], tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["there.h5ad"]
     run.predict_to(tmp_path / "there.h5ad", asked[:1], overwrite=True)
     assert read(tmp_path / "there.h5ad").n_obs == 5
+    (tmp_path / "folder.zarr").mkdir()
+    (tmp_path / "folder.zarr" / "notes.txt").touch()
+    with pytest.raises(DataError, match="is a folder that holds no zarr store; choose another name"):
+        run.predict_to(tmp_path / "folder.zarr", asked[:1], overwrite=True)
     run.predict_to(tmp_path / "there.zarr", asked[:1])
     run.predict_to(tmp_path / "there.zarr", asked[:2], overwrite=True)
     assert read(tmp_path / "there.zarr").n_obs == 10

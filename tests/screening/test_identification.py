@@ -104,10 +104,10 @@ def test_a_desired_population_without_labels_on_half_of_the_genes(run, cells, tm
         run.identify(few, order=1)
     with pytest.raises(DataError, match="1 cell, expected at least 2"):
         run.identify(desired[:1].copy(), order=1)
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="does not exist; expected an .h5ad file or a .zarr store"):
         run.identify(tmp_path / "nowhere.h5ad")
     (tmp_path / "text.h5ad").write_text("no cells")
-    with pytest.raises(DataError, match="cannot be read as cells"):
+    with pytest.raises(DataError, match="is not an h5ad"):
         run.identify(tmp_path / "text.h5ad")
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from scdfm.data.conditions import Condition, Perturbation, Vocabulary, near, parse
 from scdfm.data.features import FeatureTable
@@ -27,13 +27,13 @@ NONE: Final = float("nan")
 class ConditionSchema(BaseModel):
     """What the names of trained conditions hold beside targets."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    covariates: dict[str, tuple[str, ...]] = {}
+    covariates: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
     """Known values of each covariate, in the order of their embeddings."""
-    dose_reference: float | None = None
+    dose_reference: Annotated[float, Field(gt=0)] | None = None
     """Median of the trained doses, the unit of the model's; None where there is none above 0."""
-    time_reference: float | None = None
+    time_reference: Annotated[float, Field(gt=0)] | None = None
     """Likewise of times."""
 
     @classmethod
@@ -204,7 +204,7 @@ class ConditionEncoder:
                 f"condition '{condition}' has a dose, but no training condition has one; ask for "
                 f"'{perturbation.target}', or fit on data with doses (dose_key)"
             )
-        return perturbation.dose / self.schema.dose_reference
+        return _in_units(perturbation.dose, self.schema.dose_reference, f"condition '{condition}': dose")
 
     def _time(self, condition: Condition, name: str) -> float:
         if condition.time is None or (condition.time == 0 and self.schema.time_reference is None):
@@ -214,7 +214,7 @@ class ConditionEncoder:
                 f"condition '{name}' has a time, but no training condition has one; leave it out, or fit on data with "
                 "times (time_key)"
             )
-        return condition.time / self.schema.time_reference
+        return _in_units(condition.time, self.schema.time_reference, f"condition '{name}': time")
 
     def _covariates(self, condition: Condition, name: str) -> tuple[int, ...]:
         given, places, first = dict(condition.covariates), [], 0
@@ -239,6 +239,16 @@ class ConditionEncoder:
             places.append(first + values.index(given[key]))
             first += len(values)
         return tuple(places)
+
+
+def _in_units(value: float, reference: float, what: str) -> float:
+    """A dose or time in units of the trained ones' median, which float32 must hold."""
+    if value / reference > float(np.finfo(np.float32).max):
+        raise ConditionError(
+            f"{what} {value:g} is too far from {reference:g}, the median of those trained on; expected one unit for all: "
+            "correct it"
+        )
+    return value / reference
 
 
 def _filled(lists: Sequence[Sequence[float]], width: int, empty: float) -> torch.Tensor:

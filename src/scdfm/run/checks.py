@@ -57,6 +57,29 @@ def edges_of(tensors: dict[str, torch.Tensor], n_tokens: int, path: Path) -> tor
     return edges
 
 
+def described_by(
+    tensors: dict[str, torch.Tensor], n_names: int, path: Path
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features [n_names, F], their centre [F] and factor [F], float32 and finite; RunError for anything else."""
+    values = tensors.get("values")
+    n_features = values.shape[1] if values is not None and values.ndim == 2 else 0
+    shapes = {"values": [n_names, n_features], "centre": [n_features], "factor": [n_features]}
+    if odd := sorted(tensors.keys() - shapes.keys()):
+        raise RunError(f"{path}: tensor '{odd[0]}' is unknown; {REMEDY}")
+    for name, shape in shapes.items():
+        found = tensors.get(name)
+        if found is None:
+            raise RunError(f"{path}: tensor '{name}' is missing; {REMEDY}")
+        if found.dtype != torch.float32 or list(found.shape) != shape or not found.numel():
+            raise RunError(
+                f"{path}: tensor '{name}' is {found.dtype} {list(found.shape)}, expected numbers (torch.float32) of "
+                f"the {n_names} names of the manifest; {REMEDY}"
+            )
+        if not found.isfinite().all():
+            raise RunError(f"{path}: tensor '{name}' holds values that are not finite; {REMEDY}")
+    return tensors["values"].numpy(), tensors["centre"].numpy(), tensors["factor"].numpy()
+
+
 def means_of(table: pd.DataFrame, genes: list[str], path: Path) -> pd.DataFrame:
     """Means of the run's `genes`, every one finite; RunError for anything else."""
     if list(table.columns) != genes:

@@ -72,6 +72,7 @@ class Run:
         if not manifest.digests:
             raise RunError(f"run {path} is not finished; continue it with fit --resume")
         needed = {WEIGHTS, GRAPH} if manifest.config.graph.enabled else {WEIGHTS}
+        needed |= set() if manifest.features is None else {FEATURES}
         if lacking := sorted(needed - manifest.digests.keys()):
             raise RunError(
                 f"run {path} is incomplete: the manifest does not list {lacking[0]}; {checks.REMEDY}"
@@ -304,9 +305,9 @@ def write_features(path: Path, features: FeatureTable, standardise: Standardiser
 def read_features(path: Path, manifest: Manifest) -> tuple[FeatureTable, Standardiser]:
     """The features of `write_features`, under the names of the manifest."""
     assert manifest.features is not None
-    tensors = {name: value.numpy() for name, value in read_tensors(path).items()}
-    table = FeatureTable(tuple(manifest.features.names), tensors["values"], manifest.features.kind)
-    return table, Standardiser(tensors["centre"], tensors["factor"])
+    source = manifest.features
+    values, centre, factor = checks.described_by(read_tensors(path), len(source.names), path)
+    return FeatureTable(tuple(source.names), values, source.kind), Standardiser(centre, factor)
 
 
 def read_means(path: Path) -> pd.DataFrame:

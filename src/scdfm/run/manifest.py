@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from scdfm.config import Config
-from scdfm.data import Scale, Split, Vocabulary
+from scdfm.data import Scale, Split, Vocabulary, targets
+from scdfm.data.design import Design
 from scdfm.data.encoding import ConditionSchema
 from scdfm.errors import RunError
 from scdfm.files import write_json
@@ -55,6 +56,16 @@ class _Data(_Record):
     digest: str
     n_cells: Annotated[int, Field(ge=0)]
     n_genes: Annotated[int, Field(ge=0)]
+
+
+class _Design(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    covariates: list[str]
+    dose_key: str | None
+    time_key: str | None
+    match_controls: list[str] | None
+    control_fallback: str
 
 
 class Manifest(BaseModel):
@@ -109,6 +120,14 @@ class Manifest(BaseModel):
         Split.from_dict(value)
         return value
 
+    @field_validator("design")
+    @classmethod
+    def _design(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if value:
+            _Design.model_validate(value)
+            Design(**value)
+        return value
+
     @field_validator("versions")
     @classmethod
     def _versions(cls, value: dict[str, str]) -> dict[str, str]:
@@ -125,6 +144,11 @@ class Manifest(BaseModel):
             raise ValueError(f"'{unknown[0]}' of panel is not in the vocabulary")
         if self.seed != self.config.seed:
             raise ValueError(f"seed {self.seed} is not the config's {self.config.seed}")
+        for name in self.control_populations:
+            if targets(name):
+                raise ValueError(f"'{name}' of control_populations is no control population")
+        if self.design and set(self.conditions.covariates) - set(self.design["covariates"]):
+            raise ValueError("conditions holds covariates that design does not name")
         return self
 
     @property

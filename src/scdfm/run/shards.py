@@ -2,6 +2,7 @@
 
 OUT.parts/request.json    what was asked; a resumed prediction must ask the same
 OUT.parts/000000.h5ad     the populations of the first conditions, and so on; each whole or not there
+OUT.parts/finished.json   what request.json becomes when OUT is complete; then the parts go, and it last
 OUT                       .h5ad or .zarr, under its name only when it is complete; the parts then go
 """
 
@@ -23,7 +24,8 @@ import torch
 from tqdm.auto import tqdm
 
 from scdfm.data import CellTable
-from scdfm.errors import DataError
+from scdfm.data.source import READ_ERRORS, reason
+from scdfm.errors import DataError, RunError
 from scdfm.files import recorded_folder, require_place, written_whole
 from scdfm.processes import launched, together, wait_for_all
 from scdfm.run.extrapolation import extrapolated
@@ -36,7 +38,9 @@ SHARD_CELLS: Final = 4096
 """Predicted cells of one shard, or one condition's where these are more."""
 LONGEST_WAIT: Final = 86_400.0
 """Seconds that a process waits for another's shards."""
-REQUEST, SUFFIXES = "request.json", (".h5ad", ".zarr")
+REQUEST, FINISHED, SUFFIXES = "request.json", "finished.json", (".h5ad", ".zarr")
+STORES: Final = ("zarr.json", ".zgroup")
+"""What stands at the root of a zarr store."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,15 @@ class Shards:
         """Where the shard stands."""
         return self.folder / f"{number:06d}.h5ad"
 
+    @property
+    def joined(self) -> bool:
+        """Whether all of them stand in the output, and only the parts are left to go."""
+        return (self.folder / FINISHED).is_file()
+
     def missing(self) -> list[int]:
-        """Numbers of the shards that are not there yet."""
+        """Numbers of the shards that are not there yet, though they are needed."""
+        if self.joined:
+            return []
         return [number for number in range(len(self.conditions)) if not self.path(number).is_file()]
 
     def predict(self, numbers: Iterable[int], progress: bool = False) -> None:
@@ -88,27 +99,43 @@ class Shards:
 
     def join(self, out: Path) -> PredictedFile:
         """Write all shards, one in memory at a time, as `out`, and remove them."""
-        joined = self.folder / f"joined{out.suffix}"
-        _remove(joined)
-        with _opened(joined) as group:
-            n_cells, n_genes, reasons = self._join(group)
-        _flush(joined)
-        if out.is_dir():
-            _remove(out)
-        joined.replace(out)
-        _flush(out.parent)
-        shutil.rmtree(self.folder)
-        names = tuple(name for part in self.conditions for name in part)
-        return PredictedFile(out, n_cells, n_genes, names, reasons)
+        if not self.joined:
+            joined = self.folder / f"joined{out.suffix}"
+            _remove(joined)
+            with _opened(joined) as group:
+                self._join(group)
+            _flush(joined)
+            if out.is_dir():
+                _remove(out)
+            joined.replace(out)
+            _flush(out.parent)
+            (self.folder / REQUEST).replace(self.folder / FINISHED)
+        _clear(self.folder)
+        return self.described(out)
 
-    def _join(self, group: Any) -> tuple[int, int, dict[str, str]]:
-        """Write the elements of an AnnData; returns cells, genes, and why conditions are extrapolated."""
+    def _read(self, number: int) -> ad.AnnData:
+        """A shard that may have come from an earlier process."""
+        path, n_cells = self.path(number), len(self.conditions[number]) * self.n_cells
+        try:
+            shard = ad.read_h5ad(path)
+        except READ_ERRORS as error:
+            raise RunError(
+                f"{path} cannot be read ({reason(error)}); remove it and repeat with --resume"
+            ) from error
+        if shard.n_obs != n_cells or "scdfm" not in shard.uns:
+            raise RunError(
+                f"{path} holds {shard.n_obs} cells, expected {n_cells} predicted ones; remove it and repeat with --resume"
+            )
+        return shard
+
+    def _join(self, group: Any) -> None:
+        """Write the elements of an AnnData."""
         from anndata.io import sparse_dataset, write_elem
 
         obs: list[pd.DataFrame] = []
         reasons: dict[str, str] = {}
         for number in range(len(self.conditions)):
-            shard = ad.read_h5ad(self.path(number))
+            shard = self._read(number)
             X = sp.csr_matrix(shard.X)
             if number == 0:
                 first = shard
@@ -139,7 +166,6 @@ class Shards:
         for name in ("layers", "obsm", "obsp", "varm", "varp"):
             write_elem(group, name, {})
         group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        return len(table), len(first.var), reasons
 
 
 def predict_to(
@@ -206,7 +232,8 @@ def shards_of(
         "genes": None if genes is None else list(genes),
         "seed": seed,
     }
-    folder = recorded_folder(_parts(out), REQUEST, record, resume)
+    parts = _parts(out)
+    folder = recorded_folder(parts, FINISHED if (parts / FINISHED).is_file() else REQUEST, record, resume)
     size = max(1, SHARD_CELLS // n_cells)
     grouped = tuple(tuple(names[start : start + size]) for start in range(0, len(names), size))
     return Shards(run, folder, grouped, table, n_cells, None if genes is None else tuple(genes), seed)
@@ -224,12 +251,17 @@ def _checked(out: Path, resume: bool, overwrite: bool) -> Path:
         raise DataError(f"output {out}: the folder {out.absolute().parent} does not exist; create it first")
     if out.suffix == ".h5ad" or not out.is_dir():  # a store is a folder, and may be replaced as one
         require_place(out)
-    unfinished = (_parts(out) / REQUEST).is_file()
-    if out.exists() and not overwrite and not (resume and unfinished):
+    parts = _parts(out)
+    if (parts / FINISHED).is_file() and not (resume and out.exists()):
+        _clear(parts)
+    unfinished, finished = ((parts / name).is_file() for name in (REQUEST, FINISHED))
+    if out.exists() and not overwrite and not (resume and (unfinished or finished)):
         raise DataError(f"output {out} exists; choose another name, or pass --overwrite")
+    if out.is_dir() and not any((out / name).is_file() for name in STORES):
+        raise DataError(f"output {out} is a folder that holds no zarr store; choose another name")
     if unfinished and not resume:
         raise DataError(
-            f"output {out}: {_parts(out)} holds an unfinished prediction; continue it with --resume, or remove it"
+            f"output {out}: {parts} holds an unfinished prediction; continue it with --resume, or remove it"
         )
     return out
 
@@ -251,6 +283,14 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _is_hdf5(group: Any) -> bool:
     return type(group).__module__.startswith("h5py")
+
+
+def _clear(parts: Path) -> None:
+    """Remove the parts of a complete output, what says so last."""
+    for path in parts.iterdir():
+        if path.name != FINISHED:
+            _remove(path)
+    shutil.rmtree(parts)
 
 
 def _remove(path: Path) -> None:

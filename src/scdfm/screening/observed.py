@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
 from scdfm.data import canonical, read_cells
+from scdfm.data.cells import cells_of
+from scdfm.data.source import open_source
 from scdfm.errors import DataError
 from scdfm.screening.correlation import Floats
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from scdfm.data import CellTable
     from scdfm.screening.ensemble import Ensemble
 
@@ -37,7 +40,7 @@ class Observed:
 
 
 def read_observed(
-    source: str | Path | ad.AnnData | CellTable,
+    source: str | Path | AnnData | CellTable,
     ensemble: Ensemble,
     condition: str | None = None,
     where: str = "observed",
@@ -62,9 +65,7 @@ def read_observed(
     return Observed(table.X[:, [columns[ensemble.genes[at]] for at in places]].tocsr(), places)
 
 
-def _table(
-    source: str | Path | ad.AnnData | CellTable, ensemble: Ensemble, condition: str | None
-) -> CellTable:
+def _table(source: str | Path | AnnData | CellTable, ensemble: Ensemble, condition: str | None) -> CellTable:
     from scdfm.data import CellTable
 
     manifest = ensemble.first.manifest
@@ -77,17 +78,7 @@ def _table(
         return table.select([canonical(condition, manifest.control)])
     if isinstance(source, CellTable):
         return source
-    if not isinstance(source, ad.AnnData):
-        path = Path(source)
-        if not path.exists():
-            raise DataError(f"observed {path}: there is no such file; give cells as .h5ad or .zarr")
-        try:
-            source = ad.read_zarr(path) if path.suffix == ".zarr" else ad.read_h5ad(path)
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(
-                f"observed {path} cannot be read as cells ({error}); give .h5ad or .zarr"
-            ) from error
-    # Every cell is one population here; read_cells checks values and genes, and wants a label to begin with.
-    one = pd.DataFrame({"population": "control"}, index=source.obs_names.astype(str))
-    bare = ad.AnnData(source.X, obs=one, var=pd.DataFrame(index=source.var_names.astype(str)))
-    return read_cells(bare, "population", "control", total)
+    # Every cell is one population here; cells_of checks values and genes, and wants a label to begin with.
+    with open_source(source) as opened:
+        one = pd.DataFrame({"population": "control"}, index=opened.obs.index.astype(str))
+        return cells_of(replace(opened, obs=one), "population", "control", total)

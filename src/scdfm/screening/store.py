@@ -22,6 +22,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from scdfm.data.source import READ_ERRORS
 from scdfm.errors import ConditionError, RunError
 from scdfm.files import written_whole
 from scdfm.screening.correlation import Floats
@@ -96,7 +97,7 @@ class Store:
                 f"screen {self.path} is not complete: {len(self.missing())} of {self.n_shards} shards are missing; "
                 "finish it with --resume"
             ) from None
-        except (OSError, ValueError, KeyError) as error:
+        except READ_ERRORS as error:
             raise RunError(
                 f"screen: {path} cannot be read ({error}); remove it and go on with --resume"
             ) from error
