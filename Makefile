@@ -55,4 +55,4 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-newest .newest demo build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest .venv-newest demo build .pytest_cache .mypy_cache .ruff_cache

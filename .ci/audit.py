@@ -10,7 +10,10 @@ COMMAND = [
     sys.executable, "-m", "pip_audit", "-r", "constraints.txt", "--no-deps", "--disable-pip", "--format", "json",
     "--progress-spinner", "off", "--timeout", "20",
 ]  # fmt: skip
-UNREACHABLE = ("ConnectionError", "ConnectTimeout", "ReadTimeout", "Failed to resolve", "Connection refused")
+UNREACHABLE = (
+    "ConnectionError", "ConnectTimeout", "ReadTimeout", "ProxyError", "SSLError", "ServiceError", "Failed to resolve",
+    "Connection refused",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # Shapes in signatures are promises; beartype holds the code to them during tests.
 install_import_hook(["scdfm.model", "scdfm.flow"], "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def threads_kept() -> Iterator[None]:
+    """No test leaves torch with more threads: those would spin for a core, and make every later test many times slower."""
+    before = torch.get_num_threads()
+    yield
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert after == before, "openmp_threads_kept() belongs around the call that starts numba's threads"
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from scdfm.config import PanelConfig
 from scdfm.data import CellTable, GenePanel, Split, read_cells, select_genes
 from scdfm.data.panel import gene_moments, normalised_dispersion
 from scdfm.errors import ConditionError
+from scdfm.threads import openmp_threads_kept
 
 GENES = [f"G{i:03d}" for i in range(120)]
 SPLIT = Split("file", 0, train=("G003", "G004"), validation=("G003+G005",), test=("G007", "G003+OUT"))
@@ -43,7 +44,8 @@ def test_scanpy_on_training_cells_and_every_target(flavor: str) -> None:
     training = cells.select(["control", *SPLIT.train]).to_adata()
     if flavor == "cell_ranger":
         sc.pp.filter_genes(training, min_cells=1)
-    sc.pp.highly_variable_genes(training, n_top_genes=30, flavor=flavor)
+    with openmp_threads_kept():
+        sc.pp.highly_variable_genes(training, n_top_genes=30, flavor=flavor)
     variable = set(training.var_names[training.var["highly_variable"]])
     targets = {"G003", "G004", "G005", "G007"}  # OUT is not measured
     assert set(panel.genes) == variable | targets
@@ -56,7 +58,8 @@ def test_scanpy_on_training_cells_and_every_target(flavor: str) -> None:
 def test_dispersions_are_scanpys(flavor: str) -> None:
     adata = screen().to_adata()
     sc.pp.filter_genes(adata, min_cells=1)
-    sc.pp.highly_variable_genes(adata, n_top_genes=30, flavor=flavor)
+    with openmp_threads_kept():
+        sc.pp.highly_variable_genes(adata, n_top_genes=30, flavor=flavor)
     moments = gene_moments(adata.X, linear=flavor == "seurat")
     found = normalised_dispersion(moments.mean, moments.variance, flavor)
     np.testing.assert_allclose(found, adata.var["dispersions_norm"], rtol=1e-5, atol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jaxtyping
 import pytest
 import torch
 from gaussian import GaussianFlow
@@ -21,6 +22,14 @@ N = 64
 
 @pytest.fixture(scope="module")
 def trained() -> VelocityField:
+    """The field after 500 steps; checking shapes at each of them would double the time."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    field = train()
+    jaxtyping.config.update("jaxtyping_disable", False)
+    return field
+
+
+def train() -> VelocityField:
     torch.manual_seed(0)
     field = VelocityField(ModelConfig(width=32, heads=2, layers=1, dropout=0.0), None, 9)
     steps = 500
