@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 
 import scdfm
+from scdfm.cli.options import names_of
+from scdfm.errors import ScdfmError
 
 SMALL = [
     "--set", "panel.n_genes=40", "--set", "graph.k=5", "--set", "model.width=16", "--set", "model.gene_heads=2",
@@ -107,6 +109,17 @@ def test_a_killed_fit_goes_on_with_resume(call, screen, run, tmp_path):
     assert (code, "exists and is not empty" in err) == (2, True)
     assert call("fit", screen, "--out", tmp_path / "a", "--resume", *whole)[0] == 0
     assert (tmp_path / "a" / "weights.safetensors").read_bytes() == before
+
+
+def test_names_come_from_files_too_commas_and_all(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("A+B|cell_type=T cells, CD4\n\n 1,2-X@5 \n")
+    assert names_of("A+B, C,", f"@{file}") == ["A+B", "C", "A+B|cell_type=T cells, CD4", "1,2-X@5"]
+    with pytest.raises(ScdfmError, match="file of names .*none.txt cannot be read"):
+        names_of(f"@{tmp_path / 'none.txt'}")
+    file.write_text("\n")
+    with pytest.raises(ScdfmError, match="holds no name; expected one a line"):
+        names_of(f"@{file}")
 
 
 def test_predict_chooses_by_name_and_by_pairs(call, run, tmp_path):

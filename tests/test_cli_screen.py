@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
-from typing import Annotated
 
 import anndata as ad
 import numpy as np
@@ -12,13 +12,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from scdfm import Config, DataConfig, read_cells
 from scdfm.cli import app
-from scdfm.cli.screen import Screen, reads_screen
+from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ScdfmError
 
 OPTIONS = (
     "--perturbation-key", "--control", "--covariates", "--dose-key", "--time-key", "--match-controls",
-    "--control-fallback", "--target-sum", "--layer", "--subset", "--backed",
+    "--control-fallback", "--target-sum", "--layer", "--min-cells", "--subset", "--backed", "--config",
 )  # fmt: skip
 
 
@@ -46,8 +47,8 @@ def shown(*arguments: object) -> str:
 
     @made.command()
     @reads_screen(control="DMSO")
-    def show(data: Path, screen: Screen, few: Annotated[int, typer.Option()] = 1) -> None:
-        cells = screen.read(data, few)
+    def show(data: Path, screen: Reader) -> None:
+        cells = screen.read(data)
         for name in cells.conditions:
             typer.echo(f"{name}: {cells.control_rows(name).tolist()}")
 
@@ -73,9 +74,41 @@ def test_the_options_reach_the_reader(screen: Path) -> None:
     assert matched.splitlines()[1:] == ["X|line=a: [0]", "X|line=b: [2]", "Y|line=b: [0, 1, 2]"]
     unmatched = shown(screen, *given, "--covariates", "line", "--match-controls", "none")
     assert unmatched.splitlines()[1] == "X|line=a: [0, 1, 2]"
-    few = shown(screen, *given, "--subset", "line=b", "--subset", "batch=1", "--few", 1)
+    few = shown(screen, *given, "--subset", "line=b", "--subset", "batch=1", "--min-cells", 1)
     assert few == "control: [0]\nX: [0]\n"
-    assert "Y" not in shown(screen, *given, "--few", 2)
+    assert "Y" not in shown(screen, *given, "--min-cells", 2)
+
+
+def test_a_file_declares_what_flags_do_and_flags_go_over_it(screen: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(
+        'seed = 7\n[data]\nperturbation_key = "drug"\nlayer = "counts"\ntarget_sum = 100\ncovariates = ["line"]\n'
+        'dose_key = "dose"\ntime_key = "hours"\nmatch_controls = []\nmin_cells = 1\nsubset = {batch = 1}\n'
+    )
+    flags = [
+        "--perturbation-key", "drug", "--layer", "counts", "--target-sum", "100", "--covariates", "line", "--dose-key",
+        "dose", "--time-key", "hours", "--match-controls", "none", "--subset", "batch=1",
+    ]  # fmt: skip
+    by_file = shown(screen, "--config", tmp_path / "c.toml")
+    assert by_file == shown(screen, *flags)
+    assert by_file.splitlines()[1:] == ["X@0.5|line=a|time=24: [0, 1]", "X@10|line=b|time=24: [0, 1]"]
+    over = shown(screen, "--config", tmp_path / "c.toml", "--covariates", "none", "--subset", "batch=2")
+    assert over.splitlines()[1:] == ["Y@10|time=6: [0]"]
+    declared = DataConfig.load(tmp_path / "c.toml", DataConfig(control="DMSO"))
+    assert read_cells(screen, **declared.options()).conditions[1:] == (
+        "X@0.5|line=a|time=24",
+        "X@10|line=b|time=24",
+    )
+    # Of the same file, Config takes the rest.
+    assert Config.load(tmp_path / "c.toml") == Config(seed=7)
+
+
+def test_the_declaration_holds_every_option_of_read_cells() -> None:
+    parameters = inspect.signature(read_cells).parameters
+    assert set(DataConfig.model_fields) == set(parameters) - {"path_or_adata", "backed"}
+    for name, field in DataConfig.model_fields.items():
+        assert (field.get_default(call_default_factory=True) or None) == (parameters[name].default or None), (
+            name
+        )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +118,7 @@ def test_the_options_reach_the_reader(screen: Path) -> None:
             ["--match-controls", "line,batch", "--covariates", "line"],
             "of line=b, batch=2 have no control cells",
         ),
-        (["--control-fallback", "some"], "control_fallback 'some': expected error or all"),
+        (["--control-fallback", "some"], "control_fallback: Input should be 'error' or 'all'"),
         (["--covariates", "lime"], "covariate column 'lime' is not in obs"),
         (["--covariates", "line,line"], "column 'line' is named twice"),
         (["--dose-key", "line"], "dose 'a' in obs column 'line'"),

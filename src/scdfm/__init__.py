@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         read_cells,
         simulate,
     )
+    from scdfm.declaration import DataConfig
     from scdfm.errors import ScdfmError
     from scdfm.evaluation import evaluate, summarise
     from scdfm.run import Run
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Config": "scdfm.config",
+    "DataConfig": "scdfm.declaration",
     "CellTable": "scdfm.data",
     "Split": "scdfm.data",
     "additive_split": "scdfm.data",
@@ -67,6 +69,7 @@ _MODULES = {"datasets": "scdfm.datasets", "features": "scdfm.data.features"}
 __all__ = [
     "CellTable",
     "Config",
+    "DataConfig",
     "Identification",
     "Run",
     "ScdfmError",

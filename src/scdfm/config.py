@@ -11,37 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
+from scdfm.declaration import TABLE, DataConfig, table_of
 from scdfm.errors import ConfigError
+from scdfm.section import Section, checked, merged, read_toml
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Cells = Literal["training", "all"]
-
-
-class Section(BaseModel):
-    """A frozen group of options that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Python takes True for 1; whoever writes `max_steps = true` means something else."""
-        assert info.field_name is not None
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
-            raise ValueError("expected another kind of value than true or false")
-        return value
 
 
 class PanelConfig(Section):
@@ -312,21 +291,19 @@ class Config(Section):
 
     @classmethod
     def load(cls, path: str | Path, base: Config | None = None) -> Config:
-        """The options of a TOML file, over `base` (the preset `default` when none is given)."""
-        try:
-            with Path(path).open("rb") as handle:
-                values = tomllib.load(handle)
-        except OSError as error:
-            raise ConfigError(
-                f"config file {path} cannot be read ({error.strerror}); check the path"
-            ) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ConfigError(f"config file {path} is not TOML: {error}") from error
+        """The options of a TOML file, over `base` (the preset `default` when none is given).
+
+        A table `[data]` is checked and left to `DataConfig.load`: it belongs to the cells, not to the fit.
+        """
+        values = read_toml(path)
+        if TABLE in values:
+            DataConfig().updated(table_of(values, path), f"config file {path}, table [{TABLE}]")
+            del values[TABLE]
         return (base or cls.preset("default")).updated(values, where=f"config file {path}")
 
     def updated(self, values: Mapping[str, Any], where: str = "config") -> Config:
         """This config with nested `values` put over it, checked as a whole."""
-        return validated(_merged(self.model_dump(), values), where)
+        return checked(Config, merged(self.model_dump(), values), where)
 
     def with_settings(self, settings: list[str]) -> Config:
         """This config with `section.key=value` texts put over it; values are read as TOML, else as text."""
@@ -347,16 +324,6 @@ class Config(Section):
         return self.updated(values, where="--set")
 
 
-def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        inner = merged.get(key)
-        merged[key] = (
-            _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
-        )
-    return merged
-
-
 def _value(text: str) -> Any:
     """The TOML value of a text, None for `none`, else the text itself."""
     try:
@@ -365,29 +332,6 @@ def _value(text: str) -> Any:
         read = {}
     value = read["value"] if read.keys() == {"value"} else text.strip()
     return None if value == "none" else value
-
-
-def validated(values: Mapping[str, Any], where: str = "config") -> Config:
-    """A Config of nested `values`; ConfigError names the key, what was expected and what was found."""
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(_complaint(item) for item in error.errors())) from error
-
-
-def _complaint(item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"unknown key '{key}'; known here: {', '.join(_known_keys(item['loc'][:-1]))}"
-    found = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
-    return f"{key or 'config'}: {item['msg'].removeprefix('Value error, ')}{found}"
-
-
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    section: Any = Config
-    for part in location:
-        section = section.model_fields[part].annotation
-    return list(section.model_fields)
 
 
 # The published settings, every one that decides a number (docs/differences.md says where scdfm's own differ).

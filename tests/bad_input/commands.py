@@ -87,6 +87,11 @@ def parts(change: Callable[[Path], Any], *words: Any) -> Callable[[Bench], Seque
     return command
 
 
+def names(bench: Bench) -> Path:
+    """A file of one condition, whose covariate holds a comma."""
+    return bench.file("names.txt", f"{bench.targets[0]}|cell_type=A, B\n")
+
+
 def store(bench: Bench) -> Path:
     """A zarr store of the user's own."""
     path = bench.folder / "p.zarr"
@@ -168,6 +173,12 @@ SCREENED = [
 ]  # fmt: skip
 
 PREDICTED = [
+    Case("predict: a file of names", lambda b: b.predict("--conditions", f"@{names(b)}", run=b.designed_run), None),
+    Case("predict: a file of names that is missing", lambda b: b.predict("--conditions", "@none.txt"),
+         "none.txt cannot be read"),
+    Case("predict: a file of names, binary", lambda b: b.predict("--conditions", f"@{b.file('n.txt', bytes([255, 254]))}"),
+         "n.txt cannot be read"),
+    Case("screen: a file of names", lambda b: screen("--conditions", f"@{names(b)}", run=b.designed_run)(b), None),
     Case("predict: to csv", lambda b: b.predict("--out", b.folder / "p.csv"), r"ends in \.h5ad or \.zarr"),
     Case("predict: to zarr", lambda b: b.predict("--out", b.folder / "p.zarr"), None),
     Case("predict: to a zarr that is there", lambda b: b.predict("--out", store(b)),

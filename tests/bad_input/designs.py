@@ -138,7 +138,7 @@ COLUMNS = [
     Case("a cell type without controls, all taken", lonely(*TYPE, "--control-fallback", "all"), None),
     Case("a cell type without controls, none matched", lonely(*TYPE, "--match-controls", "none"), None),
     Case("fallback: a word that is none", fit(*TYPE, "--control-fallback", "some"),
-         "control_fallback 'some': expected error or all"),
+         "control_fallback: Input should be 'error' or 'all'"),
     Case("designed: NaN among the values", lambda b: b.fit(*DESIGN, data=b.screen_with(values(put(np.nan)), b.designed)),
          "expected a finite number"),
     Case("split by a covariate's value", fit(*DESIGN, "--split", "covariate:cell_type=C"), None),

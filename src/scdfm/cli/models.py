@@ -14,8 +14,9 @@ from scdfm.cli.options import (
     Overwrite,
     Quiet,
     config_of,
-)  # fmt: skip
-from scdfm.cli.screen import Screen, reads_screen
+    names_of,
+)
+from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
 from scdfm.processes import is_first
 
@@ -25,8 +26,7 @@ from scdfm.processes import is_first
 def fit(
     data: DataArgument,
     out: Annotated[Path, typer.Option(help="Run folder to create.", show_default=False)],
-    screen: Screen,
-    min_cells: Annotated[int, typer.Option(help="Leave out perturbed conditions of fewer cells.")] = 1,
+    screen: Reader,
     split: Annotated[
         str | None,
         typer.Option(
@@ -35,7 +35,6 @@ def fit(
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Fold of the split.")] = None,
     preset: Annotated[str, typer.Option(help="default, paper or tiny.")] = "default",
-    config: Annotated[Path | None, typer.Option(help="TOML file of options over the preset.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="section.key=value over preset and file; may be repeated."),
@@ -54,11 +53,14 @@ def fit(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on DATA and leave a run folder at --out."""
-    options = config_of(preset, config, settings or [], split, fold, max_steps, seed)
+    """Train a model on DATA and leave a run folder at --out.
+
+    The file of --config may hold every option of the fit beside its table `data`, over the preset.
+    """
+    options = config_of(preset, screen.config, settings or [], split, fold, max_steps, seed)
     if features:
         options = options.updated({"model": {"features": features}}, where="--features")
-    cells = screen.read(data, min_cells)
+    cells = screen.read(data)
     from scdfm.training import fit as fit_cells
 
     run = fit_cells(cells, config=options, out=out, resume=resume, progress=not quiet)
@@ -78,10 +80,13 @@ def predict(
     run: Annotated[Path, typer.Argument(help="Run folder of a fit.", show_default=False)],
     out: Annotated[Path, typer.Option(help="File to write (.h5ad or .zarr).", show_default=False)],
     conditions: Annotated[
-        list[str] | None, typer.Option(help="Conditions, separated by commas: A+B,C. May be repeated.")
+        list[str] | None,
+        typer.Option(help="Conditions, separated by commas: A+B,C, or @FILE of one a line. May be repeated."),
     ] = None,
     test: Annotated[bool, typer.Option("--test", help="The test conditions of the run's split.")] = False,
-    all_pairs_of: Annotated[str | None, typer.Option(help="Every pair of these targets: A,B,C.")] = None,
+    all_pairs_of: Annotated[
+        str | None, typer.Option(help="Every pair of these targets: A,B,C, or @FILE.")
+    ] = None,
     controls: Annotated[
         Path | None, typer.Option(help="File with control cells; without it those stored with the run.")
     ] = None,
@@ -105,10 +110,9 @@ def predict(
 
     names: list[str] | None = None
     if conditions:
-        names = [name.strip() for text in conditions for name in text.split(",") if name.strip()]
+        names = names_of(*conditions)
     if all_pairs_of is not None:
-        members = dict.fromkeys(name.strip() for name in all_pairs_of.split(",") if name.strip())
-        names = ["+".join(pair) for pair in itertools.combinations(members, 2)]
+        names = ["+".join(pair) for pair in itertools.combinations(dict.fromkeys(names_of(all_pairs_of)), 2)]
     written = Run.load(run).predict_to(
         out, names, controls, n_cells=cells, seed=seed, resume=resume, overwrite=overwrite, progress=not quiet
     )

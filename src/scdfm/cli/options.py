@@ -38,6 +38,19 @@ def config_of(
     return config.updated(over, where="command line")
 
 
+def names_of(*texts: str) -> list[str]:
+    """The names in texts such as A+B,C; those of a file, one a line and with their commas, where a text is @FILE."""
+    from scdfm.screening.space import read_names
+
+    names: list[str] = []
+    for text in texts:
+        if text.startswith("@"):
+            names += read_names(Path(text[1:]), "file of names")
+        else:
+            names += [name.strip() for name in text.split(",") if name.strip()]
+    return names
+
+
 def number_or_text(text: str) -> float | str:
     """A number where the text is one."""
     try:

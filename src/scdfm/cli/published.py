@@ -10,7 +10,7 @@ import typer
 from scdfm.cli.app import app
 from scdfm.cli.options import Quiet
 from scdfm.cli.scores import numbers_of
-from scdfm.cli.screen import Screen, reads_screen
+from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
 
 Settings = Annotated[
@@ -84,7 +84,7 @@ def convert_official(
     ],
     vocab: Annotated[Path, typer.Option(help="Its gene vocabulary (.json).", show_default=False)],
     out: Annotated[Path, typer.Option(help="Run folder to create.", show_default=False)],
-    screen: Screen,
+    screen: Reader,
     graph: Annotated[Path | None, typer.Option(help="Its graph mask (.pt).")] = None,
     data: Annotated[
         Path | None,

@@ -11,7 +11,7 @@ import typer
 
 from scdfm.cli.app import app
 from scdfm.cli.options import DataArgument, Quiet
-from scdfm.cli.screen import Screen, reads_screen
+from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ def evaluate(
     ],
     real: Annotated[Path, typer.Argument(help="Measured cells (.h5ad, .zarr).", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and report.", show_default=False)],
-    screen: Screen,
+    screen: Reader,
     run: Annotated[
         Path | None, typer.Option(help="Run folder: its training means make baselines and training curves.")
     ] = None,
@@ -54,7 +54,7 @@ def evaluate(
 def benchmark(
     data: DataArgument,
     out: Annotated[Path, typer.Option(help="Folder for pieces, tables and page.", show_default=False)],
-    screen: Screen,
+    screen: Reader,
     split: Annotated[
         str,
         typer.Option(
@@ -94,6 +94,7 @@ def benchmark(
     """Fit, predict and evaluate over folds and seeds: one table with intervals, beside all baselines."""
     numbers = None if folds is None else numbers_of(folds)
     steps = [] if max_steps is None else [f"training.max_steps={max_steps}"]
+    screen.require_data_alone("benchmark")
     table = screen.read(data)
     from scdfm.benchmarking import benchmark as run_benchmark
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from scdfm.errors import ConfigError
 
 if TYPE_CHECKING:
     from scdfm.data import CellTable
+    from scdfm.declaration import DataConfig
 
 NONE = "none"
 """What stands for an empty list of columns."""
@@ -22,12 +24,24 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class Screen:
-    """What the options say of a file; each field is an option of every command under `reads_screen`."""
+    """What the options say of a file; each field is an option of every command under `reads_screen`, None: not given."""
 
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file whose table `data` holds these options (perturbation_key = ...); options given "
+            "here go over it."
+        ),
+    ] = None
     perturbation_key: Annotated[
-        str, typer.Option(help="Column of obs that holds the condition of each cell.")
-    ] = "perturbation"
-    control: Annotated[str, typer.Option(help="Label of the control cells in that column.")] = "control"
+        str | None,
+        typer.Option(
+            help="Column of obs that holds the condition of each cell.", show_default="perturbation"
+        ),
+    ] = None
+    control: Annotated[
+        str | None, typer.Option(help="Label of the control cells in that column.", show_default="control")
+    ] = None
     covariates: Annotated[
         str | None,
         typer.Option(
@@ -51,9 +65,12 @@ class Screen:
         ),
     ] = None
     control_fallback: Annotated[
-        str,
-        typer.Option(help="error, or all: cells without control cells of their own take every control cell."),
-    ] = "error"
+        str | None,
+        typer.Option(
+            help="error, or all: cells without control cells of their own take every control cell.",
+            show_default="error",
+        ),
+    ] = None
     target_sum: Annotated[
         str | None,
         typer.Option(
@@ -62,6 +79,9 @@ class Screen:
         ),
     ] = None
     layer: Annotated[str | None, typer.Option(help="Layer to read instead of X.")] = None
+    min_cells: Annotated[
+        int | None, typer.Option(help="Leave out perturbed conditions of fewer cells.", show_default="1")
+    ] = None
     subset: Annotated[
         list[str] | None, typer.Option(help="Keep cells with COLUMN=VALUE in obs; may be repeated.")
     ] = None
@@ -74,40 +94,67 @@ class Screen:
         ),
     ] = None
 
-    def read(self, data: Path, min_cells: int = 1) -> CellTable:
+    def declared(self, **defaults: Any) -> DataConfig:
+        """The options given, over the table [data] of the file, over `defaults`."""
+        from scdfm.declaration import DataConfig
+
+        given: dict[str, Any] = {
+            entry.name: getattr(self, entry.name)
+            for entry in fields(self)
+            if entry.name in DataConfig.model_fields
+        }
+        given |= {name: _columns(given[name]) for name in ("covariates", "match_controls")}
+        given["subset"] = None if self.subset is None else dict(map(_pair, self.subset))
+        given["target_sum"] = None if self.target_sum is None else _total(self.target_sum)
+        base = DataConfig(**defaults)
+        if self.config is not None:
+            base = DataConfig.load(self.config, base)
+        return base.updated(
+            {name: value for name, value in given.items() if value is not None}, "command line"
+        )
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a command reads its screen: what was declared, and whether cells stay on disk."""
+
+    declared: DataConfig
+    backed: bool | None
+    config: Path | None
+
+    def read(self, data: Path) -> CellTable:
         """The cells of the file."""
         from scdfm.data import read_cells
         from scdfm.data.stored import StoredMatrix
 
-        pairs = dict(_pair(text) for text in self.subset or [])
-        cells = read_cells(
-            data, self.perturbation_key, self.control,
-            target_sum=None if self.target_sum is None else _total(self.target_sum),
-            layer=self.layer, subset=pairs or None, min_cells=min_cells, covariates=_columns(self.covariates) or (),
-            dose_key=self.dose_key, time_key=self.time_key, match_controls=_columns(self.match_controls),
-            control_fallback=self.control_fallback, backed=self.backed,  # type: ignore[arg-type]
-        )  # fmt: skip
+        cells = read_cells(data, **self.declared.options(), backed=self.backed)
         if self.backed is None and isinstance(cells.X, StoredMatrix):
             typer.echo(
                 f"{data}: larger than 2 GiB, so its cells stay on disk (--in-memory: do not)", err=True
             )
         return cells
 
+    def require_data_alone(self, command: str) -> None:
+        """Refuse a config file with tables that `command` would not use."""
+        from scdfm.declaration import TABLE
+        from scdfm.section import read_toml
+
+        tables = [] if self.config is None else sorted(set(read_toml(self.config)) - {TABLE})
+        if tables:
+            raise ConfigError(
+                f"{command}: config file {self.config} holds '{tables[0]}', expected the table [{TABLE}] alone; give other "
+                "options with --set"
+            )
+
 
 def reads_screen(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command with a parameter `screen` the options of Screen in its place, `defaults` over their own."""
+    """Give a command with a parameter `screen`, a Reader, the options of Screen in its place, with `defaults`."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        types = get_type_hints(Screen, include_extras=True)
         keyword = inspect.Parameter.KEYWORD_ONLY
         options = [
-            inspect.Parameter(
-                entry.name,
-                keyword,
-                default=defaults.get(entry.name, entry.default),
-                annotation=types[entry.name],
-            )
-            for entry in fields(Screen)
+            inspect.Parameter(name, keyword, default=None, annotation=annotation)
+            for name, annotation in _annotations(defaults).items()
         ]
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
@@ -116,14 +163,24 @@ def reads_screen(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..
 
         @functools.wraps(command)
         def wrapped(**values: Any) -> None:
-            given = {entry.name: values.pop(entry.name) for entry in fields(Screen)}
-            command(screen=Screen(**given), **values)
+            screen = Screen(**{entry.name: values.pop(entry.name) for entry in fields(Screen)})
+            command(screen=Reader(screen.declared(**defaults), screen.backed, screen.config), **values)
 
         wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return wrapped
 
     return decorate
+
+
+def _annotations(defaults: dict[str, Any]) -> dict[str, Any]:
+    """The options of Screen by name; --help shows what stands where they are not given."""
+    found: dict[str, Any] = {}
+    for name, annotation in get_type_hints(Screen, include_extras=True).items():
+        option = copy.copy(annotation.__metadata__[0])
+        option.show_default = str(defaults[name]) if name in defaults else option.show_default
+        found[name] = Annotated[annotation.__origin__, option]
+    return found
 
 
 def _columns(text: str | None) -> tuple[str, ...] | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from scdfm.cli.app import app
-from scdfm.cli.options import Overwrite, Quiet, require_free
+from scdfm.cli.options import Overwrite, Quiet, names_of, require_free
 from scdfm.errors import ConfigError
 
 SHOWN = 10
@@ -25,14 +25,16 @@ def screen(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for means, table and page.", show_default=False)],
-    targets: Annotated[str | None, typer.Option(help="Targets to combine: A,B,C.")] = None,
+    targets: Annotated[str | None, typer.Option(help="Targets to combine: A,B,C, or @FILE.")] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Combine every target that the run was trained on.")
     ] = False,
     order: Annotated[int, typer.Option(help="1 singles, 2 and pairs, 3 and triples.")] = 2,
     conditions: Annotated[
-        str | None,
-        typer.Option(help="Predict these instead, separated by commas, with their singles: A+B,C@2."),
+        list[str] | None,
+        typer.Option(
+            help="Predict these instead, with their singles: A+B,C@2, or @FILE of one a line. May be repeated."
+        ),
     ] = None,
     setting: Annotated[
         str, typer.Option(help="Covariates and time of every combination: cell_line=K562|time=24.")
@@ -58,14 +60,15 @@ def screen(
     quiet: Quiet = False,
 ) -> None:
     """Predict every combination of targets, score interactions, rank, and propose what to measure next."""
-    if sum([targets is not None, every, conditions is not None]) != 1:
+    if sum([targets is not None, every, bool(conditions)]) != 1:
         raise ConfigError("screen: choose exactly one of --targets A,B,C, --all and --conditions A+B,C")
     from scdfm.run import Run
     from scdfm.screening import screen as screen_conditions
 
     found = screen_conditions(
-        [Run.load(run) for run in runs], out=out, targets=_names(targets), order=order,
-        conditions=_names(conditions), setting=setting, cells=cells, rank_by=rank_by, propose=propose,
+        [Run.load(run) for run in runs], out=out, targets=None if targets is None else names_of(targets),
+        order=order, conditions=names_of(*conditions) if conditions else None, setting=setting, cells=cells,
+        rank_by=rank_by, propose=propose,
         keep_cells=keep_cells, controls=controls, seed=seed, resume=resume, progress=not quiet,
         say=None if quiet else typer.echo,
     )  # fmt: skip
@@ -124,7 +127,8 @@ def identify(
     from scdfm.run import Run
 
     found = Run.load(run).identify(
-        observed, condition=condition, order=order, targets=_names(targets), setting=setting, screen=screen, cells=cells,
+        observed, condition=condition, order=order, targets=None if targets is None else names_of(targets),
+        setting=setting, screen=screen, cells=cells,
         shortlist=shortlist, controls=controls, seed=seed, progress=not quiet,
     )  # fmt: skip
     if out is not None:
@@ -135,7 +139,3 @@ def identify(
         found.table[shown].head(SHOWN).to_string(index=False, float_format=lambda value: f"{value:.4g}")
     )
     typer.echo(str(found))
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]

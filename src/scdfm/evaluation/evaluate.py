@@ -69,8 +69,9 @@ def evaluate(
     """Score predicted cells against real cells, condition by condition.
 
     predicted, real: paths (`.h5ad`, `.zarr`), AnnData or CellTables of log1p values with a condition column
-        (`perturbation_key`, else `perturbation`). Genes are aligned by name. `predicted` None scores the simple
-        rules alone. The prediction needs no control cells: the real ones are the control of every score.
+        (`perturbation_key`, else `perturbation`). Real cells of a path that holds counts, covariates, doses or times are
+        read first: `real=read_cells(path, covariates=["cell_type"])`. Genes are aligned by name. `predicted` None
+        scores the simple rules alone. The prediction needs no control cells: the real ones are the control of every score.
     control: the label of control cells. subset: obs columns and values that choose cells.
     protocol: `scdfm`, or `paper`, the published one (docs/evaluation.md tells them apart); `release` is the
         release of cell-eval whose names and definitions `paper` follows.

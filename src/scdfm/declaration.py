@@ -1,0 +1,77 @@
+"""What a file of cells holds, as its owner declares it: the table `[data]` of a TOML file, and flags of the same names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from scdfm.errors import ConfigError
+from scdfm.section import Section, checked, merged, read_toml
+
+TABLE = "data"
+
+
+class DataConfig(Section):
+    """Columns, scale and choice of the cells of a screen; `scdfm.read_cells` says what each of them does.
+
+    `read_cells(path, **DataConfig.load("screen.toml").options())` reads what the command line reads with
+    `--config screen.toml`.
+    """
+
+    perturbation_key: str = "perturbation"
+    control: str = "control"
+    target_sum: float | Literal["median"] | None = None
+    layer: str | None = None
+    covariates: tuple[str, ...] = ()
+    dose_key: str | None = None
+    time_key: str | None = None
+    match_controls: tuple[str, ...] | None = None
+    control_fallback: Literal["error", "all"] = "error"
+    min_cells: Annotated[int, Field(ge=1)] = 1
+    subset: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("target_sum", mode="plain")
+    @classmethod
+    def _total(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+            return float(value)
+        if value in (None, "median"):
+            return value
+        raise ValueError("expected a number above 0 such as 10000, or 'median'")
+
+    @field_validator("subset", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        """Values of obs are compared as texts, so that numbers may be written as such."""
+        if not isinstance(value, Mapping):
+            return value
+        return {key: str(one) if isinstance(one, int | float) else one for key, one in value.items()}
+
+    @classmethod
+    def load(cls, path: str | Path, base: DataConfig | None = None) -> DataConfig:
+        """The table `[data]` of a TOML file over `base`; its other tables are `Config.load`'s."""
+        return (base or cls()).updated(
+            table_of(read_toml(path), path), f"config file {path}, table [{TABLE}]"
+        )
+
+    def updated(self, values: Mapping[str, Any], where: str) -> DataConfig:
+        """This declaration with `values` put over it; ConfigError names the key."""
+        return checked(DataConfig, merged(self.model_dump(), values), where)
+
+    def options(self) -> dict[str, Any]:
+        """The options of `read_cells`."""
+        return {name: getattr(self, name) for name in type(self).model_fields} | {
+            "subset": self.subset or None
+        }
+
+
+def table_of(values: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """The table `[data]` among the values of a TOML file."""
+    found = values.get(TABLE, {})
+    if not isinstance(found, dict):
+        raise ConfigError(f"config file {path}: {TABLE} is {found!r}; expected a table [{TABLE}] of options")
+    return found
