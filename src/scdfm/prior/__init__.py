@@ -1,0 +1,9 @@
+"""What is known of an unseen condition before any network is trained: the mean shift that measured conditions imply.
+
+`EffectPrior` predicts it in closed form, with its uncertainty; the velocity field learns what it leaves.
+"""
+
+from scdfm.prior.effects import EffectPrior
+from scdfm.prior.learn import LearnedPrior, learn_prior
+
+__all__ = ["EffectPrior", "LearnedPrior", "learn_prior"]

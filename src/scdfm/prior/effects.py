@@ -1,0 +1,154 @@
+"""The closed-form prediction of mean shifts: a Gaussian process over conditions, for all genes at once.
+
+`scdfm.prior.learn` fits it and gives the model. A shift is Σ_i K(c, i) · dual_i over the measured conditions i.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from scdfm.data.conditions import canonical, targets
+from scdfm.errors import RunError
+from scdfm.files import written_whole
+from scdfm.prior.kernel import ConditionKernel, Encoded, Floats, Weights
+
+BLOCK = 2048
+"""Conditions predicted at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class EffectPrior:
+    """Predicts the mean shift of any condition from its controls (log1p, [G]) and how sure it is.
+
+    `conditions` (n) were measured; `dual` [n, G] turns covariances with them into shifts. `own` [O] are the genes
+    that are targets themselves and `own_dual` [n, O] their dual: what a perturbation does to its own target lies
+    outside of the components that conditions share. The other arrays carry the uncertainty, see `scdfm.prior.learn`.
+    """
+
+    kernel: ConditionKernel
+    weights: Weights
+    conditions: tuple[str, ...]
+    genes: tuple[str, ...]
+    dual: Floats
+    own: npt.NDArray[np.int64]
+    own_dual: Floats
+    components: Floats
+    """V [J, G], rows of length 1."""
+    responses: Floats
+    """[J, G]: V times the size of each component, which describes genes as targets."""
+    noise: Floats
+    """λ [J], relative to K."""
+    scale: Floats
+    """s [J], the variance of a component where K is 1."""
+    axes: Floats
+    """A [n, n] with (K + λW)⁻¹ = A diag(1 / (powers + λ)) Aᵀ."""
+    powers: Floats
+    """[n]"""
+
+    def predict(self, conditions: Sequence[str]) -> Floats:
+        """The expected shift [C, G] of each condition; 0 for control."""
+        names = list(map(canonical, conditions))
+        blocks = [self._shifts(names[start : start + BLOCK]) for start in range(0, len(names), BLOCK)]
+        return np.concatenate([np.zeros((0, len(self.genes))), *blocks])
+
+    def uncertainty(self, conditions: Sequence[str]) -> Floats:
+        """Standard deviation [C, G] of the mean shift around `predict`, without the noise of measuring it."""
+        names = list(map(canonical, conditions))
+        blocks = [self._deviations(names[start : start + BLOCK]) for start in range(0, len(names), BLOCK)]
+        return np.concatenate([np.zeros((0, len(self.genes))), *blocks])
+
+    def _shifts(self, names: list[str]) -> Floats:
+        kernel, asked, covariance = self._covariance(names)
+        shifts = covariance @ self.dual
+        own = covariance @ self.own_dual
+        columns = {self.genes[gene]: place for place, gene in enumerate(self.own)}
+        for row, name in enumerate(names):
+            for target in targets(name):
+                if target in columns:
+                    shifts[row, self.own[columns[target]]] = own[row, columns[target]]
+        return np.asarray(shifts)
+
+    def _deviations(self, names: list[str]) -> Floats:
+        kernel, asked, covariance = self._covariance(names)
+        before = kernel.variance(asked, self.weights)
+        explained = (covariance @ self.axes) ** 2 @ (1 / (self.powers[:, None] + self.noise))
+        left = np.maximum(before[:, None] - explained, 0) * self.scale
+        return np.asarray(np.sqrt(left @ self.components**2))
+
+    def _covariance(self, names: list[str]) -> tuple[ConditionKernel, Encoded, Floats]:
+        kernel = self.knowing(sorted({target for name in names for target in targets(name)})).kernel
+        asked = kernel.encode(names)
+        measured = kernel.encode(self.conditions)
+        return kernel, asked, kernel.matrix(asked, measured, self.weights)
+
+    def knowing(self, asked: Sequence[str], features: Mapping[str, Floats] | None = None) -> EffectPrior:
+        """This prior with places for targets that it has not seen: described by `features`, or as genes.
+
+        Their profile is the response that the prior itself expects of them alone.
+        """
+        new = [target for target in asked if target not in self.kernel.targets]
+        if not new:
+            return self
+        wide = self.kernel.with_targets(new, [self._descriptor(target, features or {}) for target in new])
+        larger = replace(self, kernel=wide)
+        singles = larger.predict(new) @ self.components[: wide.profiles.shape[1]].T
+        return replace(self, kernel=wide.with_profiles(new, singles))
+
+    def _descriptor(self, target: str, features: Mapping[str, Floats]) -> Floats:
+        width = self.kernel.descriptors.shape[1]
+        if target in features:
+            return unit(np.asarray(features[target], dtype=np.float64))
+        if self.kernel.described_by == "responses" and target in self._columns:
+            return unit(self.responses[:width, self._columns[target]])
+        return np.zeros(width)
+
+    @cached_property
+    def _columns(self) -> dict[str, int]:
+        return {gene: column for column, gene in enumerate(self.genes)}
+
+    def save(self, path: Path) -> None:
+        """Write the prior as safetensors, whole or not at all; names stand in its metadata."""
+        arrays = {name: np.ascontiguousarray(value) for name, value in vars(self).items() if name in _ARRAYS}
+        arrays |= {name: np.ascontiguousarray(getattr(self.kernel, name)) for name in _KERNEL_ARRAYS}
+        words = {name: getattr(self, name) for name in ("conditions", "genes")}
+        words |= {"weights": asdict(self.weights)}
+        words |= {"kernel": {name: getattr(self.kernel, name) for name in _KERNEL_WORDS}}
+        with written_whole(path) as temporary:
+            save_file(arrays, temporary, metadata={"prior": json.dumps(words)})
+
+    @classmethod
+    def load(cls, path: Path) -> EffectPrior:
+        """Read the prior of `save`; RunError where the file is damaged."""
+        try:
+            with safe_open(path, framework="np") as handle:
+                words = json.loads(handle.metadata()["prior"])
+                arrays = {name: handle.get_tensor(name) for name in (*_ARRAYS, *_KERNEL_ARRAYS)}
+            kernel = ConditionKernel(
+                **{name: tuple(v) if isinstance(v, list) else v for name, v in words["kernel"].items()},
+                **{name: arrays.pop(name) for name in _KERNEL_ARRAYS},
+            )
+            return cls(
+                kernel, Weights(**words["weights"]), tuple(words["conditions"]), tuple(words["genes"]), **arrays
+            )
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} cannot be read as a prior ({error}); restore it or fit again") from error
+
+
+_ARRAYS = ("dual", "own", "own_dual", "components", "responses", "noise", "scale", "axes", "powers")
+_KERNEL_ARRAYS = ("profiles", "descriptors")
+_KERNEL_WORDS = ("targets", "covariates", "described_by", "dose_reference", "profile_length2")
+
+
+def unit(row: Floats) -> Floats:
+    """The row at length 1, or zeros."""
+    length = float(np.linalg.norm(row))
+    return row / length if length > 0 else np.zeros_like(row)

@@ -1,0 +1,196 @@
+"""How alike the mean shifts of two conditions are expected to be: a covariance over conditions.
+
+K(c, c') = [ Σ_t s_t s'_t ρ(s_t, s'_t)                      the same target in both
+           + a_shared   · S S'                               all perturbations share a response
+           + a_similar  · Σ_{t ∈ c, t' ∈ c'} s_t s'_t' D(t, t')  targets alike in their descriptors
+           + a_several  · [|c| > 1] [|c'| > 1]               combinations share a departure from the sum
+           + a_pair     · Σ_{pairs} P(t, u; t', u') ]         pairs of like targets interact alike
+           · (1 − g + g · share of equal covariates) · exp(−(Δ log1p time)² / 2)
+
+s is the log dose (1 without one, S its sum over targets), ρ a Gaussian in it, D a Gaussian in the descriptors
+of targets, and P the symmetric product of Gaussians in the targets' single responses ("profiles").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from scdfm.data.conditions import parse
+
+Floats = npt.NDArray[np.float64]
+
+TERMS = ("same", "shared", "similar", "several", "pair")
+DESCRIPTOR_LENGTH2 = 1.0
+"""Squared length of the descriptor kernel; descriptors are of length 1."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weight a of each term (of `same`: 1), and g, the share of a response that covariates keep to themselves."""
+
+    terms: dict[str, float]
+    group: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Conditions as arrays: `dose` [C, T] is s of each target (0 where absent), `pairs` [Q, 3] (condition, t, u)."""
+
+    dose: Floats
+    pairs: npt.NDArray[np.int64]
+    covariates: npt.NDArray[np.str_]
+    """[C, K] values of the covariates."""
+    time: Floats
+    """[C] log1p time, 0 where there is none."""
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionKernel:
+    """The covariance above, over conditions of `targets` (T) in settings of `covariates`.
+
+    `profiles` [T, k] are the targets' single responses in principal components, `descriptors` [T, F] what is known of
+    them beside (a row of zeros: nothing): features of the user, or how the target answers as a gene.
+    """
+
+    targets: tuple[str, ...]
+    covariates: tuple[str, ...]
+    profiles: Floats
+    descriptors: Floats
+    described_by: Literal["features", "responses"]
+    dose_reference: float
+    """The dose whose s is 1, in the user's unit."""
+    profile_length2: float
+
+    def with_targets(self, names: Sequence[str], descriptors: Sequence[Floats]) -> ConditionKernel:
+        """This kernel with further targets, whose profiles are 0."""
+        profiles = np.zeros((len(names), self.profiles.shape[1]))
+        return replace(
+            self,
+            targets=(*self.targets, *names),
+            profiles=np.concatenate([self.profiles, profiles]),
+            descriptors=np.concatenate([self.descriptors, np.stack(descriptors)]),
+        )
+
+    def with_profiles(self, names: Sequence[str], profiles: Floats) -> ConditionKernel:
+        """This kernel with `profiles` [n, k] of some of its targets."""
+        changed = self.profiles.copy()
+        changed[[self.targets.index(name) for name in names]] = profiles
+        return replace(self, profiles=changed)
+
+    def encode(self, conditions: Sequence[str]) -> Encoded:
+        """Conditions, whose targets must all be among `targets`, as arrays."""
+        place = {target: column for column, target in enumerate(self.targets)}
+        parsed = [parse(name) for name in conditions]
+        dose = np.zeros((len(parsed), len(self.targets)))
+        for row, condition in enumerate(parsed):
+            for item in condition.perturbations:
+                dose[row, place[item.target]] = self.log_dose(item.dose)
+        pairs = [
+            (row, *np.sort(present)[[first, second]])
+            for row, present in enumerate(map(np.flatnonzero, dose))
+            for first in range(len(present))
+            for second in range(first + 1, len(present))
+        ]
+        values = [[dict(condition.covariates).get(key, "") for key in self.covariates] for condition in parsed]
+        return Encoded(
+            dose,
+            np.array(pairs, dtype=np.int64).reshape(-1, 3),
+            np.array(values, dtype=np.str_).reshape(len(parsed), len(self.covariates)),
+            np.array([np.log1p(condition.time or 0.0) for condition in parsed]),
+        )
+
+    def log_dose(self, dose: float | None) -> float:
+        """s = log(1 + dose/reference) / log 2: 0 without the drug, 1 at the reference, and 1 where no dose is known."""
+        return 1.0 if dose is None else float(np.log1p(dose / self.dose_reference) / np.log(2))
+
+    def terms(self, left: Encoded, right: Encoded) -> dict[str, Floats]:
+        """Each term [C, C'] before weighting, the factor of covariates left out."""
+        several = (left.dose > 0).sum(1) > 1, (right.dose > 0).sum(1) > 1
+        return {
+            "same": _same_target(left.dose, right.dose),
+            "shared": np.outer(left.dose.sum(1), right.dose.sum(1)),
+            "similar": left.dose @ self._likeness @ right.dose.T,
+            "several": np.outer(*several).astype(np.float64),
+            "pair": _pairs(left, right, self._alike),
+        }
+
+    @cached_property
+    def _alike(self) -> Floats:
+        return np.exp(-_squared_distances(self.profiles) / self.profile_length2)
+
+    @cached_property
+    def _likeness(self) -> Floats:
+        known = self.descriptors.any(axis=1)
+        return np.exp(-_squared_distances(self.descriptors) / DESCRIPTOR_LENGTH2) * np.outer(known, known)
+
+    def group_share(self, left: Encoded, right: Encoded) -> Floats:
+        """Share of equal covariates [C, C']; 1 where there are none."""
+        if not self.covariates:
+            return np.ones((len(left.dose), len(right.dose)))
+        return np.asarray((left.covariates[:, None] == right.covariates[None]).mean(-1))
+
+    def matrix(self, left: Encoded, right: Encoded, weights: Weights) -> Floats:
+        """K [C, C'] of encoded conditions."""
+        share = self.group_share(left, right)
+        total = weighted(self.terms(left, right), weights)
+        return np.asarray(total * (1 - weights.group + weights.group * share) * self.near(left, right))
+
+    def near(self, left: Encoded, right: Encoded) -> Floats:
+        """exp(−(Δ log1p time)²/2) [C, C']."""
+        return np.asarray(np.exp(-0.5 * (left.time[:, None] - right.time[None]) ** 2))
+
+    def variance(self, encoded: Encoded, weights: Weights) -> Floats:
+        """The diagonal [C] of `matrix(encoded, encoded)`."""
+        rows = (_row(encoded, place) for place in range(len(encoded.dose)))
+        return np.array([self.matrix(row, row, weights)[0, 0] for row in rows])
+
+
+def weighted(terms: dict[str, Floats], weights: Weights) -> Floats:
+    """The sum of `terms` [C, C'] with their weights; terms of weight 0 may be absent from `weights`."""
+    return np.asarray(sum(weight * terms[name] for name, weight in weights.terms.items()))
+
+
+def _row(encoded: Encoded, place: int) -> Encoded:
+    pairs = encoded.pairs[encoded.pairs[:, 0] == place].copy()
+    pairs[:, 0] = 0
+    one = slice(place, place + 1)
+    return Encoded(encoded.dose[one], pairs, encoded.covariates[one], encoded.time[one])
+
+
+def _squared_distances(rows: Floats) -> Floats:
+    squared = (rows * rows).sum(1)
+    return np.asarray(np.maximum(squared[:, None] + squared[None] - 2 * rows @ rows.T, 0.0))
+
+
+def _same_target(left: Floats, right: Floats) -> Floats:
+    """Σ_t s s' exp(−(s − s')²/2), target by target."""
+    if set(np.unique(left)) <= {0.0, 1.0} and set(np.unique(right)) <= {0.0, 1.0}:
+        return np.asarray(left @ right.T)
+    total = np.zeros((len(left), len(right)))
+    for ours, theirs in zip(left.T, right.T, strict=True):
+        rows, columns = np.flatnonzero(ours), np.flatnonzero(theirs)
+        s, other = ours[rows, None], theirs[None, columns]
+        total[np.ix_(rows, columns)] += s * other * np.exp(-0.5 * (s - other) ** 2)
+    return total
+
+
+def _pairs(left: Encoded, right: Encoded, profile: Floats) -> Floats:
+    """Σ over pairs of either side of the symmetric product of profile kernels, each pair times its log doses."""
+    total = np.zeros((len(left.dose), len(right.dose)))
+    if not len(left.pairs) or not len(right.pairs):
+        return total
+    (row, t, u), (column, other_t, other_u) = left.pairs.T, right.pairs.T
+    alike = profile[np.ix_(t, other_t)] * profile[np.ix_(u, other_u)]
+    alike += profile[np.ix_(t, other_u)] * profile[np.ix_(u, other_t)]
+    strength = left.dose[row, t] * left.dose[row, u], right.dose[column, other_t] * right.dose[column, other_u]
+    alike *= 0.5 * np.outer(*strength)
+    by_condition = np.zeros((len(left.dose), len(column)))
+    np.add.at(by_condition, row, alike)
+    np.add.at(total.T, column, by_condition.T)
+    return total

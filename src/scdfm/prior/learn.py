@@ -1,0 +1,203 @@
+"""From measured mean shifts to an `EffectPrior`: a Gaussian process whose hyper-parameters the data choose.
+
+The shifts Y [n, G] are written in their principal components, Y = Z V. Component j is z_j ~ N(0, s_j (K + λ_j W)), with
+the covariance K of `scdfm.prior.kernel`, common to all, and W = diag(1/cells) / mean, the relative noise of the
+measured means. The weights of K and each λ_j maximise the marginal likelihood (Rasmussen & Williams 2006, eq. 5.8,
+with s_j at its optimum); so components that are noise are predicted as 0, and no test condition takes part.
+A target's own expression lies outside of the common components: it takes the noise of the leading ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import eigh, svd
+from scipy.optimize import minimize
+
+from scdfm.data.conditions import canonical, parse, targets
+from scdfm.errors import DataError
+from scdfm.prior.effects import EffectPrior, unit
+from scdfm.prior.kernel import TERMS, ConditionKernel, Encoded, Floats, Weights, weighted
+
+PROFILE_COMPONENTS = 20
+LEADING = 40
+"""Leading components that choose the weights of the kernel."""
+MOST_CONDITIONS = 600
+"""Conditions that take part in that choice, evenly over their order; all of them predict."""
+UNCERTAIN_COMPONENTS = 64
+NOISE = np.exp(np.linspace(-6, 6, 37))
+"""Candidates for λ."""
+PROFILE_LENGTH2 = 3.0
+"""Squared length of the profile kernel, in medians of the squared distances between targets."""
+SHRINKAGE = 1e-3
+"""A weak pull of the log weights to 0, for screens too small to tell them."""
+
+
+class LearnedPrior(NamedTuple):
+    """The prior, and the shifts [n, G] of its conditions as it predicts each from the others."""
+
+    prior: EffectPrior
+    left_out: Floats
+
+
+def learn_prior(
+    conditions: Sequence[str],
+    shifts: Floats,
+    n_cells: Sequence[int],
+    genes: Sequence[str],
+    features: Mapping[str, Floats] | None = None,
+) -> LearnedPrior:
+    """Learn from the mean `shifts` [n, G] (log1p, against the matched controls) of n perturbed `conditions`.
+
+    n_cells: cells behind each mean. features: a row [F] for each target that has one; with them targets are alike
+    that have like features, without them those that answer alike as genes. Raises DataError when shapes disagree.
+    """
+    names = tuple(map(canonical, conditions))
+    if not names or np.shape(shifts) != (len(names), len(genes)) or len(n_cells) != len(names):
+        raise DataError(
+            f"prior: expected the shifts of {len(names)} conditions × {len(genes)} genes and their cell counts, at "
+            f"least one, found {np.shape(shifts)} and {len(n_cells)}; give one row and one count for each condition"
+        )
+    cells = np.maximum(np.asarray(n_cells, dtype=np.float64), 1)
+    screen = _Screen.of(names, np.asarray(shifts, dtype=np.float64), cells.mean() / cells, tuple(genes))
+    kernel = _kernel(screen, features or {})
+    alone = tuple(name for name in names if len(targets(name)) == 1)
+    unmeasured = [name for name in kernel.targets if name not in {targets(single)[0] for single in alone}]
+    if unmeasured:  # their profile is what the other targets let expect
+        first = _solved(screen, kernel, _weights(screen, kernel, without="pair"))
+        expected = first.prior.predict(unmeasured) @ screen.components[: kernel.profiles.shape[1]].T
+        kernel = kernel.with_profiles(unmeasured, expected)
+    return _solved(screen, kernel, _weights(screen, kernel))
+
+
+@dataclass(frozen=True, eq=False)
+class _Screen:
+    """Measured shifts [n, G], their components Z [n, n'] and V [n', G], sizes [n'], and relative noise [n]."""
+
+    conditions: tuple[str, ...]
+    shifts: Floats
+    noise: Floats
+    genes: tuple[str, ...]
+    scores: Floats
+    components: Floats
+    sizes: Floats
+
+    @classmethod
+    def of(cls, conditions: tuple[str, ...], shifts: Floats, noise: Floats, genes: tuple[str, ...]) -> _Screen:
+        left, sizes, components = svd(shifts, full_matrices=False)
+        # One sign for each component, whatever the linear algebra library gave.
+        signs = np.sign(components[np.arange(len(components)), np.abs(components).argmax(1)])
+        signs[signs == 0] = 1
+        components = components * signs[:, None]
+        return cls(conditions, shifts, noise, genes, left * sizes * signs, components, sizes)
+
+
+def _kernel(screen: _Screen, features: Mapping[str, Floats]) -> ConditionKernel:
+    """The kernel of the screen's targets: profiles from their singles, descriptors, and the scales of both."""
+    names = tuple(sorted({target for name in screen.conditions for target in targets(name)}))
+    parsed = [parse(name) for name in screen.conditions]
+    k = min(PROFILE_COMPONENTS, len(screen.components))
+    profiles = np.zeros((len(names), k))
+    for place, target in enumerate(names):
+        rows = [row for row, name in enumerate(screen.conditions) if targets(name) == (target,)]
+        if rows:
+            profiles[place] = screen.scores[rows, :k].mean(0)
+    measured = profiles[profiles.any(1)]
+    distances = ((measured[:, None] - measured[None]) ** 2).sum(-1)
+    positive = distances[distances > 0]
+    doses = [item.dose for condition in parsed for item in condition.perturbations if item.dose]
+    described = {name: unit(np.asarray(features[name], dtype=np.float64)) for name in names if name in features}
+    if not features:
+        columns = {gene: column for column, gene in enumerate(screen.genes)}
+        answers = (screen.components[:k] * screen.sizes[:k, None]).T
+        described = {name: unit(answers[columns[name]]) for name in names if name in columns}
+    width = len(next(iter(described.values()))) if described else k
+    return ConditionKernel(
+        targets=names,
+        covariates=tuple(sorted({key for condition in parsed for key, _ in condition.covariates})),
+        profiles=profiles,
+        descriptors=np.stack([described.get(name, np.zeros(width)) for name in names]),
+        described_by="features" if features else "responses",
+        dose_reference=float(np.median(doses)) if doses else 1.0,
+        profile_length2=PROFILE_LENGTH2 * float(np.median(positive)) if len(positive) else 1.0,
+    )
+
+
+def _weights(screen: _Screen, kernel: ConditionKernel, without: str = "") -> Weights:
+    """The weights of the kernel that make the leading components most likely (Nelder-Mead on their logarithms)."""
+    n = len(screen.conditions)
+    rows = np.unique(np.linspace(0, n - 1, min(n, MOST_CONDITIONS)).round().astype(int))
+    encoded = kernel.encode([screen.conditions[row] for row in rows])
+    terms = kernel.terms(encoded, encoded)
+    share, near = kernel.group_share(encoded, encoded), kernel.near(encoded, encoded)
+    free = [name for name in TERMS[1:] if name != without and terms[name].any()]
+    grouped = bool((share < 1).any())
+    scores, noise = screen.scores[rows, :LEADING], screen.noise[rows]
+
+    def unlikely(values: Floats) -> float:
+        weights = _as_weights(values, free, grouped)
+        covariance = weighted(terms, weights) * (1 - weights.group + weights.group * share) * near
+        likelihood = _best_noise(*_whitened(covariance, noise, scores)[:2])[0]
+        return float(likelihood.mean() / len(rows) + SHRINKAGE * (values**2).mean())
+
+    start = np.full(len(free) + grouped, -1.0)
+    if not len(start):
+        return _as_weights(start, free, grouped)
+    found = minimize(unlikely, start, method="Nelder-Mead", options={"maxiter": 40 * len(start)})
+    return _as_weights(found.x, free, grouped)
+
+
+def _as_weights(values: Floats, free: Sequence[str], grouped: bool) -> Weights:
+    terms = {"same": 1.0} | {name: float(np.exp(value)) for name, value in zip(free, values, strict=False)}
+    return Weights(terms, float(1 / (1 + np.exp(-values[-1]))) if grouped else 0.0)
+
+
+def _whitened(covariance: Floats, noise: Floats, scores: Floats) -> tuple[Floats, Floats, Floats]:
+    """Eigenvalues [n] of W^-1/2 K W^-1/2, the squared scores in its axes [n, J], and W^-1/2 times its axes."""
+    root = 1 / np.sqrt(noise)
+    powers, axes = eigh(covariance * np.outer(root, root))
+    axes = root[:, None] * axes
+    return np.maximum(powers, 0), (axes.T @ scores) ** 2, axes
+
+
+def _best_noise(powers: Floats, squared: Floats) -> tuple[Floats, Floats, Floats]:
+    """For each component [J]: minus its best log likelihood (up to a constant), the λ that gives it, and s."""
+    variances = powers[None] + NOISE[:, None]  # [λ, n]
+    scale = (1 / variances) @ squared / len(powers)
+    unlikely = 0.5 * len(powers) * np.log(scale + 1e-12) + 0.5 * np.log(variances).sum(1)[:, None]
+    best = unlikely.argmin(0)
+    columns = np.arange(squared.shape[1])
+    return unlikely[best, columns], NOISE[best], scale[best, columns]
+
+
+def _solved(screen: _Screen, kernel: ConditionKernel, weights: Weights) -> LearnedPrior:
+    """The process conditioned on every measured condition."""
+    encoded: Encoded = kernel.encode(screen.conditions)
+    powers, squared, axes = _whitened(kernel.matrix(encoded, encoded, weights), screen.noise, screen.scores)
+    _, noise, scale = _best_noise(powers, squared)
+    own = np.array([place for place, gene in enumerate(screen.genes) if gene in kernel.targets], dtype=np.int64)
+    leading = np.full(len(own), np.median(noise[:10]))
+    dual, left_out = _conditioned(axes, powers, noise, screen.scores)
+    own_dual, own_left_out = _conditioned(axes, powers, leading, screen.shifts[:, own])
+    expected = left_out @ screen.components
+    for row, name in enumerate(screen.conditions):
+        named = np.isin([screen.genes[gene] for gene in own], targets(name))
+        expected[row, own[named]] = own_left_out[row, named]
+    kept = slice(0, UNCERTAIN_COMPONENTS)
+    prior = EffectPrior(
+        kernel=kernel, weights=weights, conditions=screen.conditions, genes=screen.genes,
+        dual=dual @ screen.components, own=own, own_dual=own_dual, components=screen.components[kept],
+        responses=screen.components[kept] * screen.sizes[kept, None], noise=noise[kept], scale=scale[kept],
+        axes=axes, powers=powers,
+    )  # fmt: skip
+    return LearnedPrior(prior, expected)
+
+
+def _conditioned(axes: Floats, powers: Floats, noise: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """α_j = (K + λ_j W)⁻¹ y_j [n, J], and the leave-one-out means y − α / diag (R&W eq. 5.12)."""
+    inverse = 1 / (powers[:, None] + noise)
+    dual = axes @ (inverse * (axes.T @ values))
+    return dual, values - dual / (axes**2 @ inverse)
