@@ -99,8 +99,13 @@ class ModelConfig(Section):
 class FlowConfig(Section):
     """The probability path and what a step sees."""
 
-    source: Literal["gaussian", "poisson"] = "gaussian"
-    """Distribution of x₀: N(0, I), or Poisson counts with the training cells' mean per gene, log1p."""
+    source: Literal["prior", "gaussian", "poisson"] = "prior"
+    """Distribution of x₀. `prior`: a Gaussian with the spread of training cells, around the mean that a closed-form prior
+    expects of the condition; the field learns what is left. `gaussian`: N(0, I), as published. `poisson`: Poisson
+    counts with the training cells' mean per gene, log1p."""
+    prior_means: Literal["leave_one_out", "posterior"] = "leave_one_out"
+    """What a training condition starts from: the mean that the others let expect, as unsure as a test condition's, or
+    the prior's own estimate of it."""
     time: Literal["uniform", "stratified"] = "stratified"
     """`stratified` draws one t in each of B equal pieces of [0, 1]: the same law with less variance."""
     genes_per_step: Count | None = 100
@@ -197,6 +202,8 @@ class SamplingConfig(Section):
     """Cut negative expression to 0 at t = 1."""
     dropout: bool = False
     """The official code leaves dropout on while sampling."""
+    noise: Literal["stratified", "independent"] = "stratified"
+    """`stratified` spreads a population's Gaussian draws evenly (a Latin hypercube): means of few cells vary less."""
     guidance: Annotated[float, Field(ge=0)] = 1.0
     """w of v = v_null + w·(v − v_null), v_null without the condition; 1 is off, else needs
     `training.condition_dropout`."""
@@ -343,7 +350,9 @@ PAPER: dict[str, Any] = {
         "backbone": "differential_perceiver", "attention": "differential", "width": 512, "heads": 8,
         "gene_heads": 8, "layers": 4, "dropout": 0.1,
     },
-    "flow": {"source": "gaussian", "time": "uniform", "genes_per_step": 1000},
+    "flow": {
+        "source": "gaussian", "prior_means": "leave_one_out", "time": "uniform", "genes_per_step": 1000,
+    },
     "mmd": {"weight": 0.5, "scales": [0.5, 1.0, 2.0, 4.0]},
     "training": {
         "max_steps": 100_000, "conditions_per_batch": 1, "cells_per_condition": 96, "sampling": "condition",
@@ -353,6 +362,7 @@ PAPER: dict[str, Any] = {
     },
     "sampling": {
         "cells": 128, "solver": "rk4", "steps": 19, "genes": "joint", "clamp": True, "dropout": True,
+        "noise": "independent",
     },
     "split": {"test_fraction": 0.3, "validation_fraction": 0.0},
 }  # fmt: skip

@@ -85,9 +85,17 @@ class ConditionEncoder:
         self.vocabulary = vocabulary
         self.schema = schema or ConditionSchema()
         self.features = features
+        """Standardised features."""
         self._known = None if known is None else frozenset(known)
         self._places = {} if features is None else {name: i for i, name in enumerate(features.names)}
         self._rows: dict[str, _Row] = {}
+
+    @property
+    def descriptions(self) -> dict[str, np.ndarray]:
+        """Standardised features [F] by target; none where the run has none."""
+        return (
+            {} if self.features is None else dict(zip(self.features.names, self.features.values, strict=True))
+        )
 
     def encode(self, conditions: Sequence[str], slots: int | None = None) -> EncodedConditions:
         """The tensors of canonical `conditions`, P = `slots`, or with None as many as the largest needs.

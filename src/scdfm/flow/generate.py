@@ -11,10 +11,12 @@ from torch import Tensor
 
 from scdfm.config import SamplingConfig
 from scdfm.encoded import EncodedConditions, as_conditions
-from scdfm.errors import TrainingError
+from scdfm.errors import ConfigError, TrainingError
 from scdfm.flow.matching import sample_source
+from scdfm.flow.origin import Origin, sample_normal, straightened
 from scdfm.flow.solve import solve
 
+Source = Literal["prior", "gaussian", "poisson"]
 CPU_BYTES = 1 << 30
 """Memory for one batch of cells on the CPU."""
 
@@ -25,7 +27,15 @@ class Field(Protocol):
 
     training: bool
 
-    def context(self, control: Tensor, genes: Tensor, perturbation: Any, condition: Tensor) -> Any: ...
+    def context(
+        self,
+        control: Tensor,
+        genes: Tensor,
+        perturbation: Any,
+        condition: Tensor,
+        centre: Tensor | None = None,
+        deviation: Tensor | None = None,
+    ) -> Any: ...
     def velocity(self, x_t: Tensor, t: Tensor, context: Any) -> Tensor: ...
     def bytes_per_cell(self, n_genes: int) -> int: ...
     def parameters(self) -> Iterator[Any]: ...
@@ -43,11 +53,14 @@ def generate(
     genes_per_step: int | None,
     rng: torch.Generator,
     *,
-    source: Literal["gaussian", "poisson"] = "gaussian",
+    source: Source = "gaussian",
     rates: Float[Tensor, " G"] | None = None,
+    origin: Origin | None = None,
     batch_cells: int | None = None,
 ) -> Float[Tensor, "M G"]:
     """Perturbed cells (log1p) on the CPU, one for each control cell; row m is of condition[m].
+
+    source: the distribution that the flow starts from; "poisson" needs `rates`, "prior" the `origin` of the conditions.
 
     `genes` are the token ids of the panel. With sampling.genes "chunks" they are solved in random sets of
     `genes_per_step`, the law of training; with "joint", all at once. `rng` decides chunks and noise before
@@ -57,7 +70,7 @@ def generate(
     """
     device = next(field.parameters()).device
     chunks = gene_chunks(len(genes), genes_per_step if sampling.genes == "chunks" else None, rng)
-    noise = sample_source(tuple(control.shape), rng, source, rates)
+    noise = _noise(condition, len(genes), rng, sampling, source, rates, origin)
     batch_cells = batch_cells or cells_per_batch(
         field, len(chunks[0][0]), device, contexts=1 if sampling.guidance == 1 else 2
     )
@@ -74,7 +87,8 @@ def generate(
                 for chunk, kept in chunks:
                     cells = noise[rows][:, chunk].to(device)
                     inputs = (control[rows][:, chunk], genes[chunk], perturbation[present], local)
-                    end = _solve(field, cells, tuple(x.to(device) for x in inputs), sampling)
+                    start = None if origin is None else origin.among(present).of(chunk).to(device)
+                    end = _solve(field, cells, tuple(x.to(device) for x in inputs), sampling, start)
                     out[rows[:, None], chunk[:kept]] = end[:, :kept].float().cpu()
     finally:
         field.train(was_training)
@@ -104,15 +118,41 @@ def cells_per_batch(field: Field, n_genes: int, device: torch.device, contexts: 
     return max(1, memory // (contexts * field.bytes_per_cell(n_genes)))
 
 
-def _solve(field: Field, noise: Tensor, inputs: tuple[Any, ...], sampling: SamplingConfig) -> Tensor:
+def _noise(
+    condition: Tensor,
+    n_genes: int,
+    rng: torch.Generator,
+    sampling: SamplingConfig,
+    source: Source,
+    rates: Tensor | None,
+    origin: Origin | None,
+) -> Tensor:
+    """x₀ of all cells, or their residuals at t = 0."""
+    stratified = sampling.noise == "stratified"
+    if source != "prior":
+        strata = condition if stratified else None
+        return sample_source((len(condition), n_genes), rng, source, rates, strata)
+    if origin is None:
+        raise ConfigError(
+            "flow.source 'prior' needs the expected means of the conditions (origin); none were given"
+        )
+    drawn = sample_normal((len(condition), origin.width), rng, condition if stratified else None)
+    return origin.to("cpu").noise(drawn, condition.cpu())
+
+
+def _solve(
+    field: Field, noise: Tensor, inputs: tuple[Any, ...], sampling: SamplingConfig, origin: Origin | None
+) -> Tensor:
     """The end of the flow; with guidance w its velocity is v_null + w·(v − v_null), null the condition left out."""
     control, genes, perturbation, condition = inputs
     asked = [perturbation]
     if sampling.guidance != 1:
         asked.append(as_conditions(perturbation).unconditional())
 
+    start = () if origin is None else (origin.centre, origin.frame.deviation)
+
     def contexts() -> list[Any]:
-        return [field.context(control, genes, conditions, condition) for conditions in asked]
+        return [field.context(control, genes, conditions, condition, *start) for conditions in asked]
 
     fixed = None if field.training else contexts()
 
@@ -121,7 +161,10 @@ def _solve(field: Field, noise: Tensor, inputs: tuple[Any, ...], sampling: Sampl
         found = [field.velocity(x, t.expand(len(x)), context) for context in fixed or contexts()]
         return found[0] if len(found) == 1 else torch.lerp(found[1], found[0], sampling.guidance)
 
-    return solve(velocity, noise, sampling.solver, sampling.steps, sampling.tolerance)
+    if origin is None:
+        return solve(velocity, noise, sampling.solver, sampling.steps, sampling.tolerance)
+    end = solve(straightened(velocity), noise, sampling.solver, sampling.steps, sampling.tolerance)
+    return origin.outward(end, condition)
 
 
 def _checked(cells: Tensor) -> Tensor:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from scdfm.config import MMDConfig
 from scdfm.errors import ConfigError
 from scdfm.flow.mmd import median_bandwidths, mmd2
+from scdfm.flow.origin import sample_normal
 
 
 class FlowLoss(NamedTuple):
@@ -47,13 +48,24 @@ def sample_source(
     rng: torch.Generator,
     kind: Literal["gaussian", "poisson"] = "gaussian",
     rates: Float[Tensor, "*genes"] | None = None,
+    strata: Int[Tensor, " B"] | None = None,
 ) -> Float[Tensor, "*shape"]:
-    """x₀ of this shape, on the CPU: N(0, I), or log1p of Poisson counts with mean `rates` (broadcast)."""
+    """x₀ of this shape, on the CPU: N(0, I), or log1p of Poisson counts with mean `rates` (broadcast).
+
+    With `strata` the Gaussian draws of each stratum of rows are a Latin hypercube (`sample_normal`).
+    """
     if kind == "gaussian":
-        return torch.randn(shape, generator=rng)
+        return sample_normal(shape, rng, strata)
     if rates is None:
         raise ConfigError("flow.source 'poisson' needs the mean count of each gene (rates); none were given")
     return torch.poisson(rates.float().cpu().expand(shape), generator=rng).log1p()
+
+
+def in_units(mmd: MMDConfig, size: float) -> MMDConfig:
+    """The options for cells that are measured in units of `size` log1p."""
+    if mmd.bandwidths is None:
+        return mmd
+    return mmd.model_copy(update={"bandwidths": tuple(width / size for width in mmd.bandwidths)})
 
 
 def flow_loss(

@@ -45,6 +45,8 @@ class Context:
     fusion: Float[Tensor, "B T d"]
     layers: tuple[LayerContext, ...]
     decoder: Float[Tensor, "B 1 d"]
+    deviation: Float[Tensor, " T"] | None = None
+    """Unit of each gene in which a centred field reads residuals and speaks."""
 
 
 class Layer(nn.Module):
@@ -82,7 +84,9 @@ class VelocityField(nn.Module):
     `graph` [V, V] is True where a token may attend in the gene encoder; None lets all attend to all.
     `n_tokens` is V. With `config.perturbation` "drugs" the perturbation ids index a table of their own, of
     `n_perturbations` rows (V unless given). Slots holding `pad` do not count in the mean over slots; None
-    counts every slot. `shape` says what conditions hold beside their targets. Raises ConfigError for a graph
+    counts every slot. `shape` says what conditions hold beside their targets. A `centred` field is the correction to a
+    known velocity around expected means (`scdfm.flow.origin`), 0 before training; its context takes their `centre`
+    and the `deviation` of each gene, in which residuals are read and the velocity is given. Raises ConfigError for a graph
     that does not fit.
     """
 
@@ -94,6 +98,7 @@ class VelocityField(nn.Module):
         n_perturbations: int | None = None,
         pad: int | None = PAD,
         shape: ConditionShape | None = None,
+        centred: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -107,12 +112,15 @@ class VelocityField(nn.Module):
         self.drug_table = DrugTable(n_perturbations or n_tokens, width) if drugs else None
         self.value_encoder = ValueEncoder(width, dropout)
         self.control_encoder = ValueEncoder(width, dropout)
+        self.centre_encoder = ValueEncoder(width, dropout) if centred else None
         self.fusion = Fusion(width)
         self.time = TimeEmbedding(width)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.layers))
         self.decoder = Decoder(width)
         self.conditioning = Conditioning(width, config.pooling, shape or ConditionShape())
         self.apply(_initialise)
+        if centred:
+            nn.init.zeros_(self.decoder.out.weight)
 
     def forward(
         self,
@@ -123,12 +131,14 @@ class VelocityField(nn.Module):
         genes: Int[Tensor, " T"],
         perturbation: Int[Tensor, "C P"] | EncodedConditions,
         condition: Int[Tensor, " B"],
+        centre: Float[Tensor, "C T"] | None = None,
+        deviation: Float[Tensor, " T"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """The velocity at x_t; row b of the batch belongs to row condition[b] of `perturbation`.
+        """The velocity at x_t; row b of the batch belongs to row condition[b] of `perturbation` (and of `centre`).
 
         `perturbation` is token ids, or conditions with all that they hold.
         """
-        return self.velocity(x_t, t, self.context(control, genes, perturbation, condition))
+        return self.velocity(x_t, t, self.context(control, genes, perturbation, condition, centre, deviation))
 
     def context(
         self,
@@ -136,11 +146,16 @@ class VelocityField(nn.Module):
         genes: Int[Tensor, " T"],
         perturbation: Int[Tensor, "C P"] | EncodedConditions,
         condition: Int[Tensor, " B"],
+        centre: Float[Tensor, "C T"] | None = None,
+        deviation: Float[Tensor, " T"] | None = None,
     ) -> Context:
-        """All that x_t and t do not change; gradients flow through it."""
+        """All that x_t and t do not change; gradients flow through it. `centre` and `deviation`: of a centred field."""
         gene, effect = self._encode(genes.long(), as_conditions(perturbation))
         condition = condition.long()
         encoded = self.control_encoder(control.to(gene.dtype)) + gene
+        if self.centre_encoder is not None:
+            assert centre is not None, "a centred field needs the centre"
+            encoded = encoded + self.centre_encoder(centre.to(gene.dtype)).index_select(0, condition)
         return Context(
             fusion=self.fusion.prepare(gene, encoded),
             layers=tuple(
@@ -148,6 +163,7 @@ class VelocityField(nn.Module):
                 for layer in cast(Iterable[Layer], self.layers)
             ),
             decoder=self.decoder.pair.right(effect).index_select(0, condition).unsqueeze(1),
+            deviation=deviation,
         )
 
     def velocity(
@@ -155,7 +171,8 @@ class VelocityField(nn.Module):
     ) -> Float[Tensor, "B T"]:
         """The velocity at (x_t, t), given `context(...)` of the same cells and genes."""
         dtype = self.time.frequencies.dtype
-        x = self.fusion(self.value_encoder(x_t.to(dtype)), context.fusion)
+        x_t = x_t.to(dtype) if context.deviation is None else x_t.to(dtype) / context.deviation
+        x = self.fusion(self.value_encoder(x_t), context.fusion)
         time = self.time(t.to(dtype))
         for layer, constants in zip(self.layers, context.layers, strict=True):
             if self.checkpointing and torch.is_grad_enabled():
@@ -163,7 +180,7 @@ class VelocityField(nn.Module):
             else:
                 x = layer(x, time, constants)
         velocity: Tensor = self.decoder(x, context.decoder)
-        return velocity
+        return velocity if context.deviation is None else velocity * context.deviation
 
     def bytes_per_cell(self, n_genes: int) -> int:
         """Memory that one cell of `n_genes` takes while sampling: its context and the widest layer's work."""

@@ -4,6 +4,8 @@
 """
 
 from scdfm.prior.effects import EffectPrior
+from scdfm.prior.frame import fit_frame
 from scdfm.prior.learn import LearnedPrior, learn_prior
+from scdfm.prior.origins import Origins
 
-__all__ = ["EffectPrior", "LearnedPrior", "learn_prior"]
+__all__ = ["EffectPrior", "LearnedPrior", "Origins", "fit_frame", "learn_prior"]

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from scdfm.data.conditions import canonical, targets
 from scdfm.errors import RunError
 from scdfm.files import written_whole
-from scdfm.prior.kernel import ConditionKernel, Encoded, Floats, Weights
+from scdfm.prior.kernel import ConditionKernel, Encoded, Floats, Weights, every_target
 
 BLOCK = 2048
 """Conditions predicted at once."""
@@ -67,7 +67,7 @@ class EffectPrior:
         return np.concatenate([np.zeros((0, len(self.genes))), *blocks])
 
     def _shifts(self, names: list[str]) -> Floats:
-        kernel, asked, covariance = self._covariance(names)
+        covariance = self._covariance(names)[2]
         shifts = covariance @ self.dual
         own = covariance @ self.own_dual
         columns = {self.genes[gene]: place for place, gene in enumerate(self.own)}
@@ -85,7 +85,7 @@ class EffectPrior:
         return np.asarray(np.sqrt(left @ self.components**2))
 
     def _covariance(self, names: list[str]) -> tuple[ConditionKernel, Encoded, Floats]:
-        kernel = self.knowing(sorted({target for name in names for target in targets(name)})).kernel
+        kernel = self.knowing(every_target(names)).kernel
         asked = kernel.encode(names)
         measured = kernel.encode(self.conditions)
         return kernel, asked, kernel.matrix(asked, measured, self.weights)
@@ -137,7 +137,11 @@ class EffectPrior:
                 **{name: arrays.pop(name) for name in _KERNEL_ARRAYS},
             )
             return cls(
-                kernel, Weights(**words["weights"]), tuple(words["conditions"]), tuple(words["genes"]), **arrays
+                kernel,
+                Weights(**words["weights"]),
+                tuple(words["conditions"]),
+                tuple(words["genes"]),
+                **arrays,
             )
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} cannot be read as a prior ({error}); restore it or fit again") from error

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from scdfm.data.conditions import parse
+from scdfm.data.conditions import parse, targets
 
 Floats = npt.NDArray[np.float64]
 
@@ -97,7 +97,9 @@ class ConditionKernel:
             for first in range(len(present))
             for second in range(first + 1, len(present))
         ]
-        values = [[dict(condition.covariates).get(key, "") for key in self.covariates] for condition in parsed]
+        values = [
+            [dict(condition.covariates).get(key, "") for key in self.covariates] for condition in parsed
+        ]
         return Encoded(
             dose,
             np.array(pairs, dtype=np.int64).reshape(-1, 3),
@@ -156,6 +158,11 @@ def weighted(terms: dict[str, Floats], weights: Weights) -> Floats:
     return np.asarray(sum(weight * terms[name] for name, weight in weights.terms.items()))
 
 
+def every_target(conditions: Sequence[str]) -> tuple[str, ...]:
+    """The targets of all the conditions, sorted."""
+    return tuple(sorted({target for name in conditions for target in targets(name)}))
+
+
 def _row(encoded: Encoded, place: int) -> Encoded:
     pairs = encoded.pairs[encoded.pairs[:, 0] == place].copy()
     pairs[:, 0] = 0
@@ -188,7 +195,10 @@ def _pairs(left: Encoded, right: Encoded, profile: Floats) -> Floats:
     (row, t, u), (column, other_t, other_u) = left.pairs.T, right.pairs.T
     alike = profile[np.ix_(t, other_t)] * profile[np.ix_(u, other_u)]
     alike += profile[np.ix_(t, other_u)] * profile[np.ix_(u, other_t)]
-    strength = left.dose[row, t] * left.dose[row, u], right.dose[column, other_t] * right.dose[column, other_u]
+    strength = (
+        left.dose[row, t] * left.dose[row, u],
+        right.dose[column, other_t] * right.dose[column, other_u],
+    )
     alike *= 0.5 * np.outer(*strength)
     by_condition = np.zeros((len(left.dose), len(column)))
     np.add.at(by_condition, row, alike)

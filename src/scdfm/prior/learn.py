@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from scdfm.data.conditions import canonical, parse, targets
 from scdfm.errors import DataError
 from scdfm.prior.effects import EffectPrior, unit
-from scdfm.prior.kernel import TERMS, ConditionKernel, Encoded, Floats, Weights, weighted
+from scdfm.prior.kernel import TERMS, ConditionKernel, Encoded, Floats, Weights, every_target, weighted
 
 PROFILE_COMPONENTS = 20
 LEADING = 40
@@ -86,7 +86,9 @@ class _Screen:
     sizes: Floats
 
     @classmethod
-    def of(cls, conditions: tuple[str, ...], shifts: Floats, noise: Floats, genes: tuple[str, ...]) -> _Screen:
+    def of(
+        cls, conditions: tuple[str, ...], shifts: Floats, noise: Floats, genes: tuple[str, ...]
+    ) -> _Screen:
         left, sizes, components = svd(shifts, full_matrices=False)
         # One sign for each component, whatever the linear algebra library gave.
         signs = np.sign(components[np.arange(len(components)), np.abs(components).argmax(1)])
@@ -97,7 +99,7 @@ class _Screen:
 
 def _kernel(screen: _Screen, features: Mapping[str, Floats]) -> ConditionKernel:
     """The kernel of the screen's targets: profiles from their singles, descriptors, and the scales of both."""
-    names = tuple(sorted({target for name in screen.conditions for target in targets(name)}))
+    names = every_target(screen.conditions)
     parsed = [parse(name) for name in screen.conditions]
     k = min(PROFILE_COMPONENTS, len(screen.components))
     profiles = np.zeros((len(names), k))
@@ -109,7 +111,9 @@ def _kernel(screen: _Screen, features: Mapping[str, Floats]) -> ConditionKernel:
     distances = ((measured[:, None] - measured[None]) ** 2).sum(-1)
     positive = distances[distances > 0]
     doses = [item.dose for condition in parsed for item in condition.perturbations if item.dose]
-    described = {name: unit(np.asarray(features[name], dtype=np.float64)) for name in names if name in features}
+    described = {
+        name: unit(np.asarray(features[name], dtype=np.float64)) for name in names if name in features
+    }
     if not features:
         columns = {gene: column for column, gene in enumerate(screen.genes)}
         answers = (screen.components[:k] * screen.sizes[:k, None]).T
@@ -178,7 +182,9 @@ def _solved(screen: _Screen, kernel: ConditionKernel, weights: Weights) -> Learn
     encoded: Encoded = kernel.encode(screen.conditions)
     powers, squared, axes = _whitened(kernel.matrix(encoded, encoded, weights), screen.noise, screen.scores)
     _, noise, scale = _best_noise(powers, squared)
-    own = np.array([place for place, gene in enumerate(screen.genes) if gene in kernel.targets], dtype=np.int64)
+    own = np.array(
+        [place for place, gene in enumerate(screen.genes) if gene in kernel.targets], dtype=np.int64
+    )
     leading = np.full(len(own), np.median(noise[:10]))
     dual, left_out = _conditioned(axes, powers, noise, screen.scores)
     own_dual, own_left_out = _conditioned(axes, powers, leading, screen.shifts[:, own])

@@ -4,6 +4,8 @@
     weights.safetensors   the weights that predict
     graph.safetensors     edges of the co-expression graph over the vocabulary
     means.csv             mean log1p expression of control and of each training and validation condition
+    prior.safetensors     what measured conditions let expect of others, where the flow starts from that
+    frame.safetensors     the spread of cells around their condition's mean, likewise
     controls.h5ad         control cells, so that the run predicts alone (unless training.keep_controls is 0)
     features.safetensors  features of perturbations, where the fit had some
     log.csv               the training curves
@@ -33,7 +35,10 @@ from scdfm.data.split import UNKNOWN
 from scdfm.encoded import ConditionShape
 from scdfm.errors import RunError
 from scdfm.files import written_whole
+from scdfm.flow import Frame
 from scdfm.model import VelocityField
+from scdfm.prior import EffectPrior
+from scdfm.prior.kernel import every_target
 from scdfm.run import checks
 from scdfm.run.manifest import Manifest
 
@@ -43,15 +48,17 @@ if TYPE_CHECKING:
     from scdfm.run.shards import PredictedFile
     from scdfm.screening import Identification, Screen
 
-WEIGHTS, GRAPH, MEANS, CONTROLS, FEATURES, LOG = (
+WEIGHTS, GRAPH, MEANS, PRIOR, FRAME, CONTROLS, FEATURES, LOG = (
     "weights.safetensors",
     "graph.safetensors",
     "means.csv",
+    "prior.safetensors",
+    "frame.safetensors",
     "controls.h5ad",
     "features.safetensors",
     "log.csv",
 )
-FILES = (WEIGHTS, GRAPH, MEANS, CONTROLS, FEATURES)
+FILES = (WEIGHTS, GRAPH, MEANS, PRIOR, FRAME, CONTROLS, FEATURES)
 """What the manifest keeps digests of."""
 
 
@@ -130,6 +137,24 @@ class Run:
     def rates(self) -> torch.Tensor:
         """[G] rates of the Poisson source."""
         return source_rates(self.means)
+
+    @functools.cached_property
+    def prior(self) -> EffectPrior:
+        """What the measured conditions let expect of others: mean shifts in closed form, and how sure they are."""
+        if PRIOR not in self.manifest.digests:
+            raise RunError(
+                f"run {self.path} has no prior: it was not fitted with flow.source = 'prior'; fit again"
+            )
+        return EffectPrior.load(self.path / PRIOR)
+
+    def knowing(self, conditions: Sequence[str]) -> EffectPrior:
+        """The prior with places for the targets of `conditions`, described by the run's features."""
+        return self.prior.knowing(every_target(conditions), self.encoder.descriptions)
+
+    @functools.cached_property
+    def frame(self) -> Frame:
+        """The spread of training cells around their condition's mean."""
+        return read_frame(self.path / FRAME)
 
     @property
     def log(self) -> pd.DataFrame:
@@ -243,7 +268,8 @@ def build_field(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "weights"))
-        return VelocityField(config.model, graph, len(vocabulary.tokens), shape=shape)
+        centred = config.flow.source == "prior"
+        return VelocityField(config.model, graph, len(vocabulary.tokens), shape=shape, centred=centred)
 
 
 def encoder_of(manifest: Manifest, features: FeatureTable | None) -> ConditionEncoder:
@@ -281,6 +307,20 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} cannot be read as safetensors ({error}); restore it or fit again") from error
+
+
+def write_frame(path: Path, frame: Frame) -> None:
+    """Store the frame of residuals."""
+    numbers = torch.tensor([frame.size, frame.spread], dtype=torch.float64)
+    arrays = {"deviation": frame.deviation, "loadings": frame.loadings, "unique": frame.unique}
+    write_tensors(path, arrays | {"size_and_spread": numbers})
+
+
+def read_frame(path: Path) -> Frame:
+    """The frame of `write_frame`."""
+    tensors = read_tensors(path)
+    size, spread = tensors.pop("size_and_spread").tolist()
+    return Frame(size=size, spread=spread, **tensors)
 
 
 def write_graph(path: Path, graph: np.ndarray) -> None:

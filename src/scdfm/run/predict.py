@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from scdfm.data import CONTROL, CellTable, canonical
 from scdfm.data.conditions import covariates, perturbation_of
 from scdfm.errors import ConditionError, DataError
-from scdfm.flow import generate
+from scdfm.flow import Origin, generate
+from scdfm.prior import Origins
 from scdfm.run.extrapolation import extrapolated
 from scdfm.run.folder import read_controls
 from scdfm.seeds import numpy_rng, torch_rng
@@ -60,13 +61,15 @@ def predict(
     solved, kept = _solved_genes(run, genes)
     expression, cell_names = _expression(run, table, solved)
     own = {name: table.control_rows(name) for name in names}
+    start = _start(run, table, solved, controls is None)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     field = run.field.to(device)
     blocks, sources = [], []
     for name in tqdm(names, desc="predict", unit="condition", disable=not progress):
         rows = own[name][_draw(len(own[name]), n_cells, numpy_rng(seed, "controls", name))]
         control = torch.from_numpy(expression[rows].toarray()).to(device)
-        blocks.append(sp.csr_matrix(_population(run, field, name, control, solved, seed)[:, kept]))
+        population = _population(run, field, name, control, solved, seed, start(name))
+        blocks.append(sp.csr_matrix(population[:, kept]))
         sources += [cell_names[row] for row in rows]
     cells = sp.vstack(blocks, format="csr")
     returned = [solved[place] for place in kept]
@@ -147,8 +150,33 @@ def _draw(n_controls: int, n_cells: int, rng: np.random.Generator) -> np.ndarray
     return np.concatenate(rounds)[:n_cells]
 
 
+def _start(run: Run, table: CellTable, genes: list[str], stored: bool) -> Callable[[str], Origin | None]:
+    """Each condition's origin: the mean of its control cells plus the shift that the prior expects."""
+    if run.config.flow.source != "prior":
+        return lambda name: None
+    columns, places = table.columns(genes), [run.genes.index(gene) for gene in genes]
+    frame = run.frame.of(torch.tensor(places))
+    whole = (
+        stored and not run.manifest.conditions.covariates
+    )  # run.means rest on more cells than those stored
+
+    def origin(name: str) -> Origin:
+        control = run.means.loc[CONTROL].to_numpy()[places] if whole else table.control_mean(name)[columns]
+        # One by one: what a condition starts from must not depend, in any bit, on what else is asked.
+        shift = run.knowing([name]).predict([name])[0, places]
+        return Origins.around(frame, {name: control}, {name: shift}).of([name])
+
+    return origin
+
+
 def _population(
-    run: Run, field: Any, name: str, control: torch.Tensor, solved: list[str], seed: int
+    run: Run,
+    field: Any,
+    name: str,
+    control: torch.Tensor,
+    solved: list[str],
+    seed: int,
+    origin: Origin | None,
 ) -> np.ndarray:
     """One predicted population [M, genes]."""
     sampling = run.config.sampling
@@ -160,6 +188,7 @@ def _population(
     cells = generate(
         field, control=control, perturbation=perturbation, condition=condition, genes=genes, sampling=sampling,
         genes_per_step=flow.genes_per_step, rng=torch_rng(seed, "noise", name), source=flow.source, rates=rates,
+        origin=origin,
     )  # fmt: skip
     return cells.float().cpu().numpy()
 

@@ -24,6 +24,7 @@ from scdfm.training.inputs import Features, Inputs, prepare, require_same_run, w
 from scdfm.training.interruption import stopped
 from scdfm.training.machine import require_machine, require_memory
 from scdfm.training.module import FlowModule
+from scdfm.training.origins import read_origins, write_origins
 from scdfm.training.steps import Dealt, Prefetched, StepBatches, ValidationConditions
 from scdfm.training.trainer import make_trainer
 
@@ -76,6 +77,8 @@ def fit(
         if not found.digests:
             if is_first():
                 write_inputs(cells, split, inputs, out)
+                if config.flow.source == "prior":
+                    write_origins(cells, split, inputs, out)
             wait_for_all()
             _require_own_checkpoint(out, inputs.manifest)
             data = StepData(cells, split, inputs, first_step=last_good(out) or 0)
@@ -108,7 +111,7 @@ class StepData(L.LightningDataModule):
         super().__init__()
         config, controls = inputs.manifest.config, inputs.manifest.control_populations
         options = config.training
-        self.config, self.inputs, self.first_step = config, inputs, first_step
+        self.config, self.inputs, self.split, self.first_step = config, inputs, split, first_step
         self.gene_ids = torch.from_numpy(inputs.vocabulary.gene_ids(inputs.panel.genes))
         self.sampler = ConditionSampler(
             cells, split, inputs.panel, numpy_rng(config.seed, "sampler"), encoder=inputs.encoder,
@@ -149,7 +152,8 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
     shape = data.inputs.encoder.shape(null=config.training.condition_dropout > 0)
     field = folder.build_field(config, data.inputs.vocabulary, graph, shape)
     rates = folder.source_rates(folder.read_means(out / folder.MEANS))
-    module = FlowModule(field, config, data.gene_ids, rates, len(data.validation))
+    origins = read_origins(data.split, data.inputs, out) if config.flow.source == "prior" else None
+    module = FlowModule(field, config, data.gene_ids, rates, len(data.validation), origins)
     trainer = make_trainer(config.training, out, validated=len(data.validation) > 0, progress=progress)
     last = out / CHECKPOINTS / LAST
     with torch.random.fork_rng(), warnings.catch_warnings():

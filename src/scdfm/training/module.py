@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,22 @@ from torch import Tensor
 
 from scdfm.config import Config, TrainingConfig
 from scdfm.data import Batch
+from scdfm.encoded import EncodedConditions
 from scdfm.errors import TrainingError
-from scdfm.flow import FlowLoss, flow_loss, generate, interpolate, sample_source, sample_time
+from scdfm.flow import (
+    FlowLoss,
+    Origin,
+    flow_loss,
+    gaussian_velocity,
+    generate,
+    in_units,
+    interpolate,
+    sample_normal,
+    sample_source,
+    sample_time,
+)
 from scdfm.model import VelocityField
+from scdfm.prior import Origins
 from scdfm.seeds import derive, torch_rng
 from scdfm.training.compiling import compile_layers
 from scdfm.training.divergence import diverged, require_finite
@@ -25,9 +39,16 @@ class FlowModule(L.LightningModule):
     """Trains a velocity field by L = L_CFM + γ·MMD² (docs/method.md) and validates it by generating populations."""
 
     def __init__(
-        self, field: VelocityField, config: Config, gene_ids: Tensor, rates: Tensor, n_validation: int = 0
+        self,
+        field: VelocityField,
+        config: Config,
+        gene_ids: Tensor,
+        rates: Tensor,
+        n_validation: int = 0,
+        origins: Origins | None = None,
     ) -> None:
         super().__init__()
+        self.origins = origins
         self.n_validation = n_validation
         self.scores = torch.zeros(n_validation, 3)  # distance, correlation, 1 where this process generated it
         self.gene_ids: Tensor
@@ -35,6 +56,7 @@ class FlowModule(L.LightningModule):
         self.field = field
         self.config = config
         field.checkpointing = config.training.checkpointing
+        self.mmd = config.mmd if origins is None else in_units(config.mmd, origins.frame.size)
         self.register_buffer("gene_ids", gene_ids, persistent=False)  # [G] token of each panel gene
         self.register_buffer("rates", rates, persistent=False)  # [G] rates of the Poisson source
 
@@ -48,30 +70,27 @@ class FlowModule(L.LightningModule):
         Genes, times, noise and hidden conditions are drawn for the whole batch, whatever the share. The losses'
         mean over processes is the loss of the whole batch, as is the gradients'.
         """
-        flow, seed, step = self.config.flow, self.config.seed, (self.global_step, 0)
+        seed, step = self.config.seed, (self.global_step, 0)
         torch.manual_seed(derive(seed, "dropout", self.global_step, self.global_rank))
         rng = torch_rng(seed, "flow", *step)
-        target, control, genes, rates = self._draw_genes(batch, rng)
-        n_conditions, n_whole = len(batch.conditions), len(batch.perturbation)
-        n_cells = len(target) // n_conditions
-        rows = slice(batch.first * n_cells, (batch.first + n_conditions) * n_cells)
-        t = sample_time(n_whole * n_cells, rng, stratified=flow.time == "stratified")[rows].to(target.device)
-        shape = (n_whole * n_cells, target.shape[1])
-        noise = sample_source(shape, rng, kind=flow.source, rates=rates)[rows].to(target.device)
+        chosen = self._draw_genes(batch, rng)
+        origin = self._origin(batch.conditions, chosen)
+        t, noise, target = self._path(batch, chosen, origin, rng)
         x_t, _ = interpolate(noise, target, t)
-        hidden = torch_rng(seed, "hidden conditions", *step)
-        options = self.config.training
-        conditions = batch.perturbation.thinned(hidden, options.condition_dropout, options.id_dropout)
-        conditions = conditions[torch.arange(batch.first, batch.first + n_conditions, device=self.device)]
+        n_conditions, n_whole = len(batch.conditions), len(batch.perturbation)
         predicted = self.field(
             x_t=x_t,
             t=t,
-            control=control,
-            genes=genes,
-            perturbation=conditions,
+            control=batch.control[:, chosen],
+            genes=self.gene_ids[chosen],
+            perturbation=self._conditions(batch, torch_rng(seed, "hidden conditions", *step)),
             condition=batch.condition,
+            centre=None if origin is None else origin.centre,
+            deviation=None if origin is None else origin.frame.deviation,
         )
-        loss = flow_loss(predicted, x_t, t, noise, target, n_conditions, self.config.mmd)
+        if origin is not None:
+            predicted = predicted + gaussian_velocity(x_t, t)
+        loss = flow_loss(predicted, x_t, t, noise, target, n_conditions, self.mmd)
         if not torch.isfinite(loss.total):
             raise self._diverged(f"the loss is {loss.total.item()}")
         weight = n_conditions * self.trainer.world_size / n_whole
@@ -81,13 +100,43 @@ class FlowModule(L.LightningModule):
         )
         return loss.total
 
-    def _draw_genes(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """T of the G panel genes, drawn once for the batch: target, control, gene ids, source rates."""
+    def _path(
+        self, batch: Batch, chosen: Tensor | slice, origin: Origin | None, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Times, and both ends of the paths, of this process's cells; cells are residuals where there is an origin."""
+        flow, target = self.config.flow, batch.target[:, chosen]
+        n_cells = len(target) // len(batch.conditions)
+        n_whole = n_cells * len(batch.perturbation)
+        rows = slice(batch.first * n_cells, batch.first * n_cells + len(target))
+        t = sample_time(n_whole, rng, stratified=flow.time == "stratified")[rows].to(target.device)
+        if origin is not None:
+            drawn = sample_normal((n_whole, origin.width), rng)[rows]
+            return t, origin.noise(drawn, batch.condition), origin.inward(target, batch.condition)
+        assert flow.source != "prior"
+        noise = sample_source((n_whole, target.shape[1]), rng, flow.source, self.rates[chosen])
+        return t, noise[rows].to(target.device), target
+
+    def _conditions(self, batch: Batch, rng: torch.Generator) -> EncodedConditions:
+        """This process's conditions, some of them or of their identities hidden at random."""
+        options = self.config.training
+        whole = batch.perturbation.thinned(rng, options.condition_dropout, options.id_dropout)
+        last = batch.first + len(batch.conditions)
+        return whole[torch.arange(batch.first, last, device=self.device)]
+
+    def _draw_genes(self, batch: Batch, rng: torch.Generator) -> Tensor | slice:
+        """Places of T of the G panel genes, drawn once for the batch."""
         n_genes, wanted = batch.target.shape[1], self.config.flow.genes_per_step
         if wanted is None or wanted >= n_genes:
-            return batch.target, batch.control, self.gene_ids, self.rates
-        chosen = torch.randperm(n_genes, generator=rng)[:wanted].to(batch.target.device)
-        return batch.target[:, chosen], batch.control[:, chosen], self.gene_ids[chosen], self.rates[chosen]
+            return slice(None)
+        return torch.randperm(n_genes, generator=rng)[:wanted].to(batch.target.device)
+
+    def _origin(self, conditions: Sequence[str], genes: Tensor | slice = slice(None)) -> Origin | None:
+        """Where the flow of these conditions starts, if it starts from the prior."""
+        if self.origins is None:
+            return None
+        if self.origins.centre.device != self.device:
+            self.origins = self.origins.to(self.device)
+        return self.origins.of(conditions).of(genes)
 
     def validation_step(self, batch: ValidationBatch, batch_idx: int) -> None:
         """Generate one validation condition; log the distance of its mean and the correlation of its shift."""
@@ -98,7 +147,7 @@ class FlowModule(L.LightningModule):
                 condition=torch.zeros(len(batch.control), dtype=torch.long, device=batch.control.device),
                 genes=self.gene_ids, sampling=config.sampling, genes_per_step=config.flow.genes_per_step,
                 rng=torch_rng(config.seed, "validation noise", batch.name), source=config.flow.source,
-                rates=self.rates,
+                rates=self.rates, origin=self._origin([batch.name]),
             )  # fmt: skip
         except TrainingError:
             raise self._diverged("the populations generated to validate are not finite") from None

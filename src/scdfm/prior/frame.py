@@ -1,0 +1,71 @@
+"""The spread of real cells around their condition's mean: deviations, common factors, and strength of response."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.linalg import eigh
+
+from scdfm.flow import Frame
+from scdfm.prior.kernel import Floats
+
+SMALLEST = 0.02
+"""Least deviation of a gene, in root mean squares: silent genes keep a spread that a network can read."""
+LEAST_UNIQUE = 0.05
+"""Least share of a gene's variance that no factor carries."""
+MOST_FACTORS = 50
+
+
+def fit_frame(residuals: Floats, conditions: np.ndarray, shifts: Floats) -> Frame:
+    """The frame of residuals x − mean of their condition [n, G] (log1p), row i of condition `conditions[i]`.
+
+    shifts [C, G]: mean shifts of the conditions. Factors are the principal axes of the standardised residuals that
+    rise above noise (eigenvalues over (1 + √(G/n))², Marchenko & Pastur 1967), shrunk by the inverse of the spiked
+    model's bias (Baik & Silverstein 2006). The spread is that of projections on the condition's own shift beyond
+    what the factors explain, averaged with the weight of the shift's length.
+    """
+    size = float(np.sqrt((residuals**2).mean())) or 1.0
+    deviation = np.sqrt((residuals**2).mean(0)) / size
+    deviation = np.maximum(deviation, SMALLEST)
+    loadings = _factors(residuals / (size * deviation))
+    unique = np.sqrt(np.maximum(1 - (loadings**2).sum(1), LEAST_UNIQUE))
+    spread = _spread(residuals, conditions, shifts, size * deviation, loadings, unique)
+    as_tensor = (
+        torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in (deviation, loadings, unique)
+    )
+    return Frame(size, *as_tensor, spread=spread)
+
+
+def _factors(standard: Floats) -> Floats:
+    """Loadings [G, k] of residuals of variance 1 [n, G]."""
+    n, n_genes = standard.shape
+    gamma = n_genes / n
+    small = standard @ standard.T / n if n < n_genes else standard.T @ standard / n
+    most = min(MOST_FACTORS, len(small))
+    values, vectors = eigh(small, subset_by_index=(len(small) - most, len(small) - 1))
+    kept = values > (1 + np.sqrt(gamma)) ** 2
+    values, vectors = values[kept], vectors[:, kept]
+    axes = standard.T @ vectors / np.sqrt(n * values) if n < n_genes else vectors
+    middle = values + 1 - gamma
+    spike = (middle + np.sqrt(np.maximum(middle**2 - 4 * values, 0))) / 2
+    loadings = axes * np.sqrt(np.maximum(spike - 1, 0))
+    # A gene's factors never carry more than its variance.
+    carried = (loadings**2).sum(1, keepdims=True)
+    return np.asarray(loadings * np.sqrt(np.minimum(1, (1 - LEAST_UNIQUE) / np.maximum(carried, 1e-12))))
+
+
+def _spread(
+    residuals: Floats, conditions: np.ndarray, shifts: Floats, scale: Floats, loadings: Floats, unique: Floats
+) -> float:
+    """τ: Σ (variance along a shift − the factors') / Σ ‖shift‖², over conditions, never below 0."""
+    beyond, length = 0.0, 0.0
+    for place, shift in enumerate(shifts):
+        squared = float(shift @ shift)
+        rows = residuals[conditions == place]
+        if len(rows) < 2 or not squared:
+            continue
+        along = shift / np.sqrt(squared)
+        explained = (((along * scale) @ loadings) ** 2).sum() + ((along * scale * unique) ** 2).sum()
+        beyond += float(((rows @ along) ** 2).mean() - explained) * squared
+        length += squared**2
+    return float(np.sqrt(max(beyond / length, 0.0))) if length else 0.0
