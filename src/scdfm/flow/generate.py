@@ -87,8 +87,8 @@ def generate(
                 for chunk, kept in chunks:
                     cells = noise[rows][:, chunk].to(device)
                     inputs = (control[rows][:, chunk], genes[chunk], perturbation[present], local)
-                    start = None if origin is None else origin.among(present).of(chunk).to(device)
-                    end = _solve(field, cells, tuple(x.to(device) for x in inputs), sampling, start)
+                    began = None if origin is None else origin.among(present).of(chunk).to(device)
+                    end = _solve(field, cells, tuple(x.to(device) for x in inputs), sampling, began)
                     out[rows[:, None], chunk[:kept]] = end[:, :kept].float().cpu()
     finally:
         field.train(was_training)

@@ -86,7 +86,7 @@ class Origin:
         """r₀ of one cell for each entry of `condition`, made of standard normal draws."""
         frame = self.frame
         widths = [frame.loadings.shape[1], len(frame.unique), 1]
-        factors, unique, strength = drawn.to(frame.unique.device).split(widths, dim=1)
+        factors, unique, strength = torch.split(drawn.to(frame.unique.device), widths, dim=1)
         residuals = frame.deviation * (factors @ frame.loadings.T + unique * frame.unique)
         return torch.addcmul(residuals, strength * (frame.spread / frame.size), self.shift[condition])
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -132,10 +133,8 @@ class EffectPrior:
             with safe_open(path, framework="np") as handle:
                 words = json.loads(handle.metadata()["prior"])
                 arrays = {name: handle.get_tensor(name) for name in (*_ARRAYS, *_KERNEL_ARRAYS)}
-            kernel = ConditionKernel(
-                **{name: tuple(v) if isinstance(v, list) else v for name, v in words["kernel"].items()},
-                **{name: arrays.pop(name) for name in _KERNEL_ARRAYS},
-            )
+            named: dict[str, Any] = {name: _tuples(value) for name, value in words["kernel"].items()}
+            kernel = ConditionKernel(**named, **{name: arrays.pop(name) for name in _KERNEL_ARRAYS})
             return cls(
                 kernel,
                 Weights(**words["weights"]),
@@ -150,6 +149,10 @@ class EffectPrior:
 _ARRAYS = ("dual", "own", "own_dual", "components", "responses", "noise", "scale", "axes", "powers")
 _KERNEL_ARRAYS = ("profiles", "descriptors")
 _KERNEL_WORDS = ("targets", "covariates", "described_by", "dose_reference", "profile_length2")
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def unit(row: Floats) -> Floats:

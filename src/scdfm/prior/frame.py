@@ -30,10 +30,11 @@ def fit_frame(residuals: Floats, conditions: np.ndarray, shifts: Floats) -> Fram
     loadings = _factors(residuals / (size * deviation))
     unique = np.sqrt(np.maximum(1 - (loadings**2).sum(1), LEAST_UNIQUE))
     spread = _spread(residuals, conditions, shifts, size * deviation, loadings, unique)
-    as_tensor = (
-        torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in (deviation, loadings, unique)
-    )
-    return Frame(size, *as_tensor, spread=spread)
+    return Frame(size, _tensor(deviation), _tensor(loadings), _tensor(unique), spread)
+
+
+def _tensor(values: Floats) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
 def _factors(standard: Floats) -> Floats:
