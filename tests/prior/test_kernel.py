@@ -1,0 +1,93 @@
+"""The covariance over conditions: symmetric, positive, blind to order, and 0 where nothing was done."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from scdfm.prior.kernel import TERMS, ConditionKernel, Weights, every_target
+
+EVEN = Weights(dict.fromkeys(TERMS, 1.0), group=0.5)
+
+
+def kernel(
+    names: tuple[str, ...] = ("A", "B", "C", "D"), covariates: tuple[str, ...] = ()
+) -> ConditionKernel:
+    rng = np.random.default_rng(0)
+    descriptors = rng.normal(size=(len(names), 5))
+    return ConditionKernel(
+        targets=names, covariates=covariates, profiles=rng.normal(size=(len(names), 3)),
+        descriptors=descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True), described_by="responses",
+        dose_reference=2.0, profile_length2=3.0,
+    )  # fmt: skip
+
+
+CONDITIONS = (
+    "A", "B", "A+B", "C+D", "A+B+C", "A@2", "A@0.5+C", "A|line=x", "A+B|line=y", "A|time=3", "D@7|line=x|time=24",
+)  # fmt: skip
+
+
+def test_a_covariance() -> None:
+    """Symmetric and positive semi-definite, whatever conditions hold."""
+    made = kernel(covariates=("line",))
+    encoded = made.encode(CONDITIONS)
+    matrix = made.matrix(encoded, encoded, EVEN)
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-12)
+    assert np.linalg.eigvalsh(matrix).min() > -1e-9
+    np.testing.assert_allclose(made.variance(encoded, EVEN), np.diag(matrix))
+
+
+def test_terms_by_hand() -> None:
+    made = kernel()
+    terms = made.terms(made.encode(["A+B"]), made.encode(["A+C", "A", "D"]))
+    profile = {
+        (i, j): np.exp(-((made.profiles[i] - made.profiles[j]) ** 2).sum() / 3.0)
+        for i, j in itertools.product(range(4), repeat=2)
+    }
+    likeness = np.exp(-((made.descriptors[:, None] - made.descriptors[None]) ** 2).sum(-1))
+    np.testing.assert_allclose(terms["same"], [[1, 1, 0]])
+    np.testing.assert_allclose(terms["shared"], [[4, 2, 2]])
+    np.testing.assert_allclose(terms["several"], [[1, 0, 0]])
+    expected = 0.5 * (profile[0, 0] * profile[1, 2] + profile[0, 2] * profile[1, 0])
+    np.testing.assert_allclose(terms["pair"], [[expected, 0, 0]])
+    np.testing.assert_allclose(
+        terms["similar"],
+        [[likeness[:2][:, [0, 2]].sum(), likeness[:2, 0].sum(), likeness[:2, 3].sum()]],
+    )
+
+
+def test_a_triple_interacts_by_its_pairs() -> None:
+    made = kernel()
+    pairs = made.terms(made.encode(["A+B", "A+C", "B+C"]), made.encode(["A+D"]))["pair"]
+    triple = made.terms(made.encode(["A+B+C"]), made.encode(["A+D"]))["pair"]
+    np.testing.assert_allclose(triple, pairs.sum(0, keepdims=True))
+
+
+@pytest.mark.parametrize("name", ["A@0", "control", "A@0+B@0"])
+def test_nothing_done_is_unlike_everything(name: str) -> None:
+    """A dose of 0 is control, which has no shift: its covariance with every condition is 0."""
+    made = kernel()
+    assert not made.matrix(
+        made.encode([name]), made.encode(CONDITIONS[:7]), Weights(dict.fromkeys(TERMS, 1.0))
+    ).any()
+
+
+def test_log_dose() -> None:
+    made = kernel()
+    assert [made.log_dose(dose) for dose in (None, 0.0, 2.0, 6.0)] == pytest.approx([1, 0, 1, 2])
+
+
+def test_covariates_and_times_part_conditions() -> None:
+    made = kernel(covariates=("line",))
+    names = ["A|line=x", "A|line=y", "A|line=x|time=5"]
+    encoded = made.encode(names)
+    apart = made.matrix(encoded, encoded, Weights({"same": 1.0}, group=0.75))
+    assert apart[0, 0] == pytest.approx(1)
+    assert apart[0, 1] == pytest.approx(0.25)
+    assert apart[0, 2] == pytest.approx(np.exp(-0.5 * np.log(6) ** 2))
+
+
+def test_every_target() -> None:
+    assert every_target(["B+A@3", "C|line=x", "control"]) == ("A", "B", "C")

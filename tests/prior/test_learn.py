@@ -1,0 +1,210 @@
+"""The closed-form prior: the formulas it stands on, what it recovers, and what it says of its own error."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scdfm.errors import DataError, RunError
+from scdfm.prior import EffectPrior, learn_prior
+from scdfm.prior import learn as module
+
+TARGETS = [f"T{i:02d}" for i in range(16)]
+GENES = [f"G{i}" for i in range(60)]
+
+
+def screen(
+    seed: int = 0, interaction: float = 0.0, noise: float = 0.02
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Shifts of all singles and doubles: a low-rank sum, and an interaction that like pairs share."""
+    rng = np.random.default_rng(seed)
+    latent, loadings = rng.normal(size=(len(TARGETS), 3)), rng.normal(size=(3, len(GENES)))
+    bent = rng.normal(size=(3, len(GENES)))
+    shifts = {name: latent[i] @ loadings for i, name in enumerate(TARGETS)}
+    for (i, a), (j, b) in itertools.combinations(enumerate(TARGETS), 2):
+        shifts[f"{a}+{b}"] = shifts[a] + shifts[b] + interaction * (latent[i] * latent[j]) @ bent
+    doubles = [name for name in shifts if "+" in name]
+    held = list(rng.permutation(doubles)[:30])
+    return {name: value + noise * rng.normal(size=len(GENES)) for name, value in shifts.items()}, held
+
+
+def learned(shifts: dict[str, np.ndarray], without: list[str], **options: Any) -> module.LearnedPrior:
+    names = [name for name in shifts if name not in without]
+    return learn_prior(
+        names, np.array([shifts[name] for name in names]), [100] * len(names), GENES, **options
+    )
+
+
+def error(predicted: np.ndarray, shifts: dict[str, np.ndarray], names: list[str]) -> float:
+    return float(np.linalg.norm(predicted - np.array([shifts[name] for name in names]), axis=1).mean())
+
+
+def additive(shifts: dict[str, np.ndarray], names: list[str]) -> np.ndarray:
+    return np.array([sum(shifts[target] for target in name.split("+")) for name in names])
+
+
+def test_sums_are_found() -> None:
+    """Where effects add up, held-out doubles are as good as the noise of two measured singles."""
+    shifts, held = screen(noise=0.05)
+    prior = learned(shifts, held).prior
+    assert error(prior.predict(held), shifts, held) < error(additive(shifts, held), shifts, held)
+
+
+def test_interactions_of_like_pairs_are_found() -> None:
+    shifts, held = screen(interaction=0.5)
+    found = error(learned(shifts, held).prior.predict(held), shifts, held)
+    assert found < 0.6 * error(additive(shifts, held), shifts, held)
+
+
+def test_leave_one_out_is_what_the_others_let_expect() -> None:
+    """The closed form (R&W 5.12) equals solving again without the row, hyper-parameters kept."""
+    rng = np.random.default_rng(1)
+    root = rng.normal(size=(12, 12))
+    covariance, noise, values = root @ root.T, rng.uniform(0.5, 2, 12), rng.normal(size=(12, 3))
+    levels = np.array([0.3, 1.0, 5.0])
+    powers, _, axes = module._whitened(covariance, noise, values)
+    dual, left_out = module._conditioned(axes, powers, levels, values)
+    for j, level in enumerate(levels):
+        whole = covariance + level * np.diag(noise)
+        np.testing.assert_allclose(dual[:, j], np.linalg.solve(whole, values[:, j]), rtol=1e-8)
+        for i in range(12):
+            others = np.arange(12) != i
+            alone = covariance[i, others] @ np.linalg.solve(whole[np.ix_(others, others)], values[others, j])
+            assert left_out[i, j] == pytest.approx(alone, rel=1e-7)
+
+
+def test_noise_is_the_most_likely() -> None:
+    """λ and s of a component maximise its Gaussian log density, checked against scipy."""
+    from scipy.stats import multivariate_normal
+
+    rng = np.random.default_rng(2)
+    root = rng.normal(size=(15, 15))
+    covariance, noise = root @ root.T / 15, rng.uniform(0.5, 2, 15)
+    values = rng.multivariate_normal(np.zeros(15), 3 * (covariance + 0.4 * np.diag(noise)), size=2).T
+    powers, squared, _ = module._whitened(covariance, noise, values)
+    _, levels, scales = module._best_noise(powers, squared)
+
+    def density(level: float, scale: float, j: int) -> float:
+        return float(
+            multivariate_normal.logpdf(values[:, j], cov=scale * (covariance + level * np.diag(noise)))
+        )
+
+    for j in range(2):
+        best = max(density(level, factor * scales[j], j) for level in module.NOISE for factor in (0.5, 1, 2))
+        assert density(levels[j], scales[j], j) >= best - 1e-6
+
+
+def test_left_out_conditions_are_not_copied() -> None:
+    """What a training condition is expected to be does not come from its own measurement."""
+    shifts, held = screen()
+    both = learned(shifts, held)
+    place = both.prior.conditions.index("T03")
+    spoiled = dict(shifts) | {"T03": shifts["T03"] + 50.0}
+    again = learned(spoiled, held)
+    own = np.linalg.norm(again.prior.predict(["T03"])[0] - spoiled["T03"])
+    assert np.linalg.norm(again.left_out[place] - spoiled["T03"]) > 10 * own
+
+
+def test_uncertainty_is_of_the_size_of_the_error() -> None:
+    shifts, held = screen(interaction=0.5)
+    prior = learned(shifts, held).prior
+    deviation = np.sqrt((prior.uncertainty(held) ** 2).sum(1))
+    actual = np.linalg.norm(prior.predict(held) - np.array([shifts[name] for name in held]), axis=1)
+    assert 0.4 < np.sqrt((actual**2).mean() / (deviation**2).mean()) < 2.5
+    measured = np.sqrt((prior.uncertainty(["T00"]) ** 2).sum())
+    assert measured < np.median(deviation)
+
+
+def test_own_expression_is_kept() -> None:
+    """A target that is a gene keeps what its perturbation does to itself, which no other condition shares."""
+    rng = np.random.default_rng(3)
+    names = [f"G{i}" for i in range(20)] + [f"G{i}+G{i + 1}" for i in range(0, 18, 2)]
+    shifts = rng.normal(size=(20, 2)) @ rng.normal(size=(2, 60)) * 0.1
+    shifts[np.arange(20), np.arange(20)] += 4.0
+    doubles = [shifts[int(a[1:])] + shifts[int(b[1:])] for a, b in (name.split("+") for name in names[20:])]
+    prior = learn_prior(names, np.vstack([shifts, doubles]), [200] * len(names), GENES).prior
+    expected = prior.predict(["G1+G5"])[0]
+    assert expected[1] > 3
+    assert expected[5] > 3
+    assert abs(expected[40]) < 1
+
+
+def test_features_carry_unseen_targets() -> None:
+    """A target without any measurement is expected to answer like those with like features; shuffled ones tell nothing."""
+    rng = np.random.default_rng(4)
+    features = {name: rng.normal(size=4) for name in (f"D{i:03d}" for i in range(90))}
+    features = {name: row / np.linalg.norm(row) for name, row in features.items()}
+    loadings = rng.normal(size=(4, 60))
+    shifts = {name: row @ loadings + 0.05 * rng.normal(size=60) for name, row in features.items()}
+    seen, unseen = list(shifts)[:70], list(shifts)[70:]
+    values = np.array([shifts[name] for name in seen])
+    real = np.array([shifts[name] for name in unseen])
+
+    def unseen_error(given: dict[str, np.ndarray]) -> float:
+        prior = learn_prior(seen, values, [50] * len(seen), GENES, given).prior.knowing(unseen, given)
+        return float(np.linalg.norm(prior.predict(unseen) - real, axis=1).mean())
+
+    mean = float(np.linalg.norm(values.mean(0) - real, axis=1).mean())
+    shuffled = dict(zip(features, rng.permutation(list(features.values())), strict=True))
+    assert unseen_error(features) < 0.5 * mean
+    assert unseen_error(shuffled) > 0.9 * mean
+
+
+def test_doses_grow_from_nothing() -> None:
+    rng = np.random.default_rng(5)
+    effect = {drug: rng.normal(size=60) for drug in "ABCDEF"}
+    doses = [0.1, 1.0, 10.0]
+    names = [f"{drug}@{dose:g}" for drug in effect for dose in doses]
+    shifts = np.array([effect[n[0]] * np.log1p(float(n[2:])) + 0.01 * rng.normal(size=60) for n in names])
+    prior = learn_prior(names, shifts, [100] * len(names), GENES).prior
+    sizes = np.linalg.norm(prior.predict([f"A@{dose:g}" for dose in (0, 0.1, 0.5, 1, 3, 10)]), axis=1)
+    assert sizes[0] == 0
+    assert (np.diff(sizes) > 0).all()
+    between = prior.predict(["A@3"])[0]
+    assert np.linalg.norm(between - effect["A"] * np.log1p(3.0)) < 0.2 * np.linalg.norm(between)
+
+
+def test_same_bits_and_saved(tmp_path: Path) -> None:
+    shifts, held = screen(interaction=0.3)
+    first, second = learned(shifts, held).prior, learned(shifts, held).prior
+    first.save(tmp_path / "prior.safetensors")
+    loaded = EffectPrior.load(tmp_path / "prior.safetensors")
+    for other in (second, loaded):
+        np.testing.assert_array_equal(other.predict(held), first.predict(held))
+        np.testing.assert_array_equal(other.uncertainty(held[:3]), first.uncertainty(held[:3]))
+    np.testing.assert_array_equal(first.predict(["T01+T00"]), first.predict(["T00+T01"]))
+    assert first.predict(["control"]).any() == np.False_
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\x00" * 40])
+def test_damaged_file(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "prior.safetensors").write_bytes(damage)
+    with pytest.raises(RunError, match=r"prior.safetensors cannot be read as a prior"):
+        EffectPrior.load(tmp_path / "prior.safetensors")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_few_conditions(n: int) -> None:
+    """A handful of conditions is little to learn from, but no error."""
+    rng = np.random.default_rng(6)
+    names = ["A", "B", "A+B"][:n]
+    prior = learn_prior(names, rng.normal(size=(n, 60)), [5] * n, GENES).prior
+    assert np.isfinite(prior.predict(["A+B", "A+C"])).all()
+    assert np.isfinite(prior.uncertainty(["A+B", "A+C"])).all()
+
+
+def test_no_shift_at_all() -> None:
+    prior = learn_prior(["A", "B", "A+B"], np.zeros((3, 60)), [5] * 3, GENES).prior
+    assert not prior.predict(["A", "A+B", "C"]).any()
+
+
+@pytest.mark.parametrize(
+    ("names", "shape", "counts"), [([], (0, 60), []), (["A"], (2, 60), [1]), (["A"], (1, 60), [])]
+)
+def test_shapes_are_checked(names: list[str], shape: tuple[int, int], counts: list[int]) -> None:
+    with pytest.raises(DataError, match=r"prior: expected the shifts of \d conditions × 60 genes"):
+        learn_prior(names, np.zeros(shape), counts, GENES)
