@@ -68,7 +68,7 @@ def real_field(**options: Any) -> VelocityField:
 def test_every_value_is_in_its_place(genes: str, batch_cells: int | None) -> None:
     given = inputs()
     field = Places()
-    sampling = SamplingConfig(genes=genes, steps=2, clamp=False)
+    sampling = SamplingConfig(genes=genes, steps=2, clamp=False, noise="independent")
     out = generate(field, **given, sampling=sampling, genes_per_step=8, rng=rng(), batch_cells=batch_cells)
     end = field.context(given["control"], given["genes"], given["perturbation"], given["condition"])
     stream = rng()

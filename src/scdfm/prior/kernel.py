@@ -26,6 +26,8 @@ from scdfm.data.conditions import parse, targets
 Floats = npt.NDArray[np.float64]
 
 TERMS = ("same", "shared", "similar", "several", "pair")
+DOSE_LENGTH2 = 4.0
+"""Squared length of the dose kernel, in log doses s."""
 DESCRIPTOR_LENGTH2 = 1.0
 """Squared length of the descriptor kernel; descriptors are of length 1."""
 
@@ -176,14 +178,14 @@ def _squared_distances(rows: Floats) -> Floats:
 
 
 def _same_target(left: Floats, right: Floats) -> Floats:
-    """Σ_t s s' exp(−(s − s')²/2), target by target."""
+    """Σ_t s s' exp(−(s − s')²/8), target by target."""
     if set(np.unique(left)) <= {0.0, 1.0} and set(np.unique(right)) <= {0.0, 1.0}:
         return np.asarray(left @ right.T)
     total = np.zeros((len(left), len(right)))
     for ours, theirs in zip(left.T, right.T, strict=True):
         rows, columns = np.flatnonzero(ours), np.flatnonzero(theirs)
         s, other = ours[rows, None], theirs[None, columns]
-        total[np.ix_(rows, columns)] += s * other * np.exp(-0.5 * (s - other) ** 2)
+        total[np.ix_(rows, columns)] += s * other * np.exp(-(s - other) ** 2 / (2 * DOSE_LENGTH2))
     return total
 
 

@@ -195,9 +195,9 @@ def _solved(screen: _Screen, kernel: ConditionKernel, weights: Weights) -> Learn
     kept = slice(0, UNCERTAIN_COMPONENTS)
     prior = EffectPrior(
         kernel=kernel, weights=weights, conditions=screen.conditions, genes=screen.genes,
-        dual=dual @ screen.components, own=own, own_dual=own_dual, components=screen.components[kept],
-        responses=screen.components[kept] * screen.sizes[kept, None], noise=noise[kept], scale=scale[kept],
-        axes=axes, powers=powers,
+        dual=dual @ screen.components, own=own, own_dual=np.ascontiguousarray(own_dual),
+        components=screen.components[kept], responses=screen.components[kept] * screen.sizes[kept, None],
+        noise=noise[kept], scale=scale[kept], axes=np.ascontiguousarray(axes), powers=powers,
     )  # fmt: skip
     return LearnedPrior(prior, expected)
 
