@@ -3,7 +3,7 @@
 from scdfm.flow.generate import gene_chunks, generate
 from scdfm.flow.matching import FlowLoss, flow_loss, in_units, interpolate, sample_source, sample_time
 from scdfm.flow.mmd import median_bandwidths, mmd2, squared_distances
-from scdfm.flow.origin import Frame, Origin, gaussian_velocity, sample_normal, straightened
+from scdfm.flow.origin import Frame, Origin, gaussian_velocity, sample_normal, straightened, uncensored
 from scdfm.flow.solve import solve
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "solve",
     "squared_distances",
     "straightened",
+    "uncensored",
 ]

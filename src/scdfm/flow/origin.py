@@ -1,10 +1,13 @@
 """Where a flow starts when something is known before: around the expected mean, with the spread of real cells.
 
-A cell of condition c is written as its residual r = (x − m_c) / size, m_c the mean that the prior expects. The source
-of the flow is the Gaussian r₀ = σ ⊙ (Λf + ψ ⊙ ε) + τ · η · shift_c / size with f, ε, η ~ N(0, I): the deviations σ,
-common factors Λ and varying strength τ of the training cells' residuals. Between two populations of that one
-Gaussian the velocity along x_t = (1 − t)x₀ + t·x₁ is known, v = (2t − 1) / (t² + (1 − t)²) · r; a velocity field
-then learns what real cells have beyond it, and one that is 0 generates the Gaussian around the expected mean.
+Expression is what is left of a latent value above 0, x = max(0, z) (a censored Gaussian, Tobin 1958): a zero stands
+for some z ≤ 0. Cells of condition c are written as residuals r = d ⊙ (z − μ_c) / σ, where μ_c is the latent mean at
+which the mean of x is the one that the prior expects, σ the latent deviation of each gene, and d its deviation in
+expression, so that genes weigh what they weigh there. The source of the flow is the Gaussian
+r₀ = d ⊙ (Λf + ψ ⊙ ε + τ · η · shift_c / σ) with f, ε, η ~ N(0, I): common factors Λ and varying strength τ of
+response, as training cells have them. Between two populations of that one Gaussian the velocity along
+x_t = (1 − t)x₀ + t·x₁ is known, v = (2t − 1) / (t² + (1 − t)²) · r; a velocity field learns what real cells have beyond
+it, and one that is 0 generates censored Gaussian cells with the expected means.
 """
 
 from __future__ import annotations
@@ -23,9 +26,11 @@ class Frame:
     """Size and shape of residuals, genes along G; fitted by `scdfm.prior.fit_frame`."""
 
     size: float
-    """Root mean square of a residual in log1p, so that residuals are of order 1."""
+    """Root mean square deviation of expression (log1p), the unit of `deviation`."""
     deviation: Float[Tensor, " G"]
-    """σ, of root mean square 1."""
+    """d, of root mean square 1."""
+    scale: Float[Tensor, " G"]
+    """σ, in log1p."""
     loadings: Float[Tensor, "G k"]
     """Λ: Λ Λᵀ + diag(ψ²) has a diagonal of 1."""
     unique: Float[Tensor, " G"]
@@ -35,23 +40,21 @@ class Frame:
 
     def of(self, genes: Tensor | slice) -> Frame:
         """The frame of some genes."""
-        return replace(
-            self, deviation=self.deviation[genes], loadings=self.loadings[genes], unique=self.unique[genes]
-        )
+        return self._changed(lambda tensor: tensor[genes])
 
     def to(self, device: torch.device | str) -> Frame:
         """The frame on another device."""
-        return self._moved(lambda tensor: tensor.to(device))
+        return self._changed(lambda tensor: tensor.to(device))
 
-    def _moved(self, move: Callable[[Tensor], Tensor]) -> Frame:
-        names = ("deviation", "loadings", "unique")
-        changed: dict[str, Any] = {name: move(getattr(self, name)) for name in names}
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Frame:
+        names = ("deviation", "scale", "loadings", "unique")
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
         return replace(self, **changed)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The start of C conditions: a frame, their expected means `centre` and mean `shift` from their controls, log1p."""
+    """The start of C conditions: a frame, their latent means μ (`centre`) and latent `shift` from their controls."""
 
     frame: Frame
     centre: Float[Tensor, "C G"]
@@ -69,13 +72,17 @@ class Origin:
         """The origin on another device."""
         return Origin(self.frame.to(device), self.centre.to(device), self.shift.to(device))
 
-    def inward(self, cells: Float[Tensor, "B G"], condition: Int[Tensor, " B"]) -> Float[Tensor, "B G"]:
-        """Residuals of log1p expression."""
-        return (cells - self.centre[condition]) / self.frame.size
+    def inward(
+        self, cells: Float[Tensor, "B G"], condition: Int[Tensor, " B"], uniform: Float[Tensor, "B G"]
+    ) -> Float[Tensor, "B G"]:
+        """Residuals of expression (log1p); `uniform` draws in [0, 1) say what stands behind the zeros."""
+        centre = self.centre[condition]
+        latent = uncensored(cells, centre, self.frame.scale, uniform)
+        return self.frame.deviation * (latent - centre) / self.frame.scale
 
     def outward(self, residuals: Float[Tensor, "B G"], condition: Int[Tensor, " B"]) -> Float[Tensor, "B G"]:
-        """log1p expression of residuals."""
-        return torch.addcmul(self.centre[condition], residuals, residuals.new_tensor(self.frame.size))
+        """Latent values of residuals; expression is what of them is above 0."""
+        return torch.addcmul(self.centre[condition], residuals, self.frame.scale / self.frame.deviation)
 
     @property
     def width(self) -> int:
@@ -87,8 +94,22 @@ class Origin:
         frame = self.frame
         widths = [frame.loadings.shape[1], len(frame.unique), 1]
         factors, unique, strength = torch.split(drawn.to(frame.unique.device), widths, dim=1)
-        residuals = frame.deviation * (factors @ frame.loadings.T + unique * frame.unique)
-        return torch.addcmul(residuals, strength * (frame.spread / frame.size), self.shift[condition])
+        standard = factors @ frame.loadings.T + unique * frame.unique
+        standard = torch.addcmul(standard, strength * frame.spread, self.shift[condition] / frame.scale)
+        return frame.deviation * standard
+
+
+def uncensored(
+    cells: Float[Tensor, "B G"],
+    centre: Float[Tensor, "B G"],
+    scale: Float[Tensor, " G"],
+    uniform: Float[Tensor, "B G"],
+) -> Float[Tensor, "B G"]:
+    """Latent values: expression where it is above 0, else a draw of N(centre, scale²) below 0."""
+    below = torch.special.ndtr(-centre / scale)
+    quantile = (uniform * below).clamp(min=1e-6, max=1 - 1e-6)
+    drawn = torch.addcmul(centre, scale.expand_as(centre), torch.special.ndtri(quantile))
+    return torch.where(cells > 0, cells, drawn.clamp(max=0))
 
 
 def sample_normal(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.linalg import eigh
 
-from scdfm.flow import Frame
+from scdfm.flow import Frame, uncensored
+from scdfm.prior.censored import latent_mean, latent_scale
 from scdfm.prior.kernel import Floats
 
 SMALLEST = 0.02
@@ -16,21 +18,33 @@ LEAST_UNIQUE = 0.05
 MOST_FACTORS = 50
 
 
-def fit_frame(residuals: Floats, conditions: np.ndarray, shifts: Floats) -> Frame:
-    """The frame of residuals x − mean of their condition [n, G] (log1p), row i of condition `conditions[i]`.
+def fit_frame(
+    cells: Floats, conditions: npt.NDArray[np.int64], means: Floats, controls: Floats, rng: torch.Generator
+) -> Frame:
+    """The frame of `cells` [n, G] (log1p), row i of condition `conditions[i]`.
 
-    shifts [C, G]: mean shifts of the conditions. Factors are the principal axes of the standardised residuals that
-    rise above noise (eigenvalues over (1 + √(G/n))², Marchenko & Pastur 1967), shrunk by the inverse of the spiked
-    model's bias (Baik & Silverstein 2006). The spread is that of projections on the condition's own shift beyond
-    what the factors explain, averaged with the weight of the shift's length.
+    means, controls [C, G]: means of the conditions and of their controls. Factors are the principal axes of the
+    standardised latent residuals that rise above noise (eigenvalues over (1 + √(G/n))², Marchenko & Pastur 1967),
+    shrunk by the inverse of the spiked model's bias (Baik & Silverstein 2006). The spread of responses is that of
+    projections on the condition's own shift beyond what the factors explain, weighted by the shift's length.
     """
-    size = float(np.sqrt((residuals**2).mean())) or 1.0
-    deviation = np.sqrt((residuals**2).mean(0)) / size
-    deviation = np.maximum(deviation, SMALLEST)
-    loadings = _factors(residuals / (size * deviation))
+    variances = ((cells - means[conditions]) ** 2).mean(0)
+    size = float(np.sqrt(variances.mean())) or 1.0
+    deviation = np.maximum(np.sqrt(variances) / size, SMALLEST)
+    scale = np.maximum(latent_scale(means, variances), SMALLEST * size)
+    centre = latent_mean(means, scale)
+    uniform = torch.rand(cells.shape, generator=rng, dtype=torch.float64)
+    expression, latent_centre, latent_deviation = (
+        torch.from_numpy(np.ascontiguousarray(x)) for x in (cells, centre[conditions], scale)
+    )
+    latent = uncensored(expression, latent_centre, latent_deviation, uniform).numpy()
+    standard = (latent - centre[conditions]) / scale
+    loadings = _factors(standard / np.maximum(standard.std(0), SMALLEST))
     unique = np.sqrt(np.maximum(1 - (loadings**2).sum(1), LEAST_UNIQUE))
-    spread = _spread(residuals, conditions, shifts, size * deviation, loadings, unique)
-    return Frame(size, _tensor(deviation), _tensor(loadings), _tensor(unique), spread)
+    shifts = (centre - latent_mean(controls, scale)) / scale
+    weighted = deviation[:, None] * loadings, deviation * unique
+    spread = _spread(deviation * standard, conditions, deviation * shifts, *weighted)
+    return Frame(size, _tensor(deviation), _tensor(scale), _tensor(loadings), _tensor(unique), spread)
 
 
 def _tensor(values: Floats) -> torch.Tensor:
@@ -56,9 +70,9 @@ def _factors(standard: Floats) -> Floats:
 
 
 def _spread(
-    residuals: Floats, conditions: np.ndarray, shifts: Floats, scale: Floats, loadings: Floats, unique: Floats
+    residuals: Floats, conditions: npt.NDArray[np.int64], shifts: Floats, loadings: Floats, unique: Floats
 ) -> float:
-    """τ: Σ (variance along a shift − the factors') / Σ ‖shift‖², over conditions, never below 0."""
+    """τ² = Σ (variance along a shift − the factors') ‖shift‖² / Σ ‖shift‖⁴ over conditions, never below 0."""
     beyond, length = 0.0, 0.0
     for place, shift in enumerate(shifts):
         squared = float(shift @ shift)
@@ -66,7 +80,7 @@ def _spread(
         if len(rows) < 2 or not squared:
             continue
         along = shift / np.sqrt(squared)
-        explained = (((along * scale) @ loadings) ** 2).sum() + ((along * scale * unique) ** 2).sum()
+        explained = ((along @ loadings) ** 2).sum() + ((along * unique) ** 2).sum()
         beyond += float(((rows @ along) ** 2).mean() - explained) * squared
         length += squared**2
     return float(np.sqrt(max(beyond / length, 0.0))) if length else 0.0

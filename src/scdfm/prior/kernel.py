@@ -185,7 +185,7 @@ def _same_target(left: Floats, right: Floats) -> Floats:
     for ours, theirs in zip(left.T, right.T, strict=True):
         rows, columns = np.flatnonzero(ours), np.flatnonzero(theirs)
         s, other = ours[rows, None], theirs[None, columns]
-        total[np.ix_(rows, columns)] += s * other * np.exp(-(s - other) ** 2 / (2 * DOSE_LENGTH2))
+        total[np.ix_(rows, columns)] += s * other * np.exp(-((s - other) ** 2) / (2 * DOSE_LENGTH2))
     return total
 
 

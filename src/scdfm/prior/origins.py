@@ -10,12 +10,13 @@ import torch
 
 from scdfm.errors import ConditionError
 from scdfm.flow import Frame, Origin
+from scdfm.prior.censored import latent_mean
 from scdfm.prior.kernel import Floats
 
 
 @dataclass(frozen=True, eq=False)
 class Origins:
-    """Expected means of named conditions, over the genes of `frame`: `centre` and `shift` are float32 [K, G], log1p."""
+    """Latent means and shifts of named conditions, float32 [K, G], over the genes of `frame`."""
 
     frame: Frame
     names: tuple[str, ...]
@@ -25,9 +26,12 @@ class Origins:
     @classmethod
     def around(cls, frame: Frame, controls: Mapping[str, Floats], shifts: Mapping[str, Floats]) -> Origins:
         """Each condition at the mean of its controls [G] plus its expected shift [G]; expression is never below 0."""
-        control = np.stack([controls[name] for name in shifts]).astype(np.float32)
-        centre = np.maximum(control + np.stack(list(shifts.values())), 0).astype(np.float32)
-        return cls(frame, tuple(shifts), torch.from_numpy(centre), torch.from_numpy(centre - control))
+        scale = frame.scale.numpy().astype(np.float64)
+        control = np.stack([controls[name] for name in shifts])
+        expected = np.maximum(control + np.stack(list(shifts.values())), 0)
+        centre = latent_mean(expected, scale)
+        shift = centre - latent_mean(control, scale)
+        return cls(frame, tuple(shifts), *(torch.from_numpy(x.astype(np.float32)) for x in (centre, shift)))
 
     def to(self, device: torch.device | str) -> Origins:
         """The origins on another device."""

@@ -312,7 +312,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 def write_frame(path: Path, frame: Frame) -> None:
     """Store the frame of residuals."""
     numbers = torch.tensor([frame.size, frame.spread], dtype=torch.float64)
-    arrays = {"deviation": frame.deviation, "loadings": frame.loadings, "unique": frame.unique}
+    arrays = {name: getattr(frame, name) for name in ("deviation", "scale", "loadings", "unique")}
     write_tensors(path, arrays | {"size_and_spread": numbers})
 
 

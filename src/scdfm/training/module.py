@@ -111,7 +111,8 @@ class FlowModule(L.LightningModule):
         t = sample_time(n_whole, rng, stratified=flow.time == "stratified")[rows].to(target.device)
         if origin is not None:
             drawn = sample_normal((n_whole, origin.width), rng)[rows]
-            return t, origin.noise(drawn, batch.condition), origin.inward(target, batch.condition)
+            uniform = torch.rand((n_whole, target.shape[1]), generator=rng)[rows].to(target.device)
+            return t, origin.noise(drawn, batch.condition), origin.inward(target, batch.condition, uniform)
         assert flow.source != "prior"
         noise = sample_source((n_whole, target.shape[1]), rng, flow.source, self.rates[chosen])
         return t, noise[rows].to(target.device), target

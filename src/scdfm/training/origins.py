@@ -14,7 +14,7 @@ from scdfm.flow import Frame
 from scdfm.prior import LearnedPrior, Origins, fit_frame, learn_prior
 from scdfm.prior.kernel import every_target
 from scdfm.run import folder
-from scdfm.seeds import numpy_rng
+from scdfm.seeds import numpy_rng, torch_rng
 from scdfm.training.checkpoint import CHECKPOINTS
 from scdfm.training.inputs import Inputs
 
@@ -84,4 +84,10 @@ def _frame(cells: CellTable, names: Sequence[str], inputs: Inputs) -> Frame:
     controls = np.stack([cells.control_mean(names[place])[columns] for place in kept])
     conditions = np.repeat(np.arange(len(kept)), [len(rows[place]) for place in kept])
     drawn = in_memory(subset(cells.X, np.concatenate([rows[place] for place in kept]), columns))
-    return fit_frame(drawn.toarray().astype(np.float64) - means[conditions], conditions, means - controls)
+    return fit_frame(
+        drawn.toarray().astype(np.float64),
+        conditions,
+        means,
+        controls,
+        torch_rng(inputs.manifest.seed, "zeros"),
+    )
