@@ -191,7 +191,7 @@ def test_guidance_follows_its_equation() -> None:
             return -control
 
     noise = sample_source((M, G), rng())
-    still = SamplingConfig(steps=1, clamp=False)
+    still = SamplingConfig(steps=1, clamp=False, noise="independent")
 
     def end(weight: float) -> Tensor:
         sampling = still.model_copy(update={"guidance": weight})

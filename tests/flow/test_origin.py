@@ -14,7 +14,8 @@ def frame(n_genes: int = 6, spread: float = 0.3) -> Frame:
     rng = torch.Generator().manual_seed(0)
     loadings = torch.randn((n_genes, 2), generator=rng) * 0.4
     unique = (1 - (loadings**2).sum(1)).clamp(min=0.05).sqrt()
-    return Frame(0.5, torch.rand(n_genes, generator=rng) + 0.5, loadings, unique, spread)
+    deviation, scale = torch.rand((2, n_genes), generator=rng) + 0.5
+    return Frame(0.5, deviation, scale, loadings, unique, spread)
 
 
 def origin(n_conditions: int = 3) -> Origin:
@@ -58,22 +59,29 @@ def test_straightened_is_the_same_flow() -> None:
 
 
 def test_coordinates_there_and_back() -> None:
-    start, condition = origin(), torch.tensor([0, 2, 1, 2])
-    cells = torch.rand((4, 6), generator=torch.Generator().manual_seed(5))
-    torch.testing.assert_close(start.outward(start.inward(cells, condition), condition), cells)
-    torch.testing.assert_close(start.of(torch.tensor([1, 4])).inward(cells[:, [1, 4]], condition),
-                               start.inward(cells, condition)[:, [1, 4]])  # fmt: skip
+    """Expression above 0 comes back; a zero comes back as something at or below 0."""
+    rng, start, condition = torch.Generator().manual_seed(5), origin(), torch.tensor([0, 2, 1, 2])
+    cells = (torch.rand((4, 6), generator=rng) - 0.3).clamp(min=0)
+    uniform = torch.rand((4, 6), generator=rng)
+    residuals = start.inward(cells, condition, uniform)
+    back = start.outward(residuals, condition)
+    torch.testing.assert_close(back.clamp(min=0), cells)
+    assert (back[cells == 0] <= 1e-6).all()
+    some = torch.tensor([1, 4])
+    part = start.of(some).inward(cells[:, some], condition, uniform[:, some])
+    torch.testing.assert_close(part, residuals[:, some])
 
 
 def test_noise_has_the_frame_s_law() -> None:
-    """Covariance of the residuals: σσᵀ ⊙ (ΛΛᵀ + ψ²) + τ² · shift shiftᵀ / size²."""
+    """Covariance of the residuals: ddᵀ ⊙ (ΛΛᵀ + ψ² + τ² · shift shiftᵀ / σσᵀ)."""
     start, n = origin(1), 200_000
     drawn = sample_normal((n, start.width), torch.Generator().manual_seed(6))
     r = start.noise(drawn, torch.zeros(n, dtype=torch.long)).double()
     f = start.frame
-    expected = torch.outer(f.deviation, f.deviation) * (f.loadings @ f.loadings.T + (f.unique**2).diag())
-    expected = expected + (f.spread / f.size) ** 2 * torch.outer(start.shift[0], start.shift[0])
-    np.testing.assert_allclose(np.cov(r.numpy().T), expected.numpy(), atol=0.03)
+    shift = start.shift[0] / f.scale
+    expected = f.loadings @ f.loadings.T + (f.unique**2).diag() + f.spread**2 * torch.outer(shift, shift)
+    expected = torch.outer(f.deviation, f.deviation) * expected
+    np.testing.assert_allclose(np.cov(r.numpy().T), expected.numpy(), atol=0.05)
     np.testing.assert_allclose(r.mean(0).numpy(), 0, atol=0.02)
 
 

@@ -1,53 +1,80 @@
-"""The frame finds deviations, factors and strength of response that made the residuals."""
+"""The frame finds deviations, factors and strength of response that made the cells."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from scdfm.flow import Frame
 from scdfm.prior import fit_frame
 
 
-def residuals(seed: int = 0, spread: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    n, genes = 3000, 120
+def fitted(values: np.ndarray, codes: np.ndarray, means: np.ndarray, controls: np.ndarray) -> Frame:
+    return fit_frame(values, codes, means, controls, torch.Generator().manual_seed(0))
+
+
+def screen(
+    level: float, spread: float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Censored cells of five conditions around `level`, with two common factors."""
+    rng = np.random.default_rng(0)
+    n, genes = 4000, 120
     loadings = rng.normal(size=(genes, 2)) * np.array([0.5, 0.3])
-    deviation = rng.uniform(0.2, 1.0, genes)
-    shifts = rng.normal(size=(5, genes))
+    loadings *= np.minimum(1, 0.9 / np.linalg.norm(loadings, axis=1, keepdims=True))
+    sigma = rng.uniform(0.2, 1.0, genes)
+    controls = np.full(genes, level)
+    shifts = 0.5 * rng.normal(size=(5, genes))
     codes = rng.integers(5, size=n)
     standard = rng.normal(size=(n, 2)) @ loadings.T
-    standard += rng.normal(size=(n, genes)) * np.sqrt(1 - np.minimum((loadings**2).sum(1), 0.9))
-    values = standard * deviation + spread * rng.normal(size=(n, 1)) * shifts[codes]
-    return values, codes, shifts, deviation
+    standard += rng.normal(size=(n, genes)) * np.sqrt(1 - (loadings**2).sum(1))
+    strength = 1 + spread * rng.normal(size=(n, 1))
+    values = np.maximum(controls + strength * shifts[codes] + sigma * standard, 0)
+    means = np.stack([values[codes == code].mean(0) for code in range(5)])
+    return values, codes, means, controls, sigma
 
 
 def test_deviations_and_factors() -> None:
-    values, codes, shifts, _ = residuals()
-    frame = fit_frame(values, codes, shifts)
-    assert frame.size == pytest.approx(np.sqrt((values**2).mean()))
-    np.testing.assert_allclose(frame.size * frame.deviation, values.std(0), rtol=0.01)
+    """High expression, nothing censored: deviations and correlations of the cells themselves."""
+    values, codes, means, controls, sigma = screen(level=8.0)
+    frame = fitted(values, codes, means, controls)
+    residuals = values - means[codes]
+    assert frame.size == pytest.approx(np.sqrt((residuals**2).mean()), rel=1e-5)
+    np.testing.assert_allclose(frame.scale, sigma, rtol=0.05)
+    np.testing.assert_allclose(frame.size * frame.deviation, residuals.std(0), rtol=0.01)
     assert frame.loadings.shape == (120, 2)
     made = (frame.loadings @ frame.loadings.T + (frame.unique**2).diag()).numpy()
     np.testing.assert_allclose(np.diag(made), 1, atol=1e-5)
-    np.testing.assert_allclose(made, np.corrcoef(values.T), atol=0.09)
-    assert frame.spread < 0.03
+    np.testing.assert_allclose(made, np.corrcoef(residuals.T), atol=0.1)
+    assert frame.spread < 0.05
+
+
+def test_latent_deviations_behind_zeros() -> None:
+    """Low expression, half of it zeros: the latent deviation is found, not that of what is left of it."""
+    values, codes, means, controls, sigma = screen(level=0.1)
+    frame = fitted(values, codes, means, controls)
+    assert (values == 0).mean() > 0.4
+    assert np.median(np.abs(frame.scale.numpy() / sigma - 1)) < 0.15
+    assert (frame.size * frame.deviation.numpy() < 0.9 * frame.scale.numpy()).mean() > 0.9
 
 
 def test_strength_of_response() -> None:
-    values, codes, shifts, _ = residuals(spread=0.25)
-    assert fit_frame(values, codes, shifts).spread == pytest.approx(0.25, abs=0.05)
+    values, codes, means, controls, _ = screen(level=8.0, spread=0.25)
+    assert fitted(values, codes, means, controls).spread == pytest.approx(0.25, abs=0.05)
 
 
 def test_noise_has_no_factors() -> None:
     rng = np.random.default_rng(1)
-    frame = fit_frame(rng.normal(size=(2000, 80)), np.zeros(2000, int), np.zeros((1, 80)))
+    values = 5 + rng.normal(size=(2000, 80))
+    frame = fitted(values, np.zeros(2000, int), values.mean(0)[None], np.full((1, 80), 5.0))
     assert frame.loadings.shape[1] <= 1
-    assert frame.spread == 0
+    assert frame.spread < 0.5
 
 
 def test_silent_genes_keep_a_readable_spread() -> None:
     rng = np.random.default_rng(2)
-    values = rng.normal(size=(200, 10)) * (np.arange(10) > 4)
-    frame = fit_frame(values, np.zeros(200, int), np.ones((1, 10)))
+    values = np.abs(rng.normal(size=(200, 10))) * (np.arange(10) > 4)
+    frame = fitted(values, np.zeros(200, int), values.mean(0)[None], np.ones((1, 10)))
     assert frame.deviation.min() == pytest.approx(0.02)
-    assert np.isfinite(frame.loadings.numpy()).all()
+    for part in (frame.scale, frame.loadings, frame.unique):
+        assert torch.isfinite(part).all()

@@ -73,12 +73,24 @@ def test_names_in_any_order_are_one_condition(run):
     ]
 
 
-def test_given_controls_equal_the_stored_ones(run, screen):
+def test_given_controls_are_drawn_as_the_stored_ones(run, screen):
     stored = run.controls.to_adata()
     full = screen[np.isin(screen.obs_names, stored.obs_names)].copy()
     given = run.predict(seed=2, controls=full[stored.obs_names])
-    assert (run.predict(seed=2).X != given.X).nnz == 0
+    assert list(given.obs["source_control"]) == list(run.predict(seed=2).obs["source_control"])
     assert given.uns["scdfm"]["controls"] == "given"
+
+
+def test_predictions_follow_the_mean_of_the_controls(run):
+    """The prior expects a shift from the controls at hand: where theirs is higher, so is the prediction."""
+    stored = run.controls.to_adata()
+    means = np.asarray(stored.X.mean(0)).ravel()
+    gene = int(means.argmax())
+    higher = stored.copy()
+    higher.X = stored.X.toarray()
+    higher.X[:, gene] += 0.5
+    change = run.predict(seed=2, controls=higher).X - run.predict(seed=2, controls=stored).X
+    assert float(change[:, gene].mean()) == pytest.approx(0.5, abs=0.1)
 
 
 def test_more_cells_than_controls_reuses_each_evenly(run):
