@@ -148,11 +148,7 @@ def test_a_peer_added_on_resume_stands_beside_the_model_on_common_genes(whole, c
     assert scored["CPA"] == scored["tiny"] == scored["no change"] > 0
     assert any(note.startswith("CPA, folds 0, 1: one file for all folds") for note in found.notes)
     both = found.differences[(found.differences["part"] == "all") & (found.differences["metric"] == "l2")]
-    assert (
-        both.set_index("model").loc["CPA", "improvement"]
-        > 0
-        > both.set_index("model").loc["tiny", "improvement"]
-    )
+    assert both.set_index("model").loc["CPA", "improvement"] > 0
     # all stand on the genes that screen, model and file share
     genes = set(ad.read_h5ad(run_before).var_names) & set(ad.read_h5ad(path).var_names)
     assert json.loads((found.path / "fold0" / "CPA" / "piece.json").read_text())["n_genes"] == len(genes)

@@ -20,7 +20,7 @@ from scdfm.errors import ConditionError, DataError
 from scdfm.flow import Origin, generate
 from scdfm.prior import Origins
 from scdfm.run.extrapolation import extrapolated
-from scdfm.run.folder import read_controls
+from scdfm.run.folder import CONTROLS, read_controls
 from scdfm.seeds import numpy_rng, torch_rng
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def predict(
     solved, kept = _solved_genes(run, genes)
     expression, cell_names = _expression(run, table, solved)
     own = {name: table.control_rows(name) for name in names}
-    start = _start(run, table, solved, controls is None)
+    start = _start(run, table, solved)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     field = run.field.to(device)
     blocks, sources = [], []
@@ -150,15 +150,14 @@ def _draw(n_controls: int, n_cells: int, rng: np.random.Generator) -> np.ndarray
     return np.concatenate(rounds)[:n_cells]
 
 
-def _start(run: Run, table: CellTable, genes: list[str], stored: bool) -> Callable[[str], Origin | None]:
+def _start(run: Run, table: CellTable, genes: list[str]) -> Callable[[str], Origin | None]:
     """Each condition's origin: the mean of its control cells plus the shift that the prior expects."""
     if run.config.flow.source != "prior":
         return lambda name: None
     columns, places = table.columns(genes), [run.genes.index(gene) for gene in genes]
     frame = run.frame.of(torch.tensor(places))
-    whole = (
-        stored and not run.manifest.conditions.covariates
-    )  # run.means rest on more cells than those stored
+    # run.means rest on more cells than those stored, but know no covariates.
+    whole = not run.manifest.conditions.covariates and _is_stored(run, table)
 
     def origin(name: str) -> Origin:
         control = run.means.loc[CONTROL].to_numpy()[places] if whole else table.control_mean(name)[columns]
@@ -167,6 +166,13 @@ def _start(run: Run, table: CellTable, genes: list[str], stored: bool) -> Callab
         return Origins.around(frame, {name: control}, {name: shift}).of([name])
 
     return origin
+
+
+def _is_stored(run: Run, table: CellTable) -> bool:
+    """Whether these are the control cells that the run stores."""
+    if CONTROLS not in run.manifest.digests:
+        return False
+    return table is run.controls or table.digest() == run.controls.digest()
 
 
 def _population(
