@@ -13,10 +13,13 @@ import anndata as ad
 import h5py
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from bad_input.bench import Bench, Case, truncated
 
 CONTROLS, FEATURES = "controls.h5ad", "features.safetensors"
+PRIOR, FRAME = "prior.safetensors", "frame.safetensors"
 
 
 def manifest(**values: Any) -> Callable[[Bench], Sequence[Any]]:
@@ -153,6 +156,57 @@ def designed_files(change: Callable[[Path], Any], sign: bool = False) -> Callabl
     """`scdfm predict` on the run of every column whose files were changed."""
     return lambda bench: bench.predict(run=bench.run_with(change, sign, bench.designed_run))
 
+
+def prior(change: Callable[[dict[str, Any]], Any]) -> Callable[[Bench], Sequence[Any]]:
+    """`scdfm predict` on a run whose prior has other arrays, its words kept, digests with them."""
+
+    def edit(run: Path) -> None:
+        with safe_open(run / PRIOR, framework="pt") as handle:
+            words, found = handle.metadata(), {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        change(found)
+        save_file(found, run / PRIOR, metadata=words)
+
+    return files(edit, sign=True)
+
+
+def frame(change: Callable[[dict[str, Any]], Any]) -> Callable[[Bench], Sequence[Any]]:
+    """`scdfm predict` on a run whose frame has other tensors, digests with them."""
+    return tensors(change, FRAME)
+
+
+def less(name: str) -> Callable[[dict[str, Any]], Any]:
+    """One row of a tensor less."""
+    return lambda found: found.update({name: found[name][1:].contiguous()})
+
+
+PRIORS = [
+    *(Case(f"{name}: {what}", files(change, sign), words)
+      for name in ("prior.safetensors", "frame.safetensors")
+      for what, change, sign, words in (
+          ("missing", lambda run, name=name: (run / name).unlink(), False, f"{name} is missing"),
+          ("cut short", lambda run, name=name: truncated(run / name), False, "digest differs"),
+          ("cut short and signed", lambda run, name=name: truncated(run / name), True, f"{name} cannot be read as"),
+          ("empty and signed", lambda run, name=name: truncated(run / name, 0), True, f"{name} cannot be read as"),
+          ("the weights", lambda run, name=name: shutil.copy(run / "weights.safetensors", run / name), True, name),
+      )),
+    Case("prior: of a run that differs by its seed alone", swapped(PRIOR), None),
+    Case("frame: of another run", swapped(FRAME), "frame.safetensors is not the file of this run"),
+    Case("prior: the frame", files(lambda run: shutil.copy(run / FRAME, run / PRIOR), True), "cannot be read as a prior"),
+    Case("frame: the prior", files(lambda run: shutil.copy(run / PRIOR, run / FRAME), True),
+         "tensor '.*' is (unknown|missing)"),
+    Case("prior: no digest", edited(lambda m: m["digests"].pop(PRIOR)), "does not list prior.safetensors"),
+    Case("frame: no digest", edited(lambda m: m["digests"].pop(FRAME)), "does not list frame.safetensors"),
+    *(Case(f"prior: a row of {name} less", prior(less(name)), "cannot be read as a prior .*expected")
+      for name in ("dual", "own_dual", "components", "responses", "noise", "axes", "powers", "profiles", "descriptors")),
+    Case("prior: dual NaN", prior(lambda t: t["dual"].fill_(float("nan"))), "'dual' is .* finite"),
+    Case("prior: no dual", prior(lambda t: t.pop("dual")), "cannot be read as a prior"),
+    *(Case(f"frame: a row of {name} less", frame(less(name)), f"tensor '{name}' is torch.float.*expected")
+      for name in ("deviation", "scale", "loadings", "unique", "size_and_spread")),
+    Case("frame: no loadings", frame(lambda t: t.pop("loadings")), "tensor 'loadings' is missing"),
+    Case("frame: a scale of 0", frame(lambda t: t["scale"].zero_()), "'scale' holds values that no spread has"),
+    Case("frame: float64", frame(lambda t: t.update(scale=t["scale"].double())), "tensor 'scale' is torch.float64"),
+    Case("frame: NaN", frame(lambda t: t["unique"].fill_(float("nan"))), "'unique' holds values that no spread has"),
+]  # fmt: skip
 
 DESIGNED = [
     Case("a good run of every column", lambda bench: bench.predict(run=bench.designed_run), None),

@@ -12,7 +12,7 @@ from bad_input.bench import Bench, Case
 
 CASES = [
     *screens.FORMS, *screens.REFUSED, *designs.COLUMNS, *designs.FEATURES, *options.CASES, *runs.CASES,
-    *runs.DESIGNED, *commands.INSPECTED, *commands.SCREENED, *commands.PREDICTED, *commands.CASES,
+    *runs.DESIGNED, *runs.PRIORS, *commands.INSPECTED, *commands.SCREENED, *commands.PREDICTED, *commands.CASES,
 ]  # fmt: skip
 
 

@@ -135,15 +135,38 @@ class EffectPrior:
                 arrays = {name: handle.get_tensor(name) for name in (*_ARRAYS, *_KERNEL_ARRAYS)}
             named: dict[str, Any] = {name: _tuples(value) for name, value in words["kernel"].items()}
             kernel = ConditionKernel(**named, **{name: arrays.pop(name) for name in _KERNEL_ARRAYS})
-            return cls(
+            prior = cls(
                 kernel,
                 Weights(**words["weights"]),
                 tuple(words["conditions"]),
                 tuple(words["genes"]),
                 **arrays,
             )
+            prior._check()
+            return prior
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} cannot be read as a prior ({error}); restore it or fit again") from error
+
+    def _check(self) -> None:
+        """ValueError unless every array has the shape that its names ask for, and finite values."""
+        n, n_genes, n_targets = len(self.conditions), len(self.genes), len(self.kernel.targets)
+        n_own, n_components = len(self.own), len(self.noise)
+        shapes = {
+            "dual": (n, n_genes), "own": (n_own,), "own_dual": (n, n_own), "components": (n_components, n_genes),
+            "responses": (n_components, n_genes), "noise": (n_components,), "scale": (n_components,), "axes": (n, n),
+            "powers": (n,), "profiles": (n_targets, None), "descriptors": (n_targets, None),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            found = getattr(self.kernel if name in _KERNEL_ARRAYS else self, name)
+            fits = found.ndim == len(shape) and all(
+                a in (b, None) for b, a in zip(found.shape, shape, strict=True)
+            )
+            if not fits or not np.isfinite(found).all():
+                raise ValueError(
+                    f"'{name}' is {found.dtype} {list(found.shape)}, expected {list(shape)}, finite"
+                )
+        if self.own.dtype.kind != "i" or (n_own and not 0 <= self.own.min() <= self.own.max() < n_genes):
+            raise ValueError("'own' leads beyond the genes")
 
 
 _ARRAYS = ("dual", "own", "own_dual", "components", "responses", "noise", "scale", "axes", "powers")

@@ -80,6 +80,7 @@ class Run:
             raise RunError(f"run {path} is not finished; continue it with fit --resume")
         needed = {WEIGHTS, GRAPH} if manifest.config.graph.enabled else {WEIGHTS}
         needed |= set() if manifest.features is None else {FEATURES}
+        needed |= {PRIOR, FRAME} if manifest.config.flow.source == "prior" else set()
         if lacking := sorted(needed - manifest.digests.keys()):
             raise RunError(
                 f"run {path} is incomplete: the manifest does not list {lacking[0]}; {checks.REMEDY}"
@@ -145,7 +146,12 @@ class Run:
             raise RunError(
                 f"run {self.path} has no prior: it was not fitted with flow.source = 'prior'; fit again"
             )
-        return EffectPrior.load(self.path / PRIOR)
+        prior = EffectPrior.load(self.path / PRIOR)
+        if list(prior.genes) != self.genes:
+            raise RunError(
+                f"{self.path / PRIOR}: its genes are not the {len(self.genes)} genes of the run; {checks.REMEDY}"
+            )
+        return prior
 
     def knowing(self, conditions: Sequence[str]) -> EffectPrior:
         """The prior with places for the targets of `conditions`, described by the run's features."""
@@ -154,7 +160,7 @@ class Run:
     @functools.cached_property
     def frame(self) -> Frame:
         """The spread of training cells around their condition's mean."""
-        return read_frame(self.path / FRAME)
+        return read_frame(self.path / FRAME, len(self.genes))
 
     @property
     def log(self) -> pd.DataFrame:
@@ -316,9 +322,9 @@ def write_frame(path: Path, frame: Frame) -> None:
     write_tensors(path, arrays | {"size_and_spread": numbers})
 
 
-def read_frame(path: Path) -> Frame:
-    """The frame of `write_frame`."""
-    tensors = read_tensors(path)
+def read_frame(path: Path, n_genes: int) -> Frame:
+    """The frame of `write_frame`, over `n_genes` genes."""
+    tensors = checks.frame_of(read_tensors(path), n_genes, path)
     size, spread = tensors.pop("size_and_spread").tolist()
     return Frame(size=size, spread=spread, **tensors)
 

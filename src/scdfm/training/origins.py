@@ -47,7 +47,8 @@ def read_origins(split: Split, inputs: Inputs, out: Path) -> Origins:
     """The origins that `write_origins` left in the run folder."""
     tensors = folder.read_tensors(out / CHECKPOINTS / ORIGINS)
     names = (*split.train, *split.validation, *inputs.manifest.control_populations)
-    return Origins(folder.read_frame(out / folder.FRAME), names, tensors["centre"], tensors["shift"])
+    frame = folder.read_frame(out / folder.FRAME, len(inputs.panel.genes))
+    return Origins(frame, names, tensors["centre"], tensors["shift"])
 
 
 def _learned(cells: CellTable, names: Sequence[str], inputs: Inputs) -> LearnedPrior:
