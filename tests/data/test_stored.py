@@ -88,7 +88,7 @@ def test_slices_views_sums_and_copies(path: Path) -> None:
     expected = memory.X[0:100:2][:, 5:60:5]
     assert view.shape == expected.shape
     equal(view.compacted()[:], expected)
-    assert view.sum() == pytest.approx(expected.sum(dtype=np.float64), rel=1e-12)
+    assert view.sum() == pytest.approx(expected.astype(np.float64).sum(), rel=1e-12)
     equal(stacked(view, expected)[:], sp.csr_matrix(sp.vstack([expected, expected])))
     with pytest.raises(TypeError, match="rows first"):
         disk.X[np.arange(3), np.arange(3)]
