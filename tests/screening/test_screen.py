@@ -236,7 +236,11 @@ def test_triples(run, tmp_path):
     [
         ({"cells": 1}, DataError, "cells per condition: expected at least 2, found 1"),
         ({"rank_by": "fame"}, ConfigError, "--rank-by fame: expected effect"),
-        ({"rank_by": "toward:nowhere.h5ad"}, DataError, "nowhere.h5ad: there is no such file"),
+        (
+            {"rank_by": "toward:nowhere.h5ad"},
+            DataError,
+            "nowhere.h5ad does not exist; expected an .h5ad file or a .zarr store: check the path",
+        ),
         ({"targets": ["nobody", "G001"]}, ConditionError, "target 'nobody'"),
         ({"propose": -1}, ConfigError, "propose -1"),
     ],
