@@ -90,7 +90,7 @@ def write_page(
         [
             f"# {title}", "", f"`{command}` (scdfm {scdfm.__version__})", "", text, "",
             markdown(summary, metrics, intervals=True), "",
-            "Paired by condition; positive is better:", "", _gaps(paired, metrics), "",
+            "Paired by condition; positive is better:", "", gaps_table(paired, metrics), "",
         ]
     )  # fmt: skip
     path = args.results / f"{name}{'' if args.size == 'full' else '_small'}.md"
@@ -100,7 +100,7 @@ def write_page(
     return path
 
 
-def _gaps(paired: pd.DataFrame, metrics: Sequence[str]) -> str:
+def gaps_table(paired: pd.DataFrame, metrics: Sequence[str]) -> str:
     """Paired differences as a Markdown table: one row per pair, one column per metric."""
     lines = ["| model | against | " + " | ".join(metrics) + " |", "|---|---|" + "---:|" * len(metrics)]
     for (model, other), part in paired.groupby(["model", "against"], sort=False):

@@ -1,0 +1,164 @@
+"""The presets beside every simple rule, on the screens and splits that decide: means, and paired differences.
+
+    python benchmarks/accuracy.py NORMAN_LIKE.h5ad [--norman PERTURBENCH.h5ad] [--size small] [--parts additive,holdout]
+
+NORMAN_LIKE is a screen of singles and doubles, log1p, obs column `perturbation`; PERTURBENCH holds real Norman cells
+(`dataset == "norman19"`). Parts: additive (folds 0-4), additive-paper (the same under protocol `paper`), holdout (12 unseen
+targets, folds 0-2), combinations (folds 0-1), norman (real cells, five composed doubles), simulated (three screens
+with strong interactions). Every fit is a piece that is kept in --out, and an interrupted one goes on: repeat the
+command, or give it --parts and --seeds, in pieces as short as they have to be. `--size small` has 300 genes
+and a narrow model; there, `paper` keeps the published objective (noise source, one condition a step, uniform times, no
+averaging) at the small model's width, steps and learning rate, since 5e-5 learns nothing in so few steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import scdfm
+from norman_subset import TEST
+from scdfm.benchmarking import Benchmark, Contender
+from scdfm.evaluation import LOWER_IS_BETTER
+from scdfm.files import write_text
+from scdfm.report import markdown
+from screens import RESULTS, gaps, gaps_table, pooled
+
+METRICS = (
+    "l2", "mse", "mae", "pearson_delta", "ds", "de_spearman", "pearson_delta_hat", "pearson_delta_hat_20", "energy",
+    "variance_error", "zero_fraction_error", "wasserstein",
+)  # fmt: skip
+NARROW: dict[str, Any] = {
+    "panel": {"n_genes": 300},
+    "model": {"width": 32, "heads": 2, "layers": 2},
+    "flow": {"genes_per_step": 100},
+    "training": {"max_steps": 600, "validate_every": 600},
+    "sampling": {"cells": 128, "steps": 2},
+}
+NARROW_PAPER: dict[str, Any] = {
+    **NARROW,
+    "model": {**NARROW["model"], "dropout": 0.0},
+    "training": {"max_steps": 600, "cells_per_condition": 48, "learning_rate": 1e-3},
+    "sampling": {"cells": 128, "dropout": False},
+}
+
+
+def contenders(size: str, max_steps: int | None) -> list[Contender]:
+    """The presets `default` and `paper` at a size."""
+    default, paper = scdfm.Config.preset("default"), scdfm.Config.preset("paper")
+    if size == "small":
+        default, paper = default.updated(NARROW), paper.updated(NARROW_PAPER)
+    if max_steps:
+        default, paper = (
+            config.updated({"training": {"max_steps": max_steps, "validate_every": max_steps}})
+            for config in (default, paper)
+        )
+    return [Contender("default", default), Contender("paper", paper)]
+
+
+def studies(args: argparse.Namespace, models: list[Contender]) -> dict[str, Callable[[], list[Benchmark]]]:
+    """What each part runs."""
+
+    def on(cells: Any, split: Any, folds: Sequence[int], name: str, protocol: Any = "scdfm") -> Benchmark:
+        return scdfm.benchmark(
+            cells,
+            split,
+            folds,
+            range(args.seeds),
+            out=args.out / name,
+            models=models,
+            protocol=protocol,
+            resume=True,
+        )
+
+    def simulated() -> list[Benchmark]:
+        return [
+            on(
+                scdfm.read_cells(scdfm.simulate(interaction="strong", seed=seed)),
+                "additive",
+                [0],
+                f"simulated{seed}",
+            )
+            for seed in range(3)
+        ]
+
+    def norman() -> list[Benchmark]:
+        if args.norman is None:
+            sys.exit("part 'norman' needs the real cells: --norman PERTURBENCH.h5ad")
+        cells = scdfm.read_cells(args.norman, subset={"dataset": "norman19"})
+        train = tuple(name for name in cells.conditions if name not in {"control", *TEST})
+        return [on(cells, scdfm.Split("composed doubles", 0, train, (), TEST), [0], "norman")]
+
+    return {
+        "additive": lambda: [on(args.screen, "additive", range(5), "additive")],
+        "additive-paper": lambda: [on(args.screen, "additive", range(5), "additive-paper", "paper")],
+        "holdout": lambda: [on(args.screen, "holdout", range(3), "holdout")],
+        "combinations": lambda: [on(args.screen, "combinations", range(2), "combinations")],
+        "norman": norman,
+        "simulated": simulated,
+    }
+
+
+def section(name: str, found: list[Benchmark]) -> str:
+    """One part as Markdown: means with intervals, then paired differences, positive where the preset is better."""
+    models = [contender.name for contender in found[0].plan.contenders]
+    if len(found) == 1:
+        summary = found[0].summary[found[0].summary["part"] == "all"]
+        paired = gaps(found[0].scores[found[0].scores["beside"] == ""], models)
+    else:
+        summary, paired = pooled([one.scores for one in found], models)
+    metrics = [metric for metric in METRICS if metric in set(summary["metric"])]
+    return "\n".join(
+        [f"## {name}", "", markdown(summary, metrics, intervals=True), "", "Paired by condition; positive is better:", "",
+         gaps_table(paired, metrics), "", half_way(summary, metrics), ""]
+    )  # fmt: skip
+
+
+def half_way(summary: pd.DataFrame, metrics: Sequence[str]) -> str:
+    """How far `default` stands between ridge (0) and the ceiling (1), by metric."""
+    means = summary.pivot_table(index="model", columns="metric", values="mean")
+    if not {"default", "ridge", "ceiling"} <= set(means.index):
+        return ""
+    way = (means.loc["default"] - means.loc["ridge"]) / (means.loc["ceiling"] - means.loc["ridge"])
+    shares = ", ".join(f"{metric} {way[metric]:.2f}" for metric in metrics if pd.notna(way.get(metric)))
+    return f"Way of `default` from ridge (0) to the ceiling (1): {shares}."
+
+
+def main() -> None:
+    """Run the parts asked for; write one page."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("screen", type=Path)
+    options.add_argument("--norman", type=Path)
+    options.add_argument("--size", choices=("full", "small"), default="full")
+    options.add_argument("--parts", help="parts, separated by commas (default: all)")
+    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--max-steps", type=int)
+    options.add_argument("--out", type=Path)
+    options.add_argument("--results", type=Path, default=RESULTS)
+    args = options.parse_args()
+    args.out = args.out or Path(f"runs/accuracy-{args.size}")
+    models = contenders(args.size, args.max_steps)
+    known = studies(args, models)
+    parts = (
+        args.parts.split(",") if args.parts else [name for name in known if name != "norman" or args.norman]
+    )
+    if unknown := [name for name in parts if name not in known]:
+        options.error(f"part '{unknown[0]}': expected some of {', '.join(known)}")
+    command = " ".join(["python", "benchmarks/accuracy.py", *sys.argv[1:]])
+    arrows = ", ".join(f"{metric} {'down' if metric in LOWER_IS_BETTER else 'up'}" for metric in METRICS)
+    pages = [f"# Accuracy ({args.size})\n\n`{command}` (scdfm {scdfm.__version__})\n\nBetter is: {arrows}.\n"]
+    for name in parts:
+        pages.append(section(name, known[name]()))
+        write_text(args.results / f"accuracy_{args.size}.md", "\n".join(pages))
+    print("\n".join(pages))
+
+
+if __name__ == "__main__":
+    main()
