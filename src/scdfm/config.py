@@ -194,7 +194,8 @@ class SamplingConfig(Section):
     """Cells per condition unless asked otherwise."""
     solver: Literal["euler", "midpoint", "rk4", "dopri5"] = "rk4"
     """`rk4` is the 3/8 rule. `dopri5` chooses its own steps and takes `tolerance` instead of `steps`."""
-    steps: Count = 4
+    steps: Count = 2
+    """Solver steps; 2 of `rk4` are 8 evaluations. From the noise source take 4."""
     tolerance: Positive = 1e-4
     genes: Literal["chunks", "joint"] = "chunks"
     """`chunks` solves random sets of T genes, the law of training; `joint` solves the panel at once (published)."""
