@@ -15,6 +15,8 @@ from scdfm.prior import learn as module
 
 TARGETS = [f"T{i:02d}" for i in range(16)]
 GENES = [f"G{i}" for i in range(60)]
+CELL_VARIANCE = np.full(60, 0.04)
+"""That of means of 100 cells is then 0.02², as the screens below have it."""
 
 
 def screen(
@@ -35,7 +37,7 @@ def screen(
 def learned(shifts: dict[str, np.ndarray], without: list[str], **options: Any) -> module.LearnedPrior:
     names = [name for name in shifts if name not in without]
     return learn_prior(
-        names, np.array([shifts[name] for name in names]), [100] * len(names), GENES, **options
+        names, np.array([shifts[name] for name in names]), [100] * len(names), CELL_VARIANCE, GENES, **options
     )
 
 
@@ -77,25 +79,41 @@ def test_leave_one_out_is_what_the_others_let_expect() -> None:
             assert left_out[i, j] == pytest.approx(alone, rel=1e-7)
 
 
-def test_noise_is_the_most_likely() -> None:
-    """λ and s of a component maximise its Gaussian log density, checked against scipy."""
-    from scipy.stats import multivariate_normal
+def test_noise_is_the_most_probable() -> None:
+    """λ and s of a component maximise its Gaussian log density and that of log u = log(s λ / m), checked against scipy."""
+    from scipy.stats import multivariate_normal, norm
 
     rng = np.random.default_rng(2)
     root = rng.normal(size=(15, 15))
     covariance, noise = root @ root.T / 15, rng.uniform(0.5, 2, 15)
     values = rng.multivariate_normal(np.zeros(15), 3 * (covariance + 0.4 * np.diag(noise)), size=2).T
     powers, squared, _ = module._whitened(covariance, noise, values)
-    _, levels, scales = module._best_noise(powers, squared)
+    measured = np.array([1.0, 0.01])
+    _, levels, scales = module._best_noise(powers, squared, measured)
 
     def density(level: float, scale: float, j: int) -> float:
-        return float(
-            multivariate_normal.logpdf(values[:, j], cov=scale * (covariance + level * np.diag(noise)))
+        likelihood = multivariate_normal.logpdf(
+            values[:, j], cov=scale * (covariance + level * np.diag(noise))
         )
+        excess = np.log(scale * level / measured[j])
+        return float(likelihood + norm.logpdf(excess, scale=module.EXCESS_WIDTH))
 
     for j in range(2):
-        best = max(density(level, factor * scales[j], j) for level in module.NOISE for factor in (0.5, 1, 2))
-        assert density(levels[j], scales[j], j) >= best - 1e-6
+        near = [factor * scales[j] for factor in (0.5, 0.8, 1.25, 2)]
+        best = max(density(level, scale, j) for level in module.NOISE for scale in near)
+        assert density(levels[j], scales[j], j) > best - 0.05
+    assert scales[1] * levels[1] < scales[0] * levels[0]
+
+
+def test_few_conditions_trust_what_was_measured() -> None:
+    """Doubles whose singles were measured once, in a screen too small to tell how noisy it is: better than their sum."""
+    shifts, _ = screen(noise=0.05)
+    singles, known = TARGETS[:8], ["T00+T01", "T02+T03", "T08+T09", "T10+T11", "T12+T13"]
+    test = [f"{a}+{b}" for a, b in itertools.combinations(singles, 2) if f"{a}+{b}" not in known]
+    names = [*singles, *known]
+    values = np.array([shifts[name] for name in names])
+    prior = learn_prior(names, values, [100] * len(names), np.full(60, 100 * 0.05**2), GENES).prior
+    assert error(prior.predict(test), shifts, test) < error(additive(shifts, test), shifts, test)
 
 
 def test_left_out_conditions_are_not_copied() -> None:
@@ -126,7 +144,7 @@ def test_own_expression_is_kept() -> None:
     shifts = rng.normal(size=(20, 2)) @ rng.normal(size=(2, 60)) * 0.1
     shifts[np.arange(20), np.arange(20)] += 4.0
     doubles = [shifts[int(a[1:])] + shifts[int(b[1:])] for a, b in (name.split("+") for name in names[20:])]
-    prior = learn_prior(names, np.vstack([shifts, doubles]), [200] * len(names), GENES).prior
+    prior = learn_prior(names, np.vstack([shifts, doubles]), [200] * len(names), CELL_VARIANCE, GENES).prior
     expected = prior.predict(["G1+G5"])[0]
     assert expected[1] > 3
     assert expected[5] > 3
@@ -145,7 +163,9 @@ def test_features_carry_unseen_targets() -> None:
     real = np.array([shifts[name] for name in unseen])
 
     def unseen_error(given: dict[str, np.ndarray]) -> float:
-        prior = learn_prior(seen, values, [50] * len(seen), GENES, given).prior.knowing(unseen, given)
+        prior = learn_prior(seen, values, [50] * len(seen), CELL_VARIANCE, GENES, given).prior.knowing(
+            unseen, given
+        )
         return float(np.linalg.norm(prior.predict(unseen) - real, axis=1).mean())
 
     mean = float(np.linalg.norm(values.mean(0) - real, axis=1).mean())
@@ -160,7 +180,7 @@ def test_doses_grow_from_nothing() -> None:
     doses = [0.1, 1.0, 10.0]
     names = [f"{drug}@{dose:g}" for drug in effect for dose in doses]
     shifts = np.array([effect[n[0]] * np.log1p(float(n[2:])) + 0.01 * rng.normal(size=60) for n in names])
-    prior = learn_prior(names, shifts, [100] * len(names), GENES).prior
+    prior = learn_prior(names, shifts, [100] * len(names), CELL_VARIANCE, GENES).prior
     sizes = np.linalg.norm(prior.predict([f"A@{dose:g}" for dose in (0, 0.1, 0.5, 1, 3, 10)]), axis=1)
     assert sizes[0] == 0
     assert (np.diff(sizes) > 0).all()
@@ -192,19 +212,24 @@ def test_few_conditions(n: int) -> None:
     """A handful of conditions is little to learn from, but no error."""
     rng = np.random.default_rng(6)
     names = ["A", "B", "A+B"][:n]
-    prior = learn_prior(names, rng.normal(size=(n, 60)), [5] * n, GENES).prior
+    prior = learn_prior(names, rng.normal(size=(n, 60)), [5] * n, CELL_VARIANCE, GENES).prior
     assert np.isfinite(prior.predict(["A+B", "A+C"])).all()
     assert np.isfinite(prior.uncertainty(["A+B", "A+C"])).all()
 
 
 def test_no_shift_at_all() -> None:
-    prior = learn_prior(["A", "B", "A+B"], np.zeros((3, 60)), [5] * 3, GENES).prior
+    prior = learn_prior(["A", "B", "A+B"], np.zeros((3, 60)), [5] * 3, CELL_VARIANCE, GENES).prior
     assert not prior.predict(["A", "A+B", "C"]).any()
 
 
 @pytest.mark.parametrize(
-    ("names", "shape", "counts"), [([], (0, 60), []), (["A"], (2, 60), [1]), (["A"], (1, 60), [])]
-)
-def test_shapes_are_checked(names: list[str], shape: tuple[int, int], counts: list[int]) -> None:
+    ("names", "shape", "counts", "n_variances"),
+    [
+        ([], (0, 60), [], 60), (["A"], (2, 60), [1], 60), (["A"], (1, 60), [], 60), (["A"], (1, 60), [1], 59),
+    ],
+)  # fmt: skip
+def test_shapes_are_checked(
+    names: list[str], shape: tuple[int, int], counts: list[int], n_variances: int
+) -> None:
     with pytest.raises(DataError, match=r"prior: expected the shifts of \d conditions × 60 genes"):
-        learn_prior(names, np.zeros(shape), counts, GENES)
+        learn_prior(names, np.zeros(shape), counts, np.ones(n_variances), GENES)

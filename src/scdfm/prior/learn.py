@@ -2,8 +2,10 @@
 
 The shifts Y [n, G] are written in their principal components, Y = Z V. Component j is z_j ~ N(0, s_j (K + λ_j W)), with
 the covariance K of `scdfm.prior.kernel`, common to all, and W = diag(1/cells) / mean, the relative noise of the
-measured means. The weights of K and each λ_j maximise the marginal likelihood (Rasmussen & Williams 2006, eq. 5.8,
-with s_j at its optimum); so components that are noise are predicted as 0, and no test condition takes part.
+measured means. The weights of K, each s_j and each λ_j maximise the posterior: the marginal likelihood (Rasmussen &
+Williams 2006, eq. 5.8) times what is expected before. The noise s_j λ_j is that of averaging cells, m_j = Σ_g V_jg² var_g
+/ cells, times a factor u_j around 1 (log-normal), which many conditions can override and few cannot; the weights lie
+around EXPECTED: pairs mostly add up, unless the screen says otherwise. No test condition takes part.
 A target's own expression lies outside of the common components: it takes the noise of the leading ones.
 """
 
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh, svd
@@ -28,12 +30,18 @@ LEADING = 40
 MOST_CONDITIONS = 600
 """Conditions that take part in that choice, evenly over their order; all of them predict."""
 UNCERTAIN_COMPONENTS = 64
-NOISE = np.exp(np.linspace(-6, 6, 37))
+NOISE = np.exp(np.linspace(-8, 6, 43))
 """Candidates for λ."""
+EXCESS = np.exp(np.linspace(-2, 10, 37))
+"""Candidates for u, the noise of a component over that of averaging cells."""
+EXCESS_WIDTH = 1.0
+"""Standard deviation of log u."""
 PROFILE_LENGTH2 = 3.0
 """Squared length of the profile kernel, in medians of the squared distances between targets."""
-SHRINKAGE = 1e-3
-"""A weak pull of the log weights to 0, for screens too small to tell them."""
+EXPECTED = {"shared": 0.1, "similar": 0.3, "several": 0.1, "pair": 0.3}
+"""Weights before any shift is seen, relative to the same target."""
+PULL = 0.3
+"""What a squared step of a log weight away from them costs, in the log likelihood of one component."""
 
 
 class LearnedPrior(NamedTuple):
@@ -47,22 +55,27 @@ def learn_prior(
     conditions: Sequence[str],
     shifts: Floats,
     n_cells: Sequence[int],
+    variances: Floats,
     genes: Sequence[str],
     features: Mapping[str, Floats] | None = None,
 ) -> LearnedPrior:
     """Learn from the mean `shifts` [n, G] (log1p, against the matched controls) of n perturbed `conditions`.
 
-    n_cells: cells behind each mean. features: a row [F] for each target that has one; with them targets are alike
-    that have like features, without them those that answer alike as genes. Raises DataError when shapes disagree.
+    n_cells: cells behind each mean. variances [G]: of cells around their condition's mean. features: a row [F] for each
+    target that has one; with them targets are alike that have like features, without them those that answer alike as
+    genes. Raises DataError when shapes disagree.
     """
     names = tuple(map(canonical, conditions))
-    if not names or np.shape(shifts) != (len(names), len(genes)) or len(n_cells) != len(names):
+    shape, found = (len(names), len(genes)), np.shape(shifts)
+    if not names or found != shape or len(n_cells) != len(names) or np.shape(variances) != shape[1:]:
         raise DataError(
-            f"prior: expected the shifts of {len(names)} conditions × {len(genes)} genes and their cell counts, at "
-            f"least one, found {np.shape(shifts)} and {len(n_cells)}; give one row and one count for each condition"
+            f"prior: expected the shifts of {len(names)} conditions × {len(genes)} genes, their cell counts, at least "
+            f"one, and the genes' variances, found {found}, {len(n_cells)} and {np.shape(variances)}; give one row and one "
+            "count for each condition and one variance for each gene"
         )
     cells = np.maximum(np.asarray(n_cells, dtype=np.float64), 1)
-    screen = _Screen.of(names, np.asarray(shifts, dtype=np.float64), cells.mean() / cells, tuple(genes))
+    noise = np.asarray(variances, dtype=np.float64) * float((1 / cells).mean())
+    screen = _Screen.of(names, np.asarray(shifts, dtype=np.float64), 1 / cells, noise, tuple(genes))
     kernel = _kernel(screen, features or {})
     alone = tuple(name for name in names if len(targets(name)) == 1)
     unmeasured = [name for name in kernel.targets if name not in {targets(single)[0] for single in alone}]
@@ -75,7 +88,7 @@ def learn_prior(
 
 @dataclass(frozen=True, eq=False)
 class _Screen:
-    """Measured shifts [n, G], their components Z [n, n'] and V [n', G], sizes [n'], and relative noise [n]."""
+    """Measured shifts [n, G], their components Z [n, n'] and V [n', G], sizes [n'], relative noise W [n], and m [n']."""
 
     conditions: tuple[str, ...]
     shifts: Floats
@@ -84,17 +97,26 @@ class _Screen:
     scores: Floats
     components: Floats
     sizes: Floats
+    measured: Floats
 
     @classmethod
     def of(
-        cls, conditions: tuple[str, ...], shifts: Floats, noise: Floats, genes: tuple[str, ...]
+        cls,
+        conditions: tuple[str, ...],
+        shifts: Floats,
+        noise: Floats,
+        variances: Floats,
+        genes: tuple[str, ...],
     ) -> _Screen:
+        """The screen; `noise` [n] is taken relative to its mean, `variances` [G] are those of its means."""
         left, sizes, components = svd(shifts, full_matrices=False)
         # One sign for each component, whatever the linear algebra library gave.
         signs = np.sign(components[np.arange(len(components)), np.abs(components).argmax(1)])
         signs[signs == 0] = 1
         components = components * signs[:, None]
-        return cls(conditions, shifts, noise, genes, left * sizes * signs, components, sizes)
+        measured = np.maximum(components**2 @ variances, 1e-12)
+        scores = left * sizes * signs
+        return cls(conditions, shifts, noise / noise.mean(), genes, scores, components, sizes, measured)
 
 
 def _kernel(screen: _Screen, features: Mapping[str, Floats]) -> ConditionKernel:
@@ -131,7 +153,7 @@ def _kernel(screen: _Screen, features: Mapping[str, Floats]) -> ConditionKernel:
 
 
 def _weights(screen: _Screen, kernel: ConditionKernel, without: str = "") -> Weights:
-    """The weights of the kernel that make the leading components most likely (Nelder-Mead on their logarithms)."""
+    """The most probable weights of the kernel, given the leading components (Nelder-Mead on their logarithms)."""
     n = len(screen.conditions)
     rows = np.unique(np.linspace(0, n - 1, min(n, MOST_CONDITIONS)).round().astype(int))
     encoded = kernel.encode([screen.conditions[row] for row in rows])
@@ -139,18 +161,20 @@ def _weights(screen: _Screen, kernel: ConditionKernel, without: str = "") -> Wei
     share, near = kernel.group_share(encoded, encoded), kernel.near(encoded, encoded)
     free = [name for name in TERMS[1:] if name != without and terms[name].any()]
     grouped = bool((share < 1).any())
-    scores, noise = screen.scores[rows, :LEADING], screen.noise[rows]
+    scores, noise, measured = screen.scores[rows, :LEADING], screen.noise[rows], screen.measured[:LEADING]
+    start = np.array([np.log(EXPECTED[name]) for name in free] + [0.0] * grouped)
 
     def unlikely(values: Floats) -> float:
         weights = _as_weights(values, free, grouped)
         covariance = weighted(terms, weights) * (1 - weights.group + weights.group * share) * near
-        likelihood = _best_noise(*_whitened(covariance, noise, scores)[:2])[0]
-        return float(likelihood.mean() / len(rows) + SHRINKAGE * (values**2).mean())
+        likelihood = _best_noise(*_whitened(covariance, noise, scores)[:2], measured)[0]
+        return float(likelihood.mean() + PULL * ((values - start) ** 2).sum()) / len(rows)
 
-    start = np.full(len(free) + grouped, -1.0)
     if not len(start):
         return _as_weights(start, free, grouped)
-    found = minimize(unlikely, start, method="Nelder-Mead", options={"maxiter": 40 * len(start)})
+    simplex = np.vstack([start, start + np.eye(len(start))])
+    options: dict[str, Any] = {"xatol": 0.02, "fatol": 1e-5, "initial_simplex": simplex}
+    found = minimize(unlikely, start, method="Nelder-Mead", options=options)  # type: ignore[call-overload]
     return _as_weights(found.x, free, grouped)
 
 
@@ -167,21 +191,31 @@ def _whitened(covariance: Floats, noise: Floats, scores: Floats) -> tuple[Floats
     return np.maximum(powers, 0), (axes.T @ scores) ** 2, axes
 
 
-def _best_noise(powers: Floats, squared: Floats) -> tuple[Floats, Floats, Floats]:
-    """For each component [J]: minus its best log likelihood (up to a constant), the λ that gives it, and s."""
+def _best_noise(powers: Floats, squared: Floats, measured: Floats) -> tuple[Floats, Floats, Floats]:
+    """For each component [J]: minus its best log posterior (up to a constant), the λ that gives it, and s.
+
+    Over all pairs of a λ and a noise s λ = u m (`measured`), whose log u costs (log u / EXCESS_WIDTH)² / 2.
+    """
     variances = powers[None] + NOISE[:, None]  # [λ, n]
-    scale = (1 / variances) @ squared / len(powers)
-    unlikely = 0.5 * len(powers) * np.log(scale + 1e-12) + 0.5 * np.log(variances).sum(1)[:, None]
-    best = unlikely.argmin(0)
+    explained = 0.5 * (1 / variances) @ squared  # [λ, J]
+    volume = 0.5 * (np.log(variances).sum(1) - len(powers) * np.log(NOISE))[:, None]
     columns = np.arange(squared.shape[1])
-    return unlikely[best, columns], NOISE[best], scale[best, columns]
+    best = np.full((3, len(columns)), np.inf)
+    for excess in EXCESS:
+        noise = excess * measured
+        unlikely = explained * NOISE[:, None] / noise + volume + 0.5 * len(powers) * np.log(noise)
+        unlikely += 0.5 * (np.log(excess) / EXCESS_WIDTH) ** 2
+        place = unlikely.argmin(0)
+        found = np.stack([unlikely[place, columns], NOISE[place], noise / NOISE[place]])
+        best = np.where(found[0] < best[0], found, best)
+    return best[0], best[1], best[2]
 
 
 def _solved(screen: _Screen, kernel: ConditionKernel, weights: Weights) -> LearnedPrior:
     """The process conditioned on every measured condition."""
     encoded: Encoded = kernel.encode(screen.conditions)
     powers, squared, axes = _whitened(kernel.matrix(encoded, encoded, weights), screen.noise, screen.scores)
-    _, noise, scale = _best_noise(powers, squared)
+    _, noise, scale = _best_noise(powers, squared, screen.measured)
     own = np.array(
         [place for place, gene in enumerate(screen.genes) if gene in kernel.targets], dtype=np.int64
     )

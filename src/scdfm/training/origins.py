@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from scdfm.data import CONTROL, CellTable, Split
 from scdfm.data.sampler import population
 from scdfm.data.stored import in_memory, subset
 from scdfm.flow import Frame
 from scdfm.prior import LearnedPrior, Origins, fit_frame, learn_prior
-from scdfm.prior.kernel import every_target
+from scdfm.prior.kernel import Floats, every_target
 from scdfm.run import folder
 from scdfm.seeds import numpy_rng, torch_rng
 from scdfm.training.checkpoint import CHECKPOINTS
@@ -32,12 +34,14 @@ def write_origins(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> 
     if (out / CHECKPOINTS / ORIGINS).is_file():
         return
     (out / CHECKPOINTS).mkdir(exist_ok=True)
-    learned = _learned(cells, split.train, inputs)
-    frame = _frame(cells, split.train, inputs)
+    residual = _residual(cells, split.train, inputs)
+    frame = fit_frame(*residual, torch_rng(inputs.manifest.seed, "zeros"))
     folder.write_frame(out / folder.FRAME, frame)
+    variances = residual.variances()
+    learned = _learned(cells, split.train, variances, inputs)
     known = learned
     if split.validation:
-        known = _learned(cells, (*split.train, *split.validation), inputs)
+        known = _learned(cells, (*split.train, *split.validation), variances, inputs)
     known.prior.save(out / folder.PRIOR)
     origins = _origins(cells, split, inputs, learned, frame)
     folder.write_tensors(out / CHECKPOINTS / ORIGINS, {"centre": origins.centre, "shift": origins.shift})
@@ -51,12 +55,12 @@ def read_origins(split: Split, inputs: Inputs, out: Path) -> Origins:
     return Origins(frame, names, tensors["centre"], tensors["shift"])
 
 
-def _learned(cells: CellTable, names: Sequence[str], inputs: Inputs) -> LearnedPrior:
+def _learned(cells: CellTable, names: Sequence[str], variances: Floats, inputs: Inputs) -> LearnedPrior:
     columns = cells.columns(inputs.panel.genes)
     controls = np.stack([cells.control_mean(name)[columns] for name in names])
     shifts = cells.means(names).to_numpy()[:, columns] - controls
     counts = [cells.n_cells(name) for name in names]
-    return learn_prior(names, shifts, counts, inputs.panel.genes, inputs.encoder.descriptions)
+    return learn_prior(names, shifts, counts, variances, inputs.panel.genes, inputs.encoder.descriptions)
 
 
 def _origins(cells: CellTable, split: Split, inputs: Inputs, learned: LearnedPrior, frame: Frame) -> Origins:
@@ -74,21 +78,42 @@ def _origins(cells: CellTable, split: Split, inputs: Inputs, learned: LearnedPri
     return Origins.around(frame, controls, shifts)
 
 
-def _frame(cells: CellTable, names: Sequence[str], inputs: Inputs) -> Frame:
-    """The frame of training cells, as many of each condition as come to FRAME_CELLS, drawn by the config's seed."""
+class Residual(NamedTuple):
+    """Training cells [n, G] whose spread is learned, the condition of each, and means and control means [C, G]."""
+
+    cells: Floats
+    conditions: npt.NDArray[np.int64]
+    means: Floats
+    controls: Floats
+
+    def variances(self) -> Floats:
+        """Variance of each gene [G] around the means, unbiased within each condition."""
+        counts = np.bincount(self.conditions)
+        unbiased = len(self.cells) / max(len(self.cells) - len(counts), 1)
+        return np.asarray(((self.cells - self.means[self.conditions]) ** 2).mean(0) * unbiased)
+
+
+def _residual(cells: CellTable, names: Sequence[str], inputs: Inputs) -> Residual:
+    """As many training cells of each condition as come to FRAME_CELLS, drawn by the config's seed.
+
+    Where no condition has two cells, their control populations tell the spread.
+    """
     rng = numpy_rng(inputs.manifest.seed, "frame")
     columns = cells.columns(inputs.panel.genes)
-    each = max(2, FRAME_CELLS // len(names))
-    rows = [rng.permutation(cells.rows(name))[:each] for name in names]
-    kept = [place for place, drawn in enumerate(rows) if len(drawn) > 1] or list(range(len(rows)))
-    means = cells.means([names[place] for place in kept]).to_numpy()[:, columns]
-    controls = np.stack([cells.control_mean(names[place])[columns] for place in kept])
-    conditions = np.repeat(np.arange(len(kept)), [len(rows[place]) for place in kept])
-    drawn = in_memory(subset(cells.X, np.concatenate([rows[place] for place in kept]), columns))
-    return fit_frame(
-        drawn.toarray().astype(np.float64),
-        conditions,
-        means,
-        controls,
-        torch_rng(inputs.manifest.seed, "zeros"),
-    )
+    chosen = {name: cells.rows(name) for name in names if cells.n_cells(name) > 1}
+    means = cells.means(list(chosen)).to_numpy()[:, columns]
+    controls = [cells.control_mean(name)[columns] for name in chosen]
+    if not chosen:
+        chosen = {name: cells.control_rows(name) for name in _one_of_each_control(cells, names)}
+        controls = [cells.control_mean(name)[columns] for name in chosen]
+        means = np.stack(controls)
+    each = max(2, FRAME_CELLS // len(chosen))
+    rows = [rng.permutation(found)[:each] for found in chosen.values()]
+    values = in_memory(subset(cells.X, np.concatenate(rows), columns)).toarray().astype(np.float64)
+    conditions = np.repeat(np.arange(len(rows)), [len(drawn) for drawn in rows])
+    return Residual(values, conditions, means, np.stack(controls))
+
+
+def _one_of_each_control(cells: CellTable, names: Sequence[str]) -> list[str]:
+    """The first condition of each population of control cells."""
+    return list({cells.control_rows(name).tobytes(): name for name in reversed(names)}.values())
