@@ -14,15 +14,14 @@ def frame(n_genes: int = 6, spread: float = 0.3) -> Frame:
     rng = torch.Generator().manual_seed(0)
     loadings = torch.randn((n_genes, 2), generator=rng) * 0.4
     unique = (1 - (loadings**2).sum(1)).clamp(min=0.05).sqrt()
-    deviation, scale = torch.rand((2, n_genes), generator=rng) + 0.5
-    return Frame(0.5, deviation, scale, loadings, unique, spread)
+    deviation, excess = torch.rand((2, n_genes), generator=rng) + 0.5
+    return Frame(0.5, deviation, excess, torch.tensor([[0.0], [1.0]]), loadings, unique, spread, highest=9.0)
 
 
 def origin(n_conditions: int = 3) -> Origin:
     rng = torch.Generator().manual_seed(1)
-    return Origin(
-        frame(), torch.rand((n_conditions, 6), generator=rng), torch.randn((n_conditions, 6), generator=rng)
-    )
+    centre, scale = torch.rand((2, n_conditions, 6), generator=rng)
+    return Origin(frame(), centre, scale + 0.5, torch.randn((n_conditions, 6), generator=rng))
 
 
 def test_velocity_is_the_expectation_of_the_path() -> None:
@@ -72,13 +71,19 @@ def test_coordinates_there_and_back() -> None:
     torch.testing.assert_close(part, residuals[:, some])
 
 
+def test_nothing_lies_above_the_highest_training_cell() -> None:
+    start = origin()
+    far = start.outward(torch.full((2, 6), 1e6), torch.tensor([0, 1]))
+    assert (far == 9.0).all()
+
+
 def test_noise_has_the_frame_s_law() -> None:
     """Covariance of the residuals: ddᵀ ⊙ (ΛΛᵀ + ψ² + τ² · shift shiftᵀ / σσᵀ)."""
     start, n = origin(1), 200_000
     drawn = sample_normal((n, start.width), torch.Generator().manual_seed(6))
     r = start.noise(drawn, torch.zeros(n, dtype=torch.long)).double()
     f = start.frame
-    shift = start.shift[0] / f.scale
+    shift = start.shift[0] / start.scale[0]
     expected = f.loadings @ f.loadings.T + (f.unique**2).diag() + f.spread**2 * torch.outer(shift, shift)
     expected = torch.outer(f.deviation, f.deviation) * expected
     np.testing.assert_allclose(np.cov(r.numpy().T), expected.numpy(), atol=0.05)

@@ -7,11 +7,18 @@ import pytest
 import torch
 
 from scdfm.flow import Frame
-from scdfm.prior import fit_frame
+from scdfm.prior import Origins, fit_frame
 
 
 def fitted(values: np.ndarray, codes: np.ndarray, means: np.ndarray, controls: np.ndarray) -> Frame:
     return fit_frame(values, codes, means, controls, torch.Generator().manual_seed(0))
+
+
+def scales(frame: Frame, means: np.ndarray) -> np.ndarray:
+    """σ [C, G] of conditions with these means."""
+    shifts = {str(row): np.zeros_like(mean) for row, mean in enumerate(means)}
+    origins = Origins.around(frame, {str(row): mean for row, mean in enumerate(means)}, shifts)
+    return origins.scale.numpy()
 
 
 def screen(
@@ -40,7 +47,7 @@ def test_deviations_and_factors() -> None:
     frame = fitted(values, codes, means, controls)
     residuals = values - means[codes]
     assert frame.size == pytest.approx(np.sqrt((residuals**2).mean()), rel=1e-5)
-    np.testing.assert_allclose(frame.scale, sigma, rtol=0.05)
+    np.testing.assert_allclose(scales(frame, means), np.tile(sigma, (5, 1)), rtol=0.1)
     np.testing.assert_allclose(frame.size * frame.deviation, residuals.std(0), rtol=0.01)
     assert frame.loadings.shape == (120, 2)
     made = (frame.loadings @ frame.loadings.T + (frame.unique**2).diag()).numpy()
@@ -54,8 +61,51 @@ def test_latent_deviations_behind_zeros() -> None:
     values, codes, means, controls, sigma = screen(level=0.1)
     frame = fitted(values, codes, means, controls)
     assert (values == 0).mean() > 0.4
-    assert np.median(np.abs(frame.scale.numpy() / sigma - 1)) < 0.15
-    assert (frame.size * frame.deviation.numpy() < 0.9 * frame.scale.numpy()).mean() > 0.9
+    found = scales(frame, means)
+    assert np.median(np.abs(found / sigma - 1)) < 0.25
+    assert (frame.size * frame.deviation.numpy() < 0.9 * found).mean() > 0.8
+
+
+def test_variances_follow_the_mean() -> None:
+    """Counts of one law: genes that a condition switches on get the spread of genes that are on, not of silent ones."""
+    rng = np.random.default_rng(4)
+    base = rng.gamma(0.3, 2.0, size=400)
+    rates = np.stack([base, base, base])
+    rates[2, :20], base_on = 40.0, base[:20] < 1.0
+    codes = np.repeat([0, 1, 2], [800, 800, 800])
+    counts = rng.poisson(rng.gamma(5, rates[codes] / 5))
+    values = np.log1p(counts)
+    means = np.stack([values[codes == code].mean(0) for code in range(3)])
+    known = codes < 2
+    frame = fitted(values[known], codes[known], means[:2], means[:2])
+    on = scales(frame, means)[2, :20][base_on]
+    assert base_on.sum() >= 5
+    np.testing.assert_allclose(
+        np.median(on), np.median(values[codes == 2][:, :20][:, base_on].std(0)), rtol=0.4
+    )
+    unseen = np.array([values[codes == 2][:, gene].var() for gene in range(20, 400)])
+    assert np.median(np.abs(made_variances(frame, means[2])[20:] / np.maximum(unseen, 1e-3) - 1)) < 0.25
+    assert frame.highest == pytest.approx(values[known].max())
+
+
+def made_variances(frame: Frame, mean: np.ndarray) -> np.ndarray:
+    """Variances of cells drawn around a mean by the frame alone."""
+    start = Origins.around(frame, {"A": mean}, {"A": np.zeros_like(mean)}).of(["A"])
+    drawn = torch.randn((4000, start.width), generator=torch.Generator().manual_seed(1))
+    condition = torch.zeros(4000, dtype=torch.long)
+    return start.outward(start.noise(drawn, condition), condition).clamp(min=0).var(0).numpy()
+
+
+def test_generated_cells_have_mean_and_variance() -> None:
+    """Without any network the population has the expected means, and the variances of the training cells."""
+    values, codes, means, controls, _ = screen(level=0.4)
+    frame = fitted(values, codes, means, controls)
+    start = Origins.around(frame, {"A": controls}, {"A": means[1] - controls}).of(["A"])
+    drawn = torch.randn((20_000, start.width), generator=torch.Generator().manual_seed(1))
+    condition = torch.zeros(20_000, dtype=torch.long)
+    cells = start.outward(start.noise(drawn, condition), condition).clamp(min=0).numpy()
+    np.testing.assert_allclose(cells.mean(0), means[1], atol=0.05)
+    assert np.median(np.abs(cells.var(0) / values[codes == 1].var(0) - 1)) < 0.25
 
 
 def test_strength_of_response() -> None:
@@ -76,5 +126,11 @@ def test_silent_genes_keep_a_readable_spread() -> None:
     values = np.abs(rng.normal(size=(200, 10))) * (np.arange(10) > 4)
     frame = fitted(values, np.zeros(200, int), values.mean(0)[None], np.ones((1, 10)))
     assert frame.deviation.min() == pytest.approx(0.02)
-    for part in (frame.scale, frame.loadings, frame.unique):
+    for part in (frame.excess, frame.trend, frame.loadings, frame.unique):
         assert torch.isfinite(part).all()
+
+
+def test_cells_without_any_expression() -> None:
+    frame = fitted(np.zeros((50, 8)), np.zeros(50, int), np.zeros((1, 8)), np.zeros((1, 8)))
+    assert (scales(frame, np.zeros((1, 8))) > 0).all()
+    assert np.isfinite(made_variances(frame, np.zeros(8))).all()

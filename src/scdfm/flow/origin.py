@@ -1,11 +1,11 @@
 """Where a flow starts when something is known before: around the expected mean, with the spread of real cells.
 
 Expression is what is left of a latent value above 0, x = max(0, z) (a censored Gaussian, Tobin 1958): a zero stands
-for some z ≤ 0. Cells of condition c are written as residuals r = d ⊙ (z − μ_c) / σ, where μ_c is the latent mean at
-which the mean of x is the one that the prior expects, σ the latent deviation of each gene, and d its deviation in
-expression, so that genes weigh what they weigh there. The source of the flow is the Gaussian
-r₀ = d ⊙ (Λf + ψ ⊙ ε + τ · η · shift_c / σ) with f, ε, η ~ N(0, I): common factors Λ and varying strength τ of
-response, as training cells have them. Between two populations of that one Gaussian the velocity along
+for some z ≤ 0. Cells of condition c are written as residuals r = d ⊙ (z − μ_c) / σ_c, where μ_c and σ_c are the latent
+mean and deviation of each gene at which x has the mean that the prior expects and the variance that genes of this
+mean have, and d is the gene's deviation in expression, so that genes weigh what they weigh there. The source of the flow
+is the Gaussian r₀ = d ⊙ (Λf + ψ ⊙ ε + τ · η · shift_c / σ_c) with f, ε, η ~ N(0, I): common factors Λ and varying
+strength τ of response, as training cells have them. Between two populations of that one Gaussian the velocity along
 x_t = (1 − t)x₀ + t·x₁ is known, v = (2t − 1) / (t² + (1 − t)²) · r; a velocity field learns what real cells have beyond
 it, and one that is 0 generates censored Gaussian cells with the expected means.
 """
@@ -29,14 +29,18 @@ class Frame:
     """Root mean square deviation of expression (log1p), the unit of `deviation`."""
     deviation: Float[Tensor, " G"]
     """d, of root mean square 1."""
-    scale: Float[Tensor, " G"]
-    """σ, in log1p."""
+    excess: Float[Tensor, " G"]
+    """Variance of a gene over what `trend` says of its mean."""
+    trend: Float[Tensor, "2 knots"]
+    """Variance over mean of genes, at logarithms of the mean: first the logarithms, ascending, then the ratios (log1p)."""
     loadings: Float[Tensor, "G k"]
     """Λ: Λ Λᵀ + diag(ψ²) has a diagonal of 1."""
     unique: Float[Tensor, " G"]
     """ψ"""
     spread: float
     """τ, the standard deviation of the strength of response between cells, relative to the mean."""
+    highest: float
+    """The highest expression of any gene in any training cell (log1p): nothing generated lies above it."""
 
     def of(self, genes: Tensor | slice) -> Frame:
         """The frame of some genes."""
@@ -47,42 +51,44 @@ class Frame:
         return self._changed(lambda tensor: tensor.to(device))
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Frame:
-        names = ("deviation", "scale", "loadings", "unique")
+        names = ("deviation", "excess", "loadings", "unique")
         changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
         return replace(self, **changed)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The start of C conditions: a frame, their latent means μ (`centre`) and latent `shift` from their controls."""
+    """The start of C conditions: a frame, latent means μ (`centre`), deviations σ (`scale`), and `shift` from controls."""
 
     frame: Frame
     centre: Float[Tensor, "C G"]
+    scale: Float[Tensor, "C G"]
     shift: Float[Tensor, "C G"]
 
     def of(self, genes: Tensor | slice) -> Origin:
         """The origin of some genes."""
-        return Origin(self.frame.of(genes), self.centre[:, genes], self.shift[:, genes])
+        return Origin(self.frame.of(genes), *(x[:, genes] for x in (self.centre, self.scale, self.shift)))
 
     def among(self, conditions: Tensor) -> Origin:
         """The origin of some conditions."""
-        return Origin(self.frame, self.centre[conditions], self.shift[conditions])
+        return Origin(self.frame, *(x[conditions] for x in (self.centre, self.scale, self.shift)))
 
     def to(self, device: torch.device | str) -> Origin:
         """The origin on another device."""
-        return Origin(self.frame.to(device), self.centre.to(device), self.shift.to(device))
+        return Origin(self.frame.to(device), *(x.to(device) for x in (self.centre, self.scale, self.shift)))
 
     def inward(
         self, cells: Float[Tensor, "B G"], condition: Int[Tensor, " B"], uniform: Float[Tensor, "B G"]
     ) -> Float[Tensor, "B G"]:
         """Residuals of expression (log1p); `uniform` draws in [0, 1) say what stands behind the zeros."""
-        centre = self.centre[condition]
-        latent = uncensored(cells, centre, self.frame.scale, uniform)
-        return self.frame.deviation * (latent - centre) / self.frame.scale
+        centre, scale = self.centre[condition], self.scale[condition]
+        latent = uncensored(cells, centre, scale, uniform)
+        return self.frame.deviation * (latent - centre) / scale
 
     def outward(self, residuals: Float[Tensor, "B G"], condition: Int[Tensor, " B"]) -> Float[Tensor, "B G"]:
         """Latent values of residuals; expression is what of them is above 0."""
-        return torch.addcmul(self.centre[condition], residuals, self.frame.scale / self.frame.deviation)
+        scale = self.scale[condition] / self.frame.deviation
+        return torch.addcmul(self.centre[condition], residuals, scale).clamp(max=self.frame.highest)
 
     @property
     def width(self) -> int:
@@ -95,20 +101,20 @@ class Origin:
         widths = [frame.loadings.shape[1], len(frame.unique), 1]
         factors, unique, strength = torch.split(drawn.to(frame.unique.device), widths, dim=1)
         standard = factors @ frame.loadings.T + unique * frame.unique
-        standard = torch.addcmul(standard, strength * frame.spread, self.shift[condition] / frame.scale)
+        standard = torch.addcmul(standard, strength * frame.spread, (self.shift / self.scale)[condition])
         return frame.deviation * standard
 
 
 def uncensored(
     cells: Float[Tensor, "B G"],
     centre: Float[Tensor, "B G"],
-    scale: Float[Tensor, " G"],
+    scale: Float[Tensor, "B G"],
     uniform: Float[Tensor, "B G"],
 ) -> Float[Tensor, "B G"]:
     """Latent values: expression where it is above 0, else a draw of N(centre, scale²) below 0."""
     below = torch.special.ndtr(-centre / scale)
     quantile = (uniform * below).clamp(min=1e-6, max=1 - 1e-6)
-    drawn = torch.addcmul(centre, scale.expand_as(centre), torch.special.ndtri(quantile))
+    drawn = torch.addcmul(centre, scale, torch.special.ndtri(quantile))
     return torch.where(cells > 0, cells, drawn.clamp(max=0))
 
 

@@ -12,28 +12,27 @@ from scdfm.prior.kernel import Floats
 
 LOWEST, HIGHEST = -6.0, 12.0
 """Range of a; below it a gene is never seen, above it never 0, and the mean is μ."""
+RAREST = -4.0
+"""Least a that a variance may ask for: what is seen in a few cells of 100,000 says nothing of σ."""
 _A = np.linspace(LOWEST, HIGHEST, 6001)
 _MEAN = _A * norm.cdf(_A) + norm.pdf(_A)
 _VARIANCE = (_A**2 + 1) * norm.cdf(_A) + _A * norm.pdf(_A) - _MEAN**2
+_SEEN = _A >= RAREST
+_SQUARED_VARIATION = (_VARIANCE / _MEAN**2)[_SEEN][::-1]
+"""Variance over the squared mean falls with a."""
 
 
 def latent_mean(mean: Floats, scale: Floats) -> Floats:
-    """μ [..., G] at which max(0, z) has the `mean` (log1p, at least 0), for σ = `scale` [G]."""
+    """μ [..., G] at which max(0, z) has the `mean` (log1p, at least 0), for σ = `scale` [..., G]."""
     ratio = mean / scale
     return np.asarray(np.where(ratio < HIGHEST, np.interp(ratio, _MEAN, _A), ratio) * scale)
 
 
-def variance(mean: Floats, scale: Floats) -> Floats:
-    """Variance [..., G] of max(0, z) with this `mean`, for σ = `scale` [G]."""
-    ratio = latent_mean(mean, scale) / scale
-    return np.asarray(np.interp(ratio, _A, _VARIANCE) * scale**2)
-
-
-def latent_scale(means: Floats, found: Floats, rounds: int = 40) -> Floats:
-    """σ [G] at which the variance, averaged over conditions of `means` [C, G], is the one `found` [G]; by bisection."""
-    low, high = np.full(len(found), 1e-4), np.full(len(found), 20.0)
-    for _ in range(rounds):
-        middle = (low + high) / 2
-        large = variance(means, middle).mean(0) > found
-        low, high = np.where(large, low, middle), np.where(large, middle, high)
-    return np.asarray((low + high) / 2)
+def latent_scale(mean: Floats, variance: Floats) -> Floats:
+    """σ [..., G] at which max(0, z) has the `mean` and `variance` (log1p); 0 where either is."""
+    seen = (mean > 0) & (variance > 0)
+    squared = np.divide(variance, mean**2, where=seen, out=np.ones_like(mean))
+    a = np.interp(squared, _SQUARED_VARIATION, _A[_SEEN][::-1])
+    never_zero = squared < _SQUARED_VARIATION[0]
+    scale = np.where(never_zero, np.sqrt(np.maximum(variance, 0)), mean / np.interp(a, _A, _MEAN))
+    return np.where(seen, scale, 0.0)

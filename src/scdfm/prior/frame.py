@@ -16,6 +16,11 @@ SMALLEST = 0.02
 LEAST_UNIQUE = 0.05
 """Least share of a gene's variance that no factor carries."""
 MOST_FACTORS = 50
+KNOTS = 24
+"""Places of the mean where the trend of the variance is measured, at most; each takes PAIRS means or more."""
+PAIRS = 50
+MOST_EXCESS = 20.0
+"""Largest factor between a gene's variance and the trend, either way."""
 
 
 def fit_frame(
@@ -23,28 +28,64 @@ def fit_frame(
 ) -> Frame:
     """The frame of `cells` [n, G] (log1p), row i of condition `conditions[i]`.
 
-    means, controls [C, G]: means of the conditions and of their controls. Factors are the principal axes of the
-    standardised latent residuals that rise above noise (eigenvalues over (1 + √(G/n))², Marchenko & Pastur 1967),
-    shrunk by the inverse of the spiked model's bias (Baik & Silverstein 2006). The spread of responses is that of
-    projections on the condition's own shift beyond what the factors explain, weighted by the shift's length.
+    means, controls [C, G]: means of the conditions and of their controls. Variances follow the mean: one trend for all
+    genes and a factor for each, so that a gene that a condition switches on has the spread of genes that are on.
+    Factors are the principal axes of the standardised latent residuals that rise above noise (eigenvalues over
+    (1 + √(G/n))², Marchenko & Pastur 1967), shrunk by the inverse of the spiked model's bias (Baik & Silverstein 2006).
+    The spread of responses is that of projections on the condition's own shift beyond what the factors explain,
+    weighted by the shift's length.
     """
     variances = ((cells - means[conditions]) ** 2).mean(0)
     size = float(np.sqrt(variances.mean())) or 1.0
     deviation = np.maximum(np.sqrt(variances) / size, SMALLEST)
-    scale = np.maximum(latent_scale(means, variances), SMALLEST * size)
-    centre = latent_mean(means, scale)
+    trend, excess = _variance_law(cells, conditions, means)
+    centre, scale = latent(means, size, trend, excess)
     uniform = torch.rand(cells.shape, generator=rng, dtype=torch.float64)
     expression, latent_centre, latent_deviation = (
-        torch.from_numpy(np.ascontiguousarray(x)) for x in (cells, centre[conditions], scale)
+        torch.from_numpy(np.ascontiguousarray(x)) for x in (cells, centre[conditions], scale[conditions])
     )
-    latent = uncensored(expression, latent_centre, latent_deviation, uniform).numpy()
-    standard = (latent - centre[conditions]) / scale
+    behind = uncensored(expression, latent_centre, latent_deviation, uniform).numpy()
+    standard = (behind - centre[conditions]) / scale[conditions]
     loadings = _factors(standard / np.maximum(standard.std(0), SMALLEST))
     unique = np.sqrt(np.maximum(1 - (loadings**2).sum(1), LEAST_UNIQUE))
     shifts = (centre - latent_mean(controls, scale)) / scale
     weighted = deviation[:, None] * loadings, deviation * unique
     spread = _spread(deviation * standard, conditions, deviation * shifts, *weighted)
-    return Frame(size, _tensor(deviation), _tensor(scale), _tensor(loadings), _tensor(unique), spread)
+    return Frame(
+        size, _tensor(deviation), _tensor(excess), _tensor(trend), _tensor(loadings), _tensor(unique), spread,
+        highest=float(cells.max(initial=0.0)),
+    )  # fmt: skip
+
+
+def latent(means: Floats, size: float, trend: Floats, excess: Floats) -> tuple[Floats, Floats]:
+    """Latent means μ and deviations σ [C, G] of genes with these `means`, and the variance that the trend gives them."""
+    scale = np.maximum(latent_scale(means, excess * expected_variance(means, trend)), SMALLEST * size)
+    return latent_mean(means, scale), scale
+
+
+def expected_variance(means: Floats, trend: Floats) -> Floats:
+    """Variance [..., G] that `trend` [2, k] gives genes of these `means`: constant beyond its last mean."""
+    logs, ratios = trend
+    bounded = np.minimum(means, np.exp(logs[-1]))
+    return np.asarray(bounded * np.interp(np.log(np.maximum(bounded, 1e-12)), logs, ratios))
+
+
+def _variance_law(cells: Floats, conditions: npt.NDArray[np.int64], means: Floats) -> tuple[Floats, Floats]:
+    """Trend [2, k] of variance over mean, pooled over conditions and genes, and each gene's factor [G]."""
+    counts = np.bincount(conditions, minlength=len(means))[:, None]
+    squared = np.zeros_like(means)
+    np.add.at(squared, conditions, (cells - means[conditions]) ** 2)
+    weighted, seen = counts * means, means > 0
+    if not (weighted.any() and squared[seen].any()):
+        return np.array([[0.0], [1.0]]), np.ones(means.shape[1])
+    order = np.argsort(means[seen], kind="stable")
+    parts = np.array_split(order, int(np.clip(len(order) // PAIRS, 1, KNOTS)))
+    sums = np.array([[x[seen][part].sum() for part in parts] for x in (weighted, squared)])
+    logs = np.array([np.log(means[seen][part]).mean() for part in parts])
+    trend = np.stack([logs, sums[1] / np.maximum(sums[0], 1e-12)])
+    expected = (counts * expected_variance(means, trend)).sum(0)
+    ratio = np.divide(squared.sum(0), expected, where=expected > 0, out=np.ones(means.shape[1]))
+    return trend, np.clip(ratio, 1 / MOST_EXCESS, MOST_EXCESS)
 
 
 def _tensor(values: Floats) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,33 +12,38 @@ import torch
 from scdfm.errors import ConditionError
 from scdfm.flow import Frame, Origin
 from scdfm.prior.censored import latent_mean
+from scdfm.prior.frame import latent
 from scdfm.prior.kernel import Floats
+
+TENSORS = ("centre", "scale", "shift")
 
 
 @dataclass(frozen=True, eq=False)
 class Origins:
-    """Latent means and shifts of named conditions, float32 [K, G], over the genes of `frame`."""
+    """Latent means, deviations and shifts of named conditions, float32 [K, G], over the genes of `frame`."""
 
     frame: Frame
     names: tuple[str, ...]
     centre: torch.Tensor
+    scale: torch.Tensor
     shift: torch.Tensor
 
     @classmethod
     def around(cls, frame: Frame, controls: Mapping[str, Floats], shifts: Mapping[str, Floats]) -> Origins:
         """Each condition at the mean of its controls [G] plus its expected shift [G]; expression is never below 0."""
-        scale = frame.scale.numpy().astype(np.float64)
         control = np.stack([controls[name] for name in shifts])
         expected = np.maximum(control + np.stack(list(shifts.values())), 0)
-        centre = latent_mean(expected, scale)
+        trend, excess = (x.numpy().astype(np.float64) for x in (frame.trend, frame.excess))
+        centre, scale = latent(expected, frame.size, trend, excess)
         shift = centre - latent_mean(control, scale)
-        return cls(frame, tuple(shifts), *(torch.from_numpy(x.astype(np.float32)) for x in (centre, shift)))
+        return cls(
+            frame, tuple(shifts), *(torch.from_numpy(x.astype(np.float32)) for x in (centre, scale, shift))
+        )
 
     def to(self, device: torch.device | str) -> Origins:
         """The origins on another device."""
-        return replace(
-            self, frame=self.frame.to(device), centre=self.centre.to(device), shift=self.shift.to(device)
-        )
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in ("frame", *TENSORS)}
+        return replace(self, **moved)
 
     def of(self, conditions: Sequence[str]) -> Origin:
         """The origin of some of the conditions, in this order."""
@@ -47,4 +53,4 @@ class Origins:
                 f"condition '{missing[0]}' has no expected mean; expected one of the {len(places)} conditions of the fit"
             )
         rows = torch.tensor([places[name] for name in conditions], device=self.centre.device)
-        return Origin(self.frame, self.centre[rows], self.shift[rows])
+        return Origin(self.frame, self.centre[rows], self.scale[rows], self.shift[rows])

@@ -317,16 +317,17 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 def write_frame(path: Path, frame: Frame) -> None:
     """Store the frame of residuals."""
-    numbers = torch.tensor([frame.size, frame.spread], dtype=torch.float64)
-    arrays = {name: getattr(frame, name) for name in ("deviation", "scale", "loadings", "unique")}
-    write_tensors(path, arrays | {"size_and_spread": numbers})
+    numbers = {name: torch.tensor(getattr(frame, name), dtype=torch.float64) for name in checks.FRAME_NUMBERS}
+    write_tensors(path, {name: getattr(frame, name) for name in checks.FRAME_TENSORS} | numbers)
 
 
 def read_frame(path: Path, n_genes: int) -> Frame:
     """The frame of `write_frame`, over `n_genes` genes."""
     tensors = checks.frame_of(read_tensors(path), n_genes, path)
-    size, spread = tensors.pop("size_and_spread").tolist()
-    return Frame(size=size, spread=spread, **tensors)
+    found: dict[str, Any] = {
+        name: value.item() if name in checks.FRAME_NUMBERS else value for name, value in tensors.items()
+    }
+    return Frame(**found)
 
 
 def write_graph(path: Path, graph: np.ndarray) -> None:

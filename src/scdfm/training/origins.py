@@ -15,6 +15,7 @@ from scdfm.data.stored import in_memory, subset
 from scdfm.flow import Frame
 from scdfm.prior import LearnedPrior, Origins, fit_frame, learn_prior
 from scdfm.prior.kernel import Floats, every_target
+from scdfm.prior.origins import TENSORS
 from scdfm.run import folder
 from scdfm.seeds import numpy_rng, torch_rng
 from scdfm.training.checkpoint import CHECKPOINTS
@@ -44,7 +45,7 @@ def write_origins(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> 
         known = _learned(cells, (*split.train, *split.validation), variances, inputs)
     known.prior.save(out / folder.PRIOR)
     origins = _origins(cells, split, inputs, learned, frame)
-    folder.write_tensors(out / CHECKPOINTS / ORIGINS, {"centre": origins.centre, "shift": origins.shift})
+    folder.write_tensors(out / CHECKPOINTS / ORIGINS, {name: getattr(origins, name) for name in TENSORS})
 
 
 def read_origins(split: Split, inputs: Inputs, out: Path) -> Origins:
@@ -52,7 +53,7 @@ def read_origins(split: Split, inputs: Inputs, out: Path) -> Origins:
     tensors = folder.read_tensors(out / CHECKPOINTS / ORIGINS)
     names = (*split.train, *split.validation, *inputs.manifest.control_populations)
     frame = folder.read_frame(out / folder.FRAME, len(inputs.panel.genes))
-    return Origins(frame, names, tensors["centre"], tensors["shift"])
+    return Origins(frame, names, *(tensors[name] for name in TENSORS))
 
 
 def _learned(cells: CellTable, names: Sequence[str], variances: Floats, inputs: Inputs) -> LearnedPrior:
