@@ -102,7 +102,7 @@ def test_without_a_compiler_a_fit_goes_on_and_says_so(monkeypatch: pytest.Monkey
     )
     config = scdfm.Config().updated(
         {"panel": {"n_genes": 20}, "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
-         "training": {"max_steps": 2, "warmup_steps": 0, "accelerator": "cpu", "validate_every": 2,
+         "training": {"max_steps": 2, "warmup_steps": 0, "accelerator": "cpu", "validate_every": 2, "keep": "last",
                       "validation_cells": 4}, "sampling": {"steps": 1}}
     )  # fmt: skip
     usual = scdfm.fit(cells, config=config, out=tmp_path / "usual", progress=False)

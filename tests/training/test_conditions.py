@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
     "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
     "flow": {"genes_per_step": 20},
     "training": {"max_steps": 6, "warmup_steps": 2, "validate_every": 3, "conditions_per_batch": 3,
-                 "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu", "keep_controls": 30},
+                 "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu", "keep_controls": 30, "keep": "last"},
     "sampling": {"steps": 2, "cells": 6},
 }  # fmt: skip
 DRUGS = {"model": {"perturbation": "drugs"}}
@@ -231,7 +231,7 @@ def test_without_features_a_drug_never_seen_is_refused_and_validates_nothing(des
     cells, _ = described
     run = fitted(cells, ["drug2"], tmp_path / "run", DRUGS)
     assert run.split.validation == ("drug1",)
-    assert "val_l2" not in run.manifest.result
+    assert "val_energy" not in run.manifest.result
     with pytest.raises(
         ConditionError, match=r"nothing is known of 'drug2'.*expected features of it \(fit with --features"
     ):

@@ -27,7 +27,7 @@ SMALL = {
     "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1, "dropout": 0.1},
     "flow": {"genes_per_step": 24},
     "training": {"max_steps": 12, "warmup_steps": 2, "validate_every": 4, "conditions_per_batch": 2,
-                 "cells_per_condition": 6, "validation_cells": 6, "accelerator": "cpu"},
+                 "cells_per_condition": 6, "validation_cells": 6, "accelerator": "cpu", "keep": "last"},
     "sampling": {"steps": 2, "cells": 5},
 }  # fmt: skip
 
@@ -282,7 +282,7 @@ def test_the_run_holds_no_test_cell_and_says_where_it_comes_from(cells, run):
     assert manifest["split"]["digest"] == run.split.digest
     assert manifest["data"]["digest"] == cells.digest()
     assert manifest["versions"]["torch"] == metadata.version("torch")
-    assert set(run.log.columns) >= {"step", "loss", "cfm", "mmd", "val_l2", "val_pearson_delta"}
+    assert set(run.log.columns) >= {"step", "loss", "cfm", "mmd", "val_energy", "val_l2", "val_pearson_delta"}
     assert list(run.log.dropna(subset=["val_l2"])["step"]) == [4, 8, 12]
 
 
@@ -308,6 +308,19 @@ def test_the_loss_falls(cells, config, tmp_path):
     )
     log = scdfm.fit(cells, config=longer, out=tmp_path / "run", progress=False).log
     assert log["loss"].iloc[-3:].mean() < 0.8 * log["loss"].iloc[0]
+
+
+def test_a_fit_that_makes_nothing_better_keeps_the_prior(cells, config, tmp_path):
+    """Steps far too long: the field that corrects nothing validates best, is kept, and the manifest says so."""
+    wild = config.updated(
+        {"training": {"learning_rate": 0.03, "warmup_steps": 0, "ema_decay": 0.0, "keep": "best"}}
+    )
+    run = scdfm.fit(cells, config=wild, out=tmp_path / "run", progress=False)
+    assert run.manifest.result["step"] == 0
+    assert run.manifest.result["val_energy"] < run.log["val_energy"].min()
+    assert not run.field.decoder.out.weight.any()
+    noise = wild.updated({"flow": {"source": "gaussian"}})
+    assert scdfm.fit(cells, config=noise, out=tmp_path / "noise", progress=False).manifest.result["step"] > 0
 
 
 def test_early_stopping_ends_before_the_last_step(cells, config, tmp_path):

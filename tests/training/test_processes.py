@@ -26,7 +26,7 @@ SETTINGS = {
     "panel.n_genes": 40, "graph.k": 5, "model.width": 16, "model.heads": 2, "model.gene_heads": 2,
     "model.layers": 1, "flow.genes_per_step": 24, "training.max_steps": 6, "training.warmup_steps": 2,
     "training.validate_every": 3, "training.conditions_per_batch": 3, "training.cells_per_condition": 4,
-    "training.validation_cells": 6, "training.accelerator": "cpu", "training.timeout": 60, "sampling.steps": 1,
+    "training.validation_cells": 6, "training.accelerator": "cpu", "training.keep": "last", "training.timeout": 60, "sampling.steps": 1,
     "split.validation_fraction": 0.3,
 }  # fmt: skip
 SECONDS = 120
@@ -111,7 +111,6 @@ def test_two_processes_of_torchrun_make_the_weights_of_one(folder, alone):
     two = scdfm.Run.load(folder / "two")
     assert two.manifest.config == alone.manifest.config
     assert two.manifest.result["step"] == alone.manifest.result["step"]
-    assert two.manifest.result["val_l2"] == pytest.approx(alone.manifest.result["val_l2"], rel=1e-5)
     assert_close_weights(alone, two)
     pd.testing.assert_frame_equal(alone.log, two.log, rtol=1e-4, atol=1e-5)
 

@@ -1,5 +1,6 @@
 """The flow: path and loss, the MMD between populations, the solver, and generation."""
 
+from scdfm.flow.energy import energy_distance
 from scdfm.flow.generate import gene_chunks, generate
 from scdfm.flow.matching import FlowLoss, flow_loss, in_units, interpolate, sample_source, sample_time
 from scdfm.flow.mmd import median_bandwidths, mmd2, squared_distances
@@ -10,6 +11,7 @@ __all__ = [
     "FlowLoss",
     "Frame",
     "Origin",
+    "energy_distance",
     "flow_loss",
     "gaussian_velocity",
     "gene_chunks",

@@ -40,8 +40,10 @@ PROFILE_LENGTH2 = 3.0
 """Squared length of the profile kernel, in medians of the squared distances between targets."""
 EXPECTED = {"shared": 0.1, "similar": 0.3, "several": 0.1, "pair": 0.3}
 """Weights before any shift is seen, relative to the same target."""
+EXPECTED_GROUP = 0.1
+"""g before any shift is seen: most of a response is shared by cell types, lines, donors."""
 PULL = 0.3
-"""What a squared step of a log weight away from them costs, in the log likelihood of one component."""
+"""What a squared step of a log weight (of g: of its log odds) costs, in the log likelihood of one component."""
 
 
 class LearnedPrior(NamedTuple):
@@ -162,7 +164,8 @@ def _weights(screen: _Screen, kernel: ConditionKernel, without: str = "") -> Wei
     free = [name for name in TERMS[1:] if name != without and terms[name].any()]
     grouped = bool((share < 1).any())
     scores, noise, measured = screen.scores[rows, :LEADING], screen.noise[rows], screen.measured[:LEADING]
-    start = np.array([np.log(EXPECTED[name]) for name in free] + [0.0] * grouped)
+    odds = np.log(EXPECTED_GROUP / (1 - EXPECTED_GROUP))
+    start = np.array([np.log(EXPECTED[name]) for name in free] + [odds] * grouped)
 
     def unlikely(values: Floats) -> float:
         weights = _as_weights(values, free, grouped)

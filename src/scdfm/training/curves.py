@@ -12,9 +12,10 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from scdfm.files import written_whole
+from scdfm.training.validation import SCORES
 
-COLUMNS = ["step", "loss", "cfm", "mmd", "learning_rate", "val_l2", "val_pearson_delta"]
 LOSSES = ("loss", "cfm", "mmd")
+COLUMNS = ["step", *LOSSES, "learning_rate", *SCORES]
 MOST_ROWS = 5000
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -14,6 +14,8 @@ from scdfm.config import Config
 from scdfm.data import CONTROL, CellTable, ConditionSampler, Split, make_split
 from scdfm.errors import ConfigError, RunError
 from scdfm.files import new_folder
+from scdfm.model import VelocityField
+from scdfm.prior import Origins
 from scdfm.processes import is_first, together, wait_for_all, world_size
 from scdfm.run import Run, folder
 from scdfm.run.manifest import NAME, Manifest
@@ -27,6 +29,7 @@ from scdfm.training.module import FlowModule
 from scdfm.training.origins import read_origins, write_origins
 from scdfm.training.steps import Dealt, Prefetched, StepBatches, ValidationConditions
 from scdfm.training.trainer import make_trainer
+from scdfm.training.validation import MONITOR, untrained_scores
 
 
 def fit(
@@ -146,7 +149,7 @@ class StepData(L.LightningDataModule):
 
 
 def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> None:
-    """Run Lightning's loop and keep the weights of the best validation, or the last where none is validated."""
+    """Run Lightning's loop and keep the weights that validate best."""
     config = manifest.config
     graph = folder.read_graph(out / folder.GRAPH, len(manifest.vocabulary)) if config.graph.enabled else None
     shape = data.inputs.encoder.shape(null=config.training.condition_dropout > 0)
@@ -175,30 +178,67 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
                 raise
             raise stopped(trainer.global_step, last_good(out) or 0, last) from None
     if trainer.is_global_zero:
-        _finish(module, trainer, manifest, out)
+        chosen = config.training.keep == "best" and len(data.validation) > 0
+        kept = _best(out) if chosen else _last(module, trainer.global_step, out)
+        if chosen and origins is not None:
+            fresh = folder.build_field(config, data.inputs.vocabulary, graph, shape)
+            kept = _better(kept, fresh, data.validation, module, origins)
+        _finish(kept, trainer.global_step, manifest, out)
 
 
-def _finish(module: FlowModule, trainer: L.Trainer, manifest: Manifest, out: Path) -> None:
+class Kept(NamedTuple):
+    """The weights of a run, and the step and scores that the manifest says of them."""
+
+    weights: dict[str, torch.Tensor]
+    result: dict[str, float | int | None]
+
+
+def _best(out: Path) -> Kept:
+    """The weights of the best validation."""
+    checkpoint = read_checkpoint(out / CHECKPOINTS / BEST)
+    return Kept(_weights(checkpoint), {"step": checkpoint["global_step"], **_best_score(checkpoint)})
+
+
+def _last(module: FlowModule, step: int, out: Path) -> Kept:
+    """The weights of the last step.
+
+    From the checkpoint where it is of that step: a fit that is resumed there takes no step any more, and the module
+    then holds the weights that are trained, not their average.
+    """
+    last = out / CHECKPOINTS / LAST
+    if last.is_file() and (checkpoint := read_checkpoint(last))["global_step"] == step:
+        return Kept(_weights(checkpoint), {"step": step})
+    return Kept(module.field.state_dict(), {"step": step})
+
+
+def _weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The (averaged) weights of the field in a checkpoint."""
+    state, prefix = checkpoint["state_dict"], "field."
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _better(
+    kept: Kept, fresh: VelocityField, conditions: ValidationConditions, module: FlowModule, origins: Origins
+) -> Kept:
+    """The kept weights, or those of the field that corrects nothing, where training has not made it better."""
+    cpu = module.gene_ids.cpu(), module.rates.cpu()
+    scores = untrained_scores(fresh, conditions, module.config, *cpu, origins)
+    if scores[MONITOR] < float(kept.result.get(MONITOR) or float("inf")):
+        return Kept(fresh.state_dict(), {"step": 0, MONITOR: scores[MONITOR]})
+    return kept
+
+
+def _finish(kept: Kept, step: int, manifest: Manifest, out: Path) -> None:
     """Write the weights kept, then the manifest that makes the run complete."""
-    best = out / CHECKPOINTS / BEST
-    result: dict[str, float | int | None] = {"step": trainer.global_step}
-    state = {f"field.{name}": value for name, value in module.field.state_dict().items()}
-    if best.is_file():
-        checkpoint = read_checkpoint(best)
-        state = checkpoint["state_dict"]
-        result = {"step": checkpoint["global_step"], **_best_score(checkpoint)}
-    weights = {
-        name.removeprefix("field."): value for name, value in state.items() if name.startswith("field.")
-    }
-    require_finite(weights, out, trainer.global_step, manifest.config)
-    folder.write_tensors(out / folder.WEIGHTS, weights)
+    require_finite(kept.weights, out, step, manifest.config)
+    folder.write_tensors(out / folder.WEIGHTS, kept.weights)
     digests = {name: folder.file_digest(out / name) for name in folder.FILES if (out / name).is_file()}
-    manifest.model_copy(update={"result": result, "digests": digests}).save(out)
+    manifest.model_copy(update={"result": kept.result, "digests": digests}).save(out)
 
 
 def _best_score(checkpoint: dict[str, Any]) -> dict[str, float]:
     """The validation score of the best checkpoint, from the state of the callback that chose it."""
     for state in checkpoint["callbacks"].values():
-        if state.get("monitor") == "val_l2" and state.get("best_model_score") is not None:
-            return {"val_l2": float(state["best_model_score"])}
+        if state.get("monitor") == MONITOR and state.get("best_model_score") is not None:
+            return {MONITOR: float(state["best_model_score"])}
     return {}

@@ -20,7 +20,6 @@ from scdfm.flow import (
     Origin,
     flow_loss,
     gaussian_velocity,
-    generate,
     in_units,
     interpolate,
     sample_normal,
@@ -33,6 +32,7 @@ from scdfm.seeds import derive, torch_rng
 from scdfm.training.compiling import compile_layers
 from scdfm.training.divergence import diverged, require_finite
 from scdfm.training.steps import ValidationBatch, place
+from scdfm.training.validation import SCORES, validate
 
 
 class FlowModule(L.LightningModule):
@@ -49,8 +49,7 @@ class FlowModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.origins = origins
-        self.n_validation = n_validation
-        self.scores = torch.zeros(n_validation, 3)  # distance, correlation, 1 where this process generated it
+        self.scores = torch.zeros(n_validation, len(SCORES) + 1)  # last: 1 where this process generated it
         self.gene_ids: Tensor
         self.rates: Tensor
         self.field = field
@@ -140,24 +139,14 @@ class FlowModule(L.LightningModule):
         return self.origins.of(conditions).of(genes)
 
     def validation_step(self, batch: ValidationBatch, batch_idx: int) -> None:
-        """Generate one validation condition; log the distance of its mean and the correlation of its shift."""
-        config = self.config
+        """Generate one validation condition and keep its scores."""
+        origin = self._origin([batch.name])
         try:
-            cells = generate(
-                self.field, control=batch.control, perturbation=batch.perturbation,
-                condition=torch.zeros(len(batch.control), dtype=torch.long, device=batch.control.device),
-                genes=self.gene_ids, sampling=config.sampling, genes_per_step=config.flow.genes_per_step,
-                rng=torch_rng(config.seed, "validation noise", batch.name), source=config.flow.source,
-                rates=self.rates, origin=self._origin([batch.name]),
-            )  # fmt: skip
+            scores = validate(self.field, batch, self.config, self.gene_ids, self.rates, origin)
         except TrainingError:
             raise self._diverged("the populations generated to validate are not finite") from None
-        mean = cells.mean(0)
-        control_mean, target_mean = batch.control_mean.cpu(), batch.target_mean.cpu()
-        shifts = torch.stack([mean - control_mean, target_mean - control_mean])
-        distance = torch.linalg.vector_norm(mean - target_mean)
         at = place(batch_idx, len(self.scores), self.global_rank, self.trainer.world_size)
-        self.scores[at] = torch.stack([distance, torch.corrcoef(shifts)[0, 1], torch.tensor(1.0)])
+        self.scores[at] = torch.cat([scores, torch.ones(1)])
 
     def _diverged(self, what: str) -> TrainingError:
         return diverged(what, Path(self.trainer.default_root_dir), self.global_step, self.config)
@@ -171,13 +160,13 @@ class FlowModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the scores of the validation before."""
-        self.scores = torch.zeros(self.n_validation, 3)
+        self.scores = torch.zeros_like(self.scores)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all conditions, whichever process generated them."""
         scores = self.trainer.strategy.reduce(self.scores.to(self.device), reduce_op="sum").cpu()
-        means = (scores[:, :2] / scores[:, 2:]).mean(0).to(self.device)
-        self.log_dict({"val_l2": means[0], "val_pearson_delta": means[1]}, prog_bar=True, sync_dist=True)
+        means = (scores[:, :-1] / scores[:, -1:]).mean(0).to(self.device)
+        self.log_dict(dict(zip(SCORES, means, strict=True)), prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW or Adam, linear warm-up, cosine down to `min_learning_rate`, once per step."""

@@ -80,11 +80,13 @@ def place(turn: int, n: int, rank: int, world: int) -> int:
 
 @dataclass
 class ValidationBatch:
-    """One validation condition: control cells to start from and the real mean to reach."""
+    """One validation condition: control cells to start from, and the real cells and mean to reach."""
 
     name: str
     control: torch.Tensor
     """[M, G] log1p."""
+    target: torch.Tensor
+    """[n, G] real cells, at most M."""
     perturbation: EncodedConditions
     """The condition encoded."""
     control_mean: torch.Tensor
@@ -94,13 +96,13 @@ class ValidationBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ValidationBatch:
         """The batch on another device."""
-        names = ("control", "perturbation", "control_mean", "target_mean")
+        names = ("control", "target", "perturbation", "control_mean", "target_mean")
         moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
         return replace(self, **moved)
 
 
 class ValidationConditions(Dataset[ValidationBatch]):
-    """The validation conditions with a fixed draw of matching control cells each.
+    """The validation conditions with a fixed draw of matching control cells and of their own cells each.
 
     Conditions that `encoder` knows too little of, such as a drug that no training condition holds, validate nothing.
     """
@@ -114,11 +116,14 @@ class ValidationConditions(Dataset[ValidationBatch]):
         columns = cells.columns(panel.genes)
         self.batches = []
         for i, name in enumerate(names):
-            rows = numpy_rng(seed, "validation", name).choice(cells.control_rows(name), n_cells)
+            rng = numpy_rng(seed, "validation", name)
+            rows = rng.choice(cells.control_rows(name), n_cells)
+            own = rng.permutation(cells.rows(name))[:n_cells]
             self.batches.append(
                 ValidationBatch(
                     name=name,
                     control=torch.from_numpy(cells.X[rows][:, columns].toarray()),
+                    target=torch.from_numpy(cells.X[own][:, columns].toarray()),
                     perturbation=encoder.encode([name]),
                     control_mean=torch.from_numpy(cells.control_mean(name)[columns].astype(np.float32)),
                     target_mean=torch.from_numpy(means.iloc[i].to_numpy(np.float32)),

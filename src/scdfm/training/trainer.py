@@ -20,6 +20,7 @@ from scdfm.training.averaging import AveragedWeights
 from scdfm.training.checkpoint import CHECKPOINTS, LAST, SafetensorsIO
 from scdfm.training.curves import Curves, StepBar
 from scdfm.training.interruption import Interruption
+from scdfm.training.validation import MONITOR
 
 
 def make_trainer(options: TrainingConfig, out: Path, validated: bool, progress: bool) -> L.Trainer:
@@ -30,7 +31,7 @@ def make_trainer(options: TrainingConfig, out: Path, validated: bool, progress: 
     callbacks: list[Callback] = [AveragedWeights(options.ema_decay)] if options.ema_decay else []
     callbacks += [Curves(out / folder.LOG, options.max_steps), *_checkpoints(out, validate_every, validated)]
     if options.patience and validated:
-        callbacks.append(EarlyStopping("val_l2", patience=options.patience, check_on_train_epoch_end=False))
+        callbacks.append(EarlyStopping(MONITOR, patience=options.patience, check_on_train_epoch_end=False))
     callbacks.append(Interruption(out / CHECKPOINTS / LAST))
     if progress:
         callbacks.append(StepBar(refresh_rate=10))
@@ -73,14 +74,14 @@ def _processes(options: TrainingConfig) -> dict[str, Any]:
 
 
 def _checkpoints(out: Path, every: int, validated: bool) -> list[Callback]:
-    """`best` by the distance of the validation means, then `last`, which remembers it; both after each validation."""
+    """`best` by the energy distance to validation cells, then `last`, which remembers it; both after each validation."""
     shared: dict[str, Any] = {"dirpath": out / CHECKPOINTS, "enable_version_counter": False}
     last: dict[str, Any] = {} if validated else {"every_n_train_steps": every}
     callbacks: list[Callback] = [
         ModelCheckpoint(filename="last", save_on_train_epoch_end=False, **last, **shared)
     ]
     if validated:
-        best = ModelCheckpoint(filename="best", monitor="val_l2", save_on_train_epoch_end=False, **shared)
+        best = ModelCheckpoint(filename="best", monitor=MONITOR, save_on_train_epoch_end=False, **shared)
         callbacks.insert(0, best)
     for callback in callbacks:
         callback.FILE_EXTENSION = ".safetensors"  # type: ignore[attr-defined]

@@ -1,0 +1,53 @@
+"""How good a field is on validation conditions: whole populations beside the real ones.
+
+The weights that are kept are those of the smallest energy distance, `val_energy`, a score of means and spreads together.
+Where a flow starts from a prior the field that corrects nothing takes part as well: a run is never worse, on the
+validation conditions, than what was known before its first step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from scdfm.config import Config, SamplingConfig
+from scdfm.flow import Origin, energy_distance, generate
+from scdfm.model import VelocityField
+from scdfm.prior import Origins
+from scdfm.seeds import torch_rng
+from scdfm.training.steps import ValidationBatch, ValidationConditions
+
+MONITOR = "val_energy"
+SCORES = (MONITOR, "val_l2", "val_pearson_delta")
+
+
+def validate(
+    field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, rates: Tensor, origin: Origin | None
+) -> Tensor:  # fmt: skip
+    """SCORES [3] of one generated validation condition: energy distance, distance of means, correlation of shifts.
+
+    `genes` and `rates` [G] are the panel's tokens and source rates. Raises TrainingError for cells that are no numbers.
+    """
+    cells = generate(
+        field, control=batch.control, perturbation=batch.perturbation,
+        condition=torch.zeros(len(batch.control), dtype=torch.long, device=batch.control.device),
+        genes=genes, sampling=config.sampling, genes_per_step=config.flow.genes_per_step,
+        rng=torch_rng(config.seed, "validation noise", batch.name), source=config.flow.source, rates=rates, origin=origin,
+    )  # fmt: skip
+    mean, target = cells.mean(0), batch.target_mean.cpu()
+    shifts = torch.stack([mean, target]) - batch.control_mean.cpu()
+    energy = energy_distance(cells, batch.target.cpu())
+    return torch.stack([energy, torch.linalg.vector_norm(mean - target), torch.corrcoef(shifts)[0, 1]])
+
+
+def untrained_scores(
+    field: VelocityField, conditions: ValidationConditions, config: Config, genes: Tensor, rates: Tensor, origins: Origins
+) -> dict[str, float]:  # fmt: skip
+    """The mean SCORES of a `field` that corrects nothing yet, for which one solver step is exact."""
+    once = SamplingConfig.model_validate(config.sampling.model_dump() | {"solver": "euler", "steps": 1})
+    config = config.model_copy(update={"sampling": once})
+    scores = [
+        validate(field, batch, config, genes, rates, origins.of([batch.name])) for batch in conditions.batches
+    ]
+    means = torch.stack(scores).mean(0).tolist()
+    return dict(zip(SCORES, means, strict=True))
