@@ -38,7 +38,7 @@ SETTINGS = (
     "panel.n_genes=40", "graph.k=5", "model.width=16", "model.heads=2", "model.gene_heads=2", "model.layers=1",
     "model.dropout=0.1", "flow.genes_per_step=24", "training.max_steps=60", "training.warmup_steps=2",
     "training.validate_every=5", "training.conditions_per_batch=2", "training.validation_cells=6",
-    "training.accelerator=cpu", "sampling.steps=2",
+    "training.accelerator=cpu", "training.keep=last", "sampling.steps=2",
 )  # fmt: skip
 NAMES = ("fit", "predict", "benchmark")
 PAIRED = "G010,G011,G045"

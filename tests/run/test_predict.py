@@ -18,7 +18,8 @@ OPTIONS = {
     "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
     "flow": {"genes_per_step": 24},
     "training": {"max_steps": 6, "warmup_steps": 2, "validate_every": 3, "conditions_per_batch": 2,
-                 "cells_per_condition": 6, "validation_cells": 6, "accelerator": "cpu", "keep_controls": 20, "keep": "last"},
+                 "cells_per_condition": 6, "validation_cells": 6, "accelerator": "cpu",
+                 "keep_controls": 20, "keep": "last"},
     "sampling": {"steps": 2, "cells": 5},
 }  # fmt: skip
 

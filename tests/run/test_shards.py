@@ -19,7 +19,8 @@ OPTIONS = {
     "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
     "flow": {"genes_per_step": 24},
     "training": {"max_steps": 2, "warmup_steps": 1, "validate_every": 2, "conditions_per_batch": 2,
-                 "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu", "keep_controls": 20, "keep": "last"},
+                 "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu",
+                 "keep_controls": 20, "keep": "last"},
     "sampling": {"steps": 1, "cells": 5},
 }  # fmt: skip
 

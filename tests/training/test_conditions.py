@@ -28,7 +28,8 @@ SMALL: dict[str, Any] = {
     "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
     "flow": {"genes_per_step": 20},
     "training": {"max_steps": 6, "warmup_steps": 2, "validate_every": 3, "conditions_per_batch": 3,
-                 "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu", "keep_controls": 30, "keep": "last"},
+                 "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu",
+                 "keep_controls": 30, "keep": "last"},
     "sampling": {"steps": 2, "cells": 6},
 }  # fmt: skip
 DRUGS = {"model": {"perturbation": "drugs"}}

@@ -26,7 +26,8 @@ SETTINGS = {
     "panel.n_genes": 40, "graph.k": 5, "model.width": 16, "model.heads": 2, "model.gene_heads": 2,
     "model.layers": 1, "flow.genes_per_step": 24, "training.max_steps": 6, "training.warmup_steps": 2,
     "training.validate_every": 3, "training.conditions_per_batch": 3, "training.cells_per_condition": 4,
-    "training.validation_cells": 6, "training.accelerator": "cpu", "training.keep": "last", "training.timeout": 60, "sampling.steps": 1,
+    "training.validation_cells": 6, "training.accelerator": "cpu", "training.timeout": 60, "sampling.steps": 1,
+    "training.keep": "last",
     "split.validation_fraction": 0.3,
 }  # fmt: skip
 SECONDS = 120

@@ -27,6 +27,8 @@ class Field(Protocol):
 
     training: bool
 
+    @property
+    def silent(self) -> bool: ...
     def context(
         self,
         control: Tensor,
@@ -145,6 +147,8 @@ def _solve(
 ) -> Tensor:
     """The end of the flow; with guidance w its velocity is v_null + w·(v − v_null), null the condition left out."""
     control, genes, perturbation, condition = inputs
+    if origin is not None and field.silent:  # nothing to solve, to the bit
+        return origin.outward(noise, condition)
     asked = [perturbation]
     if sampling.guidance != 1:
         asked.append(as_conditions(perturbation).unconditional())

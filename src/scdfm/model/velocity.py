@@ -182,6 +182,12 @@ class VelocityField(nn.Module):
         velocity: Tensor = self.decoder(x, context.decoder)
         return velocity if context.deviation is None else velocity * context.deviation
 
+    @property
+    def silent(self) -> bool:
+        """Whether this is the centred field of before training, whose velocity is 0 everywhere."""
+        out = self.decoder.out
+        return self.centre_encoder is not None and not (out.weight.any() or out.bias.any())
+
     def bytes_per_cell(self, n_genes: int) -> int:
         """Memory that one cell of `n_genes` takes while sampling: its context and the widest layer's work."""
         vectors = 16 + 2 * self.config.layers

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scdfm.config import Config, SamplingConfig
+from scdfm.config import Config
 from scdfm.flow import Origin, energy_distance, generate
 from scdfm.model import VelocityField
 from scdfm.prior import Origins
@@ -43,9 +43,7 @@ def validate(
 def untrained_scores(
     field: VelocityField, conditions: ValidationConditions, config: Config, genes: Tensor, rates: Tensor, origins: Origins
 ) -> dict[str, float]:  # fmt: skip
-    """The mean SCORES of a `field` that corrects nothing yet, for which one solver step is exact."""
-    once = SamplingConfig.model_validate(config.sampling.model_dump() | {"solver": "euler", "steps": 1})
-    config = config.model_copy(update={"sampling": once})
+    """The mean SCORES of a `field` that corrects nothing yet."""
     scores = [
         validate(field, batch, config, genes, rates, origins.of([batch.name])) for batch in conditions.batches
     ]
