@@ -189,7 +189,7 @@ PRIORS = [
           ("empty and signed", lambda run, name=name: truncated(run / name, 0), True, f"{name} cannot be read as"),
           ("the weights", lambda run, name=name: shutil.copy(run / "weights.safetensors", run / name), True, name),
       )),
-    Case("prior: of a run that differs by its seed alone", swapped(PRIOR), None),
+    Case("prior: of another run", swapped(PRIOR), "prior.safetensors is not the file of this run"),
     Case("frame: of another run", swapped(FRAME), "frame.safetensors is not the file of this run"),
     Case("prior: the frame", files(lambda run: shutil.copy(run / FRAME, run / PRIOR), True), "cannot be read as a prior"),
     Case("frame: the prior", files(lambda run: shutil.copy(run / PRIOR, run / FRAME), True),
@@ -201,10 +201,13 @@ PRIORS = [
     Case("prior: dual NaN", prior(lambda t: t["dual"].fill_(float("nan"))), "'dual' is .* finite"),
     Case("prior: no dual", prior(lambda t: t.pop("dual")), "cannot be read as a prior"),
     *(Case(f"frame: a row of {name} less", frame(less(name)), f"tensor '{name}' is torch.float.*expected")
-      for name in ("deviation", "scale", "loadings", "unique", "size_and_spread")),
+      for name in ("deviation", "excess", "trend", "loadings", "unique")),
     Case("frame: no loadings", frame(lambda t: t.pop("loadings")), "tensor 'loadings' is missing"),
-    Case("frame: a scale of 0", frame(lambda t: t["scale"].zero_()), "'scale' holds values that no spread has"),
-    Case("frame: float64", frame(lambda t: t.update(scale=t["scale"].double())), "tensor 'scale' is torch.float64"),
+    Case("frame: an excess of 0", frame(lambda t: t["excess"].zero_()), "'excess' holds values that no spread has"),
+    Case("frame: a size of 0", frame(lambda t: t["size"].zero_()), "'size' holds values that no spread has"),
+    Case("frame: an infinite spread", frame(lambda t: t["spread"].fill_(float("inf"))), "'spread' holds values that no"),
+    Case("frame: two highest", frame(lambda t: t.update(highest=torch.ones(2).double())), "tensor 'highest' is torch"),
+    Case("frame: float64", frame(lambda t: t.update(excess=t["excess"].double())), "tensor 'excess' is torch.float64"),
     Case("frame: NaN", frame(lambda t: t["unique"].fill_(float("nan"))), "'unique' holds values that no spread has"),
 ]  # fmt: skip
 
