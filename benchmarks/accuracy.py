@@ -106,8 +106,12 @@ def studies(args: argparse.Namespace, models: list[Contender]) -> dict[str, Call
         if args.norman is None:
             sys.exit("part 'norman' needs the real cells: --norman PERTURBENCH.h5ad")
         cells = scdfm.read_cells(args.norman, subset={"dataset": "norman19"})
-        train = tuple(name for name in cells.conditions if name not in {"control", *TEST})
-        return [on(cells, scdfm.Split("composed doubles", 0, train, (), TEST), [0], "norman")]
+        known = [name for name in cells.conditions if name not in {"control", *TEST}]
+        asked = {part for name in TEST for part in targets(name)}
+        rest = [name for name in known if asked.isdisjoint(targets(name))]
+        kept = tuple(numpy_rng(0, "validation").choice(rest, 3, replace=False).tolist())
+        train = tuple(name for name in known if name not in kept)
+        return [on(cells, scdfm.Split("composed doubles", 0, train, kept, TEST), [0], "norman")]
 
     return {
         "additive": lambda: [on(args.screen, "additive", range(5), "additive")],
