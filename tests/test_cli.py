@@ -297,3 +297,31 @@ def test_help_imports_nothing_heavy():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_a_fit_that_keeps_the_prior_says_so(call, screen, tmp_path):
+    wild = [
+        "--set",
+        "training.learning_rate=0.03",
+        "--set",
+        "training.warmup_steps=0",
+        "--set",
+        "training.ema_decay=0",
+    ]
+    code, out, _ = call("fit", screen, "--out", tmp_path / "a", "--split", "additive", *SMALL, *wild)
+    assert code == 0
+    assert "weights kept: step 0" in out
+    assert "step 0: no step of training made the validation populations better than the prior alone" in out
+    code, out, _ = call(
+        "fit",
+        screen,
+        "--out",
+        tmp_path / "b",
+        "--split",
+        "additive",
+        *SMALL,
+        *wild,
+        "--set",
+        "training.keep=last",
+    )
+    assert (code, "step 0:" in out) == (0, False)

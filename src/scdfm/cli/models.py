@@ -73,6 +73,11 @@ def fit(
         f"run {out}: {len(run.genes)} genes, {len(run.split.train)} training, {len(run.split.validation)} validation "
         f"and {len(run.split.test)} test conditions; weights kept: {kept}"
     )
+    if run.manifest.result.get("step") == 0:
+        typer.echo(
+            "step 0: no step of training made the validation populations better than the prior alone, which is kept; "
+            "more cells or conditions give training more to learn from, and training.keep=last keeps its weights"
+        )
 
 
 @app.command()
