@@ -20,21 +20,11 @@ import numpy as np
 import pandas as pd
 
 import scdfm
+from accuracy import NARROW
 from scdfm.evaluation import baselines
 from scdfm.files import write_json
 from scdfm.seeds import numpy_rng
 
-SMALL: dict[str, Any] = {
-    "panel": {"n_genes": 300},
-    "graph": {"k": 10},
-    "model": {"width": 32, "heads": 2, "layers": 1},
-    "flow": {"genes_per_step": 128},
-    "training": {
-        "max_steps": 300, "conditions_per_batch": 4, "cells_per_condition": 8, "warmup_steps": 30,
-        "ema_decay": 0.98, "validation_cells": 16, "keep_controls": 500,
-    },
-    "sampling": {"steps": 3},
-}  # fmt: skip
 ARMS = ("chosen", "random")
 RESULTS = Path(__file__).parent / "results"
 
@@ -65,7 +55,7 @@ def one_round(
     train = tuple(name for name in known if name not in validation)
     split = scdfm.Split("campaign", 0, train, validation, tuple(test))
     steps = {"training": {"max_steps": args.max_steps, "validate_every": args.max_steps}, "seed": seed}
-    config = scdfm.Config().updated(SMALL).updated(steps)
+    config = scdfm.Config().updated(NARROW).updated(steps)
     # The data hold what is measured so far and the test alone, so that nothing else can be seen.
     table = cells.select(["control", *known, *test])
     run = scdfm.fit(table, split, config, out=folder / "run", resume=True, progress=False)

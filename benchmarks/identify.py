@@ -16,21 +16,14 @@ from __future__ import annotations
 import argparse
 import itertools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import scdfm
+from accuracy import NARROW
 from scdfm.evaluation import baselines
 
-SMALL: dict[str, Any] = {
-    "panel": {"n_genes": 500},
-    "model": {"width": 32, "heads": 2, "layers": 2},
-    "flow": {"genes_per_step": 128},
-    "training": {"max_steps": 1000, "conditions_per_batch": 4, "cells_per_condition": 8, "ema_decay": 0.99},
-    "sampling": {"steps": 3},
-}
 COMPOSED = ("MAP2K3+MAP2K6", "KLF1+MAP2K6", "KLF1+TGFBR2", "MAPK1+TGFBR2", "MAP2K3+SLC38A2")
 RESULTS = Path(__file__).parent / "results"
 
@@ -39,7 +32,7 @@ def run_of(cells: scdfm.CellTable, split: scdfm.Split, args: argparse.Namespace)
     """The run given, or a fit of the small setting."""
     if args.run:
         return scdfm.Run.load(args.run)
-    config = scdfm.Config().updated(SMALL)
+    config = scdfm.Config().updated(NARROW)
     if args.max_steps:
         config = config.updated({"training": {"max_steps": args.max_steps, "validate_every": args.max_steps}})
     return scdfm.fit(cells, split, config, out=args.out / "run", resume=True)

@@ -15,24 +15,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
 import scdfm
+from accuracy import NARROW
 from scdfm.evaluation import baselines
 from scdfm.screening.interaction import informative_genes
 from scdfm.seeds import numpy_rng
 
-SMALL: dict[str, Any] = {
-    "panel": {"n_genes": 500},
-    "model": {"width": 32, "heads": 2, "layers": 2},
-    "flow": {"genes_per_step": 128},
-    "training": {"max_steps": 1000, "conditions_per_batch": 4, "cells_per_condition": 8, "ema_decay": 0.99},
-    "sampling": {"steps": 3},
-}
 SCORES = (
     "c",
     "magnitude",
@@ -47,10 +40,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def run_of(cells: scdfm.CellTable, fold: int, args: argparse.Namespace) -> scdfm.Run:
-    """The run of a fold: given, or fitted with the small setting."""
+    """The run of a fold: given, or fitted at the small size of accuracy.py."""
     if args.runs:
         return scdfm.Run.load(args.runs / f"fold{fold}")
-    config = scdfm.Config().updated({**SMALL, "split": {"fold": fold}})
+    config = scdfm.Config().updated({**NARROW, "split": {"fold": fold}})
     if args.max_steps:
         config = config.updated({"training": {"max_steps": args.max_steps, "validate_every": args.max_steps}})
     return scdfm.fit(cells, config=config, out=args.out / f"run{fold}", resume=True)

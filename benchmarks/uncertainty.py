@@ -12,21 +12,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
 import scdfm
+from accuracy import NARROW
 from scdfm.seeds import numpy_rng
 
-SMALL: dict[str, Any] = {
-    "panel": {"n_genes": 500},
-    "model": {"width": 32, "heads": 2, "layers": 2},
-    "flow": {"genes_per_step": 128},
-    "training": {"max_steps": 1000, "conditions_per_batch": 4, "cells_per_condition": 8, "ema_decay": 0.99},
-    "sampling": {"steps": 3},
-}
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -34,7 +27,7 @@ def member(cells: scdfm.CellTable, split: scdfm.Split, seed: int, args: argparse
     """The run of a seed: given, or fitted."""
     if args.runs:
         return scdfm.Run.load(args.runs / f"seed{seed}")
-    config = scdfm.Config().updated({**SMALL, "seed": seed})
+    config = scdfm.Config().updated({**NARROW, "seed": seed})
     if args.max_steps:
         config = config.updated({"training": {"max_steps": args.max_steps, "validate_every": args.max_steps}})
     return scdfm.fit(cells, split, config, out=args.out / f"seed{seed}", resume=True)
