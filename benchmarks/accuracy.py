@@ -93,14 +93,19 @@ def studies(args: argparse.Namespace, models: list[Contender]) -> dict[str, Call
         ]
 
     def holdout() -> list[Benchmark]:
-        # Targets that are measured genes: of another, without features, nothing is known once it is held out.
+        # Of a target that is no measured gene nothing is known, without features, once its conditions are held out.
         cells = scdfm.read_cells(args.screen)
-        known = sorted({part for name in cells.conditions for part in targets(name)} & set(cells.genes))
-        draws = [numpy_rng(fold, "held out").choice(known, 12, replace=False) for fold in range(3 - small)]
-        return [
-            on(cells, SplitConfig(kind="holdout", targets=tuple(sorted(drawn))), [0], f"holdout{fold}")
-            for fold, drawn in enumerate(draws)
-        ]
+        names = [name for name in cells.conditions if name != "control"]
+        genes = set(cells.genes)
+        candidates = sorted({part for name in names for part in targets(name)} & genes)
+        found = []
+        for draw in range(3 - small):
+            held = numpy_rng(draw, "held out").choice(candidates, 12, replace=False).tolist()
+            trained = {part for name in names if not set(held) & set(targets(name)) for part in targets(name)}
+            told = [name for name in names if set(targets(name)) <= trained | genes]
+            split = SplitConfig(kind="holdout", targets=tuple(sorted(held)))
+            found.append(on(cells.select(["control", *told]), split, [0], f"holdout{draw}"))
+        return found
 
     def norman() -> list[Benchmark]:
         if args.norman is None:
