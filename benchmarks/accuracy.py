@@ -25,7 +25,6 @@ import pandas as pd
 import scdfm
 from norman_subset import TEST
 from scdfm.benchmarking import Benchmark, Contender
-from scdfm.config import SplitConfig
 from scdfm.data.conditions import targets
 from scdfm.evaluation import LOWER_IS_BETTER
 from scdfm.files import write_text
@@ -101,10 +100,16 @@ def studies(args: argparse.Namespace, models: list[Contender]) -> dict[str, Call
         found = []
         for draw in range(3 - small):
             held = numpy_rng(draw, "held out").choice(candidates, 12, replace=False).tolist()
-            trained = {part for name in names if not set(held) & set(targets(name)) for part in targets(name)}
-            told = [name for name in names if set(targets(name)) <= trained | genes]
-            split = SplitConfig(kind="holdout", targets=tuple(sorted(held)))
-            found.append(on(cells.select(["control", *told]), split, [0], f"holdout{draw}"))
+            train = [name for name in names if not set(held) & set(targets(name))]
+            trained = {part for name in train for part in targets(name)}
+            test = tuple(
+                name for name in names if name not in train and set(targets(name)) <= {*trained, *held}
+            )
+            sure = [name for name in train if set(targets(name)) <= genes]
+            kept = numpy_rng(draw, "validation").choice(sure, len(train) // 10, replace=False).tolist()
+            train = [name for name in train if name not in kept]
+            split = scdfm.Split("unseen targets", draw, tuple(train), tuple(kept), test)
+            found.append(on(cells, split, [0], f"holdout{draw}"))
         return found
 
     def norman() -> list[Benchmark]:
