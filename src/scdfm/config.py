@@ -362,6 +362,7 @@ PAPER: dict[str, Any] = {
         "max_steps": 100_000, "conditions_per_batch": 1, "cells_per_condition": 96, "sampling": "condition",
         "optimizer": "adam", "learning_rate": 5e-5, "min_learning_rate": 1e-6, "warmup_steps": 0,
         "weight_decay": 0.0, "clip_norm": 0.0, "ema_decay": 0.0, "precision": "32", "validate_every": 5000,
+        "keep": "last",
         "keep_controls": 10_000,
     },
     "sampling": {

@@ -199,7 +199,7 @@ def test_run_adds_curves_and_its_provenance(tmp_path: Path) -> None:
         "123,456",
         "2 train, 1 validation, 1 test",
         "torch 2.13.0",
-        "val l2",
+        "val energy",
     ):
         assert fact in said
 
