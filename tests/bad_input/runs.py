@@ -201,7 +201,7 @@ PRIORS = [
     Case("prior: dual NaN", prior(lambda t: t["dual"].fill_(float("nan"))), "'dual' is .* finite"),
     Case("prior: no dual", prior(lambda t: t.pop("dual")), "cannot be read as a prior"),
     *(Case(f"frame: a row of {name} less", frame(less(name)), f"tensor '{name}' is torch.float.*expected")
-      for name in ("deviation", "excess", "trend", "loadings", "unique")),
+      for name in ("deviation", "excess", "peak", "trend", "loadings", "unique")),
     Case("frame: no loadings", frame(lambda t: t.pop("loadings")), "tensor 'loadings' is missing"),
     Case("frame: an excess of 0", frame(lambda t: t["excess"].zero_()), "'excess' holds values that no spread has"),
     Case("frame: a size of 0", frame(lambda t: t["size"].zero_()), "'size' holds values that no spread has"),

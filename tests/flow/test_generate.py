@@ -218,7 +218,7 @@ def test_a_field_that_corrects_nothing_is_not_solved(monkeypatch: pytest.MonkeyP
     field = VelocityField(ModelConfig(width=16, heads=2, gene_heads=2, layers=1), None, G + 4, centred=True)
     assert field.silent
     frame = Frame(
-        1.0, torch.ones(G), torch.ones(G), torch.tensor([[0.0], [1.0]]), torch.full((G, 1), 0.3), torch.full((G,), 0.9),
+        1.0, *torch.ones((3, G)), torch.tensor([[0.0], [1.0]]), torch.full((G, 1), 0.3), torch.full((G,), 0.9),
         spread=0.1, highest=9.0,
     )  # fmt: skip
     origin = Origin(

@@ -14,8 +14,9 @@ def frame(n_genes: int = 6, spread: float = 0.3) -> Frame:
     rng = torch.Generator().manual_seed(0)
     loadings = torch.randn((n_genes, 2), generator=rng) * 0.4
     unique = (1 - (loadings**2).sum(1)).clamp(min=0.05).sqrt()
-    deviation, excess = torch.rand((2, n_genes), generator=rng) + 0.5
-    return Frame(0.5, deviation, excess, torch.tensor([[0.0], [1.0]]), loadings, unique, spread, highest=9.0)
+    deviation, excess, peak = torch.rand((3, n_genes), generator=rng) + 0.5
+    trend = torch.tensor([[0.0], [1.0]])
+    return Frame(0.5, deviation, excess, peak, trend, loadings, unique, spread, highest=9.0)
 
 
 def origin(n_conditions: int = 3) -> Origin:

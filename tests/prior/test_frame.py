@@ -88,6 +88,24 @@ def test_variances_follow_the_mean() -> None:
     assert frame.highest == pytest.approx(values[known].max())
 
 
+def test_a_gene_expected_silent_may_yet_be_on() -> None:
+    """A gene that one condition switches on, expected silent there: its cells lie within some deviations."""
+    rng = np.random.default_rng(5)
+    values = np.maximum(0, rng.normal(3, 1, size=(400, 60)))
+    values[:200, 0] = 0
+    codes = np.repeat([0, 1], 200)
+    means = np.stack([values[codes == code].mean(0) for code in range(2)])
+    frame = fitted(values, codes, means, means[[0, 0]])
+    start = Origins.around(frame, {"A": means[0]}, {"A": np.zeros(60)}).of(["A"])
+    on, condition = torch.from_numpy(values[200:]).float(), torch.zeros(200, dtype=torch.long)
+    residuals = start.inward(on, condition, torch.rand(on.shape)) / frame.deviation
+    assert residuals.abs().max() < 20
+    made = start.outward(
+        start.noise(torch.randn((2000, start.width)), condition.repeat(10)), condition.repeat(10)
+    )
+    assert (made[:, 0] > 0).float().mean() < 0.002  # and yet nearly nothing of it is generated
+
+
 def made_variances(frame: Frame, mean: np.ndarray) -> np.ndarray:
     """Variances of cells drawn around a mean by the frame alone."""
     start = Origins.around(frame, {"A": mean}, {"A": np.zeros_like(mean)}).of(["A"])
@@ -126,7 +144,7 @@ def test_silent_genes_keep_a_readable_spread() -> None:
     values = np.abs(rng.normal(size=(200, 10))) * (np.arange(10) > 4)
     frame = fitted(values, np.zeros(200, int), values.mean(0)[None], np.ones((1, 10)))
     assert frame.deviation.min() == pytest.approx(0.02)
-    for part in (frame.excess, frame.trend, frame.loadings, frame.unique):
+    for part in (frame.excess, frame.peak, frame.trend, frame.loadings, frame.unique):
         assert torch.isfinite(part).all()
 
 

@@ -31,6 +31,8 @@ class Frame:
     """d, of root mean square 1."""
     excess: Float[Tensor, " G"]
     """Variance of a gene over what `trend` says of its mean."""
+    peak: Float[Tensor, " G"]
+    """The highest mean of a gene in any training condition or its controls (log1p)."""
     trend: Float[Tensor, "2 knots"]
     """Variance over mean of genes, at logarithms of the mean: first the logarithms, ascending, then the ratios (log1p)."""
     loadings: Float[Tensor, "G k"]
@@ -51,7 +53,7 @@ class Frame:
         return self._changed(lambda tensor: tensor.to(device))
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Frame:
-        names = ("deviation", "excess", "loadings", "unique")
+        names = ("deviation", "excess", "peak", "loadings", "unique")
         changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
         return replace(self, **changed)
 

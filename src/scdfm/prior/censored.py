@@ -10,15 +10,12 @@ from scipy.stats import norm
 
 from scdfm.prior.kernel import Floats
 
-LOWEST, HIGHEST = -6.0, 12.0
-"""Range of a; below it a gene is never seen, above it never 0, and the mean is μ."""
-RAREST = -4.0
-"""Least a that a variance may ask for: what is seen in a few cells of 100,000 says nothing of σ."""
-_A = np.linspace(LOWEST, HIGHEST, 6001)
+LOWEST, HIGHEST = -4.0, 12.0
+"""Range of a; below it a gene is seen in no cell of 30,000, above it never 0, and the mean is μ."""
+_A = np.linspace(LOWEST, HIGHEST, 4001)
 _MEAN = _A * norm.cdf(_A) + norm.pdf(_A)
 _VARIANCE = (_A**2 + 1) * norm.cdf(_A) + _A * norm.pdf(_A) - _MEAN**2
-_SEEN = _A >= RAREST
-_SQUARED_VARIATION = (_VARIANCE / _MEAN**2)[_SEEN][::-1]
+_SQUARED_VARIATION = (_VARIANCE / _MEAN**2)[::-1]
 """Variance over the squared mean falls with a."""
 
 
@@ -32,7 +29,7 @@ def latent_scale(mean: Floats, variance: Floats) -> Floats:
     """σ [..., G] at which max(0, z) has the `mean` and `variance` (log1p); 0 where either is."""
     seen = (mean > 0) & (variance > 0)
     squared = np.divide(variance, mean**2, where=seen, out=np.ones_like(mean))
-    a = np.interp(squared, _SQUARED_VARIATION, _A[_SEEN][::-1])
+    a = np.interp(squared, _SQUARED_VARIATION, _A[::-1])
     never_zero = squared < _SQUARED_VARIATION[0]
     scale = np.where(never_zero, np.sqrt(np.maximum(variance, 0)), mean / np.interp(a, _A, _MEAN))
     return np.where(seen, scale, 0.0)

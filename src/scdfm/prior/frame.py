@@ -19,6 +19,8 @@ MOST_FACTORS = 50
 KNOTS = 24
 """Places of the mean where the trend of the variance is measured, at most; each takes PAIRS means or more."""
 PAIRS = 50
+LEAST_OF_PEAK = 0.25
+"""Share of a gene's highest mean below which its spread no longer falls: what is expected silent may yet be on."""
 MOST_EXCESS = 20.0
 """Largest factor between a gene's variance and the trend, either way."""
 
@@ -39,7 +41,8 @@ def fit_frame(
     size = float(np.sqrt(variances.mean())) or 1.0
     deviation = np.maximum(np.sqrt(variances) / size, SMALLEST)
     trend, excess = _variance_law(cells, conditions, means)
-    centre, scale = latent(means, size, trend, excess)
+    peak = np.maximum(means, controls).max(0)
+    centre, scale = latent(means, size, trend, excess, peak)
     uniform = torch.rand(cells.shape, generator=rng, dtype=torch.float64)
     expression, latent_centre, latent_deviation = (
         torch.from_numpy(np.ascontiguousarray(x)) for x in (cells, centre[conditions], scale[conditions])
@@ -52,14 +55,19 @@ def fit_frame(
     weighted = deviation[:, None] * loadings, deviation * unique
     spread = _spread(deviation * standard, conditions, deviation * shifts, *weighted)
     return Frame(
-        size, _tensor(deviation), _tensor(excess), _tensor(trend), _tensor(loadings), _tensor(unique), spread,
-        highest=float(cells.max(initial=0.0)),
+        size, _tensor(deviation), _tensor(excess), _tensor(peak), _tensor(trend), _tensor(loadings), _tensor(unique),
+        spread=spread, highest=float(cells.max(initial=0.0)),
     )  # fmt: skip
 
 
-def latent(means: Floats, size: float, trend: Floats, excess: Floats) -> tuple[Floats, Floats]:
-    """Latent means μ and deviations σ [C, G] of genes with these `means`, and the variance that the trend gives them."""
-    scale = np.maximum(latent_scale(means, excess * expected_variance(means, trend)), SMALLEST * size)
+def latent(means: Floats, size: float, trend: Floats, excess: Floats, peak: Floats) -> tuple[Floats, Floats]:
+    """Latent means μ and deviations σ [C, G] of genes with these `means` and the variance that the trend gives them.
+
+    Where a gene is expected to be silent, σ is that of a quarter of its `peak`: a cell that expresses it all the same
+    lies within some σ, not within hundreds.
+    """
+    told = np.maximum(means, LEAST_OF_PEAK * peak)
+    scale = np.maximum(latent_scale(told, excess * expected_variance(told, trend)), SMALLEST * size)
     return latent_mean(means, scale), scale
 
 

@@ -33,8 +33,8 @@ class Origins:
         """Each condition at the mean of its controls [G] plus its expected shift [G]; expression is never below 0."""
         control = np.stack([controls[name] for name in shifts])
         expected = np.maximum(control + np.stack(list(shifts.values())), 0)
-        trend, excess = (x.numpy().astype(np.float64) for x in (frame.trend, frame.excess))
-        centre, scale = latent(expected, frame.size, trend, excess)
+        law = (x.numpy().astype(np.float64) for x in (frame.trend, frame.excess, frame.peak))
+        centre, scale = latent(expected, frame.size, *law)
         shift = centre - latent_mean(control, scale)
         return cls(
             frame, tuple(shifts), *(torch.from_numpy(x.astype(np.float32)) for x in (centre, scale, shift))

@@ -80,7 +80,7 @@ def described_by(
     return tensors["values"].numpy(), tensors["centre"].numpy(), tensors["factor"].numpy()
 
 
-FRAME_TENSORS = ("deviation", "excess", "trend", "loadings", "unique")
+FRAME_TENSORS = ("deviation", "excess", "peak", "trend", "loadings", "unique")
 FRAME_NUMBERS = ("size", "spread", "highest")
 
 
@@ -90,7 +90,7 @@ def frame_of(tensors: dict[str, torch.Tensor], n_genes: int, path: Path) -> dict
         name: tensors[name].shape[-1] if name in tensors and tensors[name].ndim == 2 else 1
         for name in ("loadings", "trend")
     }
-    shapes: dict[str, list[int]] = {name: [n_genes] for name in ("deviation", "excess", "unique")}
+    shapes: dict[str, list[int]] = {name: [n_genes] for name in ("deviation", "excess", "peak", "unique")}
     shapes |= {"loadings": [n_genes, widths["loadings"]], "trend": [2, max(1, widths["trend"])]}
     shapes |= {name: [] for name in FRAME_NUMBERS}
     if odd := sorted(shapes.keys() ^ tensors.keys()):
