@@ -302,7 +302,7 @@ def test_help_imports_nothing_heavy():
 def test_a_fit_that_keeps_the_prior_says_so(call, screen, tmp_path):
     wild = [
         "--set",
-        "training.learning_rate=0.03",
+        "training.learning_rate=0.1",
         "--set",
         "training.warmup_steps=0",
         "--set",

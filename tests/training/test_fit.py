@@ -313,7 +313,7 @@ def test_the_loss_falls(cells, config, tmp_path):
 def test_a_fit_that_makes_nothing_better_keeps_the_prior(cells, config, tmp_path):
     """Steps far too long: the field that corrects nothing validates best, is kept, and the manifest says so."""
     wild = config.updated(
-        {"training": {"learning_rate": 0.03, "warmup_steps": 0, "ema_decay": 0.0, "keep": "best"}}
+        {"training": {"learning_rate": 0.1, "warmup_steps": 0, "ema_decay": 0.0, "keep": "best"}}
     )
     run = scdfm.fit(cells, config=wild, out=tmp_path / "run", progress=False)
     assert run.manifest.result["step"] == 0
