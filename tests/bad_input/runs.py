@@ -382,7 +382,7 @@ CASES = [
     Case("manifest: data without digest", without("data", "digest"), "damaged at data"),
     Case("manifest: data of another type", manifest(data=[]), "damaged at data"),
     Case("manifest: versions without scdfm", without("versions", "scdfm"), "the version of scdfm is missing"),
-    Case("manifest: result NaN", manifest(result={"val_energy": float("nan")}), "damaged at result"),
+    Case("manifest: result NaN", manifest(result={"val_wasserstein": float("nan")}), "damaged at result"),
     Case("manifest: result missing", without("result"), None),
     Case("manifest: digests empty", manifest(digests={}), "is not finished; continue it with fit --resume"),
     Case("manifest: digests null", manifest(digests=None), "damaged at digests"),

@@ -184,9 +184,11 @@ def test_run_adds_curves_and_its_provenance(tmp_path: Path) -> None:
     }
     manifest = SimpleNamespace(
         split=split, data={"path": "screen.h5ad", "digest": "data4567", "n_cells": 123456}, seed=7,
-        result={"step": 300, "val_energy": 1.25}, versions={"torch": "2.13.0"},
+        result={"step": 300, "val_wasserstein": 1.25}, versions={"torch": "2.13.0"},
     )  # fmt: skip
-    log = pd.DataFrame({"step": [1, 20, 40], "loss": [3.0, 2.0, 1.0], "val_energy": [np.nan, np.nan, 2.0]})
+    log = pd.DataFrame(
+        {"step": [1, 20, 40], "loss": [3.0, 2.0, 1.0], "val_wasserstein": [np.nan, np.nan, 2.0]}
+    )
     run: Any = SimpleNamespace(manifest=manifest, log=log, split=SimpleNamespace(kind=UNKNOWN))
     text = write(tmp_path, scores(["scdfm", "ridge"], ["A", "B"]), None, None, run=run).read_text(
         encoding="utf-8"
@@ -199,7 +201,7 @@ def test_run_adds_curves_and_its_provenance(tmp_path: Path) -> None:
         "123,456",
         "2 train, 1 validation, 1 test",
         "torch 2.13.0",
-        "val energy",
+        "val wasserstein",
     ):
         assert fact in said
 

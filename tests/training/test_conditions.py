@@ -232,7 +232,7 @@ def test_without_features_a_drug_never_seen_is_refused_and_validates_nothing(des
     cells, _ = described
     run = fitted(cells, ["drug2"], tmp_path / "run", DRUGS)
     assert run.split.validation == ("drug1",)
-    assert "val_energy" not in run.manifest.result
+    assert "val_wasserstein" not in run.manifest.result
     with pytest.raises(
         ConditionError, match=r"nothing is known of 'drug2'.*expected features of it \(fit with --features"
     ):

@@ -282,7 +282,15 @@ def test_the_run_holds_no_test_cell_and_says_where_it_comes_from(cells, run):
     assert manifest["split"]["digest"] == run.split.digest
     assert manifest["data"]["digest"] == cells.digest()
     assert manifest["versions"]["torch"] == metadata.version("torch")
-    assert set(run.log.columns) >= {"step", "loss", "cfm", "mmd", "val_energy", "val_l2", "val_pearson_delta"}
+    assert set(run.log.columns) >= {
+        "step",
+        "loss",
+        "cfm",
+        "mmd",
+        "val_wasserstein",
+        "val_l2",
+        "val_pearson_delta",
+    }
     assert list(run.log.dropna(subset=["val_l2"])["step"]) == [4, 8, 12]
 
 
@@ -317,7 +325,7 @@ def test_a_fit_that_makes_nothing_better_keeps_the_prior(cells, config, tmp_path
     )
     run = scdfm.fit(cells, config=wild, out=tmp_path / "run", progress=False)
     assert run.manifest.result["step"] == 0
-    assert run.manifest.result["val_energy"] < run.log["val_energy"].min()
+    assert run.manifest.result["val_wasserstein"] < run.log["val_wasserstein"].min()
     assert not run.field.decoder.out.weight.any()
     noise = wild.updated({"flow": {"source": "gaussian"}})
     assert scdfm.fit(cells, config=noise, out=tmp_path / "noise", progress=False).manifest.result["step"] > 0

@@ -1,17 +1,16 @@
 """The flow: path and loss, the MMD between populations, the solver, and generation."""
 
-from scdfm.flow.energy import energy_distance
 from scdfm.flow.generate import gene_chunks, generate
 from scdfm.flow.matching import FlowLoss, flow_loss, in_units, interpolate, sample_source, sample_time
 from scdfm.flow.mmd import median_bandwidths, mmd2, squared_distances
 from scdfm.flow.origin import Frame, Origin, gaussian_velocity, sample_normal, straightened, uncensored
 from scdfm.flow.solve import solve
+from scdfm.flow.wasserstein import wasserstein
 
 __all__ = [
     "FlowLoss",
     "Frame",
     "Origin",
-    "energy_distance",
     "flow_loss",
     "gaussian_velocity",
     "gene_chunks",
@@ -27,4 +26,5 @@ __all__ = [
     "squared_distances",
     "straightened",
     "uncensored",
+    "wasserstein",
 ]

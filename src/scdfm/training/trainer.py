@@ -74,7 +74,7 @@ def _processes(options: TrainingConfig) -> dict[str, Any]:
 
 
 def _checkpoints(out: Path, every: int, validated: bool) -> list[Callback]:
-    """`best` by the energy distance to validation cells, then `last`, which remembers it; both after each validation."""
+    """`best` by the distance to validation cells, then `last`, which remembers it; both after each validation."""
     shared: dict[str, Any] = {"dirpath": out / CHECKPOINTS, "enable_version_counter": False}
     last: dict[str, Any] = {} if validated else {"every_n_train_steps": every}
     callbacks: list[Callback] = [

@@ -1,6 +1,6 @@
 """How good a field is on validation conditions: whole populations beside the real ones.
 
-The weights that are kept are those of the smallest energy distance, `val_energy`, a score of means and spreads together.
+The weights that are kept are those of the smallest `val_wasserstein`, a score of each gene's mean and spread together.
 Where a flow starts from a prior the field that corrects nothing takes part as well: a run is never worse, on the
 validation conditions, than what was known before its first step.
 """
@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from scdfm.config import Config
-from scdfm.flow import Origin, energy_distance, generate
+from scdfm.flow import Origin, generate, wasserstein
 from scdfm.model import VelocityField
 from scdfm.prior import Origins
 from scdfm.seeds import torch_rng
 from scdfm.training.steps import ValidationBatch, ValidationConditions
 
-MONITOR = "val_energy"
+MONITOR = "val_wasserstein"
 SCORES = (MONITOR, "val_l2", "val_pearson_delta")
 
 
 def validate(
     field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, rates: Tensor, origin: Origin | None
 ) -> Tensor:  # fmt: skip
-    """SCORES [3] of one generated validation condition: energy distance, distance of means, correlation of shifts.
+    """SCORES [3] of one generated validation condition: mean distance of genes, distance of means, correlation of shifts.
 
     `genes` and `rates` [G] are the panel's tokens and source rates. Raises TrainingError for cells that are no numbers.
     """
@@ -36,8 +36,8 @@ def validate(
     )  # fmt: skip
     mean, target = cells.mean(0), batch.target_mean.cpu()
     shifts = torch.stack([mean, target]) - batch.control_mean.cpu()
-    energy = energy_distance(cells, batch.target.cpu())
-    return torch.stack([energy, torch.linalg.vector_norm(mean - target), torch.corrcoef(shifts)[0, 1]])
+    distance = wasserstein(cells, batch.target.cpu())
+    return torch.stack([distance, torch.linalg.vector_norm(mean - target), torch.corrcoef(shifts)[0, 1]])
 
 
 def untrained_scores(
