@@ -92,36 +92,14 @@ def studies(args: argparse.Namespace, models: list[Contender]) -> dict[str, Call
         ]
 
     def holdout() -> list[Benchmark]:
-        # Of a target that is no measured gene nothing is known, without features, once its conditions are held out.
         cells = scdfm.read_cells(args.screen)
-        names = [name for name in cells.conditions if name != "control"]
-        genes = set(cells.genes)
-        candidates = sorted({part for name in names for part in targets(name)} & genes)
-        found = []
-        for draw in range(3 - small):
-            held = numpy_rng(draw, "held out").choice(candidates, 12, replace=False).tolist()
-            train = [name for name in names if not set(held) & set(targets(name))]
-            trained = {part for name in train for part in targets(name)}
-            test = tuple(
-                name for name in names if name not in train and set(targets(name)) <= {*trained, *held}
-            )
-            sure = [name for name in train if set(targets(name)) <= genes]
-            kept = numpy_rng(draw, "validation").choice(sure, len(train) // 10, replace=False).tolist()
-            train = [name for name in train if name not in kept]
-            split = scdfm.Split("unseen targets", draw, tuple(train), tuple(kept), test)
-            found.append(on(cells, split, [0], f"holdout{draw}"))
-        return found
+        return [on(cells, unseen_targets(cells, draw), [0], f"holdout{draw}") for draw in range(3 - small)]
 
     def norman() -> list[Benchmark]:
         if args.norman is None:
             sys.exit("part 'norman' needs the real cells: --norman PERTURBENCH.h5ad")
         cells = scdfm.read_cells(args.norman, subset={"dataset": "norman19"})
-        known = [name for name in cells.conditions if name not in {"control", *TEST}]
-        asked = {part for name in TEST for part in targets(name)}
-        rest = [name for name in known if asked.isdisjoint(targets(name))]
-        kept = tuple(numpy_rng(0, "validation").choice(rest, 3, replace=False).tolist())
-        train = tuple(name for name in known if name not in kept)
-        return [on(cells, scdfm.Split("composed doubles", 0, train, kept, TEST), [0], "norman")]
+        return [on(cells, composed_doubles(cells), [0], "norman")]
 
     return {
         "additive": lambda: [on(args.screen, "additive", range(5), "additive")],
@@ -133,6 +111,32 @@ def studies(args: argparse.Namespace, models: list[Contender]) -> dict[str, Call
         "norman": norman,
         "simulated": simulated,
     }
+
+
+def unseen_targets(cells: scdfm.CellTable, draw: int) -> scdfm.Split:
+    """12 targets held out with all their conditions, drawn among the measured genes; a tenth of the rest validates.
+
+    Of a target that is no measured gene nothing is known, without features, unless some of its conditions train.
+    """
+    names, genes = [name for name in cells.conditions if name != "control"], set(cells.genes)
+    candidates = sorted({part for name in names for part in targets(name)} & genes)
+    held = set(numpy_rng(draw, "held out").choice(candidates, 12, replace=False).tolist())
+    rest = [name for name in names if held.isdisjoint(targets(name))]
+    told = held | {part for name in rest for part in targets(name)}
+    test = tuple(name for name in names if name not in rest and set(targets(name)) <= told)
+    sure = [name for name in rest if set(targets(name)) <= genes]
+    kept = numpy_rng(draw, "validation").choice(sure, len(rest) // 10, replace=False).tolist()
+    train = tuple(name for name in rest if name not in kept)
+    return scdfm.Split("unseen targets", draw, train, tuple(kept), test)
+
+
+def composed_doubles(cells: scdfm.CellTable) -> scdfm.Split:
+    """The composed doubles as test; three conditions that share no target with them validate."""
+    known = [name for name in cells.conditions if name not in {"control", *TEST}]
+    asked = {part for name in TEST for part in targets(name)}
+    rest = [name for name in known if asked.isdisjoint(targets(name))]
+    kept = tuple(numpy_rng(0, "validation").choice(rest, 3, replace=False).tolist())
+    return scdfm.Split("composed doubles", 0, tuple(name for name in known if name not in kept), kept, TEST)
 
 
 def section(name: str, found: list[Benchmark]) -> str:
