@@ -7,7 +7,7 @@ NORMAN_LIKE is a screen of singles and doubles, log1p, obs column `perturbation`
 0-1), holdout (12 unseen targets, 3 draws; small: 2), combinations (folds 0-1; small: 0), norman (real cells, five
 composed doubles), simulated (three screens with strong interactions). Every fit is a piece that is kept in --out, and
 an interrupted one goes on: repeat the command, or give it --parts and --seeds, in pieces as short as they have to be.
-`--size small` has 300 genes, a narrow model and populations of 64 cells, solved in 4 evaluations (16 from noise); there,
+`--size small` has 300 genes, a narrow model and populations of 64 cells, solved in 4 evaluations (8 from noise); there,
 `paper` keeps the published objective (noise source, one condition a step, uniform times, no averaging) at the small
 model's width, steps and learning rate, since 5e-5 learns nothing in so few steps.
 """
@@ -47,7 +47,7 @@ NARROW_PAPER: dict[str, Any] = {
     **NARROW,
     "model": {**NARROW["model"], "dropout": 0.0},
     "training": {"max_steps": 300, "cells_per_condition": 48, "learning_rate": 1e-3},
-    "sampling": {"cells": 64, "steps": 4, "dropout": False},
+    "sampling": {"cells": 64, "steps": 2, "dropout": False},
 }
 
 
