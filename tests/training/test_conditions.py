@@ -386,3 +386,19 @@ def test_features_and_extrapolations_from_the_command_line(call, tmp_path) -> No
     code, _, said = call("predict", tmp_path / "run", "--conditions", "drug9", "--out", tmp_path / "q.h5ad")
     assert code == 2
     assert "or with a row for it in the features" in said
+
+
+def test_fit_says_before_the_first_step_what_it_will_not_predict(tmp_path: Path) -> None:
+    screen = simulate_drugs(n_genes=30, n_drugs=5, cells_per_condition=8, n_controls=20, truth_cells=2, seed=1)
+    cells = scdfm.read_cells(screen, "drug")
+    held = [name for name in cells.conditions if name != "control"][-2:]
+    said: list[str] = []
+    fitted(cells, held, tmp_path / "ids", DRUGS, say=said.append)
+    (note,) = said
+    assert note.startswith("2 of 2 test conditions cannot be predicted after this fit")
+    assert ", ".join(held) in note
+    assert "--features" in note
+    told: list[str] = []
+    features = table(screen.uns["features"])
+    fitted(cells, held, tmp_path / "features", DRUGS, say=told.append, features=features)
+    assert told == []

@@ -63,7 +63,10 @@ def fit(
     cells = screen.read(data)
     from scdfm.training import fit as fit_cells
 
-    run = fit_cells(cells, config=options, out=out, resume=resume, progress=not quiet)
+    def note(text: str) -> None:
+        typer.echo(f"note: {text}", err=True)
+
+    run = fit_cells(cells, config=options, out=out, resume=resume, progress=not quiet, say=note)
     if not is_first():
         return
     kept = ", ".join(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from scdfm.run.manifest import NAME, Manifest
 from scdfm.seeds import derive, numpy_rng
 from scdfm.training.checkpoint import BEST, CHECKPOINTS, LAST, read_checkpoint
 from scdfm.training.divergence import last_good, require_finite
-from scdfm.training.inputs import Features, Inputs, prepare, require_same_run, write_inputs
+from scdfm.training.inputs import Features, Inputs, prepare, require_same_run, unpredictable, write_inputs
 from scdfm.training.interruption import stopped
 from scdfm.training.machine import require_machine, require_memory
 from scdfm.training.module import FlowModule
@@ -41,6 +41,7 @@ def fit(
     features: Features | Sequence[Features] | None = None,
     resume: bool = False,
     progress: bool = True,
+    say: Callable[[str], object] | None = None,
 ) -> Run:
     """Train a velocity field on the training conditions of `split` and leave a run folder at `out`.
 
@@ -52,6 +53,7 @@ def fit(
         DataFrames, or spellings of files. With them targets that no training condition holds can be predicted.
     resume: continue the fit that was interrupted in `out`; on CPU the weights are, bit for bit, those of an
         uninterrupted one. A finished run is returned as it is; an empty `out` starts a new fit.
+    say: is told, before the first step, which test conditions no run of this split can predict.
 
     Test cells choose nothing: genes, graph, means and checkpoint come from training and validation conditions.
     Under `torchrun`, or with `training.devices`, several processes share each step (docs/many-machines.md): all
@@ -74,6 +76,8 @@ def fit(
         inputs = prepare(cells, split, config, features)
         require_memory(inputs)
         if begins:
+            if say is not None and (unknown := unpredictable(inputs, split)):
+                say(unknown)
             inputs.manifest.save(out)
         wait_for_all()
         require_same_run(found := Manifest.load(out), inputs.manifest, out)
