@@ -7,13 +7,16 @@ import itertools
 import numpy as np
 import pytest
 
+from scdfm.errors import ConditionError
 from scdfm.prior.kernel import TERMS, ConditionKernel, Weights, every_target
 
 EVEN = Weights(dict.fromkeys(TERMS, 1.0), group=0.5)
 
 
 def kernel(
-    names: tuple[str, ...] = ("A", "B", "C", "D"), covariates: tuple[str, ...] = ()
+    names: tuple[str, ...] = ("A", "B", "C", "D"),
+    covariates: tuple[str, ...] = (),
+    settings: tuple[str, ...] = (),
 ) -> ConditionKernel:
     rng = np.random.default_rng(0)
     descriptors = rng.normal(size=(len(names), 5))
@@ -21,6 +24,7 @@ def kernel(
         targets=names, covariates=covariates, profiles=rng.normal(size=(len(names), 3)),
         descriptors=descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True), described_by="responses",
         dose_reference=2.0, profile_length2=3.0,
+        settings=settings, controls=np.arange(len(settings))[:, None] * np.ones((len(settings), 4)), controls_length2=8.0,
     )  # fmt: skip
 
 
@@ -91,3 +95,33 @@ def test_covariates_and_times_part_conditions() -> None:
 
 def test_every_target() -> None:
     assert every_target(["B+A@3", "C|line=x", "control"]) == ("A", "B", "C")
+
+
+SETTINGS = ("control", "control|line=x", "control|line=y")
+
+
+def test_settings_are_alike_as_their_controls_are() -> None:
+    """Control means stand 4, 4 and 16 apart (squared): likeness e^(-1/2) and e^(-2), 1 within a setting."""
+    made = kernel(covariates=("line",), settings=SETTINGS)
+    encoded = made.encode(["A", "A|line=x", "B|line=y", "A|line=y"])
+    near, far = np.exp(-0.5), np.exp(-2)
+    np.testing.assert_allclose(made.akin(encoded, encoded)[0], [1, near, far, far])
+    np.testing.assert_allclose(made.akin(encoded, encoded)[2], [far, near, 1, 1])
+    encoded = made.encode(CONDITIONS)
+    assert np.linalg.eigvalsh(made.matrix(encoded, encoded, EVEN)).min() > -1e-9
+
+
+def test_without_own_controls_settings_share_what_is_equal() -> None:
+    made = kernel(covariates=("line", "donor"))
+    encoded = made.encode(["A|donor=1|line=x", "A|donor=1|line=y", "A|donor=2|line=y"])
+    np.testing.assert_allclose(made.akin(encoded, encoded), [[1, 0.5, 0], [0.5, 1, 0.5], [0, 0.5, 1]])
+
+
+def test_a_further_setting_finds_its_place() -> None:
+    made = kernel(covariates=("line",), settings=SETTINGS).with_settings({"control|line=z": np.full(4, 1.0)})
+    new, known = made.encode(["A|line=z"]), made.encode(["A|line=x", "A|line=y"])
+    np.testing.assert_allclose(made.akin(new, known), [[1, np.exp(-0.5)]])
+    with pytest.raises(
+        ConditionError, match=r"nothing is known of the control cells 'control\|line=u'; .* give it"
+    ):
+        made.encode(["A|line=u"])

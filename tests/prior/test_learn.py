@@ -233,3 +233,38 @@ def test_shapes_are_checked(
 ) -> None:
     with pytest.raises(DataError, match=r"prior: expected the shifts of \d conditions × 60 genes"):
         learn_prior(names, np.zeros(shape), counts, np.ones(n_variances), GENES)
+
+
+def test_an_unseen_setting_answers_as_those_that_are_like_it() -> None:
+    """Two kinds of lines answer in two ways; a new line is told by its controls alone."""
+    rng = np.random.default_rng(3)
+    kinds = {"x": 0, "y": 0, "z": 0, "u": 1, "v": 1, "w": 1}
+    controls, effects = rng.normal(size=(2, 2, 60))
+    mean = {line: controls[kind] + 0.1 * rng.normal(size=60) for line, kind in kinds.items()}
+    shift = {line: effects[kind] + 0.1 * rng.normal(size=60) for line, kind in kinds.items()}
+    for held, kind in (("x", 0), ("u", 1)):
+        lines = [line for line in kinds if line != held]
+        genes = [f"gene{i}" for i in range(60)]
+        prior = learn_prior(
+            [f"A|line={line}" for line in lines], np.array([shift[line] for line in lines]), [100] * len(lines),
+            np.full(60, 0.01), genes, controls=np.array([mean[line] for line in lines]),
+        ).prior  # fmt: skip
+        knowing = prior.knowing(["A"], controls={f"control|line={held}": mean[held]})
+        found = knowing.predict([f"A|line={held}"])[0]
+        middle = np.mean([shift[line] for line in lines], axis=0)
+        assert np.linalg.norm(found - effects[kind]) < 0.4 * np.linalg.norm(middle - effects[kind])
+
+
+def test_settings_that_share_their_controls_are_told_apart_by_name(tmp_path: Path) -> None:
+    names = ["A|line=x", "A|line=y", "B|line=x"]
+    values = np.random.default_rng(4).normal(size=(3, 20))
+    genes = [f"gene{i}" for i in range(20)]
+    same = learn_prior(names, values, [50] * 3, np.full(20, 0.01), genes, controls=np.ones((3, 20))).prior
+    assert same.kernel.settings == ()
+    own = learn_prior(
+        names, values, [50] * 3, np.full(20, 0.01), genes, controls=np.eye(2, 20)[[0, 1, 0]]
+    ).prior
+    assert own.kernel.settings == ("control|line=x", "control|line=y")
+    own.save(tmp_path / "prior.safetensors")
+    again = EffectPrior.load(tmp_path / "prior.safetensors")
+    np.testing.assert_array_equal(again.predict(["B|line=y"]), own.predict(["B|line=y"]))

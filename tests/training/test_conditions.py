@@ -101,7 +101,7 @@ def described_run(described, tmp_path_factory) -> scdfm.Run:
 
 def test_the_manifest_carries_what_prediction_needs(typed_run, typed_test) -> None:
     manifest = json.loads((typed_run.path / "manifest.json").read_text())
-    assert manifest["format"] == 3
+    assert manifest["format"] == 4
     assert manifest["conditions"]["covariates"] == {"cell_type": ["type1", "type2", "type3"]}
     assert manifest["control_populations"] == [f"control|cell_type=type{i}" for i in (1, 2, 3)]
     assert manifest["design"]["covariates"] == ["cell_type"]
@@ -389,7 +389,9 @@ def test_features_and_extrapolations_from_the_command_line(call, tmp_path) -> No
 
 
 def test_fit_says_before_the_first_step_what_it_will_not_predict(tmp_path: Path) -> None:
-    screen = simulate_drugs(n_genes=30, n_drugs=5, cells_per_condition=8, n_controls=20, truth_cells=2, seed=1)
+    screen = simulate_drugs(
+        n_genes=30, n_drugs=5, cells_per_condition=8, n_controls=20, truth_cells=2, seed=1
+    )
     cells = scdfm.read_cells(screen, "drug")
     held = [name for name in cells.conditions if name != "control"][-2:]
     said: list[str] = []

@@ -91,11 +91,20 @@ class EffectPrior:
         measured = kernel.encode(self.conditions)
         return kernel, asked, kernel.matrix(asked, measured, self.weights)
 
-    def knowing(self, asked: Sequence[str], features: Mapping[str, Floats] | None = None) -> EffectPrior:
+    def knowing(
+        self,
+        asked: Sequence[str],
+        features: Mapping[str, Floats] | None = None,
+        controls: Mapping[str, Floats] | None = None,
+    ) -> EffectPrior:
         """This prior with places for targets that it has not seen: described by `features`, or as genes.
 
-        Their profile is the response that the prior itself expects of them alone.
+        Their profile is the response that the prior itself expects of them alone. controls: means [G] of the control
+        cells of settings (by their names, `control|key=value`), of which those that are new find their place by it.
         """
+        settings = {name: row for name, row in (controls or {}).items() if name not in self.kernel.settings}
+        if settings and self.kernel.settings:
+            return replace(self, kernel=self.kernel.with_settings(settings)).knowing(asked, features)
         new = [target for target in asked if target not in self.kernel.targets]
         if not new:
             return self
@@ -155,6 +164,7 @@ class EffectPrior:
             "dual": (n, n_genes), "own": (n_own,), "own_dual": (n, n_own), "components": (n_components, n_genes),
             "responses": (n_components, n_genes), "noise": (n_components,), "scale": (n_components,), "axes": (n, n),
             "powers": (n,), "profiles": (n_targets, None), "descriptors": (n_targets, None),
+            "controls": (len(self.kernel.settings), n_genes),
         }  # fmt: skip
         for name, shape in shapes.items():
             found = getattr(self.kernel if name in _KERNEL_ARRAYS else self, name)
@@ -170,8 +180,10 @@ class EffectPrior:
 
 
 _ARRAYS = ("dual", "own", "own_dual", "components", "responses", "noise", "scale", "axes", "powers")
-_KERNEL_ARRAYS = ("profiles", "descriptors")
-_KERNEL_WORDS = ("targets", "covariates", "described_by", "dose_reference", "profile_length2")
+_KERNEL_ARRAYS = ("profiles", "descriptors", "controls")
+_KERNEL_WORDS = (
+    "targets", "covariates", "described_by", "dose_reference", "profile_length2", "settings", "controls_length2",
+)  # fmt: skip
 
 
 def _tuples(value: Any) -> Any:

@@ -5,15 +5,17 @@ K(c, c') = [ Σ_t s_t s'_t ρ(s_t, s'_t)                      the same target in
            + a_similar  · Σ_{t ∈ c, t' ∈ c'} s_t s'_t' D(t, t')  targets alike in their descriptors
            + a_several  · [|c| > 1] [|c'| > 1]               combinations share a departure from the sum
            + a_pair     · Σ_{pairs} P(t, u; t', u') ]         pairs of like targets interact alike
-           · (1 − g + g · share of equal covariates) · exp(−(Δ log1p time)² / 2)
+           · (1 − g + g · A(c, c')) · exp(−(Δ log1p time)² / 2)
 
 s is the log dose (1 without one, S its sum over targets), ρ a Gaussian in it, D a Gaussian in the descriptors
-of targets, and P the symmetric product of Gaussians in the targets' single responses ("profiles").
+of targets, and P the symmetric product of Gaussians in the targets' single responses ("profiles"). A is how alike
+two settings of the covariates are: a Gaussian in the distance of their control means, so that a type of cells is expected
+to answer as those do whose untreated cells are like its own; where settings share controls, the share of equal covariates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -21,7 +23,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from scdfm.data.conditions import parse, targets
+from scdfm.data.conditions import control_of, parse, targets
+from scdfm.errors import ConditionError
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,7 +37,7 @@ DESCRIPTOR_LENGTH2 = 1.0
 
 @dataclass(frozen=True)
 class Weights:
-    """Weight a of each term (of `same`: 1), and g, the share of a response that covariates keep to themselves."""
+    """Weight a of each term (of `same`: 1), and g, the share of a response that settings share only as far as alike."""
 
     terms: dict[str, float]
     group: float = 0.0
@@ -48,6 +51,8 @@ class Encoded:
     pairs: npt.NDArray[np.int64]
     covariates: npt.NDArray[np.str_]
     """[C, K] values of the covariates."""
+    setting: npt.NDArray[np.int64]
+    """[C] place of each setting among those whose control means are known; 0 where none are."""
     time: Floats
     """[C] log1p time, 0 where there is none."""
 
@@ -57,7 +62,8 @@ class ConditionKernel:
     """The covariance above, over conditions of `targets` (T) in settings of `covariates`.
 
     `profiles` [T, k] are the targets' single responses in principal components, `descriptors` [T, F] what is known of
-    them beside (a row of zeros: nothing): features of the user, or how the target answers as a gene.
+    them beside (a row of zeros: nothing): features of the user, or how the target answers as a gene. `controls` [S, G] are
+    the control means (log1p) of `settings`, which have the names of their control cells; of all settings, or of none.
     """
 
     targets: tuple[str, ...]
@@ -68,6 +74,16 @@ class ConditionKernel:
     dose_reference: float
     """The dose whose s is 1, in the user's unit."""
     profile_length2: float
+    settings: tuple[str, ...]
+    controls: Floats
+    controls_length2: float
+
+    def with_settings(self, controls: Mapping[str, Floats]) -> ConditionKernel:
+        """This kernel with the control means [G] of further settings."""
+        rows = [np.asarray(row, dtype=np.float64)[None] for row in controls.values()]
+        return replace(
+            self, settings=(*self.settings, *controls), controls=np.concatenate([self.controls, *rows])
+        )
 
     def with_targets(self, names: Sequence[str], descriptors: Sequence[Floats]) -> ConditionKernel:
         """This kernel with further targets, whose profiles are 0."""
@@ -106,8 +122,18 @@ class ConditionKernel:
             dose,
             np.array(pairs, dtype=np.int64).reshape(-1, 3),
             np.array(values, dtype=np.str_).reshape(len(parsed), len(self.covariates)),
+            np.array([self._place(name) if self.settings else 0 for name in conditions], dtype=np.int64),
             np.array([np.log1p(condition.time or 0.0) for condition in parsed]),
         )
+
+    def _place(self, condition: str) -> int:
+        setting = control_of(condition)
+        if setting not in self.settings:
+            raise ConditionError(
+                f"condition '{condition}': nothing is known of the control cells '{setting}'; expected their mean, as of the "
+                f"{len(self.settings)} settings of training: give it (EffectPrior.knowing, controls=...)"
+            )
+        return self.settings.index(setting)
 
     def log_dose(self, dose: float | None) -> float:
         """s = log(1 + dose/reference) / log 2: 0 without the drug, 1 at the reference, and 1 where no dose is known."""
@@ -133,17 +159,23 @@ class ConditionKernel:
         known = self.descriptors.any(axis=1)
         return np.exp(-_squared_distances(self.descriptors) / DESCRIPTOR_LENGTH2) * np.outer(known, known)
 
-    def group_share(self, left: Encoded, right: Encoded) -> Floats:
-        """Share of equal covariates [C, C']; 1 where there are none."""
+    def akin(self, left: Encoded, right: Encoded) -> Floats:
+        """A [C, C'], how alike the settings of the covariates are; 1 where there are none."""
         if not self.covariates:
             return np.ones((len(left.dose), len(right.dose)))
+        if self.settings:
+            return np.asarray(self._settings_alike[np.ix_(left.setting, right.setting)])
         return np.asarray((left.covariates[:, None] == right.covariates[None]).mean(-1))
+
+    @cached_property
+    def _settings_alike(self) -> Floats:
+        return np.asarray(np.exp(-_squared_distances(self.controls) / self.controls_length2))
 
     def matrix(self, left: Encoded, right: Encoded, weights: Weights) -> Floats:
         """K [C, C'] of encoded conditions."""
-        share = self.group_share(left, right)
         total = weighted(self.terms(left, right), weights)
-        return np.asarray(total * (1 - weights.group + weights.group * share) * self.near(left, right))
+        settings = 1 - weights.group + weights.group * self.akin(left, right)
+        return np.asarray(total * settings * self.near(left, right))
 
     def near(self, left: Encoded, right: Encoded) -> Floats:
         """exp(−(Δ log1p time)²/2) [C, C']."""
@@ -169,7 +201,7 @@ def _row(encoded: Encoded, place: int) -> Encoded:
     pairs = encoded.pairs[encoded.pairs[:, 0] == place].copy()
     pairs[:, 0] = 0
     one = slice(place, place + 1)
-    return Encoded(encoded.dose[one], pairs, encoded.covariates[one], encoded.time[one])
+    return Encoded(encoded.dose[one], pairs, encoded.covariates[one], encoded.setting[one], encoded.time[one])
 
 
 def _squared_distances(rows: Floats) -> Floats:

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.linalg import eigh, svd
 from scipy.optimize import minimize
 
-from scdfm.data.conditions import canonical, parse, targets
+from scdfm.data.conditions import CONTROL, canonical, control_of, parse, targets
 from scdfm.errors import DataError
 from scdfm.prior.effects import EffectPrior, unit
 from scdfm.prior.kernel import TERMS, ConditionKernel, Encoded, Floats, Weights, every_target, weighted
@@ -38,6 +38,8 @@ EXCESS_WIDTH = 1.0
 """Standard deviation of log u."""
 PROFILE_LENGTH2 = 3.0
 """Squared length of the profile kernel, in medians of the squared distances between targets."""
+CONTROLS_LENGTH2 = 2.0
+"""Squared length of the kernel of settings, in medians of the squared distances between their control means."""
 EXPECTED = {"shared": 0.1, "similar": 0.3, "several": 0.1, "pair": 0.3}
 """Weights before any shift is seen, relative to the same target."""
 EXPECTED_GROUP = 0.1
@@ -60,12 +62,14 @@ def learn_prior(
     variances: Floats,
     genes: Sequence[str],
     features: Mapping[str, Floats] | None = None,
+    controls: Floats | None = None,
 ) -> LearnedPrior:
     """Learn from the mean `shifts` [n, G] (log1p, against the matched controls) of n perturbed `conditions`.
 
     n_cells: cells behind each mean. variances [G]: of cells around their condition's mean. features: a row [F] for each
     target that has one; with them targets are alike that have like features, without them those that answer alike as
-    genes. Raises DataError when shapes disagree.
+    genes. controls [n, G]: means of the conditions' controls, which tell how alike the settings of their covariates are.
+    Raises DataError when shapes disagree.
     """
     names = tuple(map(canonical, conditions))
     shape, found = (len(names), len(genes)), np.shape(shifts)
@@ -78,7 +82,7 @@ def learn_prior(
     cells = np.maximum(np.asarray(n_cells, dtype=np.float64), 1)
     noise = np.asarray(variances, dtype=np.float64) * float((1 / cells).mean())
     screen = _Screen.of(names, np.asarray(shifts, dtype=np.float64), 1 / cells, noise, tuple(genes))
-    kernel = _kernel(screen, features or {})
+    kernel = _kernel(screen, features or {}, {} if controls is None else _settings(names, controls))
     alone = tuple(name for name in names if len(targets(name)) == 1)
     unmeasured = [name for name in kernel.targets if name not in {targets(single)[0] for single in alone}]
     if unmeasured:  # their profile is what the other targets let expect
@@ -121,7 +125,19 @@ class _Screen:
         return cls(conditions, shifts, noise / noise.mean(), genes, scores, components, sizes, measured)
 
 
-def _kernel(screen: _Screen, features: Mapping[str, Floats]) -> ConditionKernel:
+def _settings(conditions: Sequence[str], controls: Floats) -> dict[str, Floats]:
+    """Control mean [G] of each setting of the covariates; none where settings share their controls."""
+    rows: dict[str, list[Floats]] = {}
+    for name, mean in zip(conditions, np.asarray(controls, dtype=np.float64), strict=True):
+        rows.setdefault(control_of(name), []).append(mean)
+    found = {setting: np.mean(means, axis=0) for setting, means in rows.items()}
+    own = len({mean.tobytes() for mean in found.values()}) == len(found)
+    return found if own and CONTROL not in found else {}
+
+
+def _kernel(
+    screen: _Screen, features: Mapping[str, Floats], settings: Mapping[str, Floats]
+) -> ConditionKernel:
     """The kernel of the screen's targets: profiles from their singles, descriptors, and the scales of both."""
     names = every_target(screen.conditions)
     parsed = [parse(name) for name in screen.conditions]
@@ -131,9 +147,6 @@ def _kernel(screen: _Screen, features: Mapping[str, Floats]) -> ConditionKernel:
         rows = [row for row, name in enumerate(screen.conditions) if targets(name) == (target,)]
         if rows:
             profiles[place] = screen.scores[rows, :k].mean(0)
-    measured = profiles[profiles.any(1)]
-    distances = ((measured[:, None] - measured[None]) ** 2).sum(-1)
-    positive = distances[distances > 0]
     doses = [item.dose for condition in parsed for item in condition.perturbations if item.dose]
     described = {
         name: unit(np.asarray(features[name], dtype=np.float64)) for name in names if name in features
@@ -143,6 +156,7 @@ def _kernel(screen: _Screen, features: Mapping[str, Floats]) -> ConditionKernel:
         answers = (screen.components[:k] * screen.sizes[:k, None]).T
         described = {name: unit(answers[columns[name]]) for name in names if name in columns}
     width = len(next(iter(described.values()))) if described else k
+    controls = np.stack([*settings.values()]) if settings else np.zeros((0, len(screen.genes)))
     return ConditionKernel(
         targets=names,
         covariates=tuple(sorted({key for condition in parsed for key, _ in condition.covariates})),
@@ -150,8 +164,18 @@ def _kernel(screen: _Screen, features: Mapping[str, Floats]) -> ConditionKernel:
         descriptors=np.stack([described.get(name, np.zeros(width)) for name in names]),
         described_by="features" if features else "responses",
         dose_reference=float(np.median(doses)) if doses else 1.0,
-        profile_length2=PROFILE_LENGTH2 * float(np.median(positive)) if len(positive) else 1.0,
+        profile_length2=PROFILE_LENGTH2 * _median_distance2(profiles[profiles.any(1)]),
+        settings=tuple(settings),
+        controls=controls,
+        controls_length2=CONTROLS_LENGTH2 * _median_distance2(controls),
     )
+
+
+def _median_distance2(rows: Floats) -> float:
+    """Median of the squared distances between different rows, 1 where there are none."""
+    distances = ((rows[:, None] - rows[None]) ** 2).sum(-1)
+    positive = distances[distances > 0]
+    return float(np.median(positive)) if len(positive) else 1.0
 
 
 def _weights(screen: _Screen, kernel: ConditionKernel, without: str = "") -> Weights:
@@ -160,16 +184,16 @@ def _weights(screen: _Screen, kernel: ConditionKernel, without: str = "") -> Wei
     rows = np.unique(np.linspace(0, n - 1, min(n, MOST_CONDITIONS)).round().astype(int))
     encoded = kernel.encode([screen.conditions[row] for row in rows])
     terms = kernel.terms(encoded, encoded)
-    share, near = kernel.group_share(encoded, encoded), kernel.near(encoded, encoded)
+    akin, near = kernel.akin(encoded, encoded), kernel.near(encoded, encoded)
     free = [name for name in TERMS[1:] if name != without and terms[name].any()]
-    grouped = bool((share < 1).any())
+    grouped = bool((akin < 1).any())
     scores, noise, measured = screen.scores[rows, :LEADING], screen.noise[rows], screen.measured[:LEADING]
     odds = np.log(EXPECTED_GROUP / (1 - EXPECTED_GROUP))
     start = np.array([np.log(EXPECTED[name]) for name in free] + [odds] * grouped)
 
     def unlikely(values: Floats) -> float:
         weights = _as_weights(values, free, grouped)
-        covariance = weighted(terms, weights) * (1 - weights.group + weights.group * share) * near
+        covariance = weighted(terms, weights) * (1 - weights.group + weights.group * akin) * near
         likelihood = _best_noise(*_whitened(covariance, noise, scores)[:2], measured)[0]
         return float(likelihood.mean() + PULL * ((values - start) ** 2).sum()) / len(rows)
 

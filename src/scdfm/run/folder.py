@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 
 from scdfm.config import Config
 from scdfm.data import CellTable, Split, Vocabulary, read_cells
+from scdfm.data.conditions import control_of
 from scdfm.data.encoding import ConditionEncoder
 from scdfm.data.features import FeatureTable, Standardiser
 from scdfm.data.split import UNKNOWN
@@ -153,9 +154,18 @@ class Run:
             )
         return prior
 
-    def knowing(self, conditions: Sequence[str]) -> EffectPrior:
-        """The prior with places for the targets of `conditions`, described by the run's features."""
-        return self.prior.knowing(every_target(conditions), self.encoder.descriptions)
+    def knowing(self, conditions: Sequence[str], controls: CellTable | None = None) -> EffectPrior:
+        """The prior with places for the targets of `conditions`, described by the run's features, and for settings of
+        the covariates that training did not have, by their cells among `controls` (default: those stored).
+        """
+        known = self.prior.kernel.settings
+        new = {control_of(name): name for name in conditions if known and control_of(name) not in known}
+        settings = {}
+        if new:
+            table = self.controls if controls is None else controls
+            columns = table.columns(self.genes)
+            settings = {setting: table.control_mean(name)[columns] for setting, name in new.items()}
+        return self.prior.knowing(every_target(conditions), self.encoder.descriptions, settings)
 
     @functools.cached_property
     def frame(self) -> Frame:

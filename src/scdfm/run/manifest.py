@@ -18,7 +18,7 @@ from scdfm.data.encoding import ConditionSchema
 from scdfm.errors import RunError
 from scdfm.files import write_json
 
-FORMAT = 3
+FORMAT = 4
 NAME = "manifest.json"
 PACKAGES = ("scdfm", "torch", "lightning", "numpy", "scipy", "anndata", "scanpy", "torchdiffeq")
 

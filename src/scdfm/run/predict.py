@@ -162,7 +162,7 @@ def _start(run: Run, table: CellTable, genes: list[str]) -> Callable[[str], Orig
     def origin(name: str) -> Origin:
         control = run.means.loc[CONTROL].to_numpy()[places] if whole else table.control_mean(name)[columns]
         # One by one: what a condition starts from must not depend, in any bit, on what else is asked.
-        shift = run.knowing([name]).predict([name])[0, places]
+        shift = run.knowing([name], table).predict([name])[0, places]
         return Origins.around(frame, {name: control}, {name: shift}).of([name])
 
     return origin

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scdfm.data import CONTROL, CellTable, Split
+from scdfm.data.conditions import control_of
 from scdfm.data.sampler import population
 from scdfm.data.stored import in_memory, subset
 from scdfm.flow import Frame
@@ -61,7 +62,9 @@ def _learned(cells: CellTable, names: Sequence[str], variances: Floats, inputs: 
     controls = np.stack([cells.control_mean(name)[columns] for name in names])
     shifts = cells.means(names).to_numpy()[:, columns] - controls
     counts = [cells.n_cells(name) for name in names]
-    return learn_prior(names, shifts, counts, variances, inputs.panel.genes, inputs.encoder.descriptions)
+    return learn_prior(
+        names, shifts, counts, variances, inputs.panel.genes, inputs.encoder.descriptions, controls
+    )
 
 
 def _origins(cells: CellTable, split: Split, inputs: Inputs, learned: LearnedPrior, frame: Frame) -> Origins:
@@ -69,9 +72,10 @@ def _origins(cells: CellTable, split: Split, inputs: Inputs, learned: LearnedPri
     options, columns = inputs.manifest.config.flow, cells.columns(inputs.panel.genes)
     own = learned.left_out if options.prior_means == "leave_one_out" else learned.prior.predict(split.train)
     shifts = dict(zip(split.train, own, strict=True))
-    validated = learned.prior.knowing(every_target(split.validation), inputs.encoder.descriptions)
+    controls = {name: cells.control_mean(name)[columns] for name in (*split.train, *split.validation)}
+    settings = {control_of(name): controls[name] for name in split.validation}
+    validated = learned.prior.knowing(every_target(split.validation), inputs.encoder.descriptions, settings)
     shifts |= dict(zip(split.validation, validated.predict(split.validation), strict=True))
-    controls = {name: cells.control_mean(name)[columns] for name in shifts}
     for name in inputs.manifest.control_populations:
         rows = population(cells, name)
         controls[name] = cells.take(rows).mean(CONTROL)[columns]
