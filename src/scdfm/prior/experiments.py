@@ -1,9 +1,9 @@
 """Which conditions would tell most about all the others: greedy reduction of the prior's own uncertainty.
 
 Given what was measured, the mean shifts of conditions c and d covary by
-C(c, d) = K(c, d) − K(c, ·)(K + λW)⁻¹K(·, d), with the covariance K of `scdfm.prior.kernel` and λ the median noise of the leading
-components. Measuring c takes Σ_d C(c, d)² / (C(c, c) + λ) off the summed variance of the conditions d (Cohn, Ghahramani &
-Jordan 1996, eq. 8). Each choice is the condition that takes most, and is conditioned on in turn.
+C(c, d) = K(c, d) − K(c, ·)(K + λW)⁻¹K(·, d), with the covariance K of `scdfm.prior.kernel` and λ the median noise of the
+leading components. Measuring c takes Σ_d C(c, d)² / (C(c, c) + λ) off the summed variance of the conditions d (Cohn,
+Ghahramani & Jordan 1996, eq. 8). Each choice is the condition that takes most, and is conditioned on in turn.
 """
 
 from __future__ import annotations

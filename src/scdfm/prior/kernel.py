@@ -130,8 +130,8 @@ class ConditionKernel:
         setting = control_of(condition)
         if setting not in self.settings:
             raise ConditionError(
-                f"condition '{condition}': nothing is known of the control cells '{setting}'; expected their mean, as of the "
-                f"{len(self.settings)} settings of training: give it (EffectPrior.knowing, controls=...)"
+                f"condition '{condition}': nothing is known of the control cells '{setting}'; expected their mean, as of "
+                f"the {len(self.settings)} settings of training: give it (EffectPrior.knowing, controls=...)"
             )
         return self.settings.index(setting)
 

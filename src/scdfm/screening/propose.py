@@ -1,11 +1,12 @@
 """Which conditions to measure next: those that leave least doubt about all that could be measured.
 
 A run with a prior knows how conditions covary, and proposes what takes most off the variance of all candidates
-(`scdfm.prior.experiments`). Without one, the error of a prediction is taken to be a Gaussian process over predicted effects:
-conditions c and d with predicted means m_c, m_d (on the screen's principal axes) and uncertainties u_c, u_d covary by
-k(c, d) = u_c · u_d · exp(−‖m_c − m_d‖² / 2ℓ²), ℓ the median distance between candidates. What is measured is conditioned on
-first; then each proposal is the candidate of largest remaining variance, and is conditioned on in turn. That is the
-greedy maximum of log det k, a determinantal point process over what is not known yet (Chen, Zhang and Zhou, NeurIPS 2018).
+(`scdfm.prior.experiments`). Without one, the error of a prediction is taken to be a Gaussian process over predicted
+effects: conditions c and d with predicted means m_c, m_d (on the screen's principal axes) and uncertainties u_c, u_d
+covary by k(c, d) = u_c · u_d · exp(−‖m_c − m_d‖² / 2ℓ²), ℓ the median distance between candidates. What is measured is
+conditioned on first; then each proposal is the candidate of largest remaining variance, and is conditioned on in turn.
+That is the greedy maximum of log det k, a determinantal point process over what is not known yet (Chen, Zhang and Zhou,
+NeurIPS 2018).
 """
 
 from __future__ import annotations
