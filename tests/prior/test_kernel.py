@@ -125,3 +125,14 @@ def test_a_further_setting_finds_its_place() -> None:
         ConditionError, match=r"nothing is known of the control cells 'control\|line=u'; .* give it"
     ):
         made.encode(["A|line=u"])
+
+
+def test_perturbations_of_one_setting_share_a_response() -> None:
+    made = kernel(covariates=("donor", "line"))
+    left, right = (
+        made.encode(["A+B|donor=1|line=x"]),
+        made.encode(["C|donor=1|line=x", "C|donor=1|line=y", "C"]),
+    )
+    np.testing.assert_allclose(made.terms(left, right)["setting"], [[2, 0, 0]])
+    without = kernel()
+    assert not without.terms(without.encode(["A"]), without.encode(["A", "B"]))["setting"].any()

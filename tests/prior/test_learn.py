@@ -268,3 +268,20 @@ def test_settings_that_share_their_controls_are_told_apart_by_name(tmp_path: Pat
     own.save(tmp_path / "prior.safetensors")
     again = EffectPrior.load(tmp_path / "prior.safetensors")
     np.testing.assert_array_equal(again.predict(["B|line=y"]), own.predict(["B|line=y"]))
+
+
+def test_what_a_setting_shares_is_found() -> None:
+    """Every perturbation of a line moves alike, as when its control cells are few: an unmeasured pair does too."""
+    rng = np.random.default_rng(5)
+    lines, names = rng.normal(size=(3, 40)), [f"T{i}|line={line}" for i in range(6) for line in "xyz"]
+    own = 0.2 * rng.normal(size=(6, 40))
+    shifts = np.array([own[int(name[1])] + lines["xyz".index(name[-1])] for name in names])
+    genes, held = [f"gene{i}" for i in range(40)], ["T1|line=x", "T4|line=z"]
+    kept = [row for row, name in enumerate(names) if name not in held]
+    prior = learn_prior(
+        [names[row] for row in kept], shifts[kept], [50] * len(kept), np.full(40, 0.05), genes,
+        controls=np.array([np.eye(3, 40)["xyz".index(names[row][-1])] for row in kept]),
+    ).prior  # fmt: skip
+    truth = np.array([shifts[names.index(name)] for name in held])
+    assert prior.weights.terms["setting"] > 0.3
+    assert np.linalg.norm(prior.predict(held) - truth) < 0.3 * np.linalg.norm(truth)

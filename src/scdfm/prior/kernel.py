@@ -2,6 +2,7 @@
 
 K(c, c') = [ Σ_t s_t s'_t ρ(s_t, s'_t)                      the same target in both
            + a_shared   · S S'                               all perturbations share a response
+           + a_setting  · S S' [equal covariates]            those of one setting share a response, and its controls
            + a_similar  · Σ_{t ∈ c, t' ∈ c'} s_t s'_t' D(t, t')  targets alike in their descriptors
            + a_several  · [|c| > 1] [|c'| > 1]               combinations share a departure from the sum
            + a_pair     · Σ_{pairs} P(t, u; t', u') ]         pairs of like targets interact alike
@@ -28,7 +29,7 @@ from scdfm.errors import ConditionError
 
 Floats = npt.NDArray[np.float64]
 
-TERMS = ("same", "shared", "similar", "several", "pair")
+TERMS = ("same", "shared", "setting", "similar", "several", "pair")
 DOSE_LENGTH2 = 4.0
 """Squared length of the dose kernel, in log doses s."""
 DESCRIPTOR_LENGTH2 = 1.0
@@ -141,10 +142,12 @@ class ConditionKernel:
 
     def terms(self, left: Encoded, right: Encoded) -> dict[str, Floats]:
         """Each term [C, C'] before weighting, the factor of covariates left out."""
+        shared = np.outer(left.dose.sum(1), right.dose.sum(1))
         several = (left.dose > 0).sum(1) > 1, (right.dose > 0).sum(1) > 1
         return {
             "same": _same_target(left.dose, right.dose),
-            "shared": np.outer(left.dose.sum(1), right.dose.sum(1)),
+            "shared": shared,
+            "setting": shared * self._equal(left, right) if self.covariates else np.zeros_like(shared),
             "similar": left.dose @ self._likeness @ right.dose.T,
             "several": np.outer(*several).astype(np.float64),
             "pair": _pairs(left, right, self._alike),
@@ -166,6 +169,10 @@ class ConditionKernel:
         if self.settings:
             return np.asarray(self._settings_alike[np.ix_(left.setting, right.setting)])
         return np.asarray((left.covariates[:, None] == right.covariates[None]).mean(-1))
+
+    def _equal(self, left: Encoded, right: Encoded) -> Floats:
+        """1 where all covariates are equal, else 0 [C, C']."""
+        return np.asarray((left.covariates[:, None] == right.covariates[None]).all(-1), dtype=np.float64)
 
     @cached_property
     def _settings_alike(self) -> Floats:

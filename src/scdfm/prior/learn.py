@@ -40,7 +40,7 @@ PROFILE_LENGTH2 = 3.0
 """Squared length of the profile kernel, in medians of the squared distances between targets."""
 CONTROLS_LENGTH2 = 2.0
 """Squared length of the kernel of settings, in medians of the squared distances between their control means."""
-EXPECTED = {"shared": 0.1, "similar": 0.3, "several": 0.1, "pair": 0.3}
+EXPECTED = {"shared": 0.1, "setting": 0.1, "similar": 0.3, "several": 0.1, "pair": 0.3}
 """Weights before any shift is seen, relative to the same target."""
 EXPECTED_GROUP = 0.1
 """g before any shift is seen: most of a response is shared by cell types, lines, donors."""
@@ -185,7 +185,9 @@ def _weights(screen: _Screen, kernel: ConditionKernel, without: str = "") -> Wei
     encoded = kernel.encode([screen.conditions[row] for row in rows])
     terms = kernel.terms(encoded, encoded)
     akin, near = kernel.akin(encoded, encoded), kernel.near(encoded, encoded)
-    free = [name for name in TERMS[1:] if name != without and terms[name].any()]
+    # A setting of one condition cannot tell what its conditions share.
+    told = {name: np.triu(term, 1) if name == "setting" else term for name, term in terms.items()}
+    free = [name for name in TERMS[1:] if name != without and told[name].any()]
     grouped = bool((akin < 1).any())
     scores, noise, measured = screen.scores[rows, :LEADING], screen.noise[rows], screen.measured[:LEADING]
     odds = np.log(EXPECTED_GROUP / (1 - EXPECTED_GROUP))
