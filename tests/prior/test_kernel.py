@@ -97,18 +97,21 @@ def test_every_target() -> None:
     assert every_target(["B+A@3", "C|line=x", "control"]) == ("A", "B", "C")
 
 
-SETTINGS = ("control", "control|line=x", "control|line=y")
+SETTINGS = ("control|line=w", "control|line=x", "control|line=y")
 
 
 def test_settings_are_alike_as_their_controls_are() -> None:
     """Control means stand 4, 4 and 16 apart (squared): likeness e^(-1/2) and e^(-2), 1 within a setting."""
     made = kernel(covariates=("line",), settings=SETTINGS)
-    encoded = made.encode(["A", "A|line=x", "B|line=y", "A|line=y"])
+    encoded = made.encode(["A|line=w", "A|line=x", "B|line=y", "A|line=y"])
     near, far = np.exp(-0.5), np.exp(-2)
     np.testing.assert_allclose(made.akin(encoded, encoded)[0], [1, near, far, far])
     np.testing.assert_allclose(made.akin(encoded, encoded)[2], [far, near, 1, 1])
     encoded = made.encode(CONDITIONS)
     assert np.linalg.eigvalsh(made.matrix(encoded, encoded, EVEN)).min() > -1e-9
+    # Of a name without covariates no cells tell anything: it is alike itself, and shares what all do.
+    anywhere = made.encode(["A", "B"])
+    np.testing.assert_allclose(made.akin(anywhere, made.encode(["A", "A|line=x"])), [[1, 0], [1, 0]])
 
 
 def test_without_own_controls_settings_share_what_is_equal() -> None:

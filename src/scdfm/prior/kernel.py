@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from scdfm.data.conditions import control_of, parse, targets
+from scdfm.data.conditions import CONTROL, control_of, parse, targets
 from scdfm.errors import ConditionError
 
 Floats = npt.NDArray[np.float64]
@@ -53,7 +53,7 @@ class Encoded:
     covariates: npt.NDArray[np.str_]
     """[C, K] values of the covariates."""
     setting: npt.NDArray[np.int64]
-    """[C] place of each setting among those whose control means are known; 0 where none are."""
+    """[C] place of each setting among those whose control means are known; -1 of a name without covariates."""
     time: Floats
     """[C] log1p time, 0 where there is none."""
 
@@ -123,12 +123,14 @@ class ConditionKernel:
             dose,
             np.array(pairs, dtype=np.int64).reshape(-1, 3),
             np.array(values, dtype=np.str_).reshape(len(parsed), len(self.covariates)),
-            np.array([self._place(name) if self.settings else 0 for name in conditions], dtype=np.int64),
+            np.array([self._place(name) for name in conditions], dtype=np.int64),
             np.array([np.log1p(condition.time or 0.0) for condition in parsed]),
         )
 
     def _place(self, condition: str) -> int:
         setting = control_of(condition)
+        if not self.settings or setting == CONTROL:
+            return -1
         if setting not in self.settings:
             raise ConditionError(
                 f"condition '{condition}': nothing is known of the control cells '{setting}'; expected their mean, as of "
@@ -167,7 +169,9 @@ class ConditionKernel:
         if not self.covariates:
             return np.ones((len(left.dose), len(right.dose)))
         if self.settings:
-            return np.asarray(self._settings_alike[np.ix_(left.setting, right.setting)])
+            known = np.outer(left.setting >= 0, right.setting >= 0)
+            alike = self._settings_alike[np.ix_(left.setting, right.setting)]
+            return np.where(known, alike, self._equal(left, right))
         return np.asarray((left.covariates[:, None] == right.covariates[None]).mean(-1))
 
     def _equal(self, left: Encoded, right: Encoded) -> Floats:
