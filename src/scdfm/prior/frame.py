@@ -16,6 +16,8 @@ SMALLEST = 0.02
 LEAST_UNIQUE = 0.05
 """Least share of a gene's variance that no factor carries."""
 MOST_FACTORS = 50
+SWEEPS = 8
+"""Turns between factors and what stands behind zeros."""
 KNOTS = 24
 """Places of the mean where the trend of the variance is measured, at most; each takes PAIRS means or more."""
 PAIRS = 50
@@ -34,6 +36,7 @@ def fit_frame(
     genes and a factor for each, so that a gene that a condition switches on has the spread of genes that are on.
     Factors are the principal axes of the standardised latent residuals that rise above noise (eigenvalues over
     (1 + √(G/n))², Marchenko & Pastur 1967), shrunk by the inverse of the spiked model's bias (Baik & Silverstein 2006).
+    What stands behind zeros is drawn given the factors, turn by turn (`_latent_residuals`).
     The spread of responses is that of projections on the condition's own shift beyond what the factors explain,
     weighted by the shift's length.
     """
@@ -43,12 +46,7 @@ def fit_frame(
     trend, excess = _variance_law(cells, conditions, means)
     peak = np.maximum(means, controls).max(0)
     centre, scale = latent(means, size, trend, excess, peak)
-    uniform = torch.rand(cells.shape, generator=rng, dtype=torch.float64)
-    expression, latent_centre, latent_deviation = (
-        torch.from_numpy(np.ascontiguousarray(x)) for x in (cells, centre[conditions], scale[conditions])
-    )
-    behind = uncensored(expression, latent_centre, latent_deviation, uniform).numpy()
-    standard = (behind - centre[conditions]) / scale[conditions]
+    standard = _latent_residuals(cells, centre[conditions], scale[conditions], rng)
     loadings = _factors(standard / np.maximum(standard.std(0), SMALLEST))
     unique = np.sqrt(np.maximum(1 - (loadings**2).sum(1), LEAST_UNIQUE))
     shifts = (centre - latent_mean(controls, scale)) / scale
@@ -98,6 +96,36 @@ def _variance_law(cells: Floats, conditions: npt.NDArray[np.int64], means: Float
 
 def _tensor(values: Floats) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+
+def _latent_residuals(cells: Floats, centre: Floats, scale: Floats, rng: torch.Generator) -> Floats:
+    """(z − μ)/σ [n, G] of cells, with draws of what stands behind zeros that know the factors of the cell.
+
+    Drawn gene by gene they would be independent, and the factors of genes that are rarely seen too weak. So factors and
+    draws take turns: stochastic EM (Celeux & Diebolt 1985) of a factor analysis of censored genes.
+    """
+    x, middle, width = (torch.from_numpy(np.ascontiguousarray(values)) for values in (cells, centre, scale))
+
+    def drawn(mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
+        uniform = torch.rand(x.shape, generator=rng, dtype=torch.float64)
+        return (uncensored(x, middle + width * mean, width * deviation, uniform) - middle) / width
+
+    n, n_genes = x.shape
+    standard = drawn(
+        torch.zeros((1, n_genes), dtype=torch.float64), torch.ones((1, n_genes), dtype=torch.float64)
+    )
+    size = standard.std(0, correction=0).clamp(min=SMALLEST)
+    loadings = torch.from_numpy(_factors((standard / size).numpy()))
+    for _ in range(SWEEPS if loadings.shape[1] else 0):
+        unique = (1 - loadings.square().sum(1)).clamp(min=LEAST_UNIQUE).sqrt()
+        weights = loadings / unique.square().unsqueeze(1)
+        spread = torch.linalg.inv(torch.eye(loadings.shape[1], dtype=torch.float64) + loadings.T @ weights)
+        noise = torch.randn((n, loadings.shape[1]), generator=rng, dtype=torch.float64)
+        factors = (standard / size) @ weights @ spread + noise @ torch.linalg.cholesky(spread).T
+        standard = drawn(factors @ loadings.T * size, unique * size)
+        size = standard.std(0, correction=0).clamp(min=SMALLEST)
+        loadings = torch.linalg.solve(factors.T @ factors, factors.T @ (standard / size)).T
+    return standard.numpy()
 
 
 def _factors(standard: Floats) -> Floats:
