@@ -88,6 +88,23 @@ def test_variances_follow_the_mean() -> None:
     assert frame.highest == pytest.approx(values[known].max())
 
 
+def test_factors_of_genes_that_are_mostly_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of four values are zeros: the factor is as strong as it was made, and far weaker where draws ignore it."""
+    rng = np.random.default_rng(6)
+    n, genes, strength = 4000, 100, 0.6
+    latent = strength * rng.normal(size=(n, 1)) + np.sqrt(1 - strength**2) * rng.normal(size=(n, genes))
+    values = np.maximum(latent - 0.7, 0)
+    codes, means = np.zeros(n, int), values.mean(0)[None]
+    assert (values == 0).mean() > 0.7
+
+    def found() -> float:
+        return float(np.median(np.linalg.norm(fitted(values, codes, means, means).loadings, axis=1)))
+
+    assert found() == pytest.approx(strength, abs=0.05)
+    monkeypatch.setattr("scdfm.prior.frame.SWEEPS", 0)
+    assert found() < 0.8 * strength
+
+
 def test_a_gene_expected_silent_may_yet_be_on() -> None:
     """A gene that one condition switches on, expected silent there: its cells lie within some deviations."""
     rng = np.random.default_rng(5)
