@@ -11,7 +11,7 @@ import pytest
 
 import scdfm
 from scdfm.errors import ConditionError, ConfigError, DataError, RunError
-from scdfm.screening import identify
+from scdfm.screening import candidates, identify
 from scdfm.screening.ensemble import Ensemble
 from scdfm.screening.identification import Candidates, Search, Temperature, fitted_temperature, softmin
 
@@ -67,6 +67,17 @@ def test_the_table_is_ordered_by_energy_then_by_mean(oracle, cells):
     assert f"{len(names)} candidates: chance puts the answer first in" in str(found)
 
 
+def test_candidates_serve_many_searches_and_are_predicted_once(run, cells, monkeypatch):
+    names, doubles = list(run.split.train)[:4], [name for name in run.split.conditions if "+" in name][:2]
+    alone = [run.identify(cells.select([name]), conditions=names, cells=4, calibrate=2) for name in doubles]
+    among = candidates(run, conditions=names, cells=4)
+    first = among.identify(cells.select([doubles[0]]), calibrate=2)
+    monkeypatch.setattr(scdfm.Run, "predict", None)  # nothing is left to predict
+    second = among.identify(cells.select([doubles[1]]), calibrate=2)
+    for found, expected in zip((first, second), alone, strict=True):
+        pd.testing.assert_frame_equal(found.table, expected.table)
+
+
 def test_a_screen_spares_the_predictions_and_gives_the_same_answer(run, cells, finished, monkeypatch):
     name = run.split.test[0]
     monkeypatch.setattr("scdfm.screening.identification.FEW_CELLS", 6)  # as many as the screen has
@@ -118,6 +129,7 @@ def test_a_desired_population_without_labels_on_half_of_the_genes(run, cells, tm
         ({"condition": "nobody"}, ConditionError, "'nobody' is not measured"),
         ({"targets": ["nobody", "no one"]}, ConditionError, "target 'no"),
         ({"order": 5}, ConditionError, "order 5"),
+        ({"shortlist": 0}, ConfigError, "identify: shortlist 0, calibrate 8"),
     ],
 )
 def test_refusals(run, cells, options, error, message):

@@ -74,22 +74,41 @@ def identify(
     cells: cells predicted for each of the `shortlist`, the candidates nearest by mean. calibrate: conditions with a known
         answer that fit the temperature; 0 leaves probabilities undefined.
     """
-    if cells < 2 or shortlist < 1 or calibrate < 0:
-        raise ConfigError(
-            f"identify: cells {cells}, shortlist {shortlist}, calibrate {calibrate}; expected at least 2, 1 and 0"
-        )
+    found = candidates(
+        runs, targets=targets, order=order, conditions=conditions, setting=setting, screen=screen, cells=cells,
+        controls=controls, seed=seed, progress=progress,
+    )  # fmt: skip
+    return found.identify(observed, condition=condition, shortlist=shortlist, calibrate=calibrate)
+
+
+def candidates(
+    runs: Run | Sequence[Run],
+    *,
+    targets: Sequence[str] | None = None,
+    order: int = 2,
+    conditions: Sequence[str] | None = None,
+    setting: str = "",
+    screen: Screen | str | Path | None = None,
+    cells: int = 128,
+    controls: CellTable | AnnData | str | Path | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Candidates:
+    """What `identify` chooses from, for many searches: each candidate is predicted once, `.identify(observed)` asks.
+
+    The options are those of `identify`.
+    """
+    if cells < 2:
+        raise ConfigError(f"identify: cells {cells}, expected at least 2")
     ensemble = Ensemble.of(runs)
     if conditions is None:
         names = combinations(all_targets(ensemble.first) if targets is None else targets, order, setting)
     else:
         names = list(dict.fromkeys(canonical(name, ensemble.first.manifest.control) for name in conditions))
     ensemble.check(names)
-    population = read_observed(observed, ensemble, condition)
     table = ensemble.control_table(controls)
     cache = Screen.load(screen) if isinstance(screen, (str, Path)) else screen
-    candidates = Candidates(ensemble, table, tuple(names), cells, seed, _fitting(cache, ensemble), progress)
-    search = Search(candidates, population.places, min(shortlist, len(names)))
-    return _answer(search, population, calibrate)
+    return Candidates(ensemble, table, tuple(names), cells, seed, _fitting(cache, ensemble), progress)
 
 
 def _fitting(cache: Screen | None, ensemble: Ensemble) -> Screen | None:
@@ -116,6 +135,24 @@ class Candidates:
     cache: Screen | None
     progress: bool
     _cells: dict[tuple[str, int], Floats] = field(default_factory=dict)
+
+    def identify(
+        self,
+        observed: str | Path | AnnData | CellTable,
+        *,
+        condition: str | None = None,
+        shortlist: int = SHORTLIST,
+        calibrate: int = CALIBRATING,
+    ) -> Identification:
+        """Which of the candidates made the cells of `observed`; the options are those of `identify`."""
+        if shortlist < 1 or calibrate < 0:
+            raise ConfigError(
+                f"identify: shortlist {shortlist}, calibrate {calibrate}; expected at least 1 and 0"
+            )
+        population = read_observed(observed, self.ensemble, condition)
+        return _answer(
+            Search(self, population.places, min(shortlist, len(self.names))), population, calibrate
+        )
 
     @cached_property
     def means(self) -> Floats:
