@@ -64,7 +64,7 @@ def fit(
     from scdfm.training import fit as fit_cells
 
     def note(text: str) -> None:
-        typer.echo(f"note: {text}", err=True)
+        typer.echo(f"note: {text}")
 
     run = fit_cells(cells, config=options, out=out, resume=resume, progress=not quiet, say=note)
     if not is_first():

@@ -29,7 +29,7 @@ from scdfm.training.module import FlowModule
 from scdfm.training.origins import read_origins, write_origins
 from scdfm.training.steps import Dealt, Prefetched, StepBatches, ValidationConditions
 from scdfm.training.trainer import make_trainer
-from scdfm.training.validation import MONITOR, untrained_scores
+from scdfm.training.validation import MONITOR, mistake, untrained_scores
 
 
 def fit(
@@ -186,7 +186,7 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
         kept = _best(out) if chosen else _last(module, trainer.global_step, out)
         if chosen and origins is not None:
             fresh = folder.build_field(config, data.inputs.vocabulary, graph, shape)
-            kept = _better(kept, fresh, data.validation, module, origins)
+            kept = _better(kept, fresh, data.validation, module, origins, out)
         _finish(kept, trainer.global_step, manifest, out)
 
 
@@ -222,13 +222,20 @@ def _weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _better(
-    kept: Kept, fresh: VelocityField, conditions: ValidationConditions, module: FlowModule, origins: Origins
+    kept: Kept,
+    fresh: VelocityField,
+    conditions: ValidationConditions,
+    module: FlowModule,
+    origins: Origins,
+    out: Path,
 ) -> Kept:
     """The kept weights, or those of the field that corrects nothing, where training has not made it better."""
     cpu = module.gene_ids.cpu(), module.rates.cpu()
-    scores = untrained_scores(fresh, conditions, module.config, *cpu, origins)
-    if scores[MONITOR] < float(kept.result.get(MONITOR) or float("inf")):
-        return Kept(fresh.state_dict(), {"step": 0, MONITOR: scores[MONITOR]})
+    before = untrained_scores(fresh, conditions, module.config, *cpu, origins)
+    log = folder.read_log(out)
+    after = log[log["step"] == kept.result["step"]].iloc[-1]
+    if mistake(before) < mistake(after):
+        return Kept(fresh.state_dict(), {"step": 0, MONITOR: before[MONITOR]})
     return kept
 
 

@@ -1,12 +1,15 @@
 """How good a field is on validation conditions: whole populations beside the real ones.
 
 The weights that are kept are those of the smallest `val_wasserstein`, a score of each gene's mean and spread together.
-Where a flow starts from a prior the field that corrects nothing takes part as well: a run is never worse, on the
-validation conditions, than what was known before its first step.
+Where a flow starts from a prior they are kept only if they make validation populations better than the field that corrects
+nothing: shapes gained may not cost more of the means than they are worth (`mistake`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -38,6 +41,11 @@ def validate(
     shifts = torch.stack([mean, target]) - batch.control_mean.cpu()
     distance = wasserstein(cells, batch.target.cpu())
     return torch.stack([distance, torch.linalg.vector_norm(mean - target), torch.corrcoef(shifts)[0, 1]])
+
+
+def mistake(scores: Mapping[str, float] | pd.Series) -> float:
+    """Distance of the genes' distributions times distance of the means: relative changes of either count alike."""
+    return float(scores[MONITOR]) * float(scores["val_l2"])
 
 
 def untrained_scores(
