@@ -4,9 +4,8 @@
 """
 
 from scdfm.prior.effects import EffectPrior
-from scdfm.prior.experiments import telling
 from scdfm.prior.frame import fit_frame
 from scdfm.prior.learn import LearnedPrior, learn_prior
 from scdfm.prior.origins import Origins
 
-__all__ = ["EffectPrior", "LearnedPrior", "Origins", "fit_frame", "learn_prior", "telling"]
+__all__ = ["EffectPrior", "LearnedPrior", "Origins", "fit_frame", "learn_prior"]

@@ -188,9 +188,7 @@ class Job:
         table = tabulator.table(self.ranking)
         picked = []
         if self.propose:
-            picked = proposed(
-                table, self.store, self.ensemble, self.untreated.whole, self.table, self.propose
-            )
+            picked = proposed(table, self.store, self.ensemble, self.untreated.whole, self.propose)
         turn = {name: at + 1 for at, name in enumerate(picked)}
         table["proposed"] = [turn.get(name, 0) for name in table["condition"]]
         write_json(self.store.path / CALIBRATION, calibration.as_json())

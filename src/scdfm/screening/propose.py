@@ -1,12 +1,10 @@
-"""Which conditions to measure next: those that leave least doubt about all that could be measured.
+"""Which conditions to measure next: those about which the model is least sure, and that say different things.
 
-A run with a prior knows how conditions covary, and proposes what takes most off the variance of all candidates
-(`scdfm.prior.experiments`). Without one, the error of a prediction is taken to be a Gaussian process over predicted
-effects: conditions c and d with predicted means m_c, m_d (on the screen's principal axes) and uncertainties u_c, u_d
-covary by k(c, d) = u_c · u_d · exp(−‖m_c − m_d‖² / 2ℓ²), ℓ the median distance between candidates. What is measured is
-conditioned on first; then each proposal is the candidate of largest remaining variance, and is conditioned on in turn.
-That is the greedy maximum of log det k, a determinantal point process over what is not known yet (Chen, Zhang and Zhou,
-NeurIPS 2018).
+The error of a prediction is taken to be a Gaussian process over predicted effects: conditions c and d with predicted
+means m_c, m_d (on the screen's principal axes) and uncertainties u_c, u_d covary by
+k(c, d) = u_c · u_d · exp(−‖m_c − m_d‖² / 2ℓ²), ℓ the median distance between candidates. What is measured is conditioned on
+first; then each proposal is the candidate of largest remaining variance, and is conditioned on in turn. That is the
+greedy maximum of log det k, a determinantal point process over what is not known yet (Chen, Zhang and Zhou, NeurIPS 2018).
 """
 
 from __future__ import annotations
@@ -16,10 +14,8 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from scdfm.data import CellTable
 from scdfm.errors import DataError
 from scdfm.evaluation.distribution import squared_distances
-from scdfm.prior import telling
 from scdfm.screening.correlation import Floats
 from scdfm.screening.effect import Reference
 from scdfm.screening.ensemble import Ensemble
@@ -31,7 +27,7 @@ _SAMPLE: Final = 500
 
 
 def proposed(
-    table: pd.DataFrame, store: Store, ensemble: Ensemble, reference: Reference, controls: CellTable, n: int
+    table: pd.DataFrame, store: Store, ensemble: Ensemble, reference: Reference, n: int
 ) -> list[str]:
     """The `n` conditions of the screen's `table` to measure next, first first; none that the runs' data hold already.
 
@@ -44,10 +40,6 @@ def proposed(
             f"propose {n}: {len(free)} of the screen's {len(table)} conditions are not measured yet; "
             "propose fewer, or screen more conditions"
         )
-    run = ensemble.first
-    if run.config.flow.source == "prior":
-        left = [name for name in store.names if name in free]
-        return [left[at] for at in telling(run.knowing(left, controls), left, n)]
     names, places = [], []
     for shard in store.shards():
         kept = [row for row, name in enumerate(shard.names) if name in free]
