@@ -157,8 +157,9 @@ class TrainingConfig(Section):
     validation_cells: Annotated[int, Field(ge=2)] = 64
     """Cells generated for each validation condition; their genes' distance to as many real ones chooses the weights."""
     keep: Literal["best", "last"] = "best"
-    """Weights of the run: those that validate best by the genes' Wasserstein distance, among them, where the flow starts
-    from the prior, the field that corrects nothing; or those of the last step. Without validation conditions the last."""
+    """Weights of the run: those that validate best by the genes' Wasserstein distance (where the flow starts from the
+    prior, only if that distance times the L2 of the means is smaller than that of the field that corrects nothing, which
+    is kept otherwise); or those of the last step. Without validation conditions the last."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after this many validations without a better one; 0 never stops early."""
     precision: Literal["32", "bf16"] = "32"

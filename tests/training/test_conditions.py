@@ -395,7 +395,12 @@ def test_fit_says_before_the_first_step_what_it_will_not_predict(tmp_path: Path)
     cells = scdfm.read_cells(screen, "drug")
     held = [name for name in cells.conditions if name != "control"][-2:]
     said: list[str] = []
-    fitted(cells, held, tmp_path / "ids", DRUGS, say=said.append)
+
+    def listening(text: str) -> None:
+        assert not (tmp_path / "ids" / "log.csv").exists()
+        said.append(text)
+
+    fitted(cells, held, tmp_path / "ids", DRUGS, say=listening)
     (note,) = said
     assert note.startswith("2 of 2 test conditions cannot be predicted after this fit")
     assert ", ".join(held) in note

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import signal
+import sys
 from importlib import metadata
 
 import numpy as np
@@ -329,6 +330,29 @@ def test_a_fit_that_makes_nothing_better_keeps_the_prior(cells, config, tmp_path
     assert not run.field.decoder.out.weight.any()
     noise = wild.updated({"flow": {"source": "gaussian"}})
     assert scdfm.fit(cells, config=noise, out=tmp_path / "noise", progress=False).manifest.result["step"] > 0
+
+
+@pytest.mark.parametrize(
+    ("of_wasserstein", "of_l2", "trained"), [(0.9, 1.2, True), (1.1, 0.8, False), (1.1, 1.0, True)]
+)
+def test_trained_weights_are_kept_for_means_and_shapes_together(
+    cells, config, tmp_path, monkeypatch, of_wasserstein, of_l2, trained
+):
+    """The untrained field scores these parts of what training reached: the product decides, not either of them."""
+    made = {}
+
+    def untrained(*given):
+        last = pd.read_csv(tmp_path / "run" / "log.csv").dropna(subset="val_wasserstein")
+        kept = last.loc[last["val_wasserstein"].idxmin()]
+        made.update(val_wasserstein=of_wasserstein * kept["val_wasserstein"], val_l2=of_l2 * kept["val_l2"])
+        return made
+
+    monkeypatch.setattr(sys.modules["scdfm.training.fit"], "untrained_scores", untrained)
+    best = config.updated({"training": {"keep": "best"}})
+    result = scdfm.fit(cells, config=best, out=tmp_path / "run", progress=False).manifest.result
+    assert set(result) == {"step", "val_wasserstein", "val_l2"}
+    assert (result["step"] > 0) == trained
+    assert trained or result == {"step": 0, **made}
 
 
 def test_early_stopping_ends_before_the_last_step(cells, config, tmp_path):

@@ -63,10 +63,8 @@ def fit(
     cells = screen.read(data)
     from scdfm.training import fit as fit_cells
 
-    def note(text: str) -> None:
-        typer.echo(f"note: {text}")
-
-    run = fit_cells(cells, config=options, out=out, resume=resume, progress=not quiet, say=note)
+    say = None if quiet else typer.echo
+    run = fit_cells(cells, config=options, out=out, resume=resume, progress=not quiet, say=say)
     if not is_first():
         return
     kept = ", ".join(

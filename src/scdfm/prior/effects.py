@@ -102,13 +102,11 @@ class EffectPrior:
         Their profile is the response that the prior itself expects of them alone. controls: means [G] of the control
         cells of settings (by their names, `control|key=value`), of which those that are new find their place by it.
         """
-        settings = {name: row for name, row in (controls or {}).items() if name not in self.kernel.settings}
-        if settings and self.kernel.settings:
-            return replace(self, kernel=self.kernel.with_settings(settings)).knowing(asked, features)
-        new = [target for target in asked if target not in self.kernel.targets]
+        kernel = self.kernel.with_settings(controls or {})
+        new = [target for target in asked if target not in kernel.targets]
         if not new:
-            return self
-        wide = self.kernel.with_targets(new, [self._descriptor(target, features or {}) for target in new])
+            return self if kernel is self.kernel else replace(self, kernel=kernel)
+        wide = kernel.with_targets(new, [self._descriptor(target, features or {}) for target in new])
         larger = replace(self, kernel=wide)
         singles = larger.predict(new) @ self.components[: wide.profiles.shape[1]].T
         return replace(self, kernel=wide.with_profiles(new, singles))

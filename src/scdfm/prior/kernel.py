@@ -80,11 +80,12 @@ class ConditionKernel:
     controls_length2: float
 
     def with_settings(self, controls: Mapping[str, Floats]) -> ConditionKernel:
-        """This kernel with the control means [G] of further settings."""
-        rows = [np.asarray(row, dtype=np.float64)[None] for row in controls.values()]
-        return replace(
-            self, settings=(*self.settings, *controls), controls=np.concatenate([self.controls, *rows])
-        )
+        """This kernel with the control means [G] of those that are further settings; itself where it knows none at all."""
+        new = {name: row for name, row in controls.items() if name not in self.settings}
+        if not (new and self.settings):
+            return self
+        rows = np.stack([np.asarray(row, dtype=np.float64) for row in new.values()])
+        return replace(self, settings=(*self.settings, *new), controls=np.concatenate([self.controls, rows]))
 
     def with_targets(self, names: Sequence[str], descriptors: Sequence[Floats]) -> ConditionKernel:
         """This kernel with further targets, whose profiles are 0."""

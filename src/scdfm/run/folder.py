@@ -175,7 +175,9 @@ class Run:
     @property
     def log(self) -> pd.DataFrame:
         """Training curves: one row for each logged step."""
-        return read_log(self.path)
+        if not (self.path / LOG).is_file():
+            return pd.DataFrame()
+        return _table(checks.own_file(self.path, LOG))
 
     @functools.cached_property
     def field(self) -> VelocityField:
@@ -363,11 +365,6 @@ def read_features(path: Path, manifest: Manifest) -> tuple[FeatureTable, Standar
     source = manifest.features
     values, centre, factor = checks.described_by(read_tensors(path), len(source.names), path)
     return FeatureTable(tuple(source.names), values, source.kind), Standardiser(centre, factor)
-
-
-def read_log(path: Path) -> pd.DataFrame:
-    """Training curves of the run folder `path`: one row for each logged step, none where nothing was logged."""
-    return _table(checks.own_file(path, LOG)) if (path / LOG).is_file() else pd.DataFrame()
 
 
 def read_means(path: Path) -> pd.DataFrame:

@@ -29,7 +29,7 @@ from scdfm.training.module import FlowModule
 from scdfm.training.origins import read_origins, write_origins
 from scdfm.training.steps import Dealt, Prefetched, StepBatches, ValidationConditions
 from scdfm.training.trainer import make_trainer
-from scdfm.training.validation import MONITOR, mistake, untrained_scores
+from scdfm.training.validation import JUDGED, mistake, untrained_scores
 
 
 def fit(
@@ -186,7 +186,7 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
         kept = _best(out) if chosen else _last(module, trainer.global_step, out)
         if chosen and origins is not None:
             fresh = folder.build_field(config, data.inputs.vocabulary, graph, shape)
-            kept = _better(kept, fresh, data.validation, module, origins, out)
+            kept = _better(kept, fresh, data.validation, module, origins)
         _finish(kept, trainer.global_step, manifest, out)
 
 
@@ -200,7 +200,7 @@ class Kept(NamedTuple):
 def _best(out: Path) -> Kept:
     """The weights of the best validation."""
     checkpoint = read_checkpoint(out / CHECKPOINTS / BEST)
-    return Kept(_weights(checkpoint), {"step": checkpoint["global_step"], **_best_score(checkpoint)})
+    return Kept(_weights(checkpoint), {"step": checkpoint["global_step"], **checkpoint["scores"]})
 
 
 def _last(module: FlowModule, step: int, out: Path) -> Kept:
@@ -222,20 +222,13 @@ def _weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _better(
-    kept: Kept,
-    fresh: VelocityField,
-    conditions: ValidationConditions,
-    module: FlowModule,
-    origins: Origins,
-    out: Path,
+    kept: Kept, fresh: VelocityField, conditions: ValidationConditions, module: FlowModule, origins: Origins
 ) -> Kept:
     """The kept weights, or those of the field that corrects nothing, where training has not made it better."""
     cpu = module.gene_ids.cpu(), module.rates.cpu()
-    before = untrained_scores(fresh, conditions, module.config, *cpu, origins)
-    log = folder.read_log(out)
-    after = log[log["step"] == kept.result["step"]].iloc[-1]
-    if mistake(before) < mistake(after):
-        return Kept(fresh.state_dict(), {"step": 0, MONITOR: before[MONITOR]})
+    scores = untrained_scores(fresh, conditions, module.config, *cpu, origins)
+    if mistake(scores) < mistake(kept.result):
+        return Kept(fresh.state_dict(), {"step": 0, **{name: scores[name] for name in JUDGED}})
     return kept
 
 
@@ -245,11 +238,3 @@ def _finish(kept: Kept, step: int, manifest: Manifest, out: Path) -> None:
     folder.write_tensors(out / folder.WEIGHTS, kept.weights)
     digests = {name: folder.file_digest(out / name) for name in folder.FILES if (out / name).is_file()}
     manifest.model_copy(update={"result": kept.result, "digests": digests}).save(out)
-
-
-def _best_score(checkpoint: dict[str, Any]) -> dict[str, float]:
-    """The validation score of the best checkpoint, from the state of the callback that chose it."""
-    for state in checkpoint["callbacks"].values():
-        if state.get("monitor") == MONITOR and state.get("best_model_score") is not None:
-            return {MONITOR: float(state["best_model_score"])}
-    return {}

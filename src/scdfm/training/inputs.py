@@ -145,6 +145,7 @@ def kept_controls(cells: CellTable, most: int, seed: int) -> np.ndarray:
 def require_same_run(found: Manifest, expected: Manifest, out: Path) -> None:
     """Refuse to resume a run of other options, data, conditions or features."""
     names = (
+        "format",
         "config",
         "panel",
         "vocabulary",

@@ -32,7 +32,7 @@ from scdfm.seeds import derive, torch_rng
 from scdfm.training.compiling import compile_layers
 from scdfm.training.divergence import diverged, require_finite
 from scdfm.training.steps import ValidationBatch, place
-from scdfm.training.validation import SCORES, validate
+from scdfm.training.validation import JUDGED, SCORES, validate
 
 
 class FlowModule(L.LightningModule):
@@ -152,7 +152,9 @@ class FlowModule(L.LightningModule):
         return diverged(what, Path(self.trainer.default_root_dir), self.global_step, self.config)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Nothing that is no number is saved: the checkpoint before stays."""
+        """Add the scores of the last validation. Nothing that is no number is saved: the checkpoint before stays."""
+        found = self.trainer.callback_metrics
+        checkpoint["scores"] = {name: float(found[name]) for name in JUDGED if name in found}
         states = {
             name: checkpoint.get(name) for name in ("state_dict", "current_model_state", "optimizer_states")
         }

@@ -7,9 +7,10 @@ nothing: shapes gained may not cost more of the means than they are worth (`mist
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -22,6 +23,8 @@ from scdfm.training.steps import ValidationBatch, ValidationConditions
 
 MONITOR = "val_wasserstein"
 SCORES = (MONITOR, "val_l2", "val_pearson_delta")
+JUDGED = SCORES[:2]
+"""Scores that decide between trained and untrained, see `mistake`."""
 
 
 def validate(
@@ -43,9 +46,9 @@ def validate(
     return torch.stack([distance, torch.linalg.vector_norm(mean - target), torch.corrcoef(shifts)[0, 1]])
 
 
-def mistake(scores: Mapping[str, float] | pd.Series) -> float:
+def mistake(scores: Mapping[str, Any]) -> float:
     """Distance of the genes' distributions times distance of the means: relative changes of either count alike."""
-    return float(scores[MONITOR]) * float(scores["val_l2"])
+    return math.prod(float(scores[name]) for name in JUDGED)
 
 
 def untrained_scores(
