@@ -23,7 +23,7 @@ import pandas as pd
 import scdfm
 from accuracy import NARROW
 from scdfm.evaluation import baselines
-from scdfm.screening import candidates
+from scdfm.screening import Candidates
 
 COMPOSED = ("MAP2K3+MAP2K6", "KLF1+MAP2K6", "KLF1+TGFBR2", "MAPK1+TGFBR2", "MAP2K3+SLC38A2")
 RESULTS = Path(__file__).parent / "results"
@@ -62,7 +62,7 @@ def searched(
         out=args.out / "screen", conditions=names, cells=args.few, resume=True, progress=True, say=print
     )
     rows = []
-    among = candidates(run, conditions=names, screen=screen, cells=args.cells)
+    among = Candidates.of(run, conditions=names, screen=screen, cells=args.cells)
     for name in tests:
         found = among.identify(cells.select([name]), shortlist=args.shortlist)
         row = found.table.set_index("condition").loc[name]

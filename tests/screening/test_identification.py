@@ -11,7 +11,7 @@ import pytest
 
 import scdfm
 from scdfm.errors import ConditionError, ConfigError, DataError, RunError
-from scdfm.screening import candidates, identify
+from scdfm.screening import identify
 from scdfm.screening.ensemble import Ensemble
 from scdfm.screening.identification import Candidates, Search, Temperature, fitted_temperature, softmin
 
@@ -70,7 +70,7 @@ def test_the_table_is_ordered_by_energy_then_by_mean(oracle, cells):
 def test_candidates_serve_many_searches_and_are_predicted_once(run, cells, monkeypatch):
     names, doubles = list(run.split.train)[:4], [name for name in run.split.conditions if "+" in name][:2]
     alone = [run.identify(cells.select([name]), conditions=names, cells=4, calibrate=2) for name in doubles]
-    among = candidates(run, conditions=names, cells=4)
+    among = Candidates.of(run, conditions=names, cells=4)
     first = among.identify(cells.select([doubles[0]]), calibrate=2)
     monkeypatch.setattr(scdfm.Run, "predict", None)  # nothing is left to predict
     second = among.identify(cells.select([doubles[1]]), calibrate=2)

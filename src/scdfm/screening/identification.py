@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -52,63 +52,19 @@ def identify(
     observed: str | Path | AnnData | CellTable,
     *,
     condition: str | None = None,
-    targets: Sequence[str] | None = None,
-    order: int = 2,
-    conditions: Sequence[str] | None = None,
-    setting: str = "",
-    screen: Screen | str | Path | None = None,
-    cells: int = 128,
     shortlist: int = SHORTLIST,
     calibrate: int = CALIBRATING,
-    controls: CellTable | AnnData | str | Path | None = None,
-    seed: int = 0,
-    progress: bool = False,
+    **options: Any,
 ) -> Identification:
     """Which perturbation made the cells of `observed`, or would make such cells out of control cells?
 
     observed: path, AnnData or CellTable of one population; with `condition` only the cells labelled so.
-    targets, order, conditions: the candidates: every combination of up to `order` of the `targets` (None: all that the
-        run was trained on) in `setting` (its covariates, "cell_line=K562"), or exactly `conditions`.
-    screen: a finished screen of the same runs, whose means (and cells, where it kept them) spare predicting the
-        candidates; without it each is predicted with FEW_CELLS cells.
-    cells: cells predicted for each of the `shortlist`, the candidates nearest by mean. calibrate: conditions with a known
-        answer that fit the temperature; 0 leaves probabilities undefined.
+    shortlist: candidates compared cell by cell, the nearest by mean. calibrate: conditions with a known answer that fit the
+        temperature; 0 leaves probabilities undefined.
+    options: which candidates there are and how they are predicted, see `Candidates.of`, which serves many populations.
     """
-    found = candidates(
-        runs, targets=targets, order=order, conditions=conditions, setting=setting, screen=screen, cells=cells,
-        controls=controls, seed=seed, progress=progress,
-    )  # fmt: skip
-    return found.identify(observed, condition=condition, shortlist=shortlist, calibrate=calibrate)
-
-
-def candidates(
-    runs: Run | Sequence[Run],
-    *,
-    targets: Sequence[str] | None = None,
-    order: int = 2,
-    conditions: Sequence[str] | None = None,
-    setting: str = "",
-    screen: Screen | str | Path | None = None,
-    cells: int = 128,
-    controls: CellTable | AnnData | str | Path | None = None,
-    seed: int = 0,
-    progress: bool = False,
-) -> Candidates:
-    """What `identify` chooses from, for many searches: each candidate is predicted once, `.identify(observed)` asks.
-
-    The options are those of `identify`.
-    """
-    if cells < 2:
-        raise ConfigError(f"identify: cells {cells}, expected at least 2")
-    ensemble = Ensemble.of(runs)
-    if conditions is None:
-        names = combinations(all_targets(ensemble.first) if targets is None else targets, order, setting)
-    else:
-        names = list(dict.fromkeys(canonical(name, ensemble.first.manifest.control) for name in conditions))
-    ensemble.check(names)
-    table = ensemble.control_table(controls)
-    cache = Screen.load(screen) if isinstance(screen, (str, Path)) else screen
-    return Candidates(ensemble, table, tuple(names), cells, seed, _fitting(cache, ensemble), progress)
+    among = Candidates.of(runs, **options)
+    return among.identify(observed, condition=condition, shortlist=shortlist, calibrate=calibrate)
 
 
 def _fitting(cache: Screen | None, ensemble: Ensemble) -> Screen | None:
@@ -135,6 +91,43 @@ class Candidates:
     cache: Screen | None
     progress: bool
     _cells: dict[tuple[str, int], Floats] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        runs: Run | Sequence[Run],
+        *,
+        targets: Sequence[str] | None = None,
+        order: int = 2,
+        conditions: Sequence[str] | None = None,
+        setting: str = "",
+        screen: Screen | str | Path | None = None,
+        cells: int = 128,
+        controls: CellTable | AnnData | str | Path | None = None,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> Candidates:
+        """Candidates for any number of searches, each predicted once.
+
+        targets, order, conditions: every combination of up to `order` of the `targets` (None: all that the run was trained
+            on) in `setting` (its covariates, "cell_line=K562"), or exactly `conditions`.
+        screen: a finished screen of the same runs, whose means (and cells, where it kept them) spare predicting the
+            candidates; without it each is predicted with FEW_CELLS cells.
+        cells: cells predicted for each candidate of a shortlist.
+        """
+        if cells < 2:
+            raise ConfigError(f"identify: cells {cells}, expected at least 2")
+        ensemble = Ensemble.of(runs)
+        if conditions is None:
+            names = combinations(all_targets(ensemble.first) if targets is None else targets, order, setting)
+        else:
+            names = list(
+                dict.fromkeys(canonical(name, ensemble.first.manifest.control) for name in conditions)
+            )
+        ensemble.check(names)
+        table = ensemble.control_table(controls)
+        cache = Screen.load(screen) if isinstance(screen, (str, Path)) else screen
+        return cls(ensemble, table, tuple(names), cells, seed, _fitting(cache, ensemble), progress)
 
     def identify(
         self,
