@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,30 @@ def screen(tmp_path_factory):
     adata.obs["batch"] = np.where(np.arange(adata.n_obs) % 2, "odd", "even")
     adata.write_h5ad(path)
     return path
+
+
+def test_test_conditions_of_unknown_targets_are_left_out_and_named(call, tmp_path):
+    """Targets that are no genes: one was never trained, and what else the split tests is predicted and scored."""
+    adata = scdfm.simulate(n_genes=50, n_targets=5, cells_per_condition=12, n_controls=30, seed=3)
+    adata.var_names = [f"gene{place}" for place in range(50)]
+    names = sorted(set(adata.obs["perturbation"]) - {"control"})
+    new, known = names[0].split("+")[0], next(name for name in reversed(names) if "+" in name)
+    parts = {name: "test" if name == known or new in name.split("+") else "train" for name in names}
+    adata.obs["part"] = adata.obs["perturbation"].astype(str).map(parts | {"control": "train"})
+    adata.write_h5ad(tmp_path / "s.h5ad")
+    where, lost = tmp_path / "run", sum(part == "test" for part in parts.values()) - 1
+    said = rf"{lost} of {lost + 1} test conditions cannot be predicted, since training tells nothing .*{re.escape(new)}"
+    code, out, _ = call("fit", tmp_path / "s.h5ad", "--out", where, "--split", "obs:part", *SMALL[:-1])
+    assert (code, bool(re.search(said, out))) == (0, True)
+    code, _, err = call("predict", where, "--out", tmp_path / "p.h5ad", "--test", "--cells", 6, "--quiet")
+    assert (code, bool(re.search(said, err))) == (0, True)
+    assert list(ad.read_h5ad(tmp_path / "p.h5ad").obs["perturbation"].unique()) == [known]
+    code, out, _ = call(
+        "evaluate", tmp_path / "p.h5ad", tmp_path / "s.h5ad", "--run", where, "--out", tmp_path / "e"
+    )
+    assert code == 0
+    code, _, err = call("predict", where, "--conditions", new, "--out", tmp_path / "q.h5ad")
+    assert (code, f"nothing is known of '{new}'" in err) == (2, True)
 
 
 @pytest.fixture(scope="session")

@@ -402,7 +402,7 @@ def test_fit_says_before_the_first_step_what_it_will_not_predict(tmp_path: Path)
 
     fitted(cells, held, tmp_path / "ids", DRUGS, say=listening)
     (note,) = said
-    assert note.startswith("2 of 2 test conditions cannot be predicted after this fit")
+    assert note.startswith("2 of 2 test conditions cannot be predicted, since training tells nothing of")
     assert ", ".join(held) in note
     assert "--features" in note
     told: list[str] = []

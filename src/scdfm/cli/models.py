@@ -89,7 +89,9 @@ def predict(
         list[str] | None,
         typer.Option(help="Conditions, separated by commas: A+B,C, or @FILE of one a line. May be repeated."),
     ] = None,
-    test: Annotated[bool, typer.Option("--test", help="The test conditions of the run's split.")] = False,
+    test: Annotated[
+        bool, typer.Option("--test", help="The test conditions of the run's split that can be predicted.")
+    ] = False,
     all_pairs_of: Annotated[
         str | None, typer.Option(help="Every pair of these targets: A,B,C, or @FILE.")
     ] = None,
@@ -112,14 +114,23 @@ def predict(
             "predict: choose exactly one of --conditions A+B,C, --test and --all-pairs-of A,B,C"
         )
     from scdfm.run import Run
-    from scdfm.run.extrapolation import told
+    from scdfm.run.extrapolation import told, unknown, untold
 
+    source = Run.load(run)
     names: list[str] | None = None
+    if test:
+        asked = source.split.test
+        left = unknown(source.encoder, asked)
+        # Where none can be predicted, the prediction itself says why.
+        if 0 < len(left) < len(asked):
+            names = [name for name in asked if name not in left]
+            if is_first():
+                typer.echo(untold(left, len(asked)), err=True)
     if conditions:
         names = names_of(*conditions)
     if all_pairs_of is not None:
         names = ["+".join(pair) for pair in itertools.combinations(dict.fromkeys(names_of(all_pairs_of)), 2)]
-    written = Run.load(run).predict_to(
+    written = source.predict_to(
         out, names, controls, n_cells=cells, seed=seed, resume=resume, overwrite=overwrite, progress=not quiet
     )
     if not is_first():

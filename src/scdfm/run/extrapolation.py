@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from scdfm.data.conditions import Condition, Perturbation, number_text, parse
+from scdfm.data.encoding import ConditionEncoder
 from scdfm.data.split import UNKNOWN
 
 if TYPE_CHECKING:
@@ -33,6 +34,23 @@ def told(beyond: dict[str, str], most: int = 5) -> str:
     more = f" and {len(beyond) - most} more" if len(beyond) > most else ""
     kind = "condition is an extrapolation" if len(beyond) == 1 else "conditions are extrapolations"
     return f"{len(beyond)} {kind}: {', '.join(shown)}{more}"
+
+
+def unknown(encoder: ConditionEncoder, names: Iterable[str]) -> list[str]:
+    """The conditions that a run with this encoder cannot predict."""
+    return [name for name in names if not encoder.knows(name)]
+
+
+def untold(names: Sequence[str], of: int, most: int = 5) -> str:
+    """One sentence on the `unknown` ones among `of` test conditions; empty where there is none."""
+    if not names:
+        return ""
+    shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return (
+        f"{len(names)} of {of} test conditions cannot be predicted, since training tells nothing of a target, dose, time "
+        f"or covariate of theirs: {shown}; fit with features of their targets (--features, features=...), on data that "
+        "measure them as genes, or with another split"
+    )
 
 
 class _Seen:

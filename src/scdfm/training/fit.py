@@ -18,11 +18,12 @@ from scdfm.model import VelocityField
 from scdfm.prior import Origins
 from scdfm.processes import is_first, together, wait_for_all, world_size
 from scdfm.run import Run, folder
+from scdfm.run.extrapolation import unknown, untold
 from scdfm.run.manifest import NAME, Manifest
 from scdfm.seeds import derive, numpy_rng
 from scdfm.training.checkpoint import BEST, CHECKPOINTS, LAST, read_checkpoint
 from scdfm.training.divergence import last_good, require_finite
-from scdfm.training.inputs import Features, Inputs, prepare, require_same_run, unpredictable, write_inputs
+from scdfm.training.inputs import Features, Inputs, prepare, require_same_run, write_inputs
 from scdfm.training.interruption import stopped
 from scdfm.training.machine import require_machine, require_memory
 from scdfm.training.module import FlowModule
@@ -76,8 +77,8 @@ def fit(
         inputs = prepare(cells, split, config, features)
         require_memory(inputs)
         if begins:
-            if say is not None and (unknown := unpredictable(inputs, split)):
-                say(unknown)
+            if say is not None and (text := untold(unknown(inputs.encoder, split.test), len(split.test))):
+                say(text)
             inputs.manifest.save(out)
         wait_for_all()
         require_same_run(found := Manifest.load(out), inputs.manifest, out)

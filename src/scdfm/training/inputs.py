@@ -90,19 +90,6 @@ def prepare(
     return Inputs(manifest, panel, vocabulary, encoder, given, standardise)
 
 
-def unpredictable(inputs: Inputs, split: Split) -> str:
-    """One sentence on the test conditions that a run of these inputs cannot predict; empty where it can predict all."""
-    unknown = [name for name in split.test if not inputs.encoder.knows(name)]
-    if not unknown:
-        return ""
-    shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-    return (
-        f"{len(unknown)} of {len(split.test)} test conditions cannot be predicted after this fit, since training tells "
-        f"nothing of a target, dose, time or covariate of theirs: {shown}; give features of their targets (--features, "
-        "features=...), measure them as genes, or choose another split"
-    )
-
-
 def control_populations(cells: CellTable, split: Split, config: Config) -> tuple[str, ...]:
     """The control populations that train as conditions, of every setting of the covariates that has enough cells."""
     wanted = config.training.control_populations
