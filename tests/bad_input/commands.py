@@ -155,7 +155,7 @@ SCREENED = [
     Case("identify: an unknown condition", lambda b: identify("--condition", "NOPE", observed=b.screen)(b),
          "condition 'NOPE' is not measured"),
     Case("identify: an unknown target", identify("--targets", "NOPE"), "target 'NOPE'"),
-    Case("identify: one cell", identify("--cells", "1"), "expected at least 2, 1 and 0"),
+    Case("identify: one cell", identify("--cells", "1"), "cells 1, expected at least 2"),
     Case("identify: an empty shortlist", identify("--shortlist", "0"), "shortlist 0.*expected at least"),
     Case("identify: order 9", identify("--order", "9"), "order 9: expected 1"),
     Case("identify: a screen that is none", lambda b: identify("--screen", b.folder)(b),
