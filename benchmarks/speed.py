@@ -45,6 +45,8 @@ SAMPLING = {"sample": Case(tokens=5000, genes=1000, cells=4, width=256, heads=8,
 GPU_TRAINING = {"train-published": Case(tokens=5033, genes=1000, cells=96, width=512, heads=8, layers=4)}
 GPU_SAMPLING = {"sample": Case(tokens=5033, genes=1000, cells=64, width=512, heads=8, layers=4)}
 PUBLISHED, DEFAULT, PAPER = ("rk4", 19), ("rk4", 4), ("euler", 100)
+SAME = 0.02
+"""How far apart the ends of the same solver may lie, as a share of their norm (bfloat16 included)."""
 SPARE = 1.5e9
 """Bytes left to the rest of the machine."""
 
@@ -174,11 +176,16 @@ def sampling(case: Case, device: str, options: dict[str, Any], args: argparse.Na
         memory = [worker.ask("memory")["gb"] for worker in (plain, own)]
     plain_time, own_time, same_time = (statistics.median(column) for column in zip(*times, strict=True))
     error = {name: float(np.linalg.norm(end - ends["plain"], axis=1).mean()) for name, end in ends.items()}
+    norm = float(np.linalg.norm(ends["plain"], axis=1).mean())
+    if error["same"] > SAME * norm:
+        raise SystemExit(
+            f"sampling: both forms end {error['same']:g} apart by the same solver (norm {norm:g}): not the same"
+        )
     return {
         "plain_s": plain_time, "scdfm_s": own_time, "same_solver_s": same_time, "ratio": plain_time / own_time,
         "same_solver_ratio": plain_time / same_time, "rounds": len(times), "error_default": error["own"],
         "error_same_solver": error["same"], "error_euler_100": error["euler"],
-        "norm": float(np.linalg.norm(ends["plain"], axis=1).mean()), "plain_gb": memory[0], "scdfm_gb": memory[1],
+        "norm": norm, "plain_gb": memory[0], "scdfm_gb": memory[1],
     }  # fmt: skip
 
 

@@ -236,7 +236,8 @@ class Worker:
     def generate(self, cells: int, solver: str, steps: int, out: str) -> dict[str, float]:
         """A population of the first `cells` cells, kept in the file `out`: its time."""
         batch = self.inputs.batch(cells)
-        sampling = SamplingConfig(solver=solver, steps=steps, clamp=False, genes="joint")
+        # Both forms draw the same noise, so that their ends can be compared.
+        sampling = SamplingConfig(solver=solver, steps=steps, clamp=False, genes="joint", noise="independent")
         with timed(self.device) as taken:
             population = self.form.population(batch, self.inputs.noise_stream(), sampling)
         np.save(out, population.numpy())

@@ -222,7 +222,10 @@ def test_a_field_that_corrects_nothing_is_not_solved(monkeypatch: pytest.MonkeyP
         spread=0.1, highest=9.0,
     )  # fmt: skip
     origin = Origin(
-        frame, *torch.rand((2, 3, G), generator=rng(3)).add(0.5), torch.rand((3, G), generator=rng(4))
+        frame,
+        *torch.rand((2, 3, G), generator=rng(3)).add(0.5),
+        torch.rand((3, G), generator=rng(4)),
+        torch.ones(3),
     )
 
     def populations() -> Tensor:

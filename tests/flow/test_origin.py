@@ -22,7 +22,8 @@ def frame(n_genes: int = 6, spread: float = 0.3) -> Frame:
 def origin(n_conditions: int = 3) -> Origin:
     rng = torch.Generator().manual_seed(1)
     centre, scale = torch.rand((2, n_conditions, 6), generator=rng)
-    return Origin(frame(), centre, scale + 0.5, torch.randn((n_conditions, 6), generator=rng))
+    shift = torch.randn((n_conditions, 6), generator=rng)
+    return Origin(frame(), centre, scale + 0.5, shift, torch.ones(n_conditions))
 
 
 def test_velocity_is_the_expectation_of_the_path() -> None:

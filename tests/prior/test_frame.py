@@ -17,7 +17,9 @@ def fitted(values: np.ndarray, codes: np.ndarray, means: np.ndarray, controls: n
 def scales(frame: Frame, means: np.ndarray) -> np.ndarray:
     """σ [C, G] of conditions with these means."""
     shifts = {str(row): np.zeros_like(mean) for row, mean in enumerate(means)}
-    origins = Origins.around(frame, {str(row): mean for row, mean in enumerate(means)}, shifts)
+    origins = Origins.around(
+        frame, {str(row): mean for row, mean in enumerate(means)}, shifts, dict.fromkeys(shifts, 0.0)
+    )
     return origins.scale.numpy()
 
 
@@ -113,7 +115,7 @@ def test_a_gene_expected_silent_may_yet_be_on() -> None:
     codes = np.repeat([0, 1], 200)
     means = np.stack([values[codes == code].mean(0) for code in range(2)])
     frame = fitted(values, codes, means, means[[0, 0]])
-    start = Origins.around(frame, {"A": means[0]}, {"A": np.zeros(60)}).of(["A"])
+    start = Origins.around(frame, {"A": means[0]}, {"A": np.zeros(60)}, {"A": 0.0}).of(["A"])
     on, condition = torch.from_numpy(values[200:]).float(), torch.zeros(200, dtype=torch.long)
     residuals = start.inward(on, condition, torch.rand(on.shape)) / frame.deviation
     assert residuals.abs().max() < 20
@@ -125,7 +127,7 @@ def test_a_gene_expected_silent_may_yet_be_on() -> None:
 
 def made_variances(frame: Frame, mean: np.ndarray) -> np.ndarray:
     """Variances of cells drawn around a mean by the frame alone."""
-    start = Origins.around(frame, {"A": mean}, {"A": np.zeros_like(mean)}).of(["A"])
+    start = Origins.around(frame, {"A": mean}, {"A": np.zeros_like(mean)}, {"A": 0.0}).of(["A"])
     drawn = torch.randn((4000, start.width), generator=torch.Generator().manual_seed(1))
     condition = torch.zeros(4000, dtype=torch.long)
     return start.outward(start.noise(drawn, condition), condition).clamp(min=0).var(0).numpy()
@@ -135,7 +137,7 @@ def test_generated_cells_have_mean_and_variance() -> None:
     """Without any network the population has the expected means, and the variances of the training cells."""
     values, codes, means, controls, _ = screen(level=0.4)
     frame = fitted(values, codes, means, controls)
-    start = Origins.around(frame, {"A": controls}, {"A": means[1] - controls}).of(["A"])
+    start = Origins.around(frame, {"A": controls}, {"A": means[1] - controls}, {"A": 0.0}).of(["A"])
     drawn = torch.randn((20_000, start.width), generator=torch.Generator().manual_seed(1))
     condition = torch.zeros(20_000, dtype=torch.long)
     cells = start.outward(start.noise(drawn, condition), condition).clamp(min=0).numpy()

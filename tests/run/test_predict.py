@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 import scdfm
 from scdfm.errors import ConditionError, DataError, RunError
+from scdfm.flow import Shrinkage
 
 OPTIONS = {
     "panel": {"n_genes": 40},
@@ -65,6 +66,29 @@ def test_same_seed_same_bits_and_a_population_of_its_own(run):
     assert (both[kept].X != alone.X).nnz == 0  # what else is asked for changes nothing
     other = run.predict([run.split.test[-1]], seed=5)
     assert (other.X != alone.X).nnz > 0
+
+
+def test_means_lie_between_prior_and_flow_as_far_as_the_manifest_says(run):
+    """Moved alike, cell by cell, so that shapes stay; `sampling.shrink` says whether at all."""
+
+    def means(shrinkage, **sampling):
+        other = scdfm.Run.load(run.path)
+        config = other.config.updated({"sampling": sampling}) if sampling else other.config
+        other.manifest = other.manifest.model_copy(update={"shrinkage": shrinkage, "config": config})
+        cells = other.predict(run.split.test, n_cells=40, seed=1)
+        label = cells.obs["perturbation"].to_numpy()
+        return np.stack([cells.X.toarray()[label == name].mean(0) for name in run.split.test])
+
+    assert isinstance(
+        run.manifest.shrinkage, Shrinkage
+    )  # a fit that validates finds it, whatever weights it keeps
+    flow = means(None)
+    prior = means(Shrinkage(follows=0, errs=1, missed=1))
+    assert np.abs(flow - prior).max() > 1e-3
+    doubt = run.knowing(run.split.test).doubt(run.split.test)
+    third = means(Shrinkage(follows=1, errs=float(doubt[0] * 2), missed=1))[0]
+    np.testing.assert_allclose(third, (2 * prior[0] + flow[0]) / 3, atol=1e-4)
+    np.testing.assert_array_equal(means(Shrinkage(follows=0, errs=1, missed=1), shrink=False), flow)
 
 
 def test_names_in_any_order_are_one_condition(run):
@@ -156,7 +180,7 @@ def edited(run, tmp_path, change):
     [
         (
             lambda m: m.update(format=99),
-            r"made by a newer scdfm \(format 99, this one reads up to 4\); upgrade",
+            r"made by a newer scdfm \(format 99, this one reads up to 5\); upgrade",
         ),
         (lambda m: m.pop("panel"), "damaged at panel"),
         (lambda m: m.update(extra=1), "damaged at extra"),

@@ -7,7 +7,6 @@ import math
 import os
 import re
 import signal
-import sys
 from importlib import metadata
 
 import numpy as np
@@ -21,6 +20,7 @@ import scdfm
 from scdfm.errors import DataError, DiskFullError, InterruptedFitError, RunError, TrainingError
 from scdfm.training import checkpoint
 from scdfm.training.module import FlowModule
+from scdfm.training.validation import Jury
 
 SMALL = {
     "panel": {"n_genes": 40},
@@ -279,7 +279,7 @@ def test_the_run_holds_no_test_cell_and_says_where_it_comes_from(cells, run):
     expected = cells.means(["control"])[run.genes].to_numpy()[0]
     np.testing.assert_allclose(means.loc["control"].to_numpy(), expected, rtol=1e-12)
     manifest = json.loads((run.path / "manifest.json").read_text())
-    assert manifest["format"] == 4
+    assert manifest["format"] == 5
     assert manifest["split"]["digest"] == run.split.digest
     assert manifest["data"]["digest"] == cells.digest()
     assert manifest["versions"]["torch"] == metadata.version("torch")
@@ -339,20 +339,19 @@ def test_trained_weights_are_kept_for_means_and_shapes_together(
     cells, config, tmp_path, monkeypatch, of_wasserstein, of_l2, trained
 ):
     """The untrained field scores these parts of what training reached: the product decides, not either of them."""
-    made = {}
+    scores, asked = {"val_wasserstein": 0.2, "val_l2": 3.0}, []
 
-    def untrained(*given):
-        last = pd.read_csv(tmp_path / "run" / "log.csv").dropna(subset="val_wasserstein")
-        kept = last.loc[last["val_wasserstein"].idxmin()]
-        made.update(val_wasserstein=of_wasserstein * kept["val_wasserstein"], val_l2=of_l2 * kept["val_l2"])
-        return made
+    def judged(jury, populations):
+        asked.append(populations)
+        untrained = {"val_wasserstein": of_wasserstein * 0.2, "val_l2": of_l2 * 3.0}
+        return scores if len(asked) > 1 else untrained
 
-    monkeypatch.setattr(sys.modules["scdfm.training.fit"], "untrained_scores", untrained)
+    monkeypatch.setattr(Jury, "scores", judged)
     best = config.updated({"training": {"keep": "best"}})
     result = scdfm.fit(cells, config=best, out=tmp_path / "run", progress=False).manifest.result
     assert set(result) == {"step", "val_wasserstein", "val_l2"}
     assert (result["step"] > 0) == trained
-    assert trained or result == {"step": 0, **made}
+    assert trained or result["val_l2"] == of_l2 * 3.0
 
 
 def test_early_stopping_ends_before_the_last_step(cells, config, tmp_path):

@@ -14,6 +14,7 @@ from scdfm.encoded import EncodedConditions, as_conditions
 from scdfm.errors import ConfigError, TrainingError
 from scdfm.flow.matching import sample_source
 from scdfm.flow.origin import Origin, sample_normal, straightened
+from scdfm.flow.shrinkage import Shrinkage, shrunk
 from scdfm.flow.solve import solve
 
 Source = Literal["prior", "gaussian", "poisson"]
@@ -58,11 +59,13 @@ def generate(
     source: Source = "gaussian",
     rates: Float[Tensor, " G"] | None = None,
     origin: Origin | None = None,
+    shrinkage: Shrinkage | None = None,
     batch_cells: int | None = None,
 ) -> Float[Tensor, "M G"]:
     """Perturbed cells (log1p) on the CPU, one for each control cell; row m is of condition[m].
 
     source: the distribution that the flow starts from; "poisson" needs `rates`, "prior" the `origin` of the conditions.
+    shrinkage: moves populations toward the means that the origin expects (`scdfm.flow.shrinkage`).
 
     `genes` are the token ids of the panel. With sampling.genes "chunks" they are solved in random sets of
     `genes_per_step`, the law of training; with "joint", all at once. `rng` decides chunks and noise before
@@ -94,6 +97,11 @@ def generate(
                     out[rows[:, None], chunk[:kept]] = end[:, :kept].float().cpu()
     finally:
         field.train(was_training)
+    if origin is not None and shrinkage is not None:
+        origin, condition = origin.to("cpu"), condition.cpu()
+        weights = shrinkage.weights(origin.doubt)
+        out = shrunk(_checked(out), origin.outward(noise, condition), condition, weights)
+        out.clamp_(max=origin.frame.highest)
     return _checked(out).clamp_(min=0) if sampling.clamp else _checked(out)
 
 

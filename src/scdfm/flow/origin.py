@@ -60,24 +60,33 @@ class Frame:
 
 @dataclass(frozen=True)
 class Origin:
-    """The start of C conditions: a frame, latent means μ (`centre`), deviations σ (`scale`), and `shift` from controls."""
+    """The start of C conditions: a frame, latent means μ (`centre`), deviations σ (`scale`), and `shift` from controls.
+
+    `doubt` is u²: the squared length of the error that is expected of the means (log1p), over all genes of the run.
+    """
 
     frame: Frame
     centre: Float[Tensor, "C G"]
     scale: Float[Tensor, "C G"]
     shift: Float[Tensor, "C G"]
+    doubt: Float[Tensor, " C"]
 
     def of(self, genes: Tensor | slice) -> Origin:
         """The origin of some genes."""
-        return Origin(self.frame.of(genes), *(x[:, genes] for x in (self.centre, self.scale, self.shift)))
+        centre, scale, shift = (x[:, genes] for x in (self.centre, self.scale, self.shift))
+        return Origin(self.frame.of(genes), centre, scale, shift, self.doubt)
 
     def among(self, conditions: Tensor) -> Origin:
         """The origin of some conditions."""
-        return Origin(self.frame, *(x[conditions] for x in (self.centre, self.scale, self.shift)))
+        return Origin(self.frame, *(x[conditions] for x in self._tensors))
 
     def to(self, device: torch.device | str) -> Origin:
         """The origin on another device."""
-        return Origin(self.frame.to(device), *(x.to(device) for x in (self.centre, self.scale, self.shift)))
+        return Origin(self.frame.to(device), *(x.to(device) for x in self._tensors))
+
+    @property
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.centre, self.scale, self.shift, self.doubt
 
     def inward(
         self, cells: Float[Tensor, "B G"], condition: Int[Tensor, " B"], uniform: Float[Tensor, "B G"]

@@ -67,6 +67,10 @@ class EffectPrior:
         blocks = [self._deviations(names[start : start + BLOCK]) for start in range(0, len(names), BLOCK)]
         return np.concatenate([np.zeros((0, len(self.genes))), *blocks])
 
+    def doubt(self, conditions: Sequence[str]) -> Floats:
+        """Squared length [C] of the error expected of `predict`, over all genes."""
+        return np.asarray(np.square(self.uncertainty(conditions)).sum(1))
+
     def _shifts(self, names: list[str]) -> Floats:
         covariance = self._covariance(names)[2]
         shifts = covariance @ self.dual

@@ -15,30 +15,40 @@ from scdfm.prior.censored import latent_mean
 from scdfm.prior.frame import latent
 from scdfm.prior.kernel import Floats
 
-TENSORS = ("centre", "scale", "shift")
+TENSORS = ("centre", "scale", "shift", "doubt")
 
 
 @dataclass(frozen=True, eq=False)
 class Origins:
-    """Latent means, deviations and shifts of named conditions, float32 [K, G], over the genes of `frame`."""
+    """Latent means, deviations and shifts of named conditions, float32 [K, G], over the genes of `frame`; doubts [K]."""
 
     frame: Frame
     names: tuple[str, ...]
     centre: torch.Tensor
     scale: torch.Tensor
     shift: torch.Tensor
+    doubt: torch.Tensor
 
     @classmethod
-    def around(cls, frame: Frame, controls: Mapping[str, Floats], shifts: Mapping[str, Floats]) -> Origins:
-        """Each condition at the mean of its controls [G] plus its expected shift [G]; expression is never below 0."""
+    def around(
+        cls,
+        frame: Frame,
+        controls: Mapping[str, Floats],
+        shifts: Mapping[str, Floats],
+        doubts: Mapping[str, float],
+    ) -> Origins:
+        """Each condition at the mean of its controls [G] plus its expected shift [G]; expression is never below 0.
+
+        doubts: squared length of the error that is expected of each shift.
+        """
         control = np.stack([controls[name] for name in shifts])
         expected = np.maximum(control + np.stack(list(shifts.values())), 0)
         law = (x.numpy().astype(np.float64) for x in (frame.trend, frame.excess, frame.peak))
         centre, scale = latent(expected, frame.size, *law)
         shift = centre - latent_mean(control, scale)
-        return cls(
-            frame, tuple(shifts), *(torch.from_numpy(x.astype(np.float32)) for x in (centre, scale, shift))
-        )
+        doubt = np.array([doubts[name] for name in shifts])
+        tensors = (torch.from_numpy(x.astype(np.float32)) for x in (centre, scale, shift, doubt))
+        return cls(frame, tuple(shifts), *tensors)
 
     def to(self, device: torch.device | str) -> Origins:
         """The origins on another device."""
@@ -53,4 +63,4 @@ class Origins:
                 f"condition '{missing[0]}' has no expected mean; expected one of the {len(places)} conditions of the fit"
             )
         rows = torch.tensor([places[name] for name in conditions], device=self.centre.device)
-        return Origin(self.frame, self.centre[rows], self.scale[rows], self.shift[rows])
+        return Origin(self.frame, *(getattr(self, name)[rows] for name in TENSORS))

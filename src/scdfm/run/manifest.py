@@ -17,8 +17,9 @@ from scdfm.data.design import Design
 from scdfm.data.encoding import ConditionSchema
 from scdfm.errors import RunError
 from scdfm.files import write_json
+from scdfm.flow import Shrinkage
 
-FORMAT = 4
+FORMAT = 5
 NAME = "manifest.json"
 PACKAGES = ("scdfm", "torch", "lightning", "numpy", "scipy", "anndata", "scanpy", "torchdiffeq")
 
@@ -98,6 +99,8 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     result: dict[str, float | int | None] = {}
     """Step and validation scores of the weights kept; empty while the fit is under way."""
+    shrinkage: Shrinkage | None = None
+    """How far predicted means follow the flow, where it starts from the prior and conditions validated."""
     digests: dict[str, str] = {}
     """sha256 of each file that belongs to the run."""
 
@@ -154,7 +157,7 @@ class Manifest(BaseModel):
     @property
     def identity(self) -> str:
         """sha256 of what decides a fit's numbers: equal where one fit continues another."""
-        decides = self.model_dump_json(exclude={"data", "versions", "result", "digests"})
+        decides = self.model_dump_json(exclude={"data", "versions", "result", "shrinkage", "digests"})
         return hashlib.sha256(f"{decides}{self.data['digest']}".encode()).hexdigest()
 
     def save(self, folder: Path) -> None:

@@ -162,8 +162,9 @@ def _start(run: Run, table: CellTable, genes: list[str]) -> Callable[[str], Orig
     def origin(name: str) -> Origin:
         control = run.means.loc[CONTROL].to_numpy()[places] if whole else table.control_mean(name)[columns]
         # One by one: what a condition starts from must not depend, in any bit, on what else is asked.
-        shift = run.knowing([name], table).predict([name])[0, places]
-        return Origins.around(frame, {name: control}, {name: shift}).of([name])
+        prior = run.knowing([name], table)
+        shift, doubt = prior.predict([name])[0, places], float(prior.doubt([name])[0])
+        return Origins.around(frame, {name: control}, {name: shift}, {name: doubt}).of([name])
 
     return origin
 
@@ -194,7 +195,7 @@ def _population(
     cells = generate(
         field, control=control, perturbation=perturbation, condition=condition, genes=genes, sampling=sampling,
         genes_per_step=flow.genes_per_step, rng=torch_rng(seed, "noise", name), source=flow.source, rates=rates,
-        origin=origin,
+        origin=origin, shrinkage=run.manifest.shrinkage if sampling.shrink else None,
     )  # fmt: skip
     return cells.float().cpu().numpy()
 

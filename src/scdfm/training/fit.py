@@ -14,8 +14,8 @@ from scdfm.config import Config
 from scdfm.data import CONTROL, CellTable, ConditionSampler, Split, make_split
 from scdfm.errors import ConfigError, RunError
 from scdfm.files import new_folder
+from scdfm.flow import Shrinkage
 from scdfm.model import VelocityField
-from scdfm.prior import Origins
 from scdfm.processes import is_first, together, wait_for_all, world_size
 from scdfm.run import Run, folder
 from scdfm.run.extrapolation import unknown, untold
@@ -30,7 +30,7 @@ from scdfm.training.module import FlowModule
 from scdfm.training.origins import read_origins, write_origins
 from scdfm.training.steps import Dealt, Prefetched, StepBatches, ValidationConditions
 from scdfm.training.trainer import make_trainer
-from scdfm.training.validation import JUDGED, mistake, untrained_scores
+from scdfm.training.validation import JUDGED, Jury, mistake
 
 
 def fit(
@@ -183,19 +183,22 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
                 raise
             raise stopped(trainer.global_step, last_good(out) or 0, last) from None
     if trainer.is_global_zero:
-        chosen = config.training.keep == "best" and len(data.validation) > 0
+        validated = len(data.validation) > 0
+        chosen = config.training.keep == "best" and validated
         kept = _best(out) if chosen else _last(module, trainer.global_step, out)
-        if chosen and origins is not None:
+        if validated and origins is not None:
             fresh = folder.build_field(config, data.inputs.vocabulary, graph, shape)
-            kept = _better(kept, fresh, data.validation, module, origins)
+            tokens, rates = module.gene_ids.cpu(), module.rates.cpu()
+            kept = _judged(kept, fresh, Jury(data.validation.batches, config, tokens, rates, origins))
         _finish(kept, trainer.global_step, manifest, out)
 
 
 class Kept(NamedTuple):
-    """The weights of a run, and the step and scores that the manifest says of them."""
+    """The weights of a run, the step and scores that the manifest says of them, and how far their means are believed."""
 
     weights: dict[str, torch.Tensor]
     result: dict[str, float | int | None]
+    shrinkage: Shrinkage | None = None
 
 
 def _best(out: Path) -> Kept:
@@ -222,15 +225,26 @@ def _weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _better(
-    kept: Kept, fresh: VelocityField, conditions: ValidationConditions, module: FlowModule, origins: Origins
-) -> Kept:
-    """The kept weights, or those of the field that corrects nothing, where training has not made it better."""
-    cpu = module.gene_ids.cpu(), module.rates.cpu()
-    scores = untrained_scores(fresh, conditions, module.config, *cpu, origins)
-    if mistake(scores) < mistake(kept.result):
-        return Kept(fresh.state_dict(), {"step": 0, **{name: scores[name] for name in JUDGED}})
-    return kept
+def _judged(kept: Kept, field: VelocityField, jury: Jury) -> Kept:
+    """The kept weights and how far their means are believed; with `training.keep` "best" those of the `field` that
+    corrects nothing yet, where training has not made validation populations better.
+    """
+    untrained = {name: value.clone() for name, value in field.state_dict().items()}
+    before = jury.populations(field)
+    field.load_state_dict(kept.weights)
+    after, shrinkage = jury.populations(field), None
+    if jury.config.sampling.shrink:
+        shrinkage = jury.shrinkage(before, after)
+        after = jury.populations(field, shrinkage)
+    if jury.config.training.keep == "last":
+        return kept._replace(shrinkage=shrinkage)
+    scores = [jury.scores(before), jury.scores(after)]
+    trained = mistake(scores[1]) <= mistake(scores[0])
+    result = {
+        "step": kept.result["step"] if trained else 0,
+        **{name: scores[trained][name] for name in JUDGED},
+    }
+    return Kept(kept.weights, result, shrinkage) if trained else Kept(untrained, result)
 
 
 def _finish(kept: Kept, step: int, manifest: Manifest, out: Path) -> None:
@@ -238,4 +252,6 @@ def _finish(kept: Kept, step: int, manifest: Manifest, out: Path) -> None:
     require_finite(kept.weights, out, step, manifest.config)
     folder.write_tensors(out / folder.WEIGHTS, kept.weights)
     digests = {name: folder.file_digest(out / name) for name in folder.FILES if (out / name).is_file()}
-    manifest.model_copy(update={"result": kept.result, "digests": digests}).save(out)
+    manifest.model_copy(update={"result": kept.result, "shrinkage": kept.shrinkage, "digests": digests}).save(
+        out
+    )

@@ -76,11 +76,15 @@ def _origins(cells: CellTable, split: Split, inputs: Inputs, learned: LearnedPri
     settings = {control_of(name): controls[name] for name in split.validation}
     validated = learned.prior.knowing(every_target(split.validation), inputs.encoder.descriptions, settings)
     shifts |= dict(zip(split.validation, validated.predict(split.validation), strict=True))
+    doubts = dict.fromkeys(split.train, 0.0) | dict(
+        zip(split.validation, validated.doubt(split.validation), strict=True)
+    )
     for name in inputs.manifest.control_populations:
         rows = population(cells, name)
         controls[name] = cells.take(rows).mean(CONTROL)[columns]
         shifts[name] = np.zeros(len(columns))
-    return Origins.around(frame, controls, shifts)
+        doubts[name] = 0.0
+    return Origins.around(frame, controls, shifts, doubts)
 
 
 class Residual(NamedTuple):

@@ -92,7 +92,9 @@ class ValidationBatch:
     control_mean: torch.Tensor
     """[G]"""
     target_mean: torch.Tensor
-    """[G]"""
+    """[G] of all its cells."""
+    n_cells: int
+    """How many these are."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ValidationBatch:
         """The batch on another device."""
@@ -127,6 +129,7 @@ class ValidationConditions(Dataset[ValidationBatch]):
                     perturbation=encoder.encode([name]),
                     control_mean=torch.from_numpy(cells.control_mean(name)[columns].astype(np.float32)),
                     target_mean=torch.from_numpy(means.iloc[i].to_numpy(np.float32)),
+                    n_cells=cells.n_cells(name),
                 )
             )
 

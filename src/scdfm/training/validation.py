@@ -1,25 +1,27 @@
 """How good a field is on validation conditions: whole populations beside the real ones.
 
 The weights that are kept are those of the smallest `val_wasserstein`, a score of each gene's mean and spread together.
-Where a flow starts from a prior they are kept only if they make validation populations better than the field that corrects
-nothing: shapes gained may not cost more of the means than they are worth (`mistake`).
+Where a flow starts from a prior its means are believed as far as validation says (`Jury.shrinkage`), and weights are kept
+only if they make validation populations better than the field that corrects nothing: shapes gained may not cost more of
+the means than they are worth (`mistake`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scdfm.config import Config
-from scdfm.flow import Origin, generate, wasserstein
+from scdfm.flow import Origin, Shrinkage, generate, wasserstein
 from scdfm.model import VelocityField
 from scdfm.prior import Origins
 from scdfm.seeds import torch_rng
-from scdfm.training.steps import ValidationBatch, ValidationConditions
+from scdfm.training.steps import ValidationBatch
 
 MONITOR = "val_wasserstein"
 SCORES = (MONITOR, "val_l2", "val_pearson_delta")
@@ -30,16 +32,29 @@ JUDGED = SCORES[:2]
 def validate(
     field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, rates: Tensor, origin: Origin | None
 ) -> Tensor:  # fmt: skip
-    """SCORES [3] of one generated validation condition: mean distance of genes, distance of means, correlation of shifts.
+    """SCORES [3] of one generated validation condition; `genes` and `rates` [G] are the panel's tokens and source rates.
 
-    `genes` and `rates` [G] are the panel's tokens and source rates. Raises TrainingError for cells that are no numbers.
+    Raises TrainingError for cells that are no numbers.
     """
-    cells = generate(
+    return score(population(field, batch, config, genes, rates, origin), batch)
+
+
+def population(
+    field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, rates: Tensor, origin: Origin | None,
+    shrinkage: Shrinkage | None = None,
+) -> Tensor:  # fmt: skip
+    """Cells [M, G] of one validation condition; of one condition with the same noise, whatever the field."""
+    return generate(
         field, control=batch.control, perturbation=batch.perturbation,
         condition=torch.zeros(len(batch.control), dtype=torch.long, device=batch.control.device),
         genes=genes, sampling=config.sampling, genes_per_step=config.flow.genes_per_step,
         rng=torch_rng(config.seed, "validation noise", batch.name), source=config.flow.source, rates=rates, origin=origin,
+        shrinkage=shrinkage,
     )  # fmt: skip
+
+
+def score(cells: Tensor, batch: ValidationBatch) -> Tensor:
+    """SCORES [3] of a population: mean distance of genes, distance of means, correlation of shifts."""
     mean, target = cells.mean(0), batch.target_mean.cpu()
     shifts = torch.stack([mean, target]) - batch.control_mean.cpu()
     distance = wasserstein(cells, batch.target.cpu())
@@ -51,12 +66,35 @@ def mistake(scores: Mapping[str, Any]) -> float:
     return math.prod(float(scores[name]) for name in JUDGED)
 
 
-def untrained_scores(
-    field: VelocityField, conditions: ValidationConditions, config: Config, genes: Tensor, rates: Tensor, origins: Origins
-) -> dict[str, float]:  # fmt: skip
-    """The mean SCORES of a `field` that corrects nothing yet."""
-    scores = [
-        validate(field, batch, config, genes, rates, origins.of([batch.name])) for batch in conditions.batches
-    ]
-    means = torch.stack(scores).mean(0).tolist()
-    return dict(zip(SCORES, means, strict=True))
+@dataclass(frozen=True)
+class Jury:
+    """The validation conditions of a finished fit that started from the prior; `genes` and `rates` [G] as in `validate`."""
+
+    batches: Sequence[ValidationBatch]
+    config: Config
+    genes: Tensor
+    rates: Tensor
+    origins: Origins
+
+    def populations(self, field: VelocityField, shrinkage: Shrinkage | None = None) -> list[Tensor]:
+        """Cells [M, G] of each condition."""
+        return [
+            population(
+                field, batch, self.config, self.genes, self.rates, self.origins.of([batch.name]), shrinkage
+            )
+            for batch in self.batches
+        ]
+
+    def scores(self, populations: Sequence[Tensor]) -> dict[str, float]:
+        """The mean SCORES of `populations`."""
+        scores = [score(cells, batch) for cells, batch in zip(populations, self.batches, strict=True)]
+        return dict(zip(SCORES, torch.stack(scores).mean(0).tolist(), strict=True))
+
+    def shrinkage(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Shrinkage:
+        """How far means follow the flow that made `after` of `before`."""
+        expected, flowed = (torch.stack([cells.mean(0) for cells in each]) for each in (before, after))
+        real = torch.stack([batch.target_mean for batch in self.batches])
+        variances = torch.stack([batch.target.var(0, correction=0).sum() for batch in self.batches])
+        sampling = variances / torch.tensor([batch.n_cells for batch in self.batches])
+        doubt = self.origins.of([batch.name for batch in self.batches]).doubt
+        return Shrinkage.fitted(expected, flowed, real, sampling, doubt)

@@ -1,0 +1,94 @@
+"""How far a flow's own means are believed, beside those that the prior expects.
+
+For condition c let r be what the prior's mean misses of the true one, and d what the flow adds to the prior's mean; both
+[G]. With E|r|² = κ·u_c², u_c² the squared error that the prior expects of itself, and d = λ·r + ε, ε independent of r with
+E|ε|² = σ², the part of d that is nearest to r (least squares) is w·d with
+
+    w_c = λ·κ·u_c² / (λ²·κ·u_c² + σ²)
+
+cut to [0, 1]: a flow is followed where the prior knows little, and little where the prior is sure. λ, κ and σ² come from
+validation conditions. Populations are moved, all cells alike, in the latent values of which expression is what lies above
+0, so that their shapes stay those of the flow.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+Share = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+
+
+class Shrinkage(BaseModel):
+    """λ, σ² and κ above; squared lengths in log1p of counts per `target_sum`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    follows: Share
+    """λ: of what the prior misses, the share that the flow adds."""
+    errs: Share
+    """σ²: squared length of what it adds beside."""
+    missed: Share
+    """κ: squared length of what the prior misses, over what it expects to miss."""
+
+    @classmethod
+    def fitted(
+        cls,
+        expected: Float[Tensor, "C G"],
+        flowed: Float[Tensor, "C G"],
+        real: Float[Tensor, "C G"],
+        sampling: Float[Tensor, " C"],
+        doubt: Float[Tensor, " C"],
+    ) -> Shrinkage:
+        """From C validation conditions: means before and after the flow, and of real cells.
+
+        sampling: squared error of each real mean, that of having so many cells. doubt: u_c².
+        """
+        missed, added = (real - expected).double(), (flowed - expected).double()
+        length = (missed.square().sum(1) - sampling).clamp(min=0).sum()
+        if length == 0 or doubt.sum() == 0:
+            return cls(follows=0.0, errs=0.0, missed=0.0)
+        follows = ((missed * added).sum() / length).clamp(min=0)
+        errs = (added.square().sum() - follows**2 * length).clamp(min=0) / len(real)
+        return cls(follows=follows.item(), errs=errs.item(), missed=(length / doubt.sum()).item())
+
+    def weights(self, doubt: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
+        """w of conditions with `doubt` u²."""
+        useful = self.follows * self.missed * doubt
+        whole = self.follows * useful + self.errs
+        return torch.where(whole > 0, useful / whole.clamp(min=1e-30), 0.0).clamp(0, 1)
+
+
+def shrunk(
+    end: Float[Tensor, "M G"],
+    start: Float[Tensor, "M G"],
+    condition: Int[Tensor, " M"],
+    weights: Float[Tensor, " C"],
+) -> Float[Tensor, "M G"]:
+    """Latent cells `end`, of each condition moved so that its mean expression lies w of the way from that of `start`."""
+    moved = end.clone()
+    for place in torch.unique(condition).tolist():
+        rows = condition == place
+        cells = end[rows]
+        began, ended = start[rows].clamp(min=0).mean(0), cells.clamp(min=0).mean(0)
+        moved[rows] = cells + shift_to(cells, ended, torch.lerp(began, ended, weights[place]))
+    return moved
+
+
+def shift_to(
+    cells: Float[Tensor, "n G"], found: Float[Tensor, " G"], wanted: Float[Tensor, " G"]
+) -> Float[Tensor, " G"]:
+    """δ with mean(max(0, z + δ)) = `wanted` over the latent `cells` z, whose mean max(0, z) is `found`; 0 where that is it.
+
+    n·mean(max(0, z + δ)) is the largest of S_k + k·δ over k = 1…n, S_k the sum of the k largest z: no one of them may
+    lie above n·wanted, and one reaches it.
+    """
+    n = len(cells)
+    sums = cells.double().sort(dim=0, descending=True).values.cumsum(0)
+    counts = torch.arange(1, n + 1, dtype=torch.float64, device=cells.device)[:, None]
+    shift = ((n * wanted.double() - sums) / counts).amin(0)
+    return torch.where(wanted == found, 0.0, shift).to(cells.dtype)
