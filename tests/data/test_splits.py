@@ -107,6 +107,25 @@ def test_validation_is_like_the_test_and_leaves_the_singles_in_training() -> Non
     assert len(additive_split(SCREEN, validation_fraction=0.001).validation) == 1
 
 
+def test_validation_leaves_every_target_in_training_where_the_test_does() -> None:
+    """C+X and Y+Z hold targets that no other condition does: what they need is unlike what the test needs."""
+    names = ["A", "B", "C", "A+B", "A+C", "B+C", "C+X", "Y+Z"]
+    drawn = {
+        name
+        for seed in range(30)
+        for name in named_split(names, ["B+C"], validation_fraction=0.5, seed=seed).validation
+    }
+    assert drawn == {"A+B", "A+C"}
+    only = named_split(["A", "C", "A+C", "C+X", "Y+Z"], ["A+C"], validation_fraction=0.5, seed=1).validation
+    assert len(only) == 1  # none leaves its targets: any
+    unknown = {
+        name
+        for seed in range(30)
+        for name in named_split(names, ["Y+Z"], validation_fraction=0.3, seed=seed).validation
+    }
+    assert "C+X" in unknown  # the test holds targets that training does not
+
+
 def test_seed_moves_validation_and_never_the_test() -> None:
     first, second = (additive_split(SCREEN, seed=seed) for seed in (0, 1))
     assert first.test == second.test

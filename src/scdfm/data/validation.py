@@ -45,7 +45,8 @@ def validation_like(
 ) -> Iterator[str]:
     """Training conditions of as many targets as the test's combinations have; any, where there are none.
 
-    Those of the same targets go together, unless the test, too, has some of them alone.
+    Those of the same targets go together, unless the test, too, has some of them alone. Where training knows every
+    target of the test, it keeps those of the validation too, as far as there are such conditions.
     """
     together = not {targets(name) for name in train}.intersection(map(targets, tested))
     units: dict[object, list[str]] = {}
@@ -56,7 +57,23 @@ def validation_like(
     every = list(units.values())
     alike = [unit for unit in every if len(targets(unit[0])) in (combined or sizes)] or every
     wanted = min(max(1, round(share * len(alike))), len(every) - 1)
-    yield from (name for place in rng.permutation(len(alike))[:wanted] for name in alike[place])
+    drawn = [alike[place] for place in rng.permutation(len(alike))]
+    known = {target for name in train for target in targets(name)}
+    if known.issuperset(target for name in tested for target in targets(name)):
+        drawn = _leaving_targets(drawn, train) or drawn
+    yield from (name for unit in drawn[:wanted] for name in unit)
+
+
+def _leaving_targets(units: Iterable[list[str]], train: Iterable[str]) -> list[list[str]]:
+    """Those of the `units` that can be taken out of `train`, one after the other, without taking out a target."""
+    left = Counter(target for name in train for target in targets(name))
+    kept = []
+    for unit in units:
+        taken = Counter(target for name in unit for target in targets(name))
+        if all(left[target] > count for target, count in taken.items()):
+            left -= taken
+            kept.append(unit)
+    return kept
 
 
 def validation_targets(
