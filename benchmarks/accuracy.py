@@ -29,6 +29,7 @@ import pandas as pd
 import scdfm
 from norman_subset import TEST
 from scdfm.benchmarking import Benchmark, Contender
+from scdfm.data import named_split
 from scdfm.data.conditions import targets
 from scdfm.evaluation import LOWER_IS_BETTER
 from scdfm.files import write_text
@@ -105,7 +106,7 @@ def studies(args: argparse.Namespace, models: list[Contender]) -> dict[str, Call
         if args.norman is None:
             sys.exit("part 'norman' needs the real cells: --norman PERTURBENCH.h5ad")
         cells = scdfm.read_cells(args.norman, subset={"dataset": "norman19"})
-        return [on(cells, composed_doubles(cells), [0], "norman")]
+        return [on(cells, named_split(cells, TEST), [0], "norman")]
 
     return {
         "additive": lambda: [on(args.screen, "additive", range(5), "additive")],
@@ -134,15 +135,6 @@ def unseen_targets(cells: scdfm.CellTable, draw: int) -> scdfm.Split:
     kept = numpy_rng(draw, "validation").choice(sure, len(rest) // 10, replace=False).tolist()
     train = tuple(name for name in rest if name not in kept)
     return scdfm.Split("unseen targets", draw, train, tuple(kept), test)
-
-
-def composed_doubles(cells: scdfm.CellTable) -> scdfm.Split:
-    """The composed doubles as test; three conditions that share no target with them validate."""
-    known = [name for name in cells.conditions if name not in {"control", *TEST}]
-    asked = {part for name in TEST for part in targets(name)}
-    rest = [name for name in known if asked.isdisjoint(targets(name))]
-    kept = tuple(numpy_rng(0, "validation").choice(rest, 3, replace=False).tolist())
-    return scdfm.Split("composed doubles", 0, tuple(name for name in known if name not in kept), kept, TEST)
 
 
 def section(name: str, found: list[Benchmark]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 import scdfm
+from scdfm.data import named_split
 from scdfm.evaluation import summarise
 from scdfm.report import markdown
 
@@ -37,12 +38,7 @@ def one_seed(cells: scdfm.CellTable, seed: int, max_steps: int | None, out: Path
     config = scdfm.Config.preset("default").updated({"seed": seed})
     if max_steps:
         config = config.updated({"training": {"max_steps": max_steps}})
-    train = tuple(c for c in cells.conditions if c not in {"control", *TEST})
-    doubles = [c for c in train if "+" in c]
-    validation = (doubles[seed % len(doubles)],)
-    split = scdfm.Split(
-        "composed doubles", 0, tuple(c for c in train if c not in validation), validation, TEST
-    )
+    split = named_split(cells, TEST, seed=seed)
     run = scdfm.fit(cells, split, config, out=out / f"run{seed}", resume=True)
     predicted = run.predict(n_cells=100, seed=seed, progress=True)
     table = scdfm.evaluate(predicted, cells, training=run, name="scdfm", seed=seed)
