@@ -98,10 +98,7 @@ def generate(
     finally:
         field.train(was_training)
     if origin is not None and shrinkage is not None:
-        origin, condition = origin.to("cpu"), condition.cpu()
-        weights = shrinkage.weights(origin.doubt)
-        out = shrunk(_checked(out), origin.outward(noise, condition), condition, weights)
-        out.clamp_(max=origin.frame.highest)
+        out = _shrunk(_checked(out), noise, condition.cpu(), origin.to("cpu"), shrinkage)
     return _checked(out).clamp_(min=0) if sampling.clamp else _checked(out)
 
 
@@ -177,6 +174,12 @@ def _solve(
         return solve(velocity, noise, sampling.solver, sampling.steps, sampling.tolerance)
     end = solve(straightened(velocity), noise, sampling.solver, sampling.steps, sampling.tolerance)
     return origin.outward(end, condition)
+
+
+def _shrunk(end: Tensor, noise: Tensor, condition: Tensor, origin: Origin, shrinkage: Shrinkage) -> Tensor:
+    """The latent cells `end` with their means between those of their start and their own."""
+    weights = shrinkage.weights(origin.doubt)
+    return shrunk(end, origin.outward(noise, condition), condition, weights).clamp_(max=origin.frame.highest)
 
 
 def _checked(cells: Tensor) -> Tensor:
