@@ -155,7 +155,12 @@ class TrainingConfig(Section):
     validate_every: Count = 250
     """Steps between validations; each also saves the checkpoint `last`."""
     validation_cells: Annotated[int, Field(ge=2)] = 64
-    """Cells generated for each validation condition; their genes' distance to as many real ones chooses the weights."""
+    """Cells generated for each validation condition, at most (of few real cells, as many); their genes' distance to as
+    many real ones chooses the weights."""
+    validation_budget: Annotated[int, Field(ge=2)] = 1024
+    """Cells that one validation generates at most: conditions are drawn by the seed until they are that many."""
+    validation_genes: Count = 500
+    """Genes of the panel that validation looks at, at most, drawn by the seed: all would cost more than training."""
     keep: Literal["best", "last"] = "best"
     """Weights of the run: those that validate best by the genes' Wasserstein distance (where the flow starts from the
     prior, only if that distance times the L2 of the means is smaller than that of the field that corrects nothing, which

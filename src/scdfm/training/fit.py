@@ -127,7 +127,7 @@ class StepData(L.LightningDataModule):
             n_cells=options.cells_per_condition, weights=options.sampling, control_populations=controls,
         )  # fmt: skip
         self.validation = ValidationConditions(
-            cells, inputs.panel, inputs.encoder, split.validation, options.validation_cells, config.seed
+            cells, inputs.panel, inputs.encoder, split.validation, options, config.seed
         )
 
     def state_dict(self) -> dict[str, Any]:

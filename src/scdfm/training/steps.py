@@ -7,18 +7,23 @@ thread that assembles it ahead changes nothing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from scdfm.config import TrainingConfig
 from scdfm.data import Batch, CellTable, ConditionSampler, GenePanel
 from scdfm.data.encoding import ConditionEncoder
 from scdfm.encoded import EncodedConditions
 from scdfm.seeds import numpy_rng
+
+LEAST_CELLS = 4
+"""Cells generated for a validation condition of fewer real ones."""
 
 
 class StepBatches:
@@ -83,61 +88,81 @@ class ValidationBatch:
     """One validation condition: control cells to start from, and the real cells and mean to reach."""
 
     name: str
+    places: torch.Tensor
+    """[g] which genes of the panel these are."""
     control: torch.Tensor
-    """[M, G] log1p."""
+    """[M, g] log1p."""
     target: torch.Tensor
-    """[n, G] real cells, at most M."""
+    """[n, g] real cells, at most M."""
     perturbation: EncodedConditions
     """The condition encoded."""
     control_mean: torch.Tensor
-    """[G]"""
+    """[g]"""
     target_mean: torch.Tensor
-    """[G] of all its cells."""
+    """[g] of all its cells."""
     n_cells: int
     """How many these are."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ValidationBatch:
         """The batch on another device."""
-        names = ("control", "target", "perturbation", "control_mean", "target_mean")
+        names = ("places", "control", "target", "perturbation", "control_mean", "target_mean")
         moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
         return replace(self, **moved)
 
 
 class ValidationConditions(Dataset[ValidationBatch]):
-    """The validation conditions with a fixed draw of matching control cells and of their own cells each.
+    """Validation conditions with a fixed draw of genes, of matching control cells and of their own cells each.
 
-    Conditions that `encoder` knows too little of, such as a drug that no training condition holds, validate nothing.
+    The options say how many: drawn by the seed, conditions of which `encoder` knows too little left out, such as a drug
+    that no training condition holds.
     """
 
     def __init__(
         self, cells: CellTable, panel: GenePanel, encoder: ConditionEncoder, names: tuple[str, ...],
-        n_cells: int, seed: int,
+        options: TrainingConfig, seed: int,
     ) -> None:  # fmt: skip
-        names = tuple(name for name in names if encoder.knows(name))
-        means = cells.means(names)[list(panel.genes)]
-        columns = cells.columns(panel.genes)
-        self.batches = []
-        for i, name in enumerate(names):
-            rng = numpy_rng(seed, "validation", name)
-            rows = rng.choice(cells.control_rows(name), n_cells)
-            own = rng.permutation(cells.rows(name))[:n_cells]
-            self.batches.append(
-                ValidationBatch(
-                    name=name,
-                    control=torch.from_numpy(cells.X[rows][:, columns].toarray()),
-                    target=torch.from_numpy(cells.X[own][:, columns].toarray()),
-                    perturbation=encoder.encode([name]),
-                    control_mean=torch.from_numpy(cells.control_mean(name)[columns].astype(np.float32)),
-                    target_mean=torch.from_numpy(means.iloc[i].to_numpy(np.float32)),
-                    n_cells=cells.n_cells(name),
-                )
-            )
+        known = [name for name in names if encoder.knows(name)]
+        order = [known[place] for place in numpy_rng(seed, "validation conditions").permutation(len(known))]
+        asked = [min(options.validation_cells, max(cells.n_cells(name), LEAST_CELLS)) for name in order]
+        kept = dict(zip(order[: within(asked, options.validation_budget)], asked, strict=False))
+        genes = numpy_rng(seed, "validation genes").permutation(len(panel.genes))
+        places = np.sort(genes[: options.validation_genes])
+        self.batches = [
+            _validation_batch(cells, panel, encoder, name, kept[name], places, seed)
+            for name in known
+            if name in kept
+        ]
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> ValidationBatch:
         return self.batches[index]
+
+
+def within(sizes: Sequence[int], budget: int) -> int:
+    """How many of the first `sizes` come to the budget at most; at least one."""
+    return max(1, int((np.cumsum(sizes) <= budget).sum()))
+
+
+def _validation_batch(
+    cells: CellTable, panel: GenePanel, encoder: ConditionEncoder, name: str, n_cells: int,
+    places: npt.NDArray[np.int64], seed: int,
+) -> ValidationBatch:  # fmt: skip
+    columns = cells.columns([panel.genes[place] for place in places])
+    rng = numpy_rng(seed, "validation", name)
+    rows = rng.choice(cells.control_rows(name), n_cells)
+    own = rng.permutation(cells.rows(name))[:n_cells]
+    return ValidationBatch(
+        name=name,
+        places=torch.from_numpy(places),
+        control=torch.from_numpy(cells.X[rows][:, columns].toarray()),
+        target=torch.from_numpy(cells.X[own][:, columns].toarray()),
+        perturbation=encoder.encode([name]),
+        control_mean=torch.from_numpy(cells.control_mean(name)[columns].astype(np.float32)),
+        target_mean=torch.from_numpy(cells.means([name]).to_numpy(np.float32)[0, columns]),
+        n_cells=cells.n_cells(name),
+    )
 
 
 class Dealt:

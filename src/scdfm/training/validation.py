@@ -43,13 +43,13 @@ def population(
     field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, rates: Tensor, origin: Origin | None,
     shrinkage: Shrinkage | None = None,
 ) -> Tensor:  # fmt: skip
-    """Cells [M, G] of one validation condition; of one condition with the same noise, whatever the field."""
+    """Cells [M, g] of one validation condition; of one condition with the same noise, whatever the field."""
     return generate(
         field, control=batch.control, perturbation=batch.perturbation,
         condition=torch.zeros(len(batch.control), dtype=torch.long, device=batch.control.device),
-        genes=genes, sampling=config.sampling, genes_per_step=config.flow.genes_per_step,
-        rng=torch_rng(config.seed, "validation noise", batch.name), source=config.flow.source, rates=rates, origin=origin,
-        shrinkage=shrinkage,
+        genes=genes[batch.places], sampling=config.sampling, genes_per_step=config.flow.genes_per_step,
+        rng=torch_rng(config.seed, "validation noise", batch.name), source=config.flow.source,
+        rates=rates[batch.places], origin=None if origin is None else origin.of(batch.places), shrinkage=shrinkage,
     )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ class Jury:
     origins: Origins
 
     def populations(self, field: VelocityField, shrinkage: Shrinkage | None = None) -> list[Tensor]:
-        """Cells [M, G] of each condition."""
+        """Cells [M, g] of each condition."""
         return [
             population(
                 field, batch, self.config, self.genes, self.rates, self.origins.of([batch.name]), shrinkage
