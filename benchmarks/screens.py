@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +86,9 @@ def write_page(
 ) -> Path:
     """Write RESULTS/NAME.md (NAME_small.md) with the command, the table and the differences; print it too."""
     metrics = [metric for metric in METRICS if metric in set(summary["metric"])]
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    # Names of files, not where they lie on this machine.
+    given = [Path(text).name if Path(text).exists() else text for text in sys.argv[1:]]
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
     page = "\n".join(
         [
             f"# {title}", "", f"`{command}` (scdfm {scdfm.__version__})", "", text, "",

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import scdfm
-from scdfm.data import Batch, ConditionSampler, make_split, select_genes
+from scdfm.data import Batch, ConditionSampler, Vocabulary, make_split, select_genes, targets
+from scdfm.data.encoding import ConditionEncoder
 from scdfm.seeds import numpy_rng
-from scdfm.training.steps import Prefetched, StepBatches
+from scdfm.training.steps import LEAST_CELLS, Prefetched, StepBatches, ValidationConditions
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +90,40 @@ def test_a_batch_moves_whole(batches: StepBatches) -> None:
     assert all(value.is_meta for value in parts(moved) if isinstance(value, torch.Tensor))
     assert moved.conditions == batch.conditions
     assert equal(replace(batch), batch.to("cpu"))
+
+
+def validated(cells: scdfm.CellTable, names: tuple[str, ...], **options: int) -> ValidationConditions:
+    panel = select_genes(cells, scdfm.Split("by hand", 0, names, (), ()))
+    asked = {target for name in cells.conditions for target in targets(name)}
+    encoder = ConditionEncoder(Vocabulary((*Vocabulary.SPECIAL, *sorted({*map(str, cells.genes), *asked}))))
+    config = scdfm.Config().updated({"training": options})
+    return ValidationConditions(cells, panel, encoder, names, config.training, seed=4)
+
+
+def test_validation_looks_at_as_many_genes_and_cells_as_it_may() -> None:
+    cells = scdfm.read_cells(
+        scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=9, n_controls=20, seed=3)
+    )
+    names = tuple(name for name in cells.conditions if name != "control")
+    whole = validated(cells, names, validation_cells=50).batches
+    assert [batch.name for batch in whole] == list(names)
+    assert {len(batch.control) for batch in whole} == {9}  # as many as are real
+    some = validated(cells, names, validation_cells=6, validation_budget=20, validation_genes=7).batches
+    assert len(some) == 3  # 6 cells each
+    assert {batch.name for batch in some} < set(names)
+    for batch in some:
+        assert batch.places.tolist() == sorted(set(batch.places.tolist()))
+        assert batch.control.shape == batch.target.shape == (6, 7)
+        matching = next(other for other in whole if other.name == batch.name)
+        torch.testing.assert_close(batch.target_mean, matching.target_mean[batch.places])
+        assert batch.n_cells == 9
+    assert len(validated(cells, names, validation_cells=6, validation_budget=2).batches) == 1  # never none
+
+
+def test_few_real_cells_are_faced_by_a_few_more() -> None:
+    cells = scdfm.read_cells(
+        scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=2, n_controls=20, seed=3)
+    )
+    names = tuple(name for name in cells.conditions if name != "control")[:3]
+    for batch in validated(cells, names).batches:
+        assert (len(batch.control), len(batch.target)) == (LEAST_CELLS, 2)
