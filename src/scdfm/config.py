@@ -376,7 +376,7 @@ PAPER: dict[str, Any] = {
     },
     "sampling": {
         "cells": 128, "solver": "rk4", "steps": 19, "genes": "joint", "clamp": True, "dropout": True,
-        "noise": "independent",
+        "noise": "independent", "shrink": False,
     },
     "split": {"test_fraction": 0.3, "validation_fraction": 0.0},
 }  # fmt: skip
