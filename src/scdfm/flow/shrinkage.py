@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-Share = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 
 
 class Shrinkage(BaseModel):
@@ -28,11 +28,11 @@ class Shrinkage(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    follows: Share
+    follows: NotNegative
     """λ: of what the prior misses, the share that the flow adds."""
-    errs: Share
+    errs: NotNegative
     """σ²: squared length of what it adds beside."""
-    missed: Share
+    missed: NotNegative
     """κ: squared length of what the prior misses, over what it expects to miss."""
 
     @classmethod

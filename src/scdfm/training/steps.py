@@ -124,7 +124,7 @@ class ValidationConditions(Dataset[ValidationBatch]):
         known = [name for name in names if encoder.knows(name)]
         order = [known[place] for place in numpy_rng(seed, "validation conditions").permutation(len(known))]
         asked = [min(options.validation_cells, max(cells.n_cells(name), LEAST_CELLS)) for name in order]
-        kept = dict(zip(order[: within(asked, options.validation_budget)], asked, strict=False))
+        kept = dict(zip(order[: _affordable(asked, options.validation_budget)], asked, strict=False))
         genes = numpy_rng(seed, "validation genes").permutation(len(panel.genes))
         places = np.sort(genes[: options.validation_genes])
         self.batches = [
@@ -140,7 +140,7 @@ class ValidationConditions(Dataset[ValidationBatch]):
         return self.batches[index]
 
 
-def within(sizes: Sequence[int], budget: int) -> int:
+def _affordable(sizes: Sequence[int], budget: int) -> int:
     """How many of the first `sizes` come to the budget at most; at least one."""
     return max(1, int((np.cumsum(sizes) <= budget).sum()))
 

@@ -91,7 +91,10 @@ class Jury:
         return dict(zip(SCORES, torch.stack(scores).mean(0).tolist(), strict=True))
 
     def shrinkage(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Shrinkage:
-        """How far means follow the flow that made `after` of `before`."""
+        """How far means follow the flow that made `after` of `before`.
+
+        Means are of the genes that validate, doubts of all: κ takes their share, in validation as in prediction.
+        """
         expected, flowed = (torch.stack([cells.mean(0) for cells in each]) for each in (before, after))
         real = torch.stack([batch.target_mean for batch in self.batches])
         variances = torch.stack([batch.target.var(0, correction=0).sum() for batch in self.batches])
