@@ -232,19 +232,13 @@ def _judged(kept: Kept, field: VelocityField, jury: Jury) -> Kept:
     untrained = {name: value.clone() for name, value in field.state_dict().items()}
     before = jury.populations(field)
     field.load_state_dict(kept.weights)
-    after, shrinkage = jury.populations(field), None
-    if jury.config.sampling.shrink:
-        shrinkage = jury.shrinkage(before, after)
-        after = jury.populations(field, shrinkage)
+    shrinkage = jury.shrinkage(before, jury.populations(field)) if jury.config.sampling.shrink else None
     if jury.config.training.keep == "last":
         return kept._replace(shrinkage=shrinkage)
-    scores = [jury.scores(before), jury.scores(after)]
-    trained = mistake(scores[1]) <= mistake(scores[0])
-    result = {
-        "step": kept.result["step"] if trained else 0,
-        **{name: scores[trained][name] for name in JUDGED},
-    }
-    return Kept(kept.weights, result, shrinkage) if trained else Kept(untrained, result)
+    start, end = jury.scores(before), jury.scores(jury.populations(field, shrinkage))
+    if mistake(start) < mistake(end):
+        return Kept(untrained, {"step": 0, **{name: start[name] for name in JUDGED}})
+    return Kept(kept.weights, kept.result | {name: end[name] for name in JUDGED}, shrinkage)
 
 
 def _finish(kept: Kept, step: int, manifest: Manifest, out: Path) -> None:
