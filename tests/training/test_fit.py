@@ -354,6 +354,19 @@ def test_trained_weights_are_kept_for_means_and_shapes_together(
     assert trained or result["val_l2"] == of_l2 * 3.0
 
 
+def test_how_far_means_are_believed_is_found_where_something_validates(cells, config, tmp_path):
+    """Whatever weights are kept; not without validation conditions, and not where it is switched off."""
+    none = {"split": {"validation_fraction": 0.0}}
+    for name, options, found in (
+        ("last", {}, True),
+        ("off", {"sampling": {"shrink": False}}, False),
+        ("none", none, False),
+        ("noise", {"flow": {"source": "gaussian"}}, False),
+    ):
+        run = scdfm.fit(cells, config=config.updated(options), out=tmp_path / name, progress=False)
+        assert (run.manifest.shrinkage is not None) == found, name
+
+
 def test_early_stopping_ends_before_the_last_step(cells, config, tmp_path):
     stuck = config.updated(
         {"training": {"patience": 1, "learning_rate": 1e-9, "min_learning_rate": 0.0, "max_steps": 40}}
