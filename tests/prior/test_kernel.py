@@ -10,7 +10,7 @@ import pytest
 from scdfm.errors import ConditionError
 from scdfm.prior.kernel import TERMS, ConditionKernel, Weights, every_target
 
-EVEN = Weights(dict.fromkeys(TERMS, 1.0), group=0.5)
+EVEN = Weights(dict.fromkeys(TERMS, 1.0), group=0.5, kept=0.8)
 
 
 def kernel(
@@ -59,6 +59,20 @@ def test_terms_by_hand() -> None:
     np.testing.assert_allclose(
         terms["similar"],
         [[likeness[:2][:, [0, 2]].sum(), likeness[:2, 0].sum(), likeness[:2, 3].sum()]],
+    )
+
+
+def test_each_further_target_leaves_less_of_the_sum() -> None:
+    """All of its only target, κ of the sum of two, κ² of the sum of three; pairs depart by themselves."""
+    made = kernel()
+    alone, several = made.encode(["A", "B", "C"]), made.encode(["A", "A+B", "A+B+C"])
+    found = made.matrix(several, alone, Weights({"same": 1.0}, kept=0.8)).sum(1)
+    np.testing.assert_allclose(found, [1, 2 * 0.8, 3 * 0.8**2])
+    pairs = [made.matrix(several, several, Weights({"pair": 1.0}, kept=kept)) for kept in (0.8, 1.0)]
+    np.testing.assert_array_equal(*pairs)
+    # A dose of 0 is nobody's further target.
+    np.testing.assert_allclose(
+        made.matrix(made.encode(["A+B@0"]), alone, Weights({"same": 1.0}, kept=0.8)), [[1, 0, 0]]
     )
 
 

@@ -20,15 +20,15 @@ CELL_VARIANCE = np.full(60, 0.04)
 
 
 def screen(
-    seed: int = 0, interaction: float = 0.0, noise: float = 0.02
+    seed: int = 0, interaction: float = 0.0, noise: float = 0.02, kept: float = 1.0
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Shifts of all singles and doubles: a low-rank sum, and an interaction that like pairs share."""
+    """Shifts of all singles and doubles: low rank, `kept` of the sum, and an interaction that like pairs share."""
     rng = np.random.default_rng(seed)
     latent, loadings = rng.normal(size=(len(TARGETS), 3)), rng.normal(size=(3, len(GENES)))
     bent = rng.normal(size=(3, len(GENES)))
     shifts = {name: latent[i] @ loadings for i, name in enumerate(TARGETS)}
     for (i, a), (j, b) in itertools.combinations(enumerate(TARGETS), 2):
-        shifts[f"{a}+{b}"] = shifts[a] + shifts[b] + interaction * (latent[i] * latent[j]) @ bent
+        shifts[f"{a}+{b}"] = kept * (shifts[a] + shifts[b]) + interaction * (latent[i] * latent[j]) @ bent
     doubles = [name for name in shifts if "+" in name]
     held = list(rng.permutation(doubles)[:30])
     return {name: value + noise * rng.normal(size=len(GENES)) for name, value in shifts.items()}, held
@@ -54,6 +54,16 @@ def test_sums_are_found() -> None:
     shifts, held = screen(noise=0.05)
     prior = learned(shifts, held).prior
     assert error(prior.predict(held), shifts, held) < error(additive(shifts, held), shifts, held)
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.7])
+def test_doubles_tell_what_is_kept_of_sums(kept: float) -> None:
+    """90 of them move κ from what is expected of it towards what they show, and pairs depart for the rest of the way."""
+    shifts, held = screen(kept=kept)
+    prior = learned(shifts, held).prior
+    expected = module.EXPECTED["kept"]
+    assert 0.3 < (prior.weights.kept - expected) / (kept - expected) < 1
+    assert error(prior.predict(held), shifts, held) < error(kept * additive(shifts, held), shifts, held)
 
 
 def test_interactions_of_like_pairs_are_found() -> None:
@@ -106,14 +116,18 @@ def test_noise_is_the_most_probable() -> None:
 
 
 def test_few_conditions_trust_what_was_measured() -> None:
-    """Doubles whose singles were measured once, in a screen too small to tell how noisy it is: better than their sum."""
-    shifts, _ = screen(noise=0.05)
+    """Doubles whose singles were measured once, in a screen too small to tell how noisy it is, or how effects overlap.
+
+    Where they overlap as expected, better than the very share of the sum that is true.
+    """
+    kept = module.EXPECTED["kept"]
+    shifts, _ = screen(noise=0.05, kept=kept)
     singles, known = TARGETS[:8], ["T00+T01", "T02+T03", "T08+T09", "T10+T11", "T12+T13"]
     test = [f"{a}+{b}" for a, b in itertools.combinations(singles, 2) if f"{a}+{b}" not in known]
     names = [*singles, *known]
     values = np.array([shifts[name] for name in names])
     prior = learn_prior(names, values, [100] * len(names), np.full(60, 100 * 0.05**2), GENES).prior
-    assert error(prior.predict(test), shifts, test) < error(additive(shifts, test), shifts, test)
+    assert error(prior.predict(test), shifts, test) < error(kept * additive(shifts, test), shifts, test)
 
 
 def test_left_out_conditions_are_not_copied() -> None:

@@ -1,17 +1,19 @@
 """How alike the mean shifts of two conditions are expected to be: a covariance over conditions.
 
-K(c, c') = [ Σ_t s_t s'_t ρ(s_t, s'_t)                      the same target in both
-           + a_shared   · S S'                               all perturbations share a response
-           + a_setting  · S S' [equal covariates]            those of one setting share a response, and its controls
-           + a_similar  · Σ_{t ∈ c, t' ∈ c'} s_t s'_t' D(t, t')  targets alike in their descriptors
+K(c, c') = [ κ^(|c| + |c'| − 2) · (
+               Σ_t s_t s'_t ρ(s_t, s'_t)                     the same target in both
+               + a_shared  · S S'                            all perturbations share a response
+               + a_setting · S S' [equal covariates]         those of one setting share a response, and its controls
+               + a_similar · Σ_{t ∈ c, t' ∈ c'} s_t s'_t' D(t, t') )  targets alike in their descriptors
            + a_several  · [|c| > 1] [|c'| > 1]               combinations share a departure from the sum
            + a_pair     · Σ_{pairs} P(t, u; t', u') ]         pairs of like targets interact alike
            · (1 − g + g · A(c, c')) · exp(−(Δ log1p time)² / 2)
 
-s is the log dose (1 without one, S its sum over targets), ρ a Gaussian in it, D a Gaussian in the descriptors
-of targets, and P the symmetric product of Gaussians in the targets' single responses ("profiles"). A is how alike
-two settings of the covariates are: a Gaussian in the distance of their control means, so that a type of cells is expected
-to answer as those do whose untreated cells are like its own; where settings share controls, the share of equal covariates.
+s is the log dose (1 without one, S its sum over targets), κ what each further target leaves of the sum of the targets'
+effects, which overlap, ρ a Gaussian in s, D a Gaussian in the descriptors of targets, and P the symmetric product of
+Gaussians in the targets' single responses ("profiles"). A is how alike two settings of the covariates are: a Gaussian in
+the distance of their control means, so that a type of cells is expected to answer as those do whose untreated cells are
+like its own; where settings share controls, the share of equal covariates.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from scdfm.errors import ConditionError
 
 Floats = npt.NDArray[np.float64]
 
-TERMS = ("same", "shared", "setting", "similar", "several", "pair")
+SUMMED = ("same", "shared", "setting", "similar")
+TERMS = (*SUMMED, "several", "pair")
 DOSE_LENGTH2 = 4.0
 """Squared length of the dose kernel, in log doses s."""
 DESCRIPTOR_LENGTH2 = 1.0
@@ -38,10 +41,11 @@ DESCRIPTOR_LENGTH2 = 1.0
 
 @dataclass(frozen=True)
 class Weights:
-    """Weight a of each term (of `same`: 1), and g, the share of a response that settings share only as far as alike."""
+    """Weight a of each term (of `same`: 1), g, the share of a response that settings share only as far as alike, and κ."""
 
     terms: dict[str, float]
     group: float = 0.0
+    kept: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +148,7 @@ class ConditionKernel:
         return 1.0 if dose is None else float(np.log1p(dose / self.dose_reference) / np.log(2))
 
     def terms(self, left: Encoded, right: Encoded) -> dict[str, Floats]:
-        """Each term [C, C'] before weighting, the factor of covariates left out."""
+        """Each term [C, C'] before weighting, the factors of covariates and of κ left out."""
         shared = np.outer(left.dose.sum(1), right.dose.sum(1))
         several = (left.dose > 0).sum(1) > 1, (right.dose > 0).sum(1) > 1
         return {
@@ -185,9 +189,14 @@ class ConditionKernel:
 
     def matrix(self, left: Encoded, right: Encoded, weights: Weights) -> Floats:
         """K [C, C'] of encoded conditions."""
-        total = weighted(self.terms(left, right), weights)
+        total = weighted(self.terms(left, right), self.further(left, right), weights)
         settings = 1 - weights.group + weights.group * self.akin(left, right)
         return np.asarray(total * settings * self.near(left, right))
+
+    def further(self, left: Encoded, right: Encoded) -> Floats:
+        """|c| + |c'| − 2 [C, C'], the targets beyond the first of either (0 of control)."""
+        beyond = (np.maximum((side.dose > 0).sum(1) - 1, 0) for side in (left, right))
+        return np.asarray(np.add.outer(*beyond), dtype=np.float64)
 
     def near(self, left: Encoded, right: Encoded) -> Floats:
         """exp(−(Δ log1p time)²/2) [C, C']."""
@@ -199,9 +208,11 @@ class ConditionKernel:
         return np.array([self.matrix(row, row, weights)[0, 0] for row in rows])
 
 
-def weighted(terms: dict[str, Floats], weights: Weights) -> Floats:
-    """The sum of `terms` [C, C'] with their weights; terms of weight 0 may be absent from `weights`."""
-    return np.asarray(sum(weight * terms[name] for name, weight in weights.terms.items()))
+def weighted(terms: dict[str, Floats], further: Floats, weights: Weights) -> Floats:
+    """The sum of `terms` [C, C'] with their weights and κ^`further`; terms of weight 0 may be absent from `weights`."""
+    summed = sum(weight * terms[name] for name, weight in weights.terms.items() if name in SUMMED)
+    beside = sum(weight * terms[name] for name, weight in weights.terms.items() if name not in SUMMED)
+    return np.asarray(weights.kept**further * summed + beside)
 
 
 def every_target(conditions: Sequence[str]) -> tuple[str, ...]:

@@ -40,12 +40,15 @@ PROFILE_LENGTH2 = 3.0
 """Squared length of the profile kernel, in medians of the squared distances between targets."""
 CONTROLS_LENGTH2 = 2.0
 """Squared length of the kernel of settings, in medians of the squared distances between their control means."""
-EXPECTED = {"shared": 0.1, "setting": 0.1, "similar": 0.3, "several": 0.1, "pair": 0.3}
-"""Weights before any shift is seen, relative to the same target."""
-EXPECTED_GROUP = 0.1
-"""g before any shift is seen: most of a response is shared by cell types, lines, donors."""
+EXPECTED = {
+    "shared": 0.1, "setting": 0.1, "similar": 0.3, "several": 0.1, "pair": 0.3, "kept": 0.85, "odds of g": 1 / 9,
+}  # fmt: skip
+"""Weights before any shift is seen, relative to the same target: most of a response is shared by cell types, lines,
+donors; pairs mostly add up, to a little less than the sum."""
 PULL = 0.3
-"""What a squared step of a log weight (of g: of its log odds) costs, in the log likelihood of one component."""
+"""What a squared step of a log weight costs, in the log likelihood of one component."""
+PULL_OF = {"pair": 1.0, "kept": 100.0}
+"""The same, of those that likelihood takes for what targets do themselves, or for departures of every pair."""
 
 
 class LearnedPrior(NamedTuple):
@@ -185,31 +188,36 @@ def _weights(screen: _Screen, kernel: ConditionKernel, without: str = "") -> Wei
     encoded = kernel.encode([screen.conditions[row] for row in rows])
     terms = kernel.terms(encoded, encoded)
     akin, near = kernel.akin(encoded, encoded), kernel.near(encoded, encoded)
+    further = kernel.further(encoded, encoded)
     # A setting of one condition cannot tell what its conditions share.
     told = {name: np.triu(term, 1) if name == "setting" else term for name, term in terms.items()}
-    free = [name for name in TERMS[1:] if name != without and told[name].any()]
-    grouped = bool((akin < 1).any())
+    told |= {"kept": further, "odds of g": akin < 1}
+    free = [name for name in EXPECTED if name != without and told[name].any()]
+    start = np.log([EXPECTED[name] for name in free])
+    pull = np.array([PULL_OF.get(name, PULL) for name in free])
     scores, noise, measured = screen.scores[rows, :LEADING], screen.noise[rows], screen.measured[:LEADING]
-    odds = np.log(EXPECTED_GROUP / (1 - EXPECTED_GROUP))
-    start = np.array([np.log(EXPECTED[name]) for name in free] + [odds] * grouped)
 
     def unlikely(values: Floats) -> float:
-        weights = _as_weights(values, free, grouped)
-        covariance = weighted(terms, weights) * (1 - weights.group + weights.group * akin) * near
+        weights = _as_weights(values, free)
+        settings = 1 - weights.group + weights.group * akin
+        covariance = weighted(terms, further, weights) * settings * near
         likelihood = _best_noise(*_whitened(covariance, noise, scores)[:2], measured)[0]
-        return float(likelihood.mean() + PULL * ((values - start) ** 2).sum()) / len(rows)
+        return float(likelihood.mean() + (pull * (values - start) ** 2).sum()) / len(rows)
 
     if not len(start):
-        return _as_weights(start, free, grouped)
-    simplex = np.vstack([start, start + np.eye(len(start))])
+        return _as_weights(start, free)
+    simplex = np.vstack([start, start + np.diag(np.minimum(1, pull**-0.5))])
     options: dict[str, Any] = {"xatol": 0.02, "fatol": 1e-5, "initial_simplex": simplex}
     found = minimize(unlikely, start, method="Nelder-Mead", options=options)  # type: ignore[call-overload]
-    return _as_weights(found.x, free, grouped)
+    return _as_weights(found.x, free)
 
 
-def _as_weights(values: Floats, free: Sequence[str], grouped: bool) -> Weights:
-    terms = {"same": 1.0} | {name: float(np.exp(value)) for name, value in zip(free, values, strict=False)}
-    return Weights(terms, float(1 / (1 + np.exp(-values[-1]))) if grouped else 0.0)
+def _as_weights(values: Floats, free: Sequence[str]) -> Weights:
+    """The weights of which `values` are the logarithms; of g, of its odds."""
+    found = dict(zip(free, np.exp(values).tolist(), strict=True))
+    terms = {"same": 1.0} | {name: value for name, value in found.items() if name in TERMS}
+    odds = found.get("odds of g", 0.0)
+    return Weights(terms, odds / (1 + odds), found.get("kept", EXPECTED["kept"]))
 
 
 def _whitened(covariance: Floats, noise: Floats, scores: Floats) -> tuple[Floats, Floats, Floats]:
