@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy.linalg import eigh, svd
 from scipy.optimize import minimize
 
@@ -190,8 +191,8 @@ def _weights(screen: _Screen, kernel: ConditionKernel, without: str = "") -> Wei
     akin, near = kernel.akin(encoded, encoded), kernel.near(encoded, encoded)
     further = kernel.further(encoded, encoded)
     # A setting of one condition cannot tell what its conditions share.
-    told = {name: np.triu(term, 1) if name == "setting" else term for name, term in terms.items()}
-    told |= {"kept": further, "odds of g": akin < 1}
+    told: dict[str, npt.NDArray[Any]] = {**terms, "kept": further, "odds of g": akin < 1}
+    told["setting"] = np.triu(terms["setting"], 1)
     free = [name for name in EXPECTED if name != without and told[name].any()]
     start = np.log([EXPECTED[name] for name in free])
     pull = np.array([PULL_OF.get(name, PULL) for name in free])
