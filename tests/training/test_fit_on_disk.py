@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import scdfm
-from scdfm.data.stored import StoredMatrix
+from scdfm.data.stored import RowsFile, StoredMatrix
 
 OPTIONS = {
     "panel": {"n_genes": 25},
@@ -48,3 +49,26 @@ def test_weights_and_predictions(tmp_path: Path) -> None:
     # Controls on disk give the same population too.
     cells = scdfm.read_cells(tmp_path / "screen.h5ad", backed=True)
     assert (runs[0].predict(seed=1, controls=cells).X != first.X).nnz == 0
+
+
+def test_no_pass_reads_more_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 20 cells, and a few conditions for validation: however many cells there are, no read takes in more."""
+    for place in ("stored.BLOCK_ROWS", "streaming.BLOCK_ROWS", "cells.BLOCK_ROWS", "graph._BLOCK_ROWS"):
+        monkeypatch.setattr(f"scdfm.data.{place}", 20)
+    monkeypatch.setattr("scdfm.training.origins.FRAME_CELLS", 20)
+    reads: list[int] = []
+    read = RowsFile.read
+
+    def counted(file: RowsFile, rows: np.ndarray) -> object:
+        reads.append(len(rows))
+        return read(file, rows)
+
+    monkeypatch.setattr(RowsFile, "read", counted)
+    screen = scdfm.simulate(
+        n_genes=40, n_targets=4, cells_per_condition=30, n_controls=300, truth_cells=8, seed=3
+    )
+    screen.write_h5ad(tmp_path / "screen.h5ad")
+    cells = scdfm.read_cells(tmp_path / "screen.h5ad", backed=True)
+    scdfm.fit(cells, config=scdfm.Config().updated(OPTIONS), out=tmp_path / "run", progress=False)
+    assert len(reads) > 20
+    assert max(reads) <= 60 < cells.n / 5

@@ -63,8 +63,8 @@ def vocabulary_graph(graph: Bool, genes: Sequence[str], vocabulary: Vocabulary) 
 
 
 def _blocks(x: Any, again_log1p: bool) -> Iterator[sp.csr_matrix]:
-    """Blocks of cells as CSR float64; cells on disk are read block by block."""
-    x = sp.csr_matrix(x) if sp.issparse(x) else x
+    """Blocks of cells as CSR float64."""
+    x = x.tocsr() if hasattr(x, "tocsr") else x
     for start in range(0, x.shape[0], _BLOCK_ROWS):
         block = sp.csr_matrix(x[start : start + _BLOCK_ROWS], dtype=np.float64, copy=True)
         if again_log1p:

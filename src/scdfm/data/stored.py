@@ -137,7 +137,10 @@ class RowsWriter:
 
 
 class StoredMatrix:
-    """Float32 expression [N, A] on disk, used as a CSR matrix is: `X[rows]` reads rows, `X[:, columns]` is a view."""
+    """Float32 expression [N, A] on disk, used as a CSR matrix is: `X[rows]` reads rows, `X[:, columns]` is a view.
+
+    It has no `tocsr`, so that nothing that converts what it is given reads all of it: `in_memory` says so.
+    """
 
     ndim = 2
     dtype = np.dtype(np.float32)
@@ -174,10 +177,6 @@ class StoredMatrix:
             writer.append(block)
         return writer.finished()
 
-    def tocsr(self) -> sp.csr_matrix:
-        """All rows in memory, as `X[:]`."""
-        return sp.csr_matrix(self[:])
-
     def sum(self) -> float:
         """Sum of all values, in float64."""
         return float(sum(block.data.sum(dtype=np.float64) for block in blocks(self)))
@@ -203,7 +202,7 @@ def subset(X: Matrix, rows: Rows | None, columns: Rows | None = None) -> Matrix:
 
 def in_memory(X: Matrix) -> sp.csr_matrix:
     """All of X as CSR in memory, a copy."""
-    return X.tocsr() if isinstance(X, StoredMatrix) else X.copy()
+    return sp.csr_matrix(X[:]) if isinstance(X, StoredMatrix) else X.copy()
 
 
 def stacked(first: Matrix, second: Matrix) -> Matrix:

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.stats import norm
 
+from scdfm.data.stored import in_memory, subset
 from scdfm.evaluation.distribution import Axes, principal_axes, squared_distances
 from scdfm.screening.correlation import Floats
 from scdfm.seeds import derive, numpy_rng
@@ -92,7 +93,9 @@ class Untreated:
             return self.whole
         key = rows.tobytes()
         if key not in self._groups:
-            self._groups[key] = self.whole.of_group(self.table.X[rows][:, self.columns].tocsr(), self.seed)
+            self._groups[key] = self.whole.of_group(
+                in_memory(subset(self.table.X, rows, self.columns)), self.seed
+            )
         return self._groups[key]
 
     def means(self, conditions: Sequence[str]) -> Floats:

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from tqdm.auto import tqdm
 
 from scdfm.data.conditions import CONTROL
+from scdfm.data.stored import in_memory, subset
 from scdfm.errors import ConfigError, DataError
 from scdfm.files import recorded_folder, write_json, written_whole
 from scdfm.screening.calibration import Calibration, calibrating
@@ -223,7 +224,9 @@ def untreated(
     if CONTROL in measured.index:
         perturbed = [name for name in measured.index if members(str(name))]
         shifts = measured.loc[perturbed].to_numpy(np.float64) - measured.loc[CONTROL].to_numpy(np.float64)
-    return Untreated(table, columns, Reference.of(table.X[:, columns].tocsr(), shifts, seed), seed)
+    return Untreated(
+        table, columns, Reference.of(in_memory(subset(table.X, None, columns)), shifts, seed), seed
+    )
 
 
 def _cells(blocks: Sequence[tuple[str, int, Floats]], genes: Sequence[str]) -> ad.AnnData:

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from scdfm.data import canonical, read_cells
 from scdfm.data.cells import cells_of
 from scdfm.data.source import open_source
+from scdfm.data.stored import in_memory, subset
 from scdfm.errors import DataError
 from scdfm.screening.correlation import Floats
 
@@ -62,7 +63,8 @@ def read_observed(
         )
     if table.n < 2:
         raise DataError(f"{where}: 1 cell, expected at least 2; give a population")
-    return Observed(table.X[:, [columns[ensemble.genes[at]] for at in places]].tocsr(), places)
+    measured = np.array([columns[ensemble.genes[at]] for at in places], dtype=np.int64)
+    return Observed(in_memory(subset(table.X, None, measured)), places)
 
 
 def _table(source: str | Path | AnnData | CellTable, ensemble: Ensemble, condition: str | None) -> CellTable:
