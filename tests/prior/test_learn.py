@@ -130,6 +130,25 @@ def test_few_conditions_trust_what_was_measured() -> None:
     assert error(prior.predict(test), shifts, test) < error(kept * additive(shifts, test), shifts, test)
 
 
+def test_a_setting_differs_alike_at_every_dose() -> None:
+    """Two lines without controls of their own: an unseen drug in the other line differs by it, however low the dose."""
+    rng = np.random.default_rng(4)
+    drugs, doses, line = rng.normal(size=(12, len(GENES))), (0.1, 1.0, 10.0), 3 * rng.normal(size=len(GENES))
+    shifts = {
+        f"D{i:02d}@{dose:g}|line={name}": np.log2(1 + dose) * effect
+        + offset
+        + 0.02 * rng.normal(size=len(GENES))
+        for i, effect in enumerate(drugs)
+        for dose in doses
+        for name, offset in (("x", 0.0), ("y", line))
+    }
+    test = [f"D11@{dose:g}|line=y" for dose in doses]
+    expected = learned(shifts, [name for name in shifts if name.startswith("D11")]).prior.predict(test)
+    # The drug is unknown, the line is not: at 0.1 the drug itself moves cells by .14 of its effect.
+    np.testing.assert_allclose(expected @ line / (line @ line), 1, atol=0.15)
+    np.testing.assert_allclose(np.linalg.norm(expected[0] - line) / np.linalg.norm(line), 0, atol=0.1)
+
+
 def test_left_out_conditions_are_not_copied() -> None:
     """What a training condition is expected to be does not come from its own measurement."""
     shifts, held = screen()

@@ -101,7 +101,7 @@ def described_run(described, tmp_path_factory) -> scdfm.Run:
 
 def test_the_manifest_carries_what_prediction_needs(typed_run, typed_test) -> None:
     manifest = json.loads((typed_run.path / "manifest.json").read_text())
-    assert manifest["format"] == 5
+    assert manifest["format"] == 6
     assert manifest["conditions"]["covariates"] == {"cell_type": ["type1", "type2", "type3"]}
     assert manifest["control_populations"] == [f"control|cell_type=type{i}" for i in (1, 2, 3)]
     assert manifest["design"]["covariates"] == ["cell_type"]

@@ -279,7 +279,7 @@ def test_the_run_holds_no_test_cell_and_says_where_it_comes_from(cells, run):
     expected = cells.means(["control"])[run.genes].to_numpy()[0]
     np.testing.assert_allclose(means.loc["control"].to_numpy(), expected, rtol=1e-12)
     manifest = json.loads((run.path / "manifest.json").read_text())
-    assert manifest["format"] == 5
+    assert manifest["format"] == 6
     assert manifest["split"]["digest"] == run.split.digest
     assert manifest["data"]["digest"] == cells.digest()
     assert manifest["versions"]["torch"] == metadata.version("torch")

@@ -3,8 +3,8 @@
 K(c, c') = [ κ^(|c| + |c'| − 2) · (
                Σ_t s_t s'_t ρ(s_t, s'_t)                     the same target in both
                + a_shared  · S S'                            all perturbations share a response
-               + a_setting · S S' [equal covariates]         those of one setting share a response, and its controls
                + a_similar · Σ_{t ∈ c, t' ∈ c'} s_t s'_t' D(t, t') )  targets alike in their descriptors
+           + a_setting  · [S > 0] [S' > 0] [equal covariates]  one setting: its few controls, and what it does to any cell
            + a_several  · [|c| > 1] [|c'| > 1]               combinations share a departure from the sum
            + a_pair     · Σ_{pairs} P(t, u; t', u') ]         pairs of like targets interact alike
            · (1 − g + g · A(c, c')) · exp(−(Δ log1p time)² / 2)
@@ -31,8 +31,8 @@ from scdfm.errors import ConditionError
 
 Floats = npt.NDArray[np.float64]
 
-SUMMED = ("same", "shared", "setting", "similar")
-TERMS = (*SUMMED, "several", "pair")
+SUMMED = ("same", "shared", "similar")
+TERMS = (*SUMMED, "setting", "several", "pair")
 DOSE_LENGTH2 = 4.0
 """Squared length of the dose kernel, in log doses s."""
 DESCRIPTOR_LENGTH2 = 1.0
@@ -154,8 +154,8 @@ class ConditionKernel:
         return {
             "same": _same_target(left.dose, right.dose),
             "shared": shared,
-            "setting": shared * self._equal(left, right) if self.covariates else np.zeros_like(shared),
             "similar": left.dose @ self._likeness @ right.dose.T,
+            "setting": (shared > 0) * self._equal(left, right) if self.covariates else np.zeros_like(shared),
             "several": np.outer(*several).astype(np.float64),
             "pair": _pairs(left, right, self._alike),
         }

@@ -19,7 +19,7 @@ from scdfm.errors import RunError
 from scdfm.files import write_json
 from scdfm.flow import Shrinkage
 
-FORMAT = 5
+FORMAT = 6
 NAME = "manifest.json"
 PACKAGES = ("scdfm", "torch", "lightning", "numpy", "scipy", "anndata", "scanpy", "torchdiffeq")
 
@@ -181,7 +181,12 @@ class Manifest(BaseModel):
         found = values.get("format") if isinstance(values, dict) else None
         if isinstance(found, int) and found > FORMAT:
             raise RunError(
-                f"run {folder}: made by a newer scdfm (format {found}, this one reads up to {FORMAT}); upgrade scdfm"
+                f"run {folder}: made by a newer scdfm (format {found}, this one reads format {FORMAT}); upgrade scdfm"
+            )
+        if isinstance(found, int) and found < FORMAT:
+            raise RunError(
+                f"run {folder}: made by an older scdfm (format {found}, this one reads format {FORMAT}), whose files would "
+                "not predict what they did; fit again, or predict with the version that its manifest names"
             )
         try:
             return cls.model_validate(values)
