@@ -83,18 +83,15 @@ def test_fit_predict_evaluate_from_the_command_line(call, screen, tmp_path):
     predicted = ad.read_h5ad(tmp_path / "p.h5ad")
     assert sorted(predicted.obs["perturbation"].unique()) == manifest["split"]["test"]
     assert f"{predicted.n_obs} cells" in out
-    code, out, _ = call(
-        "evaluate",
-        tmp_path / "p.h5ad",
-        screen,
-        "--run",
-        tmp_path / "run",
-        "--out",
-        tmp_path / "score",
-        "--name",
-        "mine",
-    )
+    asked = ["evaluate", tmp_path / "p.h5ad", screen, "--run", tmp_path / "run", "--name", "mine", "--out"]
+    code, out, err = call(*asked, tmp_path / "score")
     assert code == 0
+    n = len(manifest["split"]["test"])
+    assert all(re.search(rf"{bar}: 100%.* {n}/{n} ", err) for bar in ("rank tests", "populations"))
+    code, _, err = call(*asked, tmp_path / "quiet", "--quiet")
+    assert (code, "%|" in err) == (0, False)
+    tables = [(tmp_path / name / "scores.csv").read_bytes() for name in ("score", "quiet")]
+    assert tables[0] == tables[1]
     scores = pd.read_csv(tmp_path / "score" / "scores.csv")
     assert {"mine", "no change", "training mean", "additive", "ridge", "ceiling"} <= set(scores["model"])
     assert {"l2", "mse", "mae", "pearson_delta", "ds", "ds_signed", "pearson_delta_hat", "energy"} <= set(

@@ -30,6 +30,7 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="scdfm or paper.")] = "scdfm",
     name: Annotated[str, typer.Option(help="Name of the predictions in the tables.")] = "model",
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    quiet: Quiet = False,
 ) -> None:
     """Score predictions beside simple baselines and write tables and a report."""
     from scdfm.files import new_folder
@@ -43,7 +44,8 @@ def evaluate(
     cells = screen.read(real)
     result = evaluate_files(
         predicted, cells, new_folder(out), training=training, protocol=protocol,  # type: ignore[arg-type]
-        name=name, seed=seed, backed=screen.backed, provenance={"command": shlex.join(["scdfm", *sys.argv[1:]])},
+        name=name, seed=seed, backed=screen.backed, progress=not quiet,
+        provenance={"command": shlex.join(["scdfm", *sys.argv[1:]])},
     )  # fmt: skip
     typer.echo(result.text)
     typer.echo(f"\nreport: {result.path}")

@@ -65,6 +65,7 @@ def evaluate(
     check_scale: bool = True,
     backed: bool | None = None,
     seed: int = 0,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Score predicted cells against real cells, condition by condition.
 
@@ -82,7 +83,7 @@ def evaluate(
         scored and control real cells); default all common genes (`paper`: 1,000).
     references: False scores the model alone. ridge_penalty: λ of ridge; default chosen by leave-one-out
         (`paper`: 0.1). check_scale: False scores a prediction that looks to be in another scale.
-    backed: keeps cells of files on disk while they are scored, as in `read_cells`.
+    backed: keeps cells of files on disk while they are scored, as in `read_cells`. progress: bars with the time left.
 
     Returns a long table: model, condition, metric, value (NaN = undefined), n_cells (real cells). `model` is
     `name`, a baseline, `ceiling` or `duplicate`. `table.attrs` holds protocol, notes, provenance, the training
@@ -102,7 +103,7 @@ def evaluate(
         training_control=_training_control(training),
         backed=backed,
     )
-    setting, notes = _setting(pair, training, protocol, asked, genes, seed)
+    setting, notes = _setting(pair, training, protocol, asked, genes, seed, progress)
     values: dict[str, dict[str, Floats]] = {}
     if pair.predicted is not None:
         values[name] = _score_model(setting, release)
@@ -114,7 +115,7 @@ def evaluate(
         halves = disjoint_halves(pair.real, pair.conditions, seed)
         paper = half_against_all(pair.real, pair.conditions, seed) if protocol == "paper" else None
         values |= _score_halves(setting, paper or halves)
-    for model, scores in score_populations(pair, name, means, halves, asked, seed).items():
+    for model, scores in score_populations(pair, name, means, halves, asked, seed, progress).items():
         values[model] |= scores
     table = _table(values, setting)
     table.attrs |= _attributes(setting, notes, release)
@@ -137,6 +138,7 @@ def _setting(
     metrics: tuple[str, ...],
     genes: int | Sequence[str] | None,
     seed: int,
+    progress: bool,
 ) -> tuple[Setting, list[str]]:
     notes = list(pair.notes)
     real = moments(pair.real, [CONTROL, *pair.conditions])
@@ -147,7 +149,7 @@ def _setting(
     notes += more
     tests = None
     if "de_spearman" in metrics or ("pearson_delta_hat_20" in metrics and protocol == "scdfm"):
-        tests = against_control(pair.real, pair.conditions, CONTROL)
+        tests = against_control(pair.real, pair.conditions, CONTROL, progress)
     control = controls if pair.real.matched else controls[0]
     shift = real.mean[1:] - control
     prominence = np.abs(shift if protocol == "paper" or tests is None else tests.z)[:, scored]

@@ -7,12 +7,14 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import false_discovery_control, mannwhitneyu
+from tqdm.auto import tqdm
 
 from scdfm.data.stored import StoredMatrix
 from scdfm.evaluation.pointwise import spearman
@@ -39,32 +41,47 @@ class RankTests:
     z: Floats
 
 
-def against_control(population: Population, conditions: Sequence[str], control: str) -> RankTests:
+def against_control(
+    population: Population, conditions: Sequence[str], control: str, progress: bool = False
+) -> RankTests:
     """Test each of `conditions` against its control cells, all genes; conditions that share them at once."""
-    if population.matched:
-        return _against_own(population, conditions, control)
-    p_value, z = _asymptotic(population, conditions, control)
+    with tqdm(total=len(conditions), desc="rank tests", unit="condition", disable=not progress) as bar:
+        if population.matched:
+            return _against_own(population, conditions, control, bar)
+        return _against_shared(population, conditions, control, bar)
+
+
+def _against_shared(
+    population: Population, conditions: Sequence[str], control: str, bar: tqdm[Any]
+) -> RankTests:
+    p_value, z = _asymptotic(population, conditions, control, bar)
     for k, condition in enumerate(conditions):
         if population.n_cells(condition) <= SMALL:
             _exact(p_value[k], population, condition, control)
     return RankTests(p_value=p_value, fdr=false_discovery_control(p_value, axis=1), z=z)
 
 
-def _against_own(population: Population, conditions: Sequence[str], control: str) -> RankTests:
+def _against_own(
+    population: Population, conditions: Sequence[str], control: str, bar: tqdm[Any]
+) -> RankTests:
     """The tests of conditions with control cells of their own, group by group."""
     values = np.empty((3, len(conditions), population.X.shape[1]))
     for places in population.control_groups(conditions).values():
         names = [conditions[k] for k in places]
         rows = {name: population.rows[name] for name in names} | {control: population.control_rows(names[0])}
-        tests = against_control(Population(population.X, population.genes, rows), names, control)
+        tests = _against_shared(Population(population.X, population.genes, rows), names, control, bar)
         values[:, places] = (tests.p_value, tests.fdr, tests.z)
     return RankTests(*values)
 
 
-def _asymptotic(population: Population, conditions: Sequence[str], control: str) -> tuple[Floats, Floats]:
+def _asymptotic(
+    population: Population, conditions: Sequence[str], control: str, bar: tqdm[Any]
+) -> tuple[Floats, Floats]:
     """p-values and z-scores [K, A]; of cells on disk a few conditions are in memory at once, beside the control."""
     if not isinstance(population.X, StoredMatrix):
-        return _tested(population, conditions, control)
+        found = _tested(population, conditions, control)
+        bar.update(len(conditions))
+        return found
     parts = []
     for batch in _batches(population, conditions, max(BATCH_CELLS, population.n_cells(control))):
         rows = {label: population.rows[label] for label in (control, *batch)}
@@ -74,6 +91,7 @@ def _asymptotic(population: Population, conditions: Sequence[str], control: str)
         }
         X = taken(population.X, np.concatenate(list(rows.values())))
         parts.append(_tested(Population(X, population.genes, places), batch, control))
+        bar.update(len(batch))
     p_value, z = (np.concatenate(values) for values in zip(*parts, strict=True))
     return p_value, z
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from threadpoolctl import threadpool_limits
+from tqdm.auto import tqdm
 
 from scdfm.data.conditions import CONTROL
 from scdfm.evaluation.alignment import Pair
@@ -48,6 +49,7 @@ def score_populations(
     halves: Halves | None,
     metrics: Iterable[str],
     seed: int,
+    progress: bool = False,
 ) -> dict[str, dict[str, Floats]]:
     """Values model -> metric -> [K] of the distribution `metrics`: of the prediction (called `model`), of the
     stand-ins of baselines' `means` [K, A], and of the ceiling's `halves`. NaN below two cells on either side."""
@@ -60,7 +62,9 @@ def score_populations(
     scorer = Scorer.of(pair, model, means, halves, seed)
     # One BLAS thread each: conditions are the parallel work, and sums do not depend on the number of threads.
     with threadpool_limits(1), ThreadPoolExecutor(n_threads()) as pool:
-        for k, found in enumerate(pool.map(scorer.scores, range(len(pair.conditions)))):
+        scored = pool.map(scorer.scores, range(len(pair.conditions)))
+        bar = tqdm(scored, "populations", len(pair.conditions), unit="condition", disable=not progress)
+        for k, found in enumerate(bar):
             for name, scores in found.items():
                 for metric in wanted:
                     values[name][metric][k] = scores[metric]

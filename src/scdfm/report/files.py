@@ -46,6 +46,7 @@ def evaluate_files(
     provenance: Mapping[str, Any] | None = None,
     seed: int = 0,
     backed: bool | None = None,
+    progress: bool = False,
 ) -> Evaluation:
     """Score `predicted` against `real` and write `scores.csv`, `summary.csv`, `report.html` and `figures/`.
 
@@ -56,7 +57,7 @@ def evaluate_files(
     key, control = real.perturbation_key, real.control
     table = evaluate(
         predicted, real, control, protocol, training, metrics, perturbation_key=key, name=name, seed=seed,
-        backed=backed,
+        backed=backed, progress=progress,
     )  # fmt: skip
     summary = summarise(table, seed=seed)
     out_dir = made(Path(out_dir))
