@@ -180,11 +180,7 @@ def edited(run, tmp_path, change):
     [
         (
             lambda m: m.update(format=99),
-            r"made by a newer scdfm \(format 99, this one reads format 6\); upgrade",
-        ),
-        (
-            lambda m: m.update(format=5),
-            r"made by an older scdfm \(format 5, this one reads format 6\), .* fit again",
+            r"made by a newer scdfm \(format 99, this one reads up to 6\); upgrade",
         ),
         (lambda m: m.pop("panel"), "damaged at panel"),
         (lambda m: m.update(extra=1), "damaged at extra"),

@@ -181,12 +181,7 @@ class Manifest(BaseModel):
         found = values.get("format") if isinstance(values, dict) else None
         if isinstance(found, int) and found > FORMAT:
             raise RunError(
-                f"run {folder}: made by a newer scdfm (format {found}, this one reads format {FORMAT}); upgrade scdfm"
-            )
-        if isinstance(found, int) and found < FORMAT:
-            raise RunError(
-                f"run {folder}: made by an older scdfm (format {found}, this one reads format {FORMAT}), whose files would "
-                "not predict what they did; fit again, or predict with the version that its manifest names"
+                f"run {folder}: made by a newer scdfm (format {found}, this one reads up to {FORMAT}); upgrade scdfm"
             )
         try:
             return cls.model_validate(values)
