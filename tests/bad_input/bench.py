@@ -58,7 +58,7 @@ class Bench:
     def evaluate(self, *more: Any, predicted: Path | None = None, real: Path | None = None) -> list[Any]:
         """A command line that evaluates."""
         paths = [predicted or self.predicted, real or self.screen]
-        return ["evaluate", *paths, "--out", self.folder / "score", *more]
+        return ["evaluate", *paths, "--out", self.folder / "score", "--quiet", *more]
 
     @property
     def targets(self) -> list[str]:
