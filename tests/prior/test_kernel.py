@@ -70,10 +70,11 @@ def test_each_further_target_leaves_less_of_the_sum() -> None:
     np.testing.assert_allclose(found, [1, 2 * 0.8, 3 * 0.8**2])
     pairs = [made.matrix(several, several, Weights({"pair": 1.0}, kept=kept)) for kept in (0.8, 1.0)]
     np.testing.assert_array_equal(*pairs)
-    # A dose of 0 is nobody's further target.
-    np.testing.assert_allclose(
-        made.matrix(made.encode(["A+B@0"]), alone, Weights({"same": 1.0}, kept=0.8)), [[1, 0, 0]]
-    )
+    # A second target counts as far as its log dose (.5 and 0 of the first one's) comes near the first one's.
+    doses = made.encode(["A@6+B@2", "A+B@0", "control"])
+    np.testing.assert_allclose(made.further(doses, alone)[:, 0], [0.5, 0, 0])
+    kept = made.matrix(doses, made.encode(["A"]), Weights({"same": 1.0}, kept=0.8))[1:, 0]
+    np.testing.assert_allclose(kept, [1, 0])
 
 
 def test_a_triple_interacts_by_its_pairs() -> None:

@@ -1,6 +1,6 @@
 """How alike the mean shifts of two conditions are expected to be: a covariance over conditions.
 
-K(c, c') = [ κ^(|c| + |c'| − 2) · (
+K(c, c') = [ κ^(n + n') · (
                Σ_t s_t s'_t ρ(s_t, s'_t)                     the same target in both
                + a_shared  · S S'                            all perturbations share a response
                + a_similar · Σ_{t ∈ c, t' ∈ c'} s_t s'_t' D(t, t') )  targets alike in their descriptors
@@ -10,10 +10,11 @@ K(c, c') = [ κ^(|c| + |c'| − 2) · (
            · (1 − g + g · A(c, c')) · exp(−(Δ log1p time)² / 2)
 
 s is the log dose (1 without one, S its sum over targets), κ what each further target leaves of the sum of the targets'
-effects, which overlap, ρ a Gaussian in s, D a Gaussian in the descriptors of targets, and P the symmetric product of
-Gaussians in the targets' single responses ("profiles"). A is how alike two settings of the covariates are: a Gaussian in
-the distance of their control means, so that a type of cells is expected to answer as those do whose untreated cells are
-like its own; where settings share controls, the share of equal covariates.
+effects, which overlap; of those there are n = S / max s − 1, each counted by its dose beside the highest. ρ is a Gaussian
+in s, D a Gaussian in the descriptors of targets, and P the symmetric product of Gaussians in the targets' single
+responses ("profiles"). A is how alike two settings of the covariates are: a Gaussian in the distance of their control
+means, so that a type of cells is expected to answer as those do whose untreated cells are like its own; where settings
+share controls, the share of equal covariates.
 """
 
 from __future__ import annotations
@@ -194,9 +195,8 @@ class ConditionKernel:
         return np.asarray(total * settings * self.near(left, right))
 
     def further(self, left: Encoded, right: Encoded) -> Floats:
-        """|c| + |c'| − 2 [C, C'], the targets beyond the first of either (0 of control)."""
-        beyond = (np.maximum((side.dose > 0).sum(1) - 1, 0) for side in (left, right))
-        return np.asarray(np.add.outer(*beyond), dtype=np.float64)
+        """n + n' [C, C'], the targets beyond the strongest of either (0 of control)."""
+        return np.asarray(np.add.outer(_beyond_one(left.dose), _beyond_one(right.dose)))
 
     def near(self, left: Encoded, right: Encoded) -> Floats:
         """exp(−(Δ log1p time)²/2) [C, C']."""
@@ -218,6 +218,12 @@ def weighted(terms: dict[str, Floats], further: Floats, weights: Weights) -> Flo
 def every_target(conditions: Sequence[str]) -> tuple[str, ...]:
     """The targets of all the conditions, sorted."""
     return tuple(sorted({target for name in conditions for target in targets(name)}))
+
+
+def _beyond_one(dose: Floats) -> Floats:
+    """S / max s − 1 [C], so that a second target whose dose goes to 0 leaves the first one's effect whole."""
+    strongest = dose.max(axis=1, initial=0.0)
+    return np.asarray(dose.sum(1) / np.where(strongest > 0, strongest, 1.0) - (strongest > 0))
 
 
 def _row(encoded: Encoded, place: int) -> Encoded:
