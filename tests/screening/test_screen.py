@@ -164,6 +164,28 @@ def test_an_ensemble_disagrees_and_says_so(runs, tmp_path):
     assert row["spread"] == pytest.approx(np.linalg.norm(means[0] - means[1]) / np.sqrt(2), rel=1e-5)
 
 
+def test_runs_of_other_panels_share_the_genes_that_all_model(run, cells, options, tmp_path):
+    """Each starts from control cells that have its genes: the first run's, or its own."""
+    config = scdfm.Config().updated({**options, "panel": {"n_genes": 20}, "seed": 5})
+    other = scdfm.fit(cells, run.split, config, out=tmp_path / "other", progress=False)
+    assert set(other.genes) < set(run.genes)
+    for several in ([other, run], [run, other]):
+        screen = scdfm.screen(
+            several, out=tmp_path / f"first-{several[0].path.name}", conditions=run.split.test[:1], cells=4
+        )
+        means = screen.means(run.split.test[:1])
+        assert set(means.columns) == set(other.genes)
+        columns = [run.genes.index(gene) for gene in means.columns]
+        controls = several[0].controls if several[0] is run else None
+        parts = [
+            run.predict(run.split.test[:1], n_cells=4).X.toarray().mean(0)[columns],
+            other.predict(run.split.test[:1], controls, n_cells=4, genes=list(means.columns))
+            .X.toarray()
+            .mean(0),
+        ]
+        np.testing.assert_allclose(means.to_numpy()[0], np.mean(parts, axis=0), rtol=1e-5, atol=1e-6)
+
+
 def test_rank_by_uncertainty_interaction_target_and_signature(run, finished, cells, tmp_path):
     options = {"out": finished.path, "cells": 6, "keep_cells": True, "shard": 4, "seed": 1, "resume": True}
     before = digests(finished.path)

@@ -71,10 +71,14 @@ class Ensemble:
         self, conditions: Sequence[str], n_cells: int, seed: int, controls: CellTable | None = None
     ) -> Iterator[tuple[str, list[Floats]]]:
         """Each condition with its predicted cells [n_cells, G] by every run."""
-        genes = None if list(self.genes) == self.first.genes else list(self.genes)
+        shared = list(self.genes)
         predicted = [
-            run.predict(conditions, controls, n_cells=n_cells, genes=genes, seed=seed) for run in self.runs
-        ]
+            run.predict(
+                conditions, _start_of(run, controls), n_cells=n_cells,
+                genes=None if run.genes == shared else shared, seed=seed,
+            )
+            for run in self.runs
+        ]  # fmt: skip
         keys = [run.manifest.perturbation_key for run in self.runs]
         labels = [found.obs[key].astype(str).to_numpy() for found, key in zip(predicted, keys, strict=True)]
         for name in conditions:
@@ -142,10 +146,17 @@ class Ensemble:
             scale, manifest = self.first.manifest.scale, self.first.manifest
             total = scale["target_sum"] if scale["declared"] == "counts" else None
             table = read_controls(controls, manifest, manifest.control, total)
-        missing = sorted(set(self.genes) - set(map(str, table.genes)))
+        modelled = {gene for run in self.runs for gene in run.genes}
+        missing = sorted(modelled - set(map(str, table.genes)))
         if missing:
             raise DataError(
-                f"controls: {len(missing)} of the run's {len(self.genes)} genes are missing (first: '{missing[0]}'); "
+                f"controls: {len(missing)} of the runs' {len(modelled)} genes are missing (first: '{missing[0]}'); "
                 "give control cells measured on the genes of the training data"
             )
         return table.select([CONTROL])
+
+
+def _start_of(run: Run, controls: CellTable | None) -> CellTable | None:
+    """`controls`, or the run's own: those stored with the first run have no other genes than that run models."""
+    shared = controls is None or set(run.genes) <= set(map(str, controls.genes))
+    return controls if shared else run.controls
