@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scdfm.cli.app import app
 from scdfm.cli.options import Overwrite, Quiet, names_of, require_free
 from scdfm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from scdfm.screening import Screen
 
 SHOWN = 10
 """Conditions printed at the end."""
@@ -72,18 +75,21 @@ def screen(
         keep_cells=keep_cells, controls=controls, seed=seed, resume=resume, progress=not quiet,
         say=None if quiet else typer.echo,
     )  # fmt: skip
+    typer.echo(_told(found, out))
+
+
+def _told(found: Screen, out: Path) -> str:
+    """What is said of a screen at its end: its first conditions and its files, or what other ranks have left to do."""
     if not found.is_complete:
         left = len(found.store.missing())
-        typer.echo(
-            f"{out}: this rank is done, {left} shards are left to others; the last one writes the table"
-        )
-        return
-    table = found.table
+        return f"{out}: this rank is done, {left} shards are left to others; the last one writes the table"
     shown = ["rank", "condition", "score", "energy", "uncertainty", "novelty", "kind"]
-    typer.echo(table[shown].head(SHOWN).to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    first = found.table[shown].head(SHOWN)
+    lines = [first.to_string(index=False, float_format=lambda value: f"{value:.4g}")]
     if found.proposed:
-        typer.echo(f"measure next: {', '.join(found.proposed)}")
-    typer.echo(f"{len(table):,} conditions: {out / 'table.parquet'}, {out / 'screen.html'}")
+        lines.append(f"measure next: {', '.join(found.proposed)}")
+    lines.append(f"{len(found.table):,} conditions: {out / 'table.parquet'}, {out / 'screen.html'}")
+    return "\n".join(lines)
 
 
 @app.command()
