@@ -127,6 +127,7 @@ def test_chosen_cells_alone_are_read(path: Path) -> None:
     adata.obs["kept"] = np.where(adata.obs["perturbation"].isin(["control", name]), "yes", "no")
     memory = read_cells(adata, subset={"kept": "yes"})
     disk = read_cells(adata, subset={"kept": "yes"}, backed=True)
+    assert disk.conditions == ("control", name)
     equal(disk.X[:], memory.X)
 
 

@@ -80,7 +80,9 @@ def test_the_file_is_what_predict_returns(
 def test_genes_controls_and_number_of_cells(run: scdfm.Run, asked: list[str], tmp_path: Path) -> None:
     options = {"controls": run.controls, "n_cells": 3, "genes": run.genes[4:9], "seed": 1}
     run.predict_to(tmp_path / "out.h5ad", asked, **options)  # type: ignore[arg-type]
-    same(read(tmp_path / "out.h5ad"), run.predict(asked, **options))  # type: ignore[arg-type]
+    found = read(tmp_path / "out.h5ad")
+    assert found.shape == (3 * len(asked), 5)
+    same(found, run.predict(asked, **options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])

@@ -143,7 +143,7 @@ class EffectPrior:
         try:
             with safe_open(path, framework="np") as handle:
                 words = json.loads(handle.metadata()["prior"])
-                _require_present(words["weights"], path)
+                _refuse_older(words["weights"], path)
                 arrays = {name: handle.get_tensor(name) for name in (*_ARRAYS, *_KERNEL_ARRAYS)}
             named: dict[str, Any] = {name: _tuples(value) for name, value in words["kernel"].items()}
             kernel = ConditionKernel(**named, **{name: arrays.pop(name) for name in _KERNEL_ARRAYS})
@@ -189,7 +189,7 @@ _KERNEL_WORDS = (
 )  # fmt: skip
 
 
-def _require_present(weights: dict[str, Any], path: Path) -> None:
+def _refuse_older(weights: dict[str, Any], path: Path) -> None:
     """RunError where a setting's share grew with the dose, as it did before weights had `kept`."""
     if "kept" not in weights and weights["terms"].get("setting"):
         raise RunError(

@@ -210,9 +210,9 @@ class ConditionKernel:
 
 def weighted(terms: dict[str, Floats], further: Floats, weights: Weights) -> Floats:
     """The sum of `terms` [C, C'] with their weights and κ^`further`; terms of weight 0 may be absent from `weights`."""
-    summed = sum(weight * terms[name] for name, weight in weights.terms.items() if name in SUMMED)
-    beside = sum(weight * terms[name] for name, weight in weights.terms.items() if name not in SUMMED)
-    return np.asarray(weights.kept**further * summed + beside)
+    kept = weights.kept**further
+    parts = ((kept if name in SUMMED else 1.0) * w * terms[name] for name, w in weights.terms.items())
+    return np.asarray(sum(parts))
 
 
 def every_target(conditions: Sequence[str]) -> tuple[str, ...]:

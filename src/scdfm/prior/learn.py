@@ -42,14 +42,15 @@ PROFILE_LENGTH2 = 3.0
 CONTROLS_LENGTH2 = 2.0
 """Squared length of the kernel of settings, in medians of the squared distances between their control means."""
 EXPECTED = {
-    "shared": 0.1, "setting": 0.1, "similar": 0.3, "several": 0.1, "pair": 0.3, "kept": 0.85, "odds of g": 1 / 9,
+    "shared": 0.1, "setting": 0.1, "similar": 0.3, "several": 0.1, "pair": 0.3, "kept": 0.85, "group odds": 1 / 9,
 }  # fmt: skip
 """Weights before any shift is seen, relative to the same target: most of a response is shared by cell types, lines,
 donors; pairs mostly add up, to a little less than the sum."""
 PULL = 0.3
 """What a squared step of a log weight costs, in the log likelihood of one component."""
 PULL_OF = {"pair": 1.0, "kept": 100.0}
-"""The same, of those that likelihood takes for what targets do themselves, or for departures of every pair."""
+"""The same, of weights that likelihood tells badly: it takes an unknown target's effect for an interaction with the known
+one beside it, and a sum that falls short for interactions of every pair."""
 
 
 class LearnedPrior(NamedTuple):
@@ -191,7 +192,7 @@ def _weights(screen: _Screen, kernel: ConditionKernel, without: str = "") -> Wei
     akin, near = kernel.akin(encoded, encoded), kernel.near(encoded, encoded)
     further = kernel.further(encoded, encoded)
     # A setting of one condition cannot tell what its conditions share.
-    told: dict[str, npt.NDArray[Any]] = {**terms, "kept": further, "odds of g": akin < 1}
+    told: dict[str, npt.NDArray[Any]] = {**terms, "kept": further, "group odds": akin < 1}
     told["setting"] = np.triu(terms["setting"], 1)
     free = [name for name in EXPECTED if name != without and told[name].any()]
     start = np.log([EXPECTED[name] for name in free])
@@ -217,7 +218,7 @@ def _as_weights(values: Floats, free: Sequence[str]) -> Weights:
     """The weights of which `values` are the logarithms; of g, of its odds."""
     found = dict(zip(free, np.exp(values).tolist(), strict=True))
     terms = {"same": 1.0} | {name: value for name, value in found.items() if name in TERMS}
-    odds = found.get("odds of g", 0.0)
+    odds = found.get("group odds", 0.0)
     return Weights(terms, odds / (1 + odds), found.get("kept", EXPECTED["kept"]))
 
 
