@@ -5,6 +5,7 @@
     graph.safetensors     edges of the co-expression graph over the vocabulary
     means.csv             mean log1p expression of control and of each training and validation condition
     prior.safetensors     what measured conditions let expect of others, where the flow starts from that
+    training_prior.safetensors  likewise, what training conditions alone do, where there are validation conditions
     frame.safetensors     the spread of cells around their condition's mean, likewise
     controls.h5ad         control cells, so that the run predicts alone (unless training.keep_controls is 0)
     features.safetensors  features of perturbations, where the fit had some
@@ -29,7 +30,7 @@ from safetensors.torch import load_file, save_file
 
 from scdfm.config import Config
 from scdfm.data import CellTable, Split, Vocabulary, read_cells
-from scdfm.data.conditions import control_of
+from scdfm.data.conditions import canonical, control_of
 from scdfm.data.encoding import ConditionEncoder
 from scdfm.data.features import FeatureTable, Standardiser
 from scdfm.data.split import UNKNOWN
@@ -49,17 +50,18 @@ if TYPE_CHECKING:
     from scdfm.run.shards import PredictedFile
     from scdfm.screening import Identification, Screen
 
-WEIGHTS, GRAPH, MEANS, PRIOR, FRAME, CONTROLS, FEATURES, LOG = (
+WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, FRAME, CONTROLS, FEATURES, LOG = (
     "weights.safetensors",
     "graph.safetensors",
     "means.csv",
     "prior.safetensors",
+    "training_prior.safetensors",
     "frame.safetensors",
     "controls.h5ad",
     "features.safetensors",
     "log.csv",
 )
-FILES = (WEIGHTS, GRAPH, MEANS, PRIOR, FRAME, CONTROLS, FEATURES)
+FILES = (WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, FRAME, CONTROLS, FEATURES)
 """What the manifest keeps digests of."""
 
 
@@ -147,25 +149,38 @@ class Run:
             raise RunError(
                 f"run {self.path} has no prior: it was not fitted with flow.source = 'prior'; fit again"
             )
-        prior = EffectPrior.load(self.path / PRIOR)
+        return self._prior(PRIOR)
+
+    @functools.cached_property
+    def training_prior(self) -> EffectPrior:
+        """What the training conditions alone let expect (of older runs, which do not keep it: `prior`)."""
+        return self._prior(TRAINING_PRIOR) if TRAINING_PRIOR in self.manifest.digests else self.prior
+
+    def _prior(self, name: str) -> EffectPrior:
+        prior = EffectPrior.load(self.path / name)
         if list(prior.genes) != self.genes:
             raise RunError(
-                f"{self.path / PRIOR}: its genes are not the {len(self.genes)} genes of the run; {checks.REMEDY}"
+                f"{self.path / name}: its genes are not the {len(self.genes)} genes of the run; {checks.REMEDY}"
             )
         return prior
 
     def knowing(self, conditions: Sequence[str], controls: CellTable | None = None) -> EffectPrior:
         """The prior with places for the targets of `conditions`, described by the run's features, and for settings of
         the covariates that training did not have, by their cells among `controls` (default: those stored).
+
+        With a validation condition among them it is that of training alone: what a prior has learned from is predicted
+        too well to tell how wrong predictions are.
         """
-        known = self.prior.kernel.settings
+        validated = not set(map(canonical, conditions)).isdisjoint(self.split.validation)
+        prior = self.training_prior if validated else self.prior
+        known = prior.kernel.settings
         new = {control_of(name): name for name in conditions if known and control_of(name) not in known}
         settings = {}
         if new:
             table = self.controls if controls is None else controls
             columns = table.columns(self.genes)
             settings = {setting: table.control_mean(name)[columns] for setting, name in new.items()}
-        return self.prior.knowing(every_target(conditions), self.encoder.descriptions, settings)
+        return prior.knowing(every_target(conditions), self.encoder.descriptions, settings)
 
     @functools.cached_property
     def frame(self) -> Frame:

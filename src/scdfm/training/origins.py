@@ -31,7 +31,7 @@ def write_origins(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> 
     """Learn the prior and the frame, and write them and the origins of the fit's conditions, unless they are there.
 
     The prior that is kept for prediction knows the validation conditions too; they start from what the training
-    conditions alone let expect.
+    conditions alone let expect, here as whenever they are predicted.
     """
     if (out / CHECKPOINTS / ORIGINS).is_file():
         return
@@ -44,6 +44,7 @@ def write_origins(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> 
     known = learned
     if split.validation:
         known = _learned(cells, (*split.train, *split.validation), variances, inputs)
+        learned.prior.save(out / folder.TRAINING_PRIOR)
     known.prior.save(out / folder.PRIOR)
     origins = _origins(cells, split, inputs, learned, frame)
     folder.write_tensors(out / CHECKPOINTS / ORIGINS, {name: getattr(origins, name) for name in TENSORS})
