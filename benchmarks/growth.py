@@ -59,7 +59,9 @@ def step(backbone: str, cells: int, genes: int) -> Callable[[], Any]:
     of, batch = field(backbone), inputs(cells, genes)
 
     def taken() -> None:
-        loss = flow_loss(of(**batch), batch["x_t"], batch["t"], batch["x_t"], batch["control"])
+        loss = flow_loss(
+            of(**batch), batch["control"] - batch["x_t"], batch["x_t"], batch["control"], batch["t"]
+        )
         loss.total.backward()
 
     return taken

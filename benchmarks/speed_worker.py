@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scdfm.config import SamplingConfig
 from scdfm.data import Batch, CellTable, ConditionSampler, GenePanel, Split, Vocabulary, read_cells
-from scdfm.flow import flow_loss, generate, sample_source, solve
+from scdfm.flow import flow_loss, generate, sample_normal, solve
 from scdfm.model import VelocityField
 from scdfm.official import velocity_field
 from scdfm.seeds import numpy_rng, torch_rng
@@ -126,7 +126,7 @@ class Plain:
     @torch.no_grad()
     def population(self, batch: dict[str, Tensor], rng: torch.Generator, sampling: SamplingConfig) -> Tensor:
         """The end of the flow [B, T]; everything anew at each evaluation."""
-        noise = sample_source(tuple(batch["control"].shape), rng).to(batch["control"].device)
+        noise = sample_normal(tuple(batch["control"].shape), rng).to(batch["control"].device)
 
         def velocity(t: Tensor, x: Tensor) -> Tensor:
             return self.velocity({**batch, "x_t": x, "t": t.expand(len(x))})
@@ -167,7 +167,9 @@ class Own:
     def loss(self, batch: dict[str, Tensor], noise: Tensor, target: Tensor) -> Tensor:
         """The loss of a step."""
         n_conditions = len(batch["perturbation"])
-        return flow_loss(self.velocity(batch), batch["x_t"], batch["t"], noise, target, n_conditions).total
+        return flow_loss(
+            self.velocity(batch), target - noise, batch["x_t"], target, batch["t"], n_conditions
+        ).total
 
     def population(self, batch: dict[str, Tensor], rng: torch.Generator, sampling: SamplingConfig) -> Tensor:
         """The end of the flow [B, T], as a prediction solves it."""

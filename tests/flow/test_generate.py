@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from scdfm.config import ModelConfig, SamplingConfig
 from scdfm.encoded import EncodedConditions
 from scdfm.errors import TrainingError
-from scdfm.flow import Frame, Origin, gene_chunks, generate, sample_source
+from scdfm.flow import Noise, gene_chunks, generate, sample_normal
 from scdfm.model import VelocityField
 
 M, G = 13, 30
@@ -26,7 +26,7 @@ class Places:
     """A field with constant velocity control + 10·gene id + 1000·Σ perturbation: the end tells where it was."""
 
     training = True
-    silent = False
+    is_zero = False
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -74,7 +74,7 @@ def test_every_value_is_in_its_place(genes: str, batch_cells: int | None) -> Non
     end = field.context(given["control"], given["genes"], given["perturbation"], given["condition"])
     stream = rng()
     gene_chunks(G, 8 if genes == "chunks" else None, stream)
-    torch.testing.assert_close(out, end + sample_source((M, G), stream), rtol=1e-6, atol=1e-3)
+    torch.testing.assert_close(out, end + sample_normal((M, G), stream), rtol=1e-6, atol=1e-3)
     assert set(field.seen[:-1]) == {8 if genes == "chunks" else G}
 
 
@@ -162,10 +162,9 @@ def test_poisson_source_reaches_the_solver() -> None:
         sampling=SamplingConfig(),
         genes_per_step=None,
         rng=rng(),
-        source="poisson",
-        rates=rates,
+        start=Noise(G, "poisson", rates),
     )
-    assert torch.equal(out, sample_source((M, G), rng(), "poisson", rates))
+    assert torch.equal(out, Noise(G, "poisson", rates).draw(M, rng()))
 
 
 def test_values_that_are_not_finite_are_told() -> None:
@@ -191,7 +190,7 @@ def test_guidance_follows_its_equation() -> None:
             assert perturbation.dropped.all()
             return -control
 
-    noise = sample_source((M, G), rng())
+    noise = sample_normal((M, G), rng())
     still = SamplingConfig(steps=1, clamp=False, noise="independent")
 
     def end(weight: float) -> Tensor:
@@ -211,38 +210,3 @@ def test_conditions_may_carry_more_than_tokens() -> None:
     given["perturbation"] = EncodedConditions(given["perturbation"])
     again = generate(real_field(), **given, sampling=SamplingConfig(), genes_per_step=8, rng=rng())
     assert torch.equal(plain, again)
-
-
-def test_a_field_that_corrects_nothing_is_not_solved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same bits as by solving, without a single evaluation; a trained field is solved."""
-    field = VelocityField(ModelConfig(width=16, heads=2, gene_heads=2, layers=1), None, G + 4, centred=True)
-    assert field.silent
-    frame = Frame(
-        1.0, *torch.ones((3, G)), torch.tensor([[0.0], [1.0]]), torch.full((G, 1), 0.3), torch.full((G,), 0.9),
-        spread=0.1, highest=9.0,
-    )  # fmt: skip
-    origin = Origin(
-        frame,
-        *torch.rand((2, 3, G), generator=rng(3)).add(0.5),
-        torch.rand((3, G), generator=rng(4)),
-        torch.ones(3),
-    )
-
-    def populations() -> Tensor:
-        sampling = SamplingConfig(steps=3)
-        return generate(
-            field, **inputs(), sampling=sampling, genes_per_step=4, rng=rng(), source="prior", origin=origin
-        )
-
-    calls: list[int] = []
-    velocity = VelocityField.velocity
-    monkeypatch.setattr(VelocityField, "velocity", lambda *rest: calls.append(1) or velocity(*rest))
-    skipped = populations()
-    assert not calls
-    monkeypatch.setattr(VelocityField, "silent", False)
-    assert torch.equal(populations(), skipped)
-    assert calls
-    monkeypatch.undo()
-    torch.nn.init.constant_(field.decoder.out.bias, 0.1)
-    assert not field.silent
-    assert not torch.equal(populations(), skipped)

@@ -9,7 +9,7 @@ from gaussian import GaussianFlow
 from torch import Tensor
 
 from scdfm.config import MMDConfig, ModelConfig, SamplingConfig
-from scdfm.flow import flow_loss, generate, interpolate, sample_source, sample_time
+from scdfm.flow import flow_loss, generate, interpolate, sample_normal, sample_time
 from scdfm.model import VelocityField
 
 MEANS = torch.tensor([[2.0, 0.5, 1.0], [0.5, 2.0, -1.0]])
@@ -39,7 +39,7 @@ def train() -> VelocityField:
     condition = torch.arange(2).repeat_interleave(N // 2)
     for _ in range(steps):
         target = MEANS[condition] + SCALE * torch.randn(N, 3, generator=rng)
-        noise, t = sample_source((N, 3), rng), sample_time(N, rng, stratified=True)
+        noise, t = sample_normal((N, 3), rng), sample_time(N, rng, stratified=True)
         x_t, _ = interpolate(noise, target, t)
         predicted = field(
             x_t=x_t,
@@ -49,7 +49,7 @@ def train() -> VelocityField:
             perturbation=PERTURBATION,
             condition=condition,
         )
-        loss = flow_loss(predicted, x_t, t, noise, target, 2, MMDConfig(weight=0.1))
+        loss = flow_loss(predicted, target - noise, x_t, target, t, 2, MMDConfig(weight=0.1))
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.stats import kstest, norm
 
-from scdfm.flow import uncensored
 from scdfm.prior.censored import latent_mean, latent_scale
+from scdfm.prior.start import uncensored
 
 
 @pytest.mark.parametrize("mu", [-2.0, -0.5, 0.0, 0.8, 30.0])

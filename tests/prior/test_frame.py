@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scdfm.flow import Frame
-from scdfm.prior import Origins, fit_frame
+from scdfm.prior import Frame, Origins, fit_frame
 
 
 def fitted(values: np.ndarray, codes: np.ndarray, means: np.ndarray, controls: np.ndarray) -> Frame:
@@ -117,10 +116,10 @@ def test_a_gene_expected_silent_may_yet_be_on() -> None:
     frame = fitted(values, codes, means, means[[0, 0]])
     start = Origins.around(frame, {"A": means[0]}, {"A": np.zeros(60)}, {"A": 0.0}).of(["A"])
     on, condition = torch.from_numpy(values[200:]).float(), torch.zeros(200, dtype=torch.long)
-    residuals = start.inward(on, condition, torch.rand(on.shape)) / frame.deviation
+    residuals = start.to_flow(on, condition, torch.rand(on.shape)) / frame.deviation
     assert residuals.abs().max() < 20
-    made = start.outward(
-        start.noise(torch.randn((2000, start.width)), condition.repeat(10)), condition.repeat(10)
+    made = start.latent(
+        start.source(torch.randn((2000, start._width)), condition.repeat(10)), condition.repeat(10)
     )
     assert (made[:, 0] > 0).float().mean() < 0.002  # and yet nearly nothing of it is generated
 
@@ -128,9 +127,9 @@ def test_a_gene_expected_silent_may_yet_be_on() -> None:
 def made_variances(frame: Frame, mean: np.ndarray) -> np.ndarray:
     """Variances of cells drawn around a mean by the frame alone."""
     start = Origins.around(frame, {"A": mean}, {"A": np.zeros_like(mean)}, {"A": 0.0}).of(["A"])
-    drawn = torch.randn((4000, start.width), generator=torch.Generator().manual_seed(1))
+    drawn = torch.randn((4000, start._width), generator=torch.Generator().manual_seed(1))
     condition = torch.zeros(4000, dtype=torch.long)
-    return start.outward(start.noise(drawn, condition), condition).clamp(min=0).var(0).numpy()
+    return start.latent(start.source(drawn, condition), condition).clamp(min=0).var(0).numpy()
 
 
 def test_generated_cells_have_mean_and_variance() -> None:
@@ -138,9 +137,9 @@ def test_generated_cells_have_mean_and_variance() -> None:
     values, codes, means, controls, _ = screen(level=0.4)
     frame = fitted(values, codes, means, controls)
     start = Origins.around(frame, {"A": controls}, {"A": means[1] - controls}, {"A": 0.0}).of(["A"])
-    drawn = torch.randn((20_000, start.width), generator=torch.Generator().manual_seed(1))
+    drawn = torch.randn((20_000, start._width), generator=torch.Generator().manual_seed(1))
     condition = torch.zeros(20_000, dtype=torch.long)
-    cells = start.outward(start.noise(drawn, condition), condition).clamp(min=0).numpy()
+    cells = start.latent(start.source(drawn, condition), condition).clamp(min=0).numpy()
     np.testing.assert_allclose(cells.mean(0), means[1], atol=0.05)
     assert np.median(np.abs(cells.var(0) / values[codes == 1].var(0) - 1)) < 0.25
 

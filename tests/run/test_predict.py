@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 import scdfm
 from scdfm.errors import ConditionError, DataError, RunError
-from scdfm.flow import Shrinkage
+from scdfm.prior import Shrinkage
 
 OPTIONS = {
     "panel": {"n_genes": 40},

@@ -88,12 +88,12 @@ def test_every_switch_changes_the_fit(
 
 def test_a_poisson_source_is_not_all_zeros(cells: scdfm.CellTable, tmp_path: Path) -> None:
     """In the official code it is; here x₀ has the expected counts of the training cells."""
-    from scdfm.flow import sample_source
+    from scdfm.flow import Noise
     from scdfm.seeds import torch_rng
 
     config = scdfm.Config().updated(SMALL).updated(SWITCHES["poisson"])
     run = scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
-    noise = sample_source((4000, len(run.genes)), torch_rng(0, "test"), "poisson", run.rates)
+    noise = Noise(len(run.genes), "poisson", run.rates).draw(4000, torch_rng(0, "test"))
     counts = noise.expm1().double()
     assert run.rates.min() >= 0
     assert run.rates.max() > 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -11,13 +11,10 @@ from torch import Tensor
 
 from scdfm.config import SamplingConfig
 from scdfm.encoded import EncodedConditions, as_conditions
-from scdfm.errors import ConfigError, TrainingError
-from scdfm.flow.matching import sample_source
-from scdfm.flow.origin import Origin, sample_normal, straightened
-from scdfm.flow.shrinkage import Shrinkage, shrunk
+from scdfm.errors import TrainingError
+from scdfm.flow.path import Noise, Start
 from scdfm.flow.solve import solve
 
-Source = Literal["prior", "gaussian", "poisson"]
 CPU_BYTES = 1 << 30
 """Memory for one batch of cells on the CPU."""
 
@@ -29,15 +26,14 @@ class Field(Protocol):
     training: bool
 
     @property
-    def silent(self) -> bool: ...
+    def is_zero(self) -> bool: ...
     def context(
         self,
         control: Tensor,
         genes: Tensor,
         perturbation: Any,
         condition: Tensor,
-        centre: Tensor | None = None,
-        deviation: Tensor | None = None,
+        expected: Tensor | None = None,
     ) -> Any: ...
     def velocity(self, x_t: Tensor, t: Tensor, context: Any) -> Tensor: ...
     def bytes_per_cell(self, n_genes: int) -> int: ...
@@ -56,16 +52,12 @@ def generate(
     genes_per_step: int | None,
     rng: torch.Generator,
     *,
-    source: Source = "gaussian",
-    rates: Float[Tensor, " G"] | None = None,
-    origin: Origin | None = None,
-    shrinkage: Shrinkage | None = None,
+    start: Start | None = None,
     batch_cells: int | None = None,
 ) -> Float[Tensor, "M G"]:
     """Perturbed cells (log1p) on the CPU, one for each control cell; row m is of condition[m].
 
-    source: the distribution that the flow starts from; "poisson" needs `rates`, "prior" the `origin` of the conditions.
-    shrinkage: moves populations toward the means that the origin expects (`scdfm.flow.shrinkage`).
+    start: where the flow of the conditions starts (`scdfm.flow.Start`); by default the paper's Gaussian `Noise`.
 
     `genes` are the token ids of the panel. With sampling.genes "chunks" they are solved in random sets of
     `genes_per_step`, the law of training; with "joint", all at once. `rng` decides chunks and noise before
@@ -74,32 +66,32 @@ def generate(
     0 if sampling.clamp. Raises TrainingError when values come out non-finite.
     """
     device = next(field.parameters()).device
+    start = start or Noise(len(genes))
     chunks = gene_chunks(len(genes), genes_per_step if sampling.genes == "chunks" else None, rng)
-    noise = _noise(condition, len(genes), rng, sampling, source, rates, origin)
+    begin = start.population(condition.cpu(), rng, sampling.noise == "stratified")
     batch_cells = batch_cells or cells_per_batch(
         field, len(chunks[0][0]), device, contexts=1 if sampling.guidance == 1 else 2
     )
-    out = torch.empty(control.shape)
+    end = torch.empty(control.shape)
     was_training = field.training
     field.train(sampling.dropout)
     try:
         with torch.random.fork_rng(enabled=sampling.dropout):
             if sampling.dropout:
                 torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
-            for start in range(0, len(control), batch_cells):
-                rows = torch.arange(start, min(start + batch_cells, len(control)))
+            for first in range(0, len(control), batch_cells):
+                rows = torch.arange(first, min(first + batch_cells, len(control)))
                 present, local = torch.unique(condition[rows], return_inverse=True)
                 for chunk, kept in chunks:
-                    cells = noise[rows][:, chunk].to(device)
                     inputs = (control[rows][:, chunk], genes[chunk], perturbation[present], local)
-                    began = None if origin is None else origin.among(present).of(chunk).to(device)
-                    end = _solve(field, cells, tuple(x.to(device) for x in inputs), sampling, began)
-                    out[rows[:, None], chunk[:kept]] = end[:, :kept].float().cpu()
+                    began = start.at(present.cpu()).on(chunk).to(device)
+                    cells = begin[rows][:, chunk].to(device)
+                    ended = _solve(field, cells, tuple(x.to(device) for x in inputs), sampling, began)
+                    end[rows[:, None], chunk[:kept]] = ended[:, :kept].float().cpu()
     finally:
         field.train(was_training)
-    if origin is not None and shrinkage is not None:
-        out = _shrunk(_checked(out), noise, condition.cpu(), origin.to("cpu"), shrinkage)
-    return _checked(out).clamp_(min=0) if sampling.clamp else _checked(out)
+    cells = _checked(start.to("cpu").cells(_checked(end), begin, condition.cpu()))
+    return cells.clamp_(min=0) if sampling.clamp else cells
 
 
 def gene_chunks(n_genes: int, size: int | None, rng: torch.Generator) -> list[tuple[Tensor, int]]:
@@ -125,61 +117,32 @@ def cells_per_batch(field: Field, n_genes: int, device: torch.device, contexts: 
     return max(1, memory // (contexts * field.bytes_per_cell(n_genes)))
 
 
-def _noise(
-    condition: Tensor,
-    n_genes: int,
-    rng: torch.Generator,
-    sampling: SamplingConfig,
-    source: Source,
-    rates: Tensor | None,
-    origin: Origin | None,
-) -> Tensor:
-    """x₀ of all cells, or their residuals at t = 0."""
-    stratified = sampling.noise == "stratified"
-    if source != "prior":
-        strata = condition if stratified else None
-        return sample_source((len(condition), n_genes), rng, source, rates, strata)
-    if origin is None:
-        raise ConfigError(
-            "flow.source 'prior' needs the expected means of the conditions (origin); none were given"
-        )
-    drawn = sample_normal((len(condition), origin.width), rng, condition if stratified else None)
-    return origin.to("cpu").noise(drawn, condition.cpu())
-
-
 def _solve(
-    field: Field, noise: Tensor, inputs: tuple[Any, ...], sampling: SamplingConfig, origin: Origin | None
+    field: Field, begin: Tensor, inputs: tuple[Any, ...], sampling: SamplingConfig, start: Start
 ) -> Tensor:
     """The end of the flow; with guidance w its velocity is v_null + w·(v − v_null), null the condition left out."""
+    if field.is_zero:  # nothing to solve, to the bit
+        return begin
     control, genes, perturbation, condition = inputs
-    if origin is not None and field.silent:  # nothing to solve, to the bit
-        return origin.outward(noise, condition)
     asked = [perturbation]
     if sampling.guidance != 1:
         asked.append(as_conditions(perturbation).unconditional())
 
-    start = () if origin is None else (origin.centre, origin.frame.deviation)
-
     def contexts() -> list[Any]:
-        return [field.context(control, genes, conditions, condition, *start) for conditions in asked]
+        return [
+            field.context(control, genes, conditions, condition, **start.inputs()) for conditions in asked
+        ]
 
     fixed = None if field.training else contexts()
 
-    def velocity(t: Tensor, x: Tensor) -> Tensor:
+    def output(t: Tensor, x: Tensor) -> Tensor:
         # With dropout live every evaluation draws anew, the constants' dropout included.
         found = [field.velocity(x, t.expand(len(x)), context) for context in fixed or contexts()]
         return found[0] if len(found) == 1 else torch.lerp(found[1], found[0], sampling.guidance)
 
-    if origin is None:
-        return solve(velocity, noise, sampling.solver, sampling.steps, sampling.tolerance)
-    end = solve(straightened(velocity), noise, sampling.solver, sampling.steps, sampling.tolerance)
-    return origin.outward(end, condition)
-
-
-def _shrunk(end: Tensor, noise: Tensor, condition: Tensor, origin: Origin, shrinkage: Shrinkage) -> Tensor:
-    """The latent cells `end` with their means between those of their start and their own."""
-    weights = shrinkage.weights(origin.doubt)
-    return shrunk(end, origin.outward(noise, condition), condition, weights).clamp_(max=origin.frame.highest)
+    return start.solve(
+        output, begin, lambda f, x: solve(f, x, sampling.solver, sampling.steps, sampling.tolerance)
+    )
 
 
 def _checked(cells: Tensor) -> Tensor:

@@ -45,8 +45,6 @@ class Context:
     fusion: Float[Tensor, "B T d"]
     layers: tuple[LayerContext, ...]
     decoder: Float[Tensor, "B 1 d"]
-    deviation: Float[Tensor, " T"] | None = None
-    """Unit of each gene in which a centred field reads residuals and speaks."""
 
 
 class Layer(nn.Module):
@@ -84,10 +82,9 @@ class VelocityField(nn.Module):
     `graph` [V, V] is True where a token may attend in the gene encoder; None lets all attend to all.
     `n_tokens` is V. With `config.perturbation` "drugs" the perturbation ids index a table of their own, of
     `n_perturbations` rows (V unless given). Slots holding `pad` do not count in the mean over slots; None
-    counts every slot. `shape` says what conditions hold beside their targets. A `centred` field is the correction to a
-    known velocity around expected means (`scdfm.flow.origin`), 0 before training; its context takes their `centre`
-    and the `deviation` of each gene, in which residuals are read and the velocity is given. Raises ConfigError for a graph
-    that does not fit.
+    counts every slot. `shape` says what conditions hold beside their targets. Where the flow starts from `expected`
+    means, the network reads them beside the control and is a correction to a known velocity: 0 before training.
+    Raises ConfigError for a graph that does not fit.
     """
 
     def __init__(
@@ -98,7 +95,7 @@ class VelocityField(nn.Module):
         n_perturbations: int | None = None,
         pad: int | None = PAD,
         shape: ConditionShape | None = None,
-        centred: bool = False,
+        expects: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -112,14 +109,14 @@ class VelocityField(nn.Module):
         self.drug_table = DrugTable(n_perturbations or n_tokens, width) if drugs else None
         self.value_encoder = ValueEncoder(width, dropout)
         self.control_encoder = ValueEncoder(width, dropout)
-        self.centre_encoder = ValueEncoder(width, dropout) if centred else None
+        self.expected_encoder = ValueEncoder(width, dropout) if expects else None
         self.fusion = Fusion(width)
         self.time = TimeEmbedding(width)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.layers))
         self.decoder = Decoder(width)
         self.conditioning = Conditioning(width, config.pooling, shape or ConditionShape())
         self.apply(_initialise)
-        if centred:
+        if expects:
             nn.init.zeros_(self.decoder.out.weight)
 
     def forward(
@@ -131,14 +128,13 @@ class VelocityField(nn.Module):
         genes: Int[Tensor, " T"],
         perturbation: Int[Tensor, "C P"] | EncodedConditions,
         condition: Int[Tensor, " B"],
-        centre: Float[Tensor, "C T"] | None = None,
-        deviation: Float[Tensor, " T"] | None = None,
+        expected: Float[Tensor, "C T"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """The velocity at x_t; row b of the batch belongs to row condition[b] of `perturbation` (and of `centre`).
+        """The velocity at x_t; row b of the batch belongs to row condition[b] of `perturbation` (and of `expected`).
 
         `perturbation` is token ids, or conditions with all that they hold.
         """
-        return self.velocity(x_t, t, self.context(control, genes, perturbation, condition, centre, deviation))
+        return self.velocity(x_t, t, self.context(control, genes, perturbation, condition, expected))
 
     def context(
         self,
@@ -146,16 +142,15 @@ class VelocityField(nn.Module):
         genes: Int[Tensor, " T"],
         perturbation: Int[Tensor, "C P"] | EncodedConditions,
         condition: Int[Tensor, " B"],
-        centre: Float[Tensor, "C T"] | None = None,
-        deviation: Float[Tensor, " T"] | None = None,
+        expected: Float[Tensor, "C T"] | None = None,
     ) -> Context:
-        """All that x_t and t do not change; gradients flow through it. `centre` and `deviation`: of a centred field."""
+        """All that x_t and t do not change; gradients flow through it. `expected`: means where the flow starts."""
         gene, effect = self._encode(genes.long(), as_conditions(perturbation))
         condition = condition.long()
         encoded = self.control_encoder(control.to(gene.dtype)) + gene
-        if self.centre_encoder is not None:
-            assert centre is not None, "a centred field needs the centre"
-            encoded = encoded + self.centre_encoder(centre.to(gene.dtype)).index_select(0, condition)
+        if self.expected_encoder is not None:
+            assert expected is not None, "this field was built to read expected means"
+            encoded = encoded + self.expected_encoder(expected.to(gene.dtype)).index_select(0, condition)
         return Context(
             fusion=self.fusion.prepare(gene, encoded),
             layers=tuple(
@@ -163,7 +158,6 @@ class VelocityField(nn.Module):
                 for layer in cast(Iterable[Layer], self.layers)
             ),
             decoder=self.decoder.pair.right(effect).index_select(0, condition).unsqueeze(1),
-            deviation=deviation,
         )
 
     def velocity(
@@ -171,8 +165,7 @@ class VelocityField(nn.Module):
     ) -> Float[Tensor, "B T"]:
         """The velocity at (x_t, t), given `context(...)` of the same cells and genes."""
         dtype = self.time.frequencies.dtype
-        x_t = x_t.to(dtype) if context.deviation is None else x_t.to(dtype) / context.deviation
-        x = self.fusion(self.value_encoder(x_t), context.fusion)
+        x = self.fusion(self.value_encoder(x_t.to(dtype)), context.fusion)
         time = self.time(t.to(dtype))
         for layer, constants in zip(self.layers, context.layers, strict=True):
             if self.checkpointing and torch.is_grad_enabled():
@@ -180,13 +173,13 @@ class VelocityField(nn.Module):
             else:
                 x = layer(x, time, constants)
         velocity: Tensor = self.decoder(x, context.decoder)
-        return velocity if context.deviation is None else velocity * context.deviation
+        return velocity
 
     @property
-    def silent(self) -> bool:
-        """Whether this is the centred field of before training, whose velocity is 0 everywhere."""
+    def is_zero(self) -> bool:
+        """Whether this is a correction of before training, which is 0 everywhere."""
         out = self.decoder.out
-        return self.centre_encoder is not None and not (out.weight.any() or out.bias.any())
+        return self.expected_encoder is not None and not (out.weight.any() or out.bias.any())
 
     def bytes_per_cell(self, n_genes: int) -> int:
         """Memory that one cell of `n_genes` takes while sampling: its context and the widest layer's work."""

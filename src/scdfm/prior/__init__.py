@@ -7,5 +7,17 @@ from scdfm.prior.effects import EffectPrior
 from scdfm.prior.frame import fit_frame
 from scdfm.prior.learn import LearnedPrior, learn_prior
 from scdfm.prior.origins import Origins
+from scdfm.prior.shrink import Shrinkage
+from scdfm.prior.start import Frame, PriorStart, gaussian_velocity
 
-__all__ = ["EffectPrior", "LearnedPrior", "Origins", "fit_frame", "learn_prior"]
+__all__ = [
+    "EffectPrior",
+    "Frame",
+    "LearnedPrior",
+    "Origins",
+    "PriorStart",
+    "Shrinkage",
+    "fit_frame",
+    "gaussian_velocity",
+    "learn_prior",
+]

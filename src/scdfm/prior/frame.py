@@ -7,9 +7,9 @@ import numpy.typing as npt
 import torch
 from scipy.linalg import eigh
 
-from scdfm.flow import Frame, uncensored
 from scdfm.prior.censored import latent_mean, latent_scale
 from scdfm.prior.kernel import Floats
+from scdfm.prior.start import Frame, uncensored
 
 SMALLEST = 0.02
 """Least deviation of a gene, in root mean squares: silent genes keep a spread that a network can read."""

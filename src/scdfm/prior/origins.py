@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from scdfm.errors import ConditionError
-from scdfm.flow import Frame, Origin
 from scdfm.prior.censored import latent_mean
 from scdfm.prior.frame import latent
 from scdfm.prior.kernel import Floats
+from scdfm.prior.shrink import Shrinkage
+from scdfm.prior.start import Frame, PriorStart
 
 TENSORS = ("centre", "scale", "shift", "doubt")
 
@@ -55,7 +56,7 @@ class Origins:
         moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in ("frame", *TENSORS)}
         return replace(self, **moved)
 
-    def of(self, conditions: Sequence[str]) -> Origin:
+    def of(self, conditions: Sequence[str], shrinkage: Shrinkage | None = None) -> PriorStart:
         """The origin of some of the conditions, in this order."""
         places = {name: place for place, name in enumerate(self.names)}
         if missing := [name for name in conditions if name not in places]:
@@ -63,4 +64,4 @@ class Origins:
                 f"condition '{missing[0]}' has no expected mean; expected one of the {len(places)} conditions of the fit"
             )
         rows = torch.tensor([places[name] for name in conditions], device=self.centre.device)
-        return Origin(self.frame, *(getattr(self, name)[rows] for name in TENSORS))
+        return PriorStart(self.frame, *(getattr(self, name)[rows] for name in TENSORS), shrinkage)

@@ -37,9 +37,8 @@ from scdfm.data.split import UNKNOWN
 from scdfm.encoded import ConditionShape
 from scdfm.errors import RunError
 from scdfm.files import written_whole
-from scdfm.flow import Frame
 from scdfm.model import VelocityField
-from scdfm.prior import EffectPrior
+from scdfm.prior import EffectPrior, Frame
 from scdfm.prior.kernel import every_target
 from scdfm.run import checks
 from scdfm.run.manifest import Manifest
@@ -299,8 +298,8 @@ def build_field(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "weights"))
-        centred = config.flow.source == "prior"
-        return VelocityField(config.model, graph, len(vocabulary.tokens), shape=shape, centred=centred)
+        expects = config.flow.source == "prior"
+        return VelocityField(config.model, graph, len(vocabulary.tokens), shape=shape, expects=expects)
 
 
 def encoder_of(manifest: Manifest, features: FeatureTable | None) -> ConditionEncoder:

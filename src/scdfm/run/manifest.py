@@ -17,7 +17,7 @@ from scdfm.data.design import Design
 from scdfm.data.encoding import ConditionSchema
 from scdfm.errors import RunError
 from scdfm.files import write_json
-from scdfm.flow import Shrinkage
+from scdfm.prior.shrink import Shrinkage
 
 FORMAT = 6
 NAME = "manifest.json"

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from scdfm.data import CONTROL, CellTable, canonical
 from scdfm.data.conditions import covariates, perturbation_of
 from scdfm.errors import ConditionError, DataError
-from scdfm.flow import Origin, generate
+from scdfm.flow import Noise, Start, generate
 from scdfm.prior import Origins
 from scdfm.run.extrapolation import extrapolated
 from scdfm.run.folder import CONTROLS, read_controls
@@ -150,23 +150,27 @@ def _draw(n_controls: int, n_cells: int, rng: np.random.Generator) -> np.ndarray
     return np.concatenate(rounds)[:n_cells]
 
 
-def _start(run: Run, table: CellTable, genes: list[str]) -> Callable[[str], Origin | None]:
-    """Each condition's origin: the mean of its control cells plus the shift that the prior expects."""
-    if run.config.flow.source != "prior":
-        return lambda name: None
-    columns, places = table.columns(genes), [run.genes.index(gene) for gene in genes]
+def _start(run: Run, table: CellTable, genes: list[str]) -> Callable[[str], Start]:
+    """Where the flow of each condition starts: at noise, or at its control cells' mean plus the shift that is expected."""
+    places = [run.genes.index(gene) for gene in genes]
+    if run.config.flow.source == "gaussian":
+        return lambda name: Noise(len(genes))
+    if run.config.flow.source == "poisson":
+        return lambda name: Noise(len(genes), "poisson", run.rates[places])
+    columns = table.columns(genes)
     frame = run.frame.of(torch.tensor(places))
+    shrinkage = run.manifest.shrinkage if run.config.sampling.shrink else None
     # run.means rest on more cells than those stored, but know no covariates.
     whole = not run.manifest.conditions.covariates and _is_stored(run, table)
 
-    def origin(name: str) -> Origin:
+    def start(name: str) -> Start:
         control = run.means.loc[CONTROL].to_numpy()[places] if whole else table.control_mean(name)[columns]
         # One by one: what a condition starts from must not depend, in any bit, on what else is asked.
         prior = run.knowing([name], table)
         shift, doubt = prior.predict([name])[0, places], float(prior.doubt([name])[0])
-        return Origins.around(frame, {name: control}, {name: shift}, {name: doubt}).of([name])
+        return Origins.around(frame, {name: control}, {name: shift}, {name: doubt}).of([name], shrinkage)
 
-    return origin
+    return start
 
 
 def _is_stored(run: Run, table: CellTable) -> bool:
@@ -183,19 +187,16 @@ def _population(
     control: torch.Tensor,
     solved: list[str],
     seed: int,
-    origin: Origin | None,
+    start: Start,
 ) -> np.ndarray:
     """One predicted population [M, genes]."""
     sampling = run.config.sampling
     perturbation = run.encoder.encode([name]).to(control.device)
     condition = torch.zeros(len(control), dtype=torch.long, device=control.device)
     genes = torch.from_numpy(run.vocabulary.gene_ids(solved)).to(control.device)
-    flow = run.config.flow
-    rates = run.rates[[run.genes.index(gene) for gene in solved]] if flow.source == "poisson" else None
     cells = generate(
         field, control=control, perturbation=perturbation, condition=condition, genes=genes, sampling=sampling,
-        genes_per_step=flow.genes_per_step, rng=torch_rng(seed, "noise", name), source=flow.source, rates=rates,
-        origin=origin, shrinkage=run.manifest.shrinkage if sampling.shrink else None,
+        genes_per_step=run.config.flow.genes_per_step, rng=torch_rng(seed, "noise", name), start=start,
     )  # fmt: skip
     return cells.float().cpu().numpy()
 

@@ -14,8 +14,8 @@ from scdfm.config import Config
 from scdfm.data import CONTROL, CellTable, ConditionSampler, Split, make_split
 from scdfm.errors import ConfigError, RunError
 from scdfm.files import new_folder
-from scdfm.flow import Shrinkage
 from scdfm.model import VelocityField
+from scdfm.prior import Shrinkage
 from scdfm.processes import is_first, together, wait_for_all, world_size
 from scdfm.run import Run, folder
 from scdfm.run.extrapolation import unknown, untold
@@ -188,8 +188,8 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
         kept = _best(out) if chosen else _last(module, trainer.global_step, out)
         if validated and origins is not None:
             fresh = folder.build_field(config, data.inputs.vocabulary, graph, shape)
-            tokens, rates = module.gene_ids.cpu(), module.rates.cpu()
-            kept = _judged(kept, fresh, Jury(data.validation.batches, config, tokens, rates, origins))
+            jury = Jury(data.validation.batches, config, module.gene_ids.cpu(), origins)
+            kept = _judged(kept, fresh, jury)
         _finish(kept, trainer.global_step, manifest, out)
 
 

@@ -15,17 +15,7 @@ from scdfm.config import Config, TrainingConfig
 from scdfm.data import Batch
 from scdfm.encoded import EncodedConditions
 from scdfm.errors import TrainingError
-from scdfm.flow import (
-    FlowLoss,
-    Origin,
-    flow_loss,
-    gaussian_velocity,
-    in_units,
-    interpolate,
-    sample_normal,
-    sample_source,
-    sample_time,
-)
+from scdfm.flow import FlowLoss, Noise, Start, in_units, sample_time, step
 from scdfm.model import VelocityField
 from scdfm.prior import Origins
 from scdfm.seeds import derive, torch_rng
@@ -69,27 +59,23 @@ class FlowModule(L.LightningModule):
         Genes, times, noise and hidden conditions are drawn for the whole batch, whatever the share. The losses'
         mean over processes is the loss of the whole batch, as is the gradients'.
         """
-        seed, step = self.config.seed, (self.global_step, 0)
+        seed, at = self.config.seed, (self.global_step, 0)
         torch.manual_seed(derive(seed, "dropout", self.global_step, self.global_rank))
-        rng = torch_rng(seed, "flow", *step)
+        rng = torch_rng(seed, "flow", *at)
         chosen = self._draw_genes(batch, rng)
-        origin = self._origin(batch.conditions, chosen)
-        t, noise, target = self._path(batch, chosen, origin, rng)
-        x_t, _ = interpolate(noise, target, t)
+        start = self._start(batch.conditions).on(chosen)
+        t, source, target = self._path(batch, chosen, start, rng)
         n_conditions, n_whole = len(batch.conditions), len(batch.perturbation)
-        predicted = self.field(
-            x_t=x_t,
-            t=t,
+        context = self.field.context(
             control=batch.control[:, chosen],
             genes=self.gene_ids[chosen],
-            perturbation=self._conditions(batch, torch_rng(seed, "hidden conditions", *step)),
+            perturbation=self._conditions(batch, torch_rng(seed, "hidden conditions", *at)),
             condition=batch.condition,
-            centre=None if origin is None else origin.centre,
-            deviation=None if origin is None else origin.frame.deviation,
+            **start.inputs(),
         )
-        if origin is not None:
-            predicted = predicted + gaussian_velocity(x_t, t)
-        loss = flow_loss(predicted, x_t, t, noise, target, n_conditions, self.mmd)
+        loss = step(
+            lambda t, x: self.field.velocity(x, t, context), start, source, target, t, n_conditions, self.mmd
+        )
         if not torch.isfinite(loss.total):
             raise self._diverged(f"the loss is {loss.total.item()}")
         weight = n_conditions * self.trainer.world_size / n_whole
@@ -100,21 +86,18 @@ class FlowModule(L.LightningModule):
         return loss.total
 
     def _path(
-        self, batch: Batch, chosen: Tensor | slice, origin: Origin | None, rng: torch.Generator
+        self, batch: Batch, chosen: Tensor | slice, start: Start, rng: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Times, and both ends of the paths, of this process's cells; cells are residuals where there is an origin."""
-        flow, target = self.config.flow, batch.target[:, chosen]
-        n_cells = len(target) // len(batch.conditions)
+        """Times, and both ends x₀ and x₁ of the paths, of this process's cells."""
+        cells = batch.target[:, chosen]
+        n_cells = len(cells) // len(batch.conditions)
         n_whole = n_cells * len(batch.perturbation)
-        rows = slice(batch.first * n_cells, batch.first * n_cells + len(target))
-        t = sample_time(n_whole, rng, stratified=flow.time == "stratified")[rows].to(target.device)
-        if origin is not None:
-            drawn = sample_normal((n_whole, origin.width), rng)[rows]
-            uniform = torch.rand((n_whole, target.shape[1]), generator=rng)[rows].to(target.device)
-            return t, origin.noise(drawn, batch.condition), origin.inward(target, batch.condition, uniform)
-        assert flow.source != "prior"
-        noise = sample_source((n_whole, target.shape[1]), rng, flow.source, self.rates[chosen])
-        return t, noise[rows].to(target.device), target
+        rows = slice(batch.first * n_cells, batch.first * n_cells + len(cells))
+        t = sample_time(n_whole, rng, stratified=self.config.flow.time == "stratified")[rows]
+        drawn = start.draw(n_whole, rng)[rows]
+        uniform = torch.rand((n_whole, cells.shape[1]), generator=rng)[rows].to(cells.device)
+        source = start.source(drawn, batch.condition)
+        return t.to(cells.device), source, start.to_flow(cells, batch.condition, uniform)
 
     def _conditions(self, batch: Batch, rng: torch.Generator) -> EncodedConditions:
         """This process's conditions, some of them or of their identities hidden at random."""
@@ -130,19 +113,19 @@ class FlowModule(L.LightningModule):
             return slice(None)
         return torch.randperm(n_genes, generator=rng)[:wanted].to(batch.target.device)
 
-    def _origin(self, conditions: Sequence[str], genes: Tensor | slice = slice(None)) -> Origin | None:
-        """Where the flow of these conditions starts, if it starts from the prior."""
+    def _start(self, conditions: Sequence[str]) -> Start:
+        """Where the flow of these conditions starts."""
         if self.origins is None:
-            return None
+            poisson = self.config.flow.source == "poisson"
+            return Noise(len(self.gene_ids), "poisson", self.rates) if poisson else Noise(len(self.gene_ids))
         if self.origins.centre.device != self.device:
             self.origins = self.origins.to(self.device)
-        return self.origins.of(conditions).of(genes)
+        return self.origins.of(conditions)
 
     def validation_step(self, batch: ValidationBatch, batch_idx: int) -> None:
         """Generate one validation condition and keep its scores."""
-        origin = self._origin([batch.name])
         try:
-            scores = validate(self.field, batch, self.config, self.gene_ids, self.rates, origin)
+            scores = validate(self.field, batch, self.config, self.gene_ids, self._start([batch.name]))
         except TrainingError:
             raise self._diverged("the populations generated to validate are not finite") from None
         at = place(batch_idx, len(self.scores), self.global_rank, self.trainer.world_size)

@@ -13,8 +13,7 @@ from scdfm.data import CONTROL, CellTable, Split
 from scdfm.data.conditions import control_of
 from scdfm.data.sampler import population
 from scdfm.data.stored import in_memory, subset
-from scdfm.flow import Frame
-from scdfm.prior import LearnedPrior, Origins, fit_frame, learn_prior
+from scdfm.prior import Frame, LearnedPrior, Origins, fit_frame, learn_prior
 from scdfm.prior.kernel import Floats, every_target
 from scdfm.prior.origins import TENSORS
 from scdfm.run import folder

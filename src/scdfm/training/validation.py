@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from scdfm.config import Config
-from scdfm.flow import Origin, Shrinkage, generate, wasserstein
+from scdfm.flow import Start, generate, wasserstein
 from scdfm.model import VelocityField
-from scdfm.prior import Origins
+from scdfm.prior import Origins, Shrinkage
 from scdfm.seeds import torch_rng
 from scdfm.training.steps import ValidationBatch
 
@@ -30,26 +30,24 @@ JUDGED = SCORES[:2]
 
 
 def validate(
-    field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, rates: Tensor, origin: Origin | None
-) -> Tensor:  # fmt: skip
-    """SCORES [3] of one generated validation condition; `genes` and `rates` [G] are the panel's tokens and source rates.
+    field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, start: Start
+) -> Tensor:
+    """SCORES [3] of one generated validation condition; `genes` [G] are the panel's tokens, as many as `start` has.
 
     Raises TrainingError for cells that are no numbers.
     """
-    return score(population(field, batch, config, genes, rates, origin), batch)
+    return score(population(field, batch, config, genes, start), batch)
 
 
 def population(
-    field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, rates: Tensor, origin: Origin | None,
-    shrinkage: Shrinkage | None = None,
-) -> Tensor:  # fmt: skip
+    field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, start: Start
+) -> Tensor:
     """Cells [M, g] of one validation condition; of one condition with the same noise, whatever the field."""
     return generate(
         field, control=batch.control, perturbation=batch.perturbation,
         condition=torch.zeros(len(batch.control), dtype=torch.long, device=batch.control.device),
         genes=genes[batch.places], sampling=config.sampling, genes_per_step=config.flow.genes_per_step,
-        rng=torch_rng(config.seed, "validation noise", batch.name), source=config.flow.source,
-        rates=rates[batch.places], origin=None if origin is None else origin.of(batch.places), shrinkage=shrinkage,
+        rng=torch_rng(config.seed, "validation noise", batch.name), start=start.on(batch.places.cpu()),
     )  # fmt: skip
 
 
@@ -68,20 +66,17 @@ def mistake(scores: Mapping[str, Any]) -> float:
 
 @dataclass(frozen=True)
 class Jury:
-    """The validation conditions of a finished fit that started from the prior; `genes` and `rates` [G] as in `validate`."""
+    """The validation conditions of a finished fit that started from the prior; `genes` [G] as in `validate`."""
 
     batches: Sequence[ValidationBatch]
     config: Config
     genes: Tensor
-    rates: Tensor
     origins: Origins
 
     def populations(self, field: VelocityField, shrinkage: Shrinkage | None = None) -> list[Tensor]:
         """Cells [M, g] of each condition."""
         return [
-            population(
-                field, batch, self.config, self.genes, self.rates, self.origins.of([batch.name]), shrinkage
-            )
+            population(field, batch, self.config, self.genes, self.origins.of([batch.name], shrinkage))
             for batch in self.batches
         ]
 

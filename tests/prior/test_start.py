@@ -7,7 +7,9 @@ import pytest
 import torch
 from scipy.stats import kstest, norm
 
-from scdfm.flow import Frame, Origin, gaussian_velocity, sample_normal, solve, straightened
+from scdfm.flow import sample_normal, solve
+from scdfm.prior import Frame, PriorStart, gaussian_velocity
+from scdfm.prior.start import straightened
 
 
 def frame(n_genes: int = 6, spread: float = 0.3) -> Frame:
@@ -19,11 +21,11 @@ def frame(n_genes: int = 6, spread: float = 0.3) -> Frame:
     return Frame(0.5, deviation, excess, peak, trend, loadings, unique, spread, highest=9.0)
 
 
-def origin(n_conditions: int = 3) -> Origin:
+def origin(n_conditions: int = 3) -> PriorStart:
     rng = torch.Generator().manual_seed(1)
     centre, scale = torch.rand((2, n_conditions, 6), generator=rng)
     shift = torch.randn((n_conditions, 6), generator=rng)
-    return Origin(frame(), centre, scale + 0.5, shift, torch.ones(n_conditions))
+    return PriorStart(frame(), centre, scale + 0.5, shift, torch.ones(n_conditions))
 
 
 def test_velocity_is_the_expectation_of_the_path() -> None:
@@ -64,26 +66,26 @@ def test_coordinates_there_and_back() -> None:
     rng, start, condition = torch.Generator().manual_seed(5), origin(), torch.tensor([0, 2, 1, 2])
     cells = (torch.rand((4, 6), generator=rng) - 0.3).clamp(min=0)
     uniform = torch.rand((4, 6), generator=rng)
-    residuals = start.inward(cells, condition, uniform)
-    back = start.outward(residuals, condition)
+    residuals = start.to_flow(cells, condition, uniform)
+    back = start.latent(residuals, condition)
     torch.testing.assert_close(back.clamp(min=0), cells)
     assert (back[cells == 0] <= 1e-6).all()
     some = torch.tensor([1, 4])
-    part = start.of(some).inward(cells[:, some], condition, uniform[:, some])
+    part = start.on(some).to_flow(cells[:, some], condition, uniform[:, some])
     torch.testing.assert_close(part, residuals[:, some])
 
 
 def test_nothing_lies_above_the_highest_training_cell() -> None:
     start = origin()
-    far = start.outward(torch.full((2, 6), 1e6), torch.tensor([0, 1]))
+    far = start.latent(torch.full((2, 6), 1e6), torch.tensor([0, 1]))
     assert (far == 9.0).all()
 
 
 def test_noise_has_the_frame_s_law() -> None:
     """Covariance of the residuals: ddᵀ ⊙ (ΛΛᵀ + ψ² + τ² · shift shiftᵀ / σσᵀ)."""
     start, n = origin(1), 200_000
-    drawn = sample_normal((n, start.width), torch.Generator().manual_seed(6))
-    r = start.noise(drawn, torch.zeros(n, dtype=torch.long)).double()
+    drawn = sample_normal((n, start._width), torch.Generator().manual_seed(6))
+    r = start.source(drawn, torch.zeros(n, dtype=torch.long)).double()
     f = start.frame
     shift = start.shift[0] / start.scale[0]
     expected = f.loadings @ f.loadings.T + (f.unique**2).diag() + f.spread**2 * torch.outer(shift, shift)

@@ -20,6 +20,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from scdfm.flow import Integrate, Output, sample_normal
+from scdfm.prior.shrink import Shrinkage, shrunk
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -59,10 +62,11 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Origin:
+class PriorStart:
     """The start of C conditions: a frame, latent means μ (`centre`), deviations σ (`scale`), and `shift` from controls.
 
     `doubt` is u²: the squared length of the error that is expected of the means (log1p), over all genes of the run.
+    With `shrinkage` the means of populations lie between those expected and the flow's.
     """
 
     frame: Frame
@@ -70,43 +74,42 @@ class Origin:
     scale: Float[Tensor, "C G"]
     shift: Float[Tensor, "C G"]
     doubt: Float[Tensor, " C"]
+    shrinkage: Shrinkage | None = None
 
-    def of(self, genes: Tensor | slice) -> Origin:
-        """The origin of some genes."""
+    @property
+    def unit(self) -> float:
+        """Root mean square deviation of expression (log1p)."""
+        return self.frame.size
+
+    def on(self, genes: Tensor | slice) -> PriorStart:
+        """The start of some genes."""
         centre, scale, shift = (x[:, genes] for x in (self.centre, self.scale, self.shift))
-        return Origin(self.frame.of(genes), centre, scale, shift, self.doubt)
+        return replace(self, frame=self.frame.of(genes), centre=centre, scale=scale, shift=shift)
 
-    def among(self, conditions: Tensor) -> Origin:
-        """The origin of some conditions."""
-        return Origin(self.frame, *(x[conditions] for x in self._tensors))
+    def at(self, conditions: Tensor) -> PriorStart:
+        """The start of some conditions."""
+        return self._changed(lambda tensor: tensor[conditions])
 
-    def to(self, device: torch.device | str) -> Origin:
-        """The origin on another device."""
-        return Origin(self.frame.to(device), *(x.to(device) for x in self._tensors))
+    def to(self, device: torch.device | str) -> PriorStart:
+        """The start on another device."""
+        if self.centre.device == torch.device(device):
+            return self
+        return replace(self._changed(lambda tensor: tensor.to(device)), frame=self.frame.to(device))
 
-    @property
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.centre, self.scale, self.shift, self.doubt
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> PriorStart:
+        names = ("centre", "scale", "shift", "doubt")
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return replace(self, **changed)
 
-    def inward(
-        self, cells: Float[Tensor, "B G"], condition: Int[Tensor, " B"], uniform: Float[Tensor, "B G"]
-    ) -> Float[Tensor, "B G"]:
-        """Residuals of expression (log1p); `uniform` draws in [0, 1) say what stands behind the zeros."""
-        centre, scale = self.centre[condition], self.scale[condition]
-        latent = uncensored(cells, centre, scale, uniform)
-        return self.frame.deviation * (latent - centre) / scale
-
-    def outward(self, residuals: Float[Tensor, "B G"], condition: Int[Tensor, " B"]) -> Float[Tensor, "B G"]:
-        """Latent values of residuals; expression is what of them is above 0."""
-        scale = self.scale[condition] / self.frame.deviation
-        return torch.addcmul(self.centre[condition], residuals, scale).clamp(max=self.frame.highest)
+    def draw(self, n: int, rng: torch.Generator) -> Float[Tensor, "n w"]:
+        """Standard normal numbers behind the residuals of n cells: factors, genes, and the strength."""
+        return sample_normal((n, self._width), rng)
 
     @property
-    def width(self) -> int:
-        """Standard normal numbers behind the residuals of one cell: factors, genes, and the strength."""
+    def _width(self) -> int:
         return self.frame.loadings.shape[1] + len(self.frame.unique) + 1
 
-    def noise(self, drawn: Float[Tensor, "B width"], condition: Int[Tensor, " B"]) -> Float[Tensor, "B G"]:
+    def source(self, drawn: Float[Tensor, "B w"], condition: Int[Tensor, " B"]) -> Float[Tensor, "B G"]:
         """r₀ of one cell for each entry of `condition`, made of standard normal draws."""
         frame = self.frame
         widths = [frame.loadings.shape[1], len(frame.unique), 1]
@@ -114,6 +117,53 @@ class Origin:
         standard = factors @ frame.loadings.T + unique * frame.unique
         standard = torch.addcmul(standard, strength * frame.spread, (self.shift / self.scale)[condition])
         return frame.deviation * standard
+
+    def population(
+        self, condition: Int[Tensor, " M"], rng: torch.Generator, stratified: bool
+    ) -> Float[Tensor, "M G"]:
+        """r₀ of whole populations, on the CPU; a Latin hypercube within each where `stratified`."""
+        drawn = sample_normal((len(condition), self._width), rng, condition if stratified else None)
+        return self.to("cpu").source(drawn, condition.cpu())
+
+    def to_flow(
+        self, cells: Float[Tensor, "B G"], condition: Int[Tensor, " B"], uniform: Float[Tensor, "B G"]
+    ) -> Float[Tensor, "B G"]:
+        """Residuals of expression (log1p); `uniform` draws in [0, 1) say what stands behind the zeros."""
+        centre, scale = self.centre[condition], self.scale[condition]
+        latent = uncensored(cells, centre, scale, uniform)
+        return self.frame.deviation * (latent - centre) / scale
+
+    def latent(self, residuals: Float[Tensor, "B G"], condition: Int[Tensor, " B"]) -> Float[Tensor, "B G"]:
+        """Latent values of residuals; expression is what of them is above 0."""
+        scale = self.scale[condition] / self.frame.deviation
+        return torch.addcmul(self.centre[condition], residuals, scale).clamp(max=self.frame.highest)
+
+    def cells(
+        self, end: Float[Tensor, "M G"], begin: Float[Tensor, "M G"], condition: Int[Tensor, " M"]
+    ) -> Float[Tensor, "M G"]:
+        """Latent values of whole populations, their means between those of their start and their own."""
+        latent = self.latent(end, condition)
+        if self.shrinkage is None:
+            return latent
+        weights = self.shrinkage.weights(self.doubt)
+        return shrunk(latent, self.latent(begin, condition), condition, weights).clamp_(
+            max=self.frame.highest
+        )
+
+    def inputs(self) -> dict[str, Tensor]:
+        """The expected means, which the network reads beside the control."""
+        return {"expected": self.centre}
+
+    def velocity(self, output: Output, x_t: Float[Tensor, "B G"], t: Float[Tensor, " B"]) -> Tensor:
+        """The velocity of one Gaussian law, and the correction that the network makes in standard deviations."""
+        return self._correction(output, t, x_t) + gaussian_velocity(x_t, t)
+
+    def solve(self, output: Output, begin: Float[Tensor, "M G"], integrate: Integrate) -> Tensor:
+        """The end of the flow; the Gaussian part is solved exactly."""
+        return integrate(straightened(lambda t, x: self._correction(output, t, x)), begin)
+
+    def _correction(self, output: Output, t: Tensor, x: Tensor) -> Tensor:
+        return output(t, x / self.frame.deviation) * self.frame.deviation
 
 
 def uncensored(
@@ -127,26 +177,6 @@ def uncensored(
     quantile = (uniform * below).clamp(min=1e-6, max=1 - 1e-6)
     drawn = torch.addcmul(centre, scale, torch.special.ndtri(quantile))
     return torch.where(cells > 0, cells, drawn.clamp(max=0))
-
-
-def sample_normal(
-    shape: tuple[int, ...], rng: torch.Generator, strata: Int[Tensor, " B"] | None = None
-) -> Float[Tensor, "B G"]:
-    """Standard normal draws [B, G]; with `strata`, a Latin hypercube within each of them.
-
-    The n rows of one stratum then hold, in every column and in random order, one draw from each of n equally likely
-    pieces of the normal law: each entry is N(0, 1), and means over rows vary far less (McKay et al. 1979).
-    """
-    if strata is None:
-        return torch.randn(shape, generator=rng)
-    drawn, strata = torch.empty(shape), strata.cpu()
-    for stratum in torch.unique(strata):
-        rows = torch.nonzero(strata == stratum).flatten()
-        order = torch.rand((len(rows), shape[1]), generator=rng).argsort(dim=0)
-        inside = torch.rand((len(rows), shape[1]), generator=rng, dtype=torch.float64)
-        share = ((order + inside) / len(rows)).clamp(min=1e-9, max=1 - 1e-9)
-        drawn[rows] = torch.special.ndtri(share).float()
-    return drawn
 
 
 def gaussian_velocity(residuals: Float[Tensor, "B T"], t: Float[Tensor, " B"]) -> Float[Tensor, "B T"]:

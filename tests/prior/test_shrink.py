@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import brentq
 
-from scdfm.flow.shrinkage import Shrinkage, shift_to, shrunk
+from scdfm.prior.shrink import Shrinkage, shift_to, shrunk
 
 
 def rng(seed: int = 0) -> torch.Generator:
