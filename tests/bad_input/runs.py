@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from bad_input.bench import Bench, Case, truncated
 
 CONTROLS, FEATURES = "controls.h5ad", "features.safetensors"
-PRIOR, FRAME = "prior.safetensors", "frame.safetensors"
+PRIOR, SPREAD = "prior.safetensors", "spread.safetensors"
 
 
 def manifest(**values: Any) -> Callable[[Bench], Sequence[Any]]:
@@ -159,19 +159,24 @@ def designed_files(change: Callable[[Path], Any], sign: bool = False) -> Callabl
 
 def prior(change: Callable[[dict[str, Any]], Any]) -> Callable[[Bench], Sequence[Any]]:
     """`scdfm predict` on a run whose prior has other arrays, its words kept, digests with them."""
+    return rewritten(PRIOR, change)
+
+
+def rewritten(name: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Bench], Sequence[Any]]:
+    """`scdfm predict` on a run of which a file has other tensors, its metadata kept, digests with them."""
 
     def edit(run: Path) -> None:
-        with safe_open(run / PRIOR, framework="pt") as handle:
-            words, found = handle.metadata(), {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        with safe_open(run / name, framework="pt") as handle:
+            words, found = handle.metadata(), {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
         change(found)
-        save_file(found, run / PRIOR, metadata=words)
+        save_file(found, run / name, metadata=words)
 
     return files(edit, sign=True)
 
 
-def frame(change: Callable[[dict[str, Any]], Any]) -> Callable[[Bench], Sequence[Any]]:
-    """`scdfm predict` on a run whose frame has other tensors, digests with them."""
-    return tensors(change, FRAME)
+def spread(change: Callable[[dict[str, Any]], Any]) -> Callable[[Bench], Sequence[Any]]:
+    """`scdfm predict` on a run whose spread has other tensors, its words kept, digests with them."""
+    return rewritten(SPREAD, change)
 
 
 def less(name: str) -> Callable[[dict[str, Any]], Any]:
@@ -181,7 +186,7 @@ def less(name: str) -> Callable[[dict[str, Any]], Any]:
 
 PRIORS = [
     *(Case(f"{name}: {what}", files(change, sign), words)
-      for name in ("prior.safetensors", "frame.safetensors")
+      for name in ("prior.safetensors", "spread.safetensors")
       for what, change, sign, words in (
           ("missing", lambda run, name=name: (run / name).unlink(), False, f"{name} is missing"),
           ("cut short", lambda run, name=name: truncated(run / name), False, "digest differs"),
@@ -190,25 +195,26 @@ PRIORS = [
           ("the weights", lambda run, name=name: shutil.copy(run / "weights.safetensors", run / name), True, name),
       )),
     Case("prior: of another run", swapped(PRIOR), "prior.safetensors is not the file of this run"),
-    Case("frame: of another run", swapped(FRAME), "frame.safetensors is not the file of this run"),
-    Case("prior: the frame", files(lambda run: shutil.copy(run / FRAME, run / PRIOR), True), "cannot be read as a prior"),
-    Case("frame: the prior", files(lambda run: shutil.copy(run / PRIOR, run / FRAME), True),
-         "tensor '.*' is (unknown|missing)"),
+    Case("spread: of another run", swapped(SPREAD), "spread.safetensors is not the file of this run"),
+    Case("prior: the spread", files(lambda run: shutil.copy(run / SPREAD, run / PRIOR), True), "cannot be read as a prior"),
+    Case("spread: the prior", files(lambda run: shutil.copy(run / PRIOR, run / SPREAD), True),
+         "cannot be read as the spread"),
     Case("prior: no digest", edited(lambda m: m["digests"].pop(PRIOR)), "does not list prior.safetensors"),
-    Case("frame: no digest", edited(lambda m: m["digests"].pop(FRAME)), "does not list frame.safetensors"),
+    Case("spread: no digest", edited(lambda m: m["digests"].pop(SPREAD)), "does not list spread.safetensors"),
     *(Case(f"prior: a row of {name} less", prior(less(name)), "cannot be read as a prior .*expected")
       for name in ("dual", "own_dual", "components", "responses", "noise", "axes", "powers", "profiles", "descriptors")),
     Case("prior: dual NaN", prior(lambda t: t["dual"].fill_(float("nan"))), "'dual' is .* finite"),
     Case("prior: no dual", prior(lambda t: t.pop("dual")), "cannot be read as a prior"),
-    *(Case(f"frame: a row of {name} less", frame(less(name)), f"tensor '{name}' is torch.float.*expected")
-      for name in ("deviation", "excess", "peak", "trend", "loadings", "unique")),
-    Case("frame: no loadings", frame(lambda t: t.pop("loadings")), "tensor 'loadings' is missing"),
-    Case("frame: an excess of 0", frame(lambda t: t["excess"].zero_()), "'excess' holds values that no spread has"),
-    Case("frame: a size of 0", frame(lambda t: t["size"].zero_()), "'size' holds values that no spread has"),
-    Case("frame: an infinite spread", frame(lambda t: t["spread"].fill_(float("inf"))), "'spread' holds values that no"),
-    Case("frame: two highest", frame(lambda t: t.update(highest=torch.ones(2).double())), "tensor 'highest' is torch"),
-    Case("frame: float64", frame(lambda t: t.update(excess=t["excess"].double())), "tensor 'excess' is torch.float64"),
-    Case("frame: NaN", frame(lambda t: t["unique"].fill_(float("nan"))), "'unique' holds values that no spread has"),
+    *(Case(f"spread: a row of {name} less", spread(less(name)), f"cannot be read as the spread .*'{name}'")
+      for name in ("zeros", "values", "deviation")),
+    Case("spread: no donors", spread(lambda t: t.pop("donors")), "cannot be read as the spread"),
+    Case("spread: donors of fewer", spread(less("donors")), "'settings' lead beyond the donors"),
+    Case("spread: zeros of more than all", spread(lambda t: t["zeros"].fill_(1.5)), "those of no distribution"),
+    Case("spread: values that fall", spread(lambda t: t.update(values=t["values"].flip(1).contiguous())),
+         "those of no distribution"),
+    Case("spread: a deviation of 0", spread(lambda t: t["deviation"].zero_()), "'deviation' is not above 0"),
+    Case("spread: float64", spread(lambda t: t.update(zeros=t["zeros"].double())), "'zeros' is torch.float64"),
+    Case("spread: NaN", spread(lambda t: t["values"].fill_(float("nan"))), "'values' is .* finite"),
 ]  # fmt: skip
 
 DESIGNED = [
@@ -346,6 +352,7 @@ CASES = [
     Case("manifest: a folder", files(lambda run: ((run / "manifest.json").unlink(), (run / "manifest.json").mkdir())),
          "cannot be read as JSON"),
     Case("manifest: unknown key", manifest(extra=1), r"damaged at extra \(Extra inputs"),
+    Case("manifest: older format", manifest(format=6), "made before the first release"),
     Case("manifest: newer format", manifest(format=99), "made by a newer scdfm"),
     Case("manifest: format true", manifest(format=True), "damaged at format"),
     Case("manifest: format 0", manifest(format=0), "damaged at format"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -232,25 +231,6 @@ def test_same_bits_and_saved(tmp_path: Path) -> None:
         np.testing.assert_allclose(other.uncertainty(held[:3]), first.uncertainty(held[:3]), rtol=1e-10)
     np.testing.assert_array_equal(first.predict(["T01+T00"]), first.predict(["T00+T01"]))
     assert first.predict(["control"]).any() == np.False_
-
-
-@pytest.mark.parametrize("covariate", ["", "|line=x"])
-def test_a_prior_of_an_older_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, covariate: str) -> None:
-    """It adds effects up wholly, as it did; where a setting's share grew with the dose it is refused."""
-    shifts, held = screen(kept=0.7)
-    prior = learned(
-        {name + covariate: shift for name, shift in shifts.items()}, [h + covariate for h in held]
-    ).prior
-    path = tmp_path / "prior.safetensors"
-    older = {name: value for name, value in asdict(prior.weights).items() if name != "kept"}
-    monkeypatch.setattr("scdfm.prior.effects.asdict", lambda _: older)
-    prior.save(path)
-    if covariate:
-        with pytest.raises(RunError, match=r"is of an older scdfm, .* grew with the dose.*; fit again"):
-            EffectPrior.load(path)
-    else:
-        expected = replace(prior, weights=replace(prior.weights, kept=1.0)).predict(held)
-        np.testing.assert_array_equal(EffectPrior.load(path).predict(held), expected)
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\x00" * 40])

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest, norm
 
-from scdfm.flow import sample_normal, solve
-from scdfm.prior import Frame, PriorStart, gaussian_velocity
+from scdfm.config import ModelConfig, SamplingConfig
+from scdfm.errors import ConditionError
+from scdfm.flow import generate, sample_normal, solve
+from scdfm.model import VelocityField
+from scdfm.prior import PriorStart, Shrinkage, Spread, fit_spread, gaussian_velocity
 from scdfm.prior.start import straightened
 
-
-def frame(n_genes: int = 6, spread: float = 0.3) -> Frame:
-    rng = torch.Generator().manual_seed(0)
-    loadings = torch.randn((n_genes, 2), generator=rng) * 0.4
-    unique = (1 - (loadings**2).sum(1)).clamp(min=0.05).sqrt()
-    deviation, excess, peak = torch.rand((3, n_genes), generator=rng) + 0.5
-    trend = torch.tensor([[0.0], [1.0]])
-    return Frame(0.5, deviation, excess, peak, trend, loadings, unique, spread, highest=9.0)
+G = 6
+NAMES = ("A", "B", "C")
 
 
-def origin(n_conditions: int = 3) -> PriorStart:
-    rng = torch.Generator().manual_seed(1)
-    centre, scale = torch.rand((2, n_conditions, 6), generator=rng)
-    shift = torch.randn((n_conditions, 6), generator=rng)
-    return PriorStart(frame(), centre, scale + 0.5, shift, torch.ones(n_conditions))
+def spread(n: int = 900) -> Spread:
+    """Three conditions of log1p counts; what a cell's genes have in common is its depth."""
+    rng = np.random.default_rng(0)
+    conditions = np.repeat(np.arange(3), n // 3)
+    means = np.array([[0.2, 1, 3, 8, 0.5, 2]]) * np.array([[1.0], [2.0], [0.5]])
+    depth = rng.lognormal(0, 0.5, (n, 1))
+    cells = np.log1p(rng.poisson(means[conditions] * depth))
+    own = np.stack([cells[conditions == c].mean(0) for c in range(3)])
+    return fit_spread(cells, conditions, own, ["control"] * 3, torch.Generator().manual_seed(0))
+
+
+def start(factor: float = 1.0) -> PriorStart:
+    expected = np.array(
+        [[0.2, 0.7, 1.2, 2.0, 0.4, 1.0], [0.4, 0.9, 1.5, 2.3, 0.6, 1.3], [0.1, 0.4, 0.9, 1.6, 0.2, 0.7]]
+    )
+    return PriorStart.around(spread(), NAMES, expected * factor, np.ones(3))
 
 
 def test_velocity_is_the_expectation_of_the_path() -> None:
@@ -61,37 +71,104 @@ def test_straightened_is_the_same_flow() -> None:
     )
 
 
-def test_coordinates_there_and_back() -> None:
-    """Expression above 0 comes back; a zero comes back as something at or below 0."""
-    rng, start, condition = torch.Generator().manual_seed(5), origin(), torch.tensor([0, 2, 1, 2])
-    cells = (torch.rand((4, 6), generator=rng) - 0.3).clamp(min=0)
-    uniform = torch.rand((4, 6), generator=rng)
-    residuals = start.to_flow(cells, condition, uniform)
-    back = start.latent(residuals, condition)
-    torch.testing.assert_close(back.clamp(min=0), cells)
-    assert (back[cells == 0] <= 1e-6).all()
+def test_cells_there_and_back() -> None:
+    """Expression above 0 comes back; a zero stays a zero; a part of the genes is the part of the whole."""
+    begin, condition = start(), torch.tensor([0, 2, 1, 2])
+    rng = torch.Generator().manual_seed(5)
+    cells = begin.cells(begin.population(condition, rng, False), torch.empty(0), condition)
+    uniform = torch.rand(cells.shape, generator=rng)
+    x = begin.to_flow(cells, condition, uniform)
+    torch.testing.assert_close(begin.cells(x, x, condition), cells, rtol=2e-3, atol=2e-3)
     some = torch.tensor([1, 4])
-    part = start.on(some).to_flow(cells[:, some], condition, uniform[:, some])
-    torch.testing.assert_close(part, residuals[:, some])
+    torch.testing.assert_close(
+        begin.on(some).to_flow(cells[:, some], condition, uniform[:, some]), x[:, some]
+    )
 
 
-def test_nothing_lies_above_the_highest_training_cell() -> None:
-    start = origin()
-    far = start.latent(torch.full((2, 6), 1e6), torch.tensor([0, 1]))
-    assert (far == 9.0).all()
+@pytest.mark.parametrize("n_cells", [16, 128])
+def test_a_population_has_the_expected_means(n_cells: int) -> None:
+    """Means of few cells: stratified ones come near to what is expected, independent ones as near as so many cells can."""
+    begin = start()
+    condition = torch.arange(3).repeat_interleave(n_cells)
+    errors = {}
+    for stratified in (True, False):
+        gaps = []
+        for seed in range(8):
+            x = begin.population(condition, torch.Generator().manual_seed(seed), stratified)
+            means = begin.cells(x, x, condition).view(3, n_cells, G).mean(1)
+            gaps.append((means - begin.expected).square().sum(1))
+        errors[stratified] = float(torch.stack(gaps).mean().sqrt())
+    assert errors[True] < 0.3 * errors[False]
 
 
-def test_noise_has_the_frame_s_law() -> None:
-    """Covariance of the residuals: ddᵀ ⊙ (ΛΛᵀ + ψ² + τ² · shift shiftᵀ / σσᵀ)."""
-    start, n = origin(1), 200_000
-    drawn = sample_normal((n, start._width), torch.Generator().manual_seed(6))
-    r = start.source(drawn, torch.zeros(n, dtype=torch.long)).double()
-    f = start.frame
-    shift = start.shift[0] / start.scale[0]
-    expected = f.loadings @ f.loadings.T + (f.unique**2).diag() + f.spread**2 * torch.outer(shift, shift)
-    expected = torch.outer(f.deviation, f.deviation) * expected
-    np.testing.assert_allclose(np.cov(r.numpy().T), expected.numpy(), atol=0.05)
-    np.testing.assert_allclose(r.mean(0).numpy(), 0, atol=0.02)
+def test_a_population_keeps_what_genes_of_a_cell_have_in_common() -> None:
+    """Depth makes all genes of these cells rise together; donors bring that along, also when spread evenly."""
+    begin, condition = start(), torch.zeros(400, dtype=torch.long)
+    x = begin.population(condition, torch.Generator().manual_seed(0), True) / begin.spread.deviation
+    own, donors = (np.corrcoef(values.numpy().T) for values in (x, begin.spread.donors.float()))
+    np.testing.assert_allclose(own, donors, atol=4 / np.sqrt(400))
+    assert own[2, 3] > 0.3
+
+
+def test_donors_are_repeated_only_where_there_are_too_few() -> None:
+    begin = start()
+    n = len(begin.spread.donors)
+    condition = torch.zeros(n, dtype=torch.long)
+    drawn = (torch.randperm(n) + torch.rand(n)) / n
+    assert len(torch.unique(begin.source(drawn.unsqueeze(1), condition), dim=0)) == len(
+        torch.unique(begin.spread.donors, dim=0)
+    )
+
+
+def test_means_between_start_and_flow() -> None:
+    """With weights of 0, 1 and between: the mean expected, the flow's own to the bit, and one on the way."""
+    begin, n = start(), 200
+    condition = torch.zeros(n, dtype=torch.long)
+    x = begin.population(condition, torch.Generator().manual_seed(1), True)
+    end = x + 0.5
+    first, last = begin.cells(x, x, condition).mean(0), begin.cells(end, x, condition).mean(0)
+
+    def mean(follows: float, errs: float) -> torch.Tensor:
+        found = replace(begin, shrinkage=Shrinkage(follows=follows, errs=errs, missed=1.0))
+        return found.cells(end, x, condition).mean(0)
+
+    torch.testing.assert_close(mean(0.0, 1.0), first, rtol=1e-4, atol=1e-4)
+    assert torch.equal(mean(1.0, 0.0), last)
+    torch.testing.assert_close(mean(1.0, 1.0), (first + last) / 2, rtol=1e-3, atol=5e-3)
+
+
+def test_conditions_by_name() -> None:
+    begin = start()
+    assert begin.of(["C", "A"]).names == ("C", "A")
+    with pytest.raises(ConditionError, match="condition 'D' has no expected mean"):
+        begin.of(["D"])
+
+
+def test_a_field_that_corrects_nothing_is_not_solved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bits as by solving, but for rounding, without a single evaluation; a trained field is solved."""
+    field = VelocityField(ModelConfig(width=16, heads=2, gene_heads=2, layers=1), None, G + 4, expects=True)
+    assert field.is_zero
+    condition = torch.tensor([2, 0, 0, 2, 1, 2])
+
+    def populations() -> torch.Tensor:
+        return generate(
+            field, control=torch.rand((6, G)), perturbation=torch.tensor([[4, 5], [6, 3], [7, 7]]),
+            condition=condition, genes=torch.arange(G) + 4, sampling=SamplingConfig(steps=3), genes_per_step=4,
+            rng=torch.Generator().manual_seed(0), start=start(),
+        )  # fmt: skip
+
+    calls: list[int] = []
+    velocity = VelocityField.velocity
+    monkeypatch.setattr(VelocityField, "velocity", lambda *rest: calls.append(1) or velocity(*rest))
+    skipped = populations()
+    assert not calls
+    monkeypatch.setattr(VelocityField, "is_zero", False)
+    torch.testing.assert_close(populations(), skipped, rtol=1e-5, atol=1e-5)
+    assert calls
+    monkeypatch.undo()
+    torch.nn.init.constant_(field.decoder.out.bias, 0.1)
+    assert not field.is_zero
+    assert (populations() - skipped).abs().max() > 0.01
 
 
 def test_stratified_draws() -> None:

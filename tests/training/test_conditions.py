@@ -101,7 +101,6 @@ def described_run(described, tmp_path_factory) -> scdfm.Run:
 
 def test_the_manifest_carries_what_prediction_needs(typed_run, typed_test) -> None:
     manifest = json.loads((typed_run.path / "manifest.json").read_text())
-    assert manifest["format"] == 6
     assert manifest["conditions"]["covariates"] == {"cell_type": ["type1", "type2", "type3"]}
     assert manifest["control_populations"] == [f"control|cell_type=type{i}" for i in (1, 2, 3)]
     assert manifest["design"]["covariates"] == ["cell_type"]
@@ -138,8 +137,7 @@ def velocity(run: scdfm.Run, condition: str) -> torch.Tensor:
             genes=genes,
             perturbation=asked,
             condition=first,
-            centre=cells[:1],
-            deviation=run.frame.deviation,
+            expected=cells[:1],
         )
 
 
@@ -320,24 +318,6 @@ def test_conditions_of_one_cell_train_where_that_is_asked_for(dosed, tmp_path) -
         fitted(thin, ["drug1@0.316"], tmp_path / "a", DRUGS)
     run = fitted(thin, ["drug1@0.316"], tmp_path / "b", DRUGS, {"training": {"min_cells": 1}})
     assert np.isfinite(run.predict().X.data).all()
-
-
-def test_a_run_of_the_first_format_still_loads(tmp_path) -> None:
-    cells = scdfm.read_cells(
-        scdfm.simulate(n_genes=30, n_targets=5, cells_per_condition=8, n_controls=20, seed=3)
-    )
-    run = scdfm.fit(cells, config=scdfm.Config().updated(SMALL), out=tmp_path / "run", progress=False)
-    before = run.predict(seed=2).X
-    values = json.loads((run.path / "manifest.json").read_text())
-    values["format"] = 1
-    for key in ("design", "conditions", "control_populations", "features"):
-        del values[key]
-    newer = ("model.features", "model.pooling", "sampling.guidance", "training.control_populations",
-             "training.id_dropout", "training.condition_dropout", "training.min_cells")  # fmt: skip
-    for section, key in (name.split(".") for name in newer):
-        del values["config"][section][key]
-    (run.path / "manifest.json").write_text(json.dumps(values))
-    assert (before != scdfm.Run.load(run.path).predict(seed=2).X).nnz == 0
 
 
 def test_a_file_of_many_shards_keeps_reasons_and_covariates(

@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_what_is_needed(cel
     assert {p.name for p in (tmp_path / "run/checkpoints").iterdir()} <= {
         "last.safetensors",
         "best.safetensors",
-        "origins.safetensors",
+        "start.safetensors",
     }
     assert_equal_weights(
         run, scdfm.fit(cells, config=config, out=tmp_path / "run", resume=True, progress=False)
@@ -279,7 +279,6 @@ def test_the_run_holds_no_test_cell_and_says_where_it_comes_from(cells, run):
     expected = cells.means(["control"])[run.genes].to_numpy()[0]
     np.testing.assert_allclose(means.loc["control"].to_numpy(), expected, rtol=1e-12)
     manifest = json.loads((run.path / "manifest.json").read_text())
-    assert manifest["format"] == 6
     assert manifest["split"]["digest"] == run.split.digest
     assert manifest["data"]["digest"] == cells.digest()
     assert manifest["versions"]["torch"] == metadata.version("torch")

@@ -55,7 +55,7 @@ def test_no_pass_reads_more_than_a_block(tmp_path: Path, monkeypatch: pytest.Mon
     """Blocks of 20 cells, and a few conditions for validation: however many cells there are, no read takes in more."""
     for place in ("stored.BLOCK_ROWS", "streaming.BLOCK_ROWS", "cells.BLOCK_ROWS", "graph._BLOCK_ROWS"):
         monkeypatch.setattr(f"scdfm.data.{place}", 20)
-    monkeypatch.setattr("scdfm.training.origins.FRAME_CELLS", 20)
+    monkeypatch.setattr("scdfm.training.start.SPREAD_CELLS", 20)
     reads: list[int] = []
     read = RowsFile.read
 

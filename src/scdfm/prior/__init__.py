@@ -1,23 +1,25 @@
-"""What is known of an unseen condition before any network is trained: the mean shift that measured conditions imply.
+"""What is known of an unseen condition before any network is trained: the mean that measured conditions imply, and how
+real cells differ around a mean.
 
-`EffectPrior` predicts it in closed form, with its uncertainty; the velocity field learns what it leaves.
+`EffectPrior` predicts the mean shift in closed form, with its uncertainty; `Spread` holds the marginals of genes and real
+cells as donors; `PriorStart` makes populations of both, from which a flow may start.
 """
 
 from scdfm.prior.effects import EffectPrior
-from scdfm.prior.frame import fit_frame
 from scdfm.prior.learn import LearnedPrior, learn_prior
-from scdfm.prior.origins import Origins
+from scdfm.prior.marginals import Marginals
 from scdfm.prior.shrink import Shrinkage
-from scdfm.prior.start import Frame, PriorStart, gaussian_velocity
+from scdfm.prior.spread import Spread, fit_spread
+from scdfm.prior.start import PriorStart, gaussian_velocity
 
 __all__ = [
     "EffectPrior",
-    "Frame",
     "LearnedPrior",
-    "Origins",
+    "Marginals",
     "PriorStart",
     "Shrinkage",
-    "fit_frame",
+    "Spread",
+    "fit_spread",
     "gaussian_velocity",
     "learn_prior",
 ]

@@ -143,7 +143,6 @@ class EffectPrior:
         try:
             with safe_open(path, framework="np") as handle:
                 words = json.loads(handle.metadata()["prior"])
-                _refuse_older(words["weights"], path)
                 arrays = {name: handle.get_tensor(name) for name in (*_ARRAYS, *_KERNEL_ARRAYS)}
             named: dict[str, Any] = {name: _tuples(value) for name, value in words["kernel"].items()}
             kernel = ConditionKernel(**named, **{name: arrays.pop(name) for name in _KERNEL_ARRAYS})
@@ -187,15 +186,6 @@ _KERNEL_ARRAYS = ("profiles", "descriptors", "controls")
 _KERNEL_WORDS = (
     "targets", "covariates", "described_by", "dose_reference", "profile_length2", "settings", "controls_length2",
 )  # fmt: skip
-
-
-def _refuse_older(weights: dict[str, Any], path: Path) -> None:
-    """RunError where a setting's share grew with the dose, as it did before weights had `kept`."""
-    if "kept" not in weights and weights["terms"].get("setting"):
-        raise RunError(
-            f"{path} is of an older scdfm, for which what a setting's cells share grew with the dose, so it would predict "
-            "something else here; fit again, or predict with the version that the run's manifest names"
-        )
 
 
 def _tuples(value: Any) -> Any:

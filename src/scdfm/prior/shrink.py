@@ -7,19 +7,21 @@ E|ε|² = σ², the part of d that is nearest to r (least squares) is w·d with
     w_c = λ·κ·u_c² / (λ²·κ·u_c² + σ²)
 
 cut to [0, 1]: a flow is followed where the prior knows little, and little where the prior is sure. λ, κ and σ² come from
-validation conditions. Populations are moved, all cells alike, in the latent values of which expression is what lies above
-0, so that their shapes stay those of the flow.
+validation conditions. Populations are moved in flow space, all cells alike, so that their shapes stay those of the flow.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+REACH = 16.0
+BISECTIONS = 20
 NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 
 
@@ -63,32 +65,23 @@ class Shrinkage(BaseModel):
         return torch.where(whole > 0, useful / whole.clamp(min=1e-30), 0.0).clamp(0, 1)
 
 
-def shrunk(
-    end: Float[Tensor, "M G"],
-    start: Float[Tensor, "M G"],
-    condition: Int[Tensor, " M"],
-    weights: Float[Tensor, " C"],
-) -> Float[Tensor, "M G"]:
-    """Latent cells `end`, of each condition moved so that its mean expression lies w of the way from that of `start`."""
-    moved = end.clone()
-    for place in torch.unique(condition).tolist():
-        rows = condition == place
-        cells = end[rows]
-        began, ended = start[rows].clamp(min=0).mean(0), cells.clamp(min=0).mean(0)
-        moved[rows] = cells + shift_to(cells, ended, torch.lerp(began, ended, weights[place]))
-    return moved
+def moved_to(
+    cells: Float[Tensor, "n G"],
+    found: Float[Tensor, " G"],
+    wanted: Float[Tensor, " G"],
+    expression: Callable[[Tensor], Tensor],
+) -> Float[Tensor, "n G"]:
+    """Expression of the cells in flow space, each gene moved by one number so that its mean is `wanted`.
 
-
-def shift_to(
-    cells: Float[Tensor, "n G"], found: Float[Tensor, " G"], wanted: Float[Tensor, " G"]
-) -> Float[Tensor, " G"]:
-    """δ with mean(max(0, z + δ)) = `wanted` over the latent `cells` z, whose mean max(0, z) is `found`; 0 where that is it.
-
-    n·mean(max(0, z + δ)) is the largest of S_k + k·δ over k = 1…n, S_k the sum of the k largest z: no one of them may
-    lie above n·wanted, and one reaches it.
+    `expression` rises with a cell's place in flow space; its means over `cells` are `found`. A gene whose mean is found
+    as wanted stays as it is, to the bit. Regula falsi would need fewer steps; bisection needs no care.
     """
-    n = len(cells)
-    sums = cells.double().sort(dim=0, descending=True).values.cumsum(0)
-    counts = torch.arange(1, n + 1, dtype=torch.float64, device=cells.device)[:, None]
-    shift = ((n * wanted.double() - sums) / counts).amin(0)
-    return torch.where(wanted == found, 0.0, shift).to(cells.dtype)
+    still = wanted == found
+    # A shift of REACH deviations empties a gene, or brings every cell to its highest value.
+    low, high = -REACH * cells.new_ones(cells.shape[1]), REACH * cells.new_ones(cells.shape[1])
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        below = expression(cells + middle).mean(0) < wanted
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    shift = torch.where(still, 0.0, (low + high) / 2)
+    return expression(cells + shift)

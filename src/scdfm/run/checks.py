@@ -80,35 +80,6 @@ def described_by(
     return tensors["values"].numpy(), tensors["centre"].numpy(), tensors["factor"].numpy()
 
 
-FRAME_TENSORS = ("deviation", "excess", "peak", "trend", "loadings", "unique")
-FRAME_NUMBERS = ("size", "spread", "highest")
-
-
-def frame_of(tensors: dict[str, torch.Tensor], n_genes: int, path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a frame over `n_genes` genes, all finite; RunError for anything else."""
-    widths = {
-        name: tensors[name].shape[-1] if name in tensors and tensors[name].ndim == 2 else 1
-        for name in ("loadings", "trend")
-    }
-    shapes: dict[str, list[int]] = {name: [n_genes] for name in ("deviation", "excess", "peak", "unique")}
-    shapes |= {"loadings": [n_genes, widths["loadings"]], "trend": [2, max(1, widths["trend"])]}
-    shapes |= {name: [] for name in FRAME_NUMBERS}
-    if odd := sorted(shapes.keys() ^ tensors.keys()):
-        raise RunError(
-            f"{path}: tensor '{odd[0]}' is {'missing' if odd[0] in shapes else 'unknown'}; {REMEDY}"
-        )
-    for name, shape in shapes.items():
-        found, wanted = tensors[name], torch.float64 if name in FRAME_NUMBERS else torch.float32
-        if list(found.shape) != shape or found.dtype != wanted:
-            raise RunError(
-                f"{path}: tensor '{name}' is {found.dtype} {list(found.shape)}, expected {wanted} {shape} for the "
-                f"{n_genes} genes of the run; {REMEDY}"
-            )
-        if not found.isfinite().all() or (name in ("deviation", "excess", "size") and not (found > 0).all()):
-            raise RunError(f"{path}: tensor '{name}' holds values that no spread has; {REMEDY}")
-    return tensors
-
-
 def means_of(table: pd.DataFrame, genes: list[str], path: Path) -> pd.DataFrame:
     """Means of the run's `genes`, every one finite; RunError for anything else."""
     if list(table.columns) != genes:

@@ -6,7 +6,7 @@
     means.csv             mean log1p expression of control and of each training and validation condition
     prior.safetensors     what measured conditions let expect of others, where the flow starts from that
     training_prior.safetensors  likewise, what training conditions alone do, where there are validation conditions
-    frame.safetensors     the spread of cells around their condition's mean, likewise
+    spread.safetensors    how cells differ around the mean of their condition, likewise
     controls.h5ad         control cells, so that the run predicts alone (unless training.keep_controls is 0)
     features.safetensors  features of perturbations, where the fit had some
     log.csv               the training curves
@@ -38,7 +38,7 @@ from scdfm.encoded import ConditionShape
 from scdfm.errors import RunError
 from scdfm.files import written_whole
 from scdfm.model import VelocityField
-from scdfm.prior import EffectPrior, Frame
+from scdfm.prior import EffectPrior, Spread
 from scdfm.prior.kernel import every_target
 from scdfm.run import checks
 from scdfm.run.manifest import Manifest
@@ -49,18 +49,18 @@ if TYPE_CHECKING:
     from scdfm.run.shards import PredictedFile
     from scdfm.screening import Identification, Screen
 
-WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, FRAME, CONTROLS, FEATURES, LOG = (
+WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, SPREAD, CONTROLS, FEATURES, LOG = (
     "weights.safetensors",
     "graph.safetensors",
     "means.csv",
     "prior.safetensors",
     "training_prior.safetensors",
-    "frame.safetensors",
+    "spread.safetensors",
     "controls.h5ad",
     "features.safetensors",
     "log.csv",
 )
-FILES = (WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, FRAME, CONTROLS, FEATURES)
+FILES = (WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, SPREAD, CONTROLS, FEATURES)
 """What the manifest keeps digests of."""
 
 
@@ -82,7 +82,7 @@ class Run:
             raise RunError(f"run {path} is not finished; continue it with fit --resume")
         needed = {WEIGHTS, GRAPH} if manifest.config.graph.enabled else {WEIGHTS}
         needed |= set() if manifest.features is None else {FEATURES}
-        needed |= {PRIOR, FRAME} if manifest.config.flow.source == "prior" else set()
+        needed |= {PRIOR, SPREAD} if manifest.config.flow.source == "prior" else set()
         if lacking := sorted(needed - manifest.digests.keys()):
             raise RunError(
                 f"run {path} is incomplete: the manifest does not list {lacking[0]}; {checks.REMEDY}"
@@ -182,9 +182,9 @@ class Run:
         return prior.knowing(every_target(conditions), self.encoder.descriptions, settings)
 
     @functools.cached_property
-    def frame(self) -> Frame:
-        """The spread of training cells around their condition's mean."""
-        return read_frame(self.path / FRAME, len(self.genes))
+    def spread(self) -> Spread:
+        """How training cells differ around the mean of their condition."""
+        return Spread.load(self.path / SPREAD, len(self.genes))
 
     @property
     def log(self) -> pd.DataFrame:
@@ -337,21 +337,6 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} cannot be read as safetensors ({error}); restore it or fit again") from error
-
-
-def write_frame(path: Path, frame: Frame) -> None:
-    """Store the frame of residuals."""
-    numbers = {name: torch.tensor(getattr(frame, name), dtype=torch.float64) for name in checks.FRAME_NUMBERS}
-    write_tensors(path, {name: getattr(frame, name) for name in checks.FRAME_TENSORS} | numbers)
-
-
-def read_frame(path: Path, n_genes: int) -> Frame:
-    """The frame of `write_frame`, over `n_genes` genes."""
-    tensors = checks.frame_of(read_tensors(path), n_genes, path)
-    found: dict[str, Any] = {
-        name: value.item() if name in checks.FRAME_NUMBERS else value for name, value in tensors.items()
-    }
-    return Frame(**found)
 
 
 def write_graph(path: Path, graph: np.ndarray) -> None:

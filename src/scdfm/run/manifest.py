@@ -19,7 +19,7 @@ from scdfm.errors import RunError
 from scdfm.files import write_json
 from scdfm.prior.shrink import Shrinkage
 
-FORMAT = 6
+FORMAT = 7
 NAME = "manifest.json"
 PACKAGES = ("scdfm", "torch", "lightning", "numpy", "scipy", "anndata", "scanpy", "torchdiffeq")
 
@@ -88,7 +88,7 @@ class Manifest(BaseModel):
     perturbation_key: str
     control: str
     design: dict[str, Any] = {}
-    """Columns of obs that hold covariates, dose and time, and those that match controls (from format 2 on)."""
+    """Columns of obs that hold covariates, dose and time, and those that match controls."""
     conditions: ConditionSchema = ConditionSchema()
     """Known values of covariates, and the units of dose and time."""
     control_populations: list[str] = []
@@ -182,6 +182,11 @@ class Manifest(BaseModel):
         if isinstance(found, int) and found > FORMAT:
             raise RunError(
                 f"run {folder}: made by a newer scdfm (format {found}, this one reads up to {FORMAT}); upgrade scdfm"
+            )
+        if isinstance(found, int) and not isinstance(found, bool) and 0 < found < FORMAT:
+            raise RunError(
+                f"run {folder}: made before the first release (format {found}, this one reads {FORMAT}); fit again, or "
+                "predict with the version that its manifest names"
             )
         try:
             return cls.model_validate(values)

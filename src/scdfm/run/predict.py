@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from scdfm.data import CONTROL, CellTable, canonical
 from scdfm.data.conditions import covariates, perturbation_of
 from scdfm.errors import ConditionError, DataError
 from scdfm.flow import Noise, Start, generate
-from scdfm.prior import Origins
+from scdfm.prior import PriorStart
 from scdfm.run.extrapolation import extrapolated
 from scdfm.run.folder import CONTROLS, read_controls
 from scdfm.seeds import numpy_rng, torch_rng
@@ -158,7 +159,7 @@ def _start(run: Run, table: CellTable, genes: list[str]) -> Callable[[str], Star
     if run.config.flow.source == "poisson":
         return lambda name: Noise(len(genes), "poisson", run.rates[places])
     columns = table.columns(genes)
-    frame = run.frame.of(torch.tensor(places))
+    spread = run.spread.on(torch.tensor(places))
     shrinkage = run.manifest.shrinkage if run.config.sampling.shrink else None
     # run.means rest on more cells than those stored, but know no covariates.
     whole = not run.manifest.conditions.covariates and _is_stored(run, table)
@@ -167,8 +168,8 @@ def _start(run: Run, table: CellTable, genes: list[str]) -> Callable[[str], Star
         control = run.means.loc[CONTROL].to_numpy()[places] if whole else table.control_mean(name)[columns]
         # One by one: what a condition starts from must not depend, in any bit, on what else is asked.
         prior = run.knowing([name], table)
-        shift, doubt = prior.predict([name])[0, places], float(prior.doubt([name])[0])
-        return Origins.around(frame, {name: control}, {name: shift}, {name: doubt}).of([name], shrinkage)
+        expected = control + prior.predict([name])[:, places]
+        return replace(PriorStart.around(spread, [name], expected, prior.doubt([name])), shrinkage=shrinkage)
 
     return start
 

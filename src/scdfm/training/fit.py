@@ -27,7 +27,7 @@ from scdfm.training.inputs import Features, Inputs, prepare, require_same_run, w
 from scdfm.training.interruption import stopped
 from scdfm.training.machine import require_machine, require_memory
 from scdfm.training.module import FlowModule
-from scdfm.training.origins import read_origins, write_origins
+from scdfm.training.start import prior_start
 from scdfm.training.steps import Dealt, Prefetched, StepBatches, ValidationConditions
 from scdfm.training.trainer import make_trainer
 from scdfm.training.validation import JUDGED, Jury, mistake
@@ -86,7 +86,7 @@ def fit(
             if is_first():
                 write_inputs(cells, split, inputs, out)
                 if config.flow.source == "prior":
-                    write_origins(cells, split, inputs, out)
+                    prior_start(cells, split, inputs, out)
             wait_for_all()
             _require_own_checkpoint(out, inputs.manifest)
             data = StepData(cells, split, inputs, first_step=last_good(out) or 0)
@@ -119,7 +119,8 @@ class StepData(L.LightningDataModule):
         super().__init__()
         config, controls = inputs.manifest.config, inputs.manifest.control_populations
         options = config.training
-        self.config, self.inputs, self.split, self.first_step = config, inputs, split, first_step
+        self.cells, self.split, self.inputs = cells, split, inputs
+        self.config, self.first_step = config, first_step
         self.gene_ids = torch.from_numpy(inputs.vocabulary.gene_ids(inputs.panel.genes))
         self.sampler = ConditionSampler(
             cells, split, inputs.panel, numpy_rng(config.seed, "sampler"), encoder=inputs.encoder,
@@ -160,8 +161,8 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
     shape = data.inputs.encoder.shape(null=config.training.condition_dropout > 0)
     field = folder.build_field(config, data.inputs.vocabulary, graph, shape)
     rates = folder.source_rates(folder.read_means(out / folder.MEANS))
-    origins = read_origins(data.split, data.inputs, out) if config.flow.source == "prior" else None
-    module = FlowModule(field, config, data.gene_ids, rates, len(data.validation), origins)
+    start = prior_start(data.cells, data.split, data.inputs, out) if config.flow.source == "prior" else None
+    module = FlowModule(field, config, data.gene_ids, rates, len(data.validation), start)
     trainer = make_trainer(config.training, out, validated=len(data.validation) > 0, progress=progress)
     last = out / CHECKPOINTS / LAST
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -186,9 +187,9 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
         validated = len(data.validation) > 0
         chosen = config.training.keep == "best" and validated
         kept = _best(out) if chosen else _last(module, trainer.global_step, out)
-        if validated and origins is not None:
+        if validated and start is not None:
             fresh = folder.build_field(config, data.inputs.vocabulary, graph, shape)
-            jury = Jury(data.validation.batches, config, module.gene_ids.cpu(), origins)
+            jury = Jury(data.validation.batches, config, module.gene_ids.cpu(), start.to("cpu"))
             kept = _judged(kept, fresh, jury)
         _finish(kept, trainer.global_step, manifest, out)
 

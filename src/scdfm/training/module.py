@@ -17,7 +17,7 @@ from scdfm.encoded import EncodedConditions
 from scdfm.errors import TrainingError
 from scdfm.flow import FlowLoss, Noise, Start, in_units, sample_time, step
 from scdfm.model import VelocityField
-from scdfm.prior import Origins
+from scdfm.prior import PriorStart
 from scdfm.seeds import derive, torch_rng
 from scdfm.training.compiling import compile_layers
 from scdfm.training.divergence import diverged, require_finite
@@ -35,17 +35,17 @@ class FlowModule(L.LightningModule):
         gene_ids: Tensor,
         rates: Tensor,
         n_validation: int = 0,
-        origins: Origins | None = None,
+        start: PriorStart | None = None,
     ) -> None:
         super().__init__()
-        self.origins = origins
+        self.start = start
         self.scores = torch.zeros(n_validation, len(SCORES) + 1)  # last: 1 where this process generated it
         self.gene_ids: Tensor
         self.rates: Tensor
         self.field = field
         self.config = config
         field.checkpointing = config.training.checkpointing
-        self.mmd = config.mmd if origins is None else in_units(config.mmd, origins.frame.size)
+        self.mmd = in_units(config.mmd, 1.0 if start is None else start.unit)
         self.register_buffer("gene_ids", gene_ids, persistent=False)  # [G] token of each panel gene
         self.register_buffer("rates", rates, persistent=False)  # [G] rates of the Poisson source
 
@@ -115,12 +115,11 @@ class FlowModule(L.LightningModule):
 
     def _start(self, conditions: Sequence[str]) -> Start:
         """Where the flow of these conditions starts."""
-        if self.origins is None:
+        if self.start is None:
             poisson = self.config.flow.source == "poisson"
             return Noise(len(self.gene_ids), "poisson", self.rates) if poisson else Noise(len(self.gene_ids))
-        if self.origins.centre.device != self.device:
-            self.origins = self.origins.to(self.device)
-        return self.origins.of(conditions)
+        self.start = self.start.to(self.device)
+        return self.start.of(conditions)
 
     def validation_step(self, batch: ValidationBatch, batch_idx: int) -> None:
         """Generate one validation condition and keep its scores."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from scdfm.config import Config
 from scdfm.flow import Start, generate, wasserstein
 from scdfm.model import VelocityField
-from scdfm.prior import Origins, Shrinkage
+from scdfm.prior import PriorStart, Shrinkage
 from scdfm.seeds import torch_rng
 from scdfm.training.steps import ValidationBatch
 
@@ -71,12 +71,18 @@ class Jury:
     batches: Sequence[ValidationBatch]
     config: Config
     genes: Tensor
-    origins: Origins
+    start: PriorStart
 
     def populations(self, field: VelocityField, shrinkage: Shrinkage | None = None) -> list[Tensor]:
         """Cells [M, g] of each condition."""
         return [
-            population(field, batch, self.config, self.genes, self.origins.of([batch.name], shrinkage))
+            population(
+                field,
+                batch,
+                self.config,
+                self.genes,
+                replace(self.start.of([batch.name]), shrinkage=shrinkage),
+            )
             for batch in self.batches
         ]
 
@@ -94,5 +100,5 @@ class Jury:
         real = torch.stack([batch.target_mean for batch in self.batches])
         variances = torch.stack([batch.target.var(0, correction=0).sum() for batch in self.batches])
         sampling = variances / torch.tensor([batch.n_cells for batch in self.batches])
-        doubt = self.origins.of([batch.name for batch in self.batches]).doubt
+        doubt = self.start.of([batch.name for batch in self.batches]).doubt
         return Shrinkage.fitted(expected, flowed, real, sampling, doubt)

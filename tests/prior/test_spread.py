@@ -1,0 +1,106 @@
+"""Donors: standard normal gene by gene, with what genes of one cell have in common; files that say what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from scipy.stats import kstest
+
+from scdfm.errors import RunError
+from scdfm.prior import Spread, fit_spread
+from scdfm.prior.spread import MOST_DONORS, normal_scores
+
+
+def cells(n: int = 1200, n_genes: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two conditions of different means; the first two genes go together, whatever the condition."""
+    rng = np.random.default_rng(seed)
+    conditions = np.repeat([0, 1], n // 2)
+    latent = rng.standard_normal((n, n_genes))
+    latent[:, 1] = 0.9 * latent[:, 0] + np.sqrt(1 - 0.81) * latent[:, 1]
+    x = np.maximum(0, 1 + 0.7 * latent + conditions[:, None] * np.linspace(-1, 1, n_genes))
+    return x, conditions, np.stack([x[conditions == c].mean(0) for c in (0, 1)])
+
+
+def spread(settings: tuple[str, str] = ("control", "control")) -> Spread:
+    x, conditions, means = cells()
+    return fit_spread(x, conditions, means, settings, torch.Generator().manual_seed(0))
+
+
+def test_donors_are_standard_normal_and_keep_their_dependence() -> None:
+    donors = spread().donors.float().numpy()
+    for gene in range(donors.shape[1]):
+        assert kstest(donors[:, gene], "norm").pvalue > 0.01
+    correlation = np.corrcoef(donors.T)
+    # Zeros hide some of the dependence of genes that are on in most cells.
+    assert 0.7 < correlation[0, 1] < 0.95
+    others = correlation[np.triu_indices(8, 1)][1:]
+    assert np.abs(others).max() < 5 / np.sqrt(len(donors))
+
+
+def test_conditions_means_are_not_what_donors_have_in_common() -> None:
+    """The condition of a cell is taken out: without that the genes that it moves would go together."""
+    x, conditions, _ = cells()
+    pooled = fit_spread(
+        x, np.zeros_like(conditions), x.mean(0)[None], ["control"], torch.Generator().manual_seed(0)
+    )
+    own, mixed = (np.corrcoef(found.donors.float().numpy().T)[0, 7] for found in (spread(), pooled))
+    assert abs(own) < 0.1 < abs(mixed)
+
+
+def test_settings_have_donors_of_their_own() -> None:
+    found = spread(("control|line=A", "control|line=B"))
+    first, second = found.settings["control|line=A"], found.settings["control|line=B"]
+    assert first == (0, 600)
+    assert second == (600, 600)
+    assert found.donors_of("control|line=B") == (600, 600)
+    assert found.donors_of("control|line=C") == (0, 1200)
+
+
+def test_at_most_so_many_donors() -> None:
+    x, conditions, means = cells(2 * (MOST_DONORS + 500), 2)
+    found = fit_spread(x, conditions, means, ["control", "control"], torch.Generator().manual_seed(0))
+    assert len(found.donors) == MOST_DONORS
+
+
+def test_normal_scores_keep_the_order() -> None:
+    values = torch.tensor([[3.0], [1.0], [2.0]])
+    expected = torch.special.ndtri(torch.tensor([[5.0], [1.0], [3.0]], dtype=torch.float64) / 6).float()
+    torch.testing.assert_close(normal_scores(values), expected)
+
+
+def test_saved_and_read(tmp_path: Path) -> None:
+    found = spread(("control|line=A", "control|line=B"))
+    found.save(tmp_path / "spread.safetensors")
+    again = Spread.load(tmp_path / "spread.safetensors", 8)
+    assert torch.equal(again.donors, found.donors)
+    assert torch.equal(again.marginals.values, found.marginals.values)
+    assert (again.size, again.settings) == (found.size, found.settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: t.pop("zeros"), "zeros"),
+        (lambda t: t.update(zeros=t["zeros"] + 2), "are those of no distribution"),
+        (lambda t: t.update(values=t["values"].flip(1)), "are those of no distribution"),
+        (lambda t: t.update(deviation=t["deviation"][:3]), r"'deviation' is torch.float32 \[3\]"),
+        (lambda t: t.update(donors=t["donors"].float()), "'donors' is torch.float32"),
+        (lambda t: t["donors"].fill_(float("nan")), "finite"),
+    ],
+)
+def test_a_damaged_file_is_told(tmp_path: Path, change, says: str) -> None:
+    found, path = spread(), tmp_path / "spread.safetensors"
+    found.save(path)
+    tensors = {
+        "zeros": found.marginals.zeros.clone(), "values": found.marginals.values.clone(),
+        "deviation": found.deviation.clone(), "donors": found.donors.clone(),
+    }  # fmt: skip
+    change(tensors)
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    save_file(tensors, path, metadata={"spread": '{"size": 1.0, "settings": {"control": [0, 1200]}}'})
+    with pytest.raises(RunError, match=rf"cannot be read as the spread of cells \(.*{says}"):
+        Spread.load(path, 8)

@@ -1,0 +1,56 @@
+"""Which cells tell the prior and the spread what, and which are kept from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import scdfm
+
+OPTIONS = {
+    "panel": {"n_genes": 25}, "graph": {"k": 5}, "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
+    "training": {"max_steps": 2, "warmup_steps": 1, "validate_every": 2, "validation_cells": 4, "accelerator": "cpu",
+                 "cells_per_condition": 4, "keep": "last"},
+    "flow": {"genes_per_step": 16}, "sampling": {"steps": 1, "cells": 5, "shrink": False},
+}  # fmt: skip
+
+
+def fitted(
+    cells: scdfm.CellTable, out: Path, split: scdfm.Split | None = None, over: dict[str, Any] | None = None
+) -> scdfm.Run:
+    config = scdfm.Config().updated(OPTIONS).updated(over or {})
+    return scdfm.fit(cells, split, config, out=out, progress=False)
+
+
+def test_one_cell_each_takes_the_spread_of_the_controls(tmp_path: Path) -> None:
+    """No condition has two cells: the donors are control cells then, as many as there are."""
+    screen = scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=6, n_controls=90, seed=1)
+    cells = scdfm.read_cells(screen)
+    names = [name for name in cells.conditions if name != "control"]
+    kept = [cells.rows("control"), *(cells.rows(name)[:1] for name in names)]
+    one_each = {"training": {"min_cells": 1}, "split": {"validation_fraction": 0.0}}
+    few = fitted(cells.take(np.sort(np.concatenate(kept))), tmp_path / "few", over=one_each)
+    assert len(few.spread.donors) == 90
+    whole = fitted(cells, tmp_path / "whole")
+    assert len(whole.spread.donors) == 6 * len(whole.split.train)
+
+
+def test_a_validation_condition_is_predicted_without_its_own_cells(tmp_path: Path) -> None:
+    """Other cells of it change what is predicted of others, and nothing of what is predicted of it."""
+    screen = scdfm.simulate(n_genes=30, n_targets=5, cells_per_condition=8, n_controls=20, seed=3)
+    split = scdfm.additive_split(scdfm.read_cells(screen), fold=0)
+    name, test = split.validation[0], split.test[0]
+    other = screen.copy()
+    other.X = other.X.toarray()
+    rows = (other.obs["perturbation"] == name).to_numpy()
+    other.X[rows] = 2 * other.X[rows, ::-1]
+    found = []
+    for place, adata in enumerate((screen, other)):
+        run = fitted(scdfm.read_cells(adata), tmp_path / f"{place}", split)
+        assert name in run.prior.conditions
+        assert name not in run.training_prior.conditions
+        found.append([run.predict([asked], seed=1).X.toarray() for asked in (name, test)])
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert (found[0][1] != found[1][1]).any()
