@@ -89,5 +89,5 @@ def test_bad_files_and_presets_are_refused(tmp_path):
     path.write_text("seed = = 4")
     with pytest.raises(ConfigError, match="is not TOML"):
         Config.load(path)
-    with pytest.raises(ConfigError, match="preset 'huge': expected one of default, paper, tiny"):
+    with pytest.raises(ConfigError, match="preset 'huge': expected one of default, instant, paper, tiny"):
         Config.preset("huge")

@@ -1,6 +1,6 @@
 """Every option of scdfm, in one schema for Python, TOML and the command line.
 
-Unknown keys are refused, values are checked, and the three presets (`default`, `paper`, `tiny`) stand at the
+Unknown keys are refused, values are checked, and the presets (`default`, `instant`, `paper`, `tiny`) stand at the
 end. Letters as in the documentation: G panel genes, T genes of one step, B cells of a batch, C conditions.
 """
 
@@ -126,7 +126,8 @@ class MMDConfig(Section):
 class TrainingConfig(Section):
     """The optimisation."""
 
-    max_steps: Count = 1000
+    max_steps: Annotated[int, Field(ge=0)] = 1000
+    """0 trains nothing: the prior alone is the model (preset `instant`); needs `flow.source` "prior"."""
     conditions_per_batch: Count = 8
     cells_per_condition: Annotated[int, Field(ge=2)] = 6
     min_cells: Count = 2
@@ -155,16 +156,16 @@ class TrainingConfig(Section):
     validate_every: Count = 250
     """Steps between validations; each also saves the checkpoint `last`."""
     validation_cells: Annotated[int, Field(ge=2)] = 64
-    """Cells generated for each validation condition, at most (of few real cells, as many); their genes' distance to as
-    many real ones chooses the weights."""
+    """Cells generated for each validation condition, at most (of few real cells, as many); their distance to as many real
+    ones chooses the weights."""
     validation_budget: Annotated[int, Field(ge=2)] = 1024
     """Cells that one validation generates at most: conditions are drawn by the seed until they are that many."""
     validation_genes: Count = 500
     """Genes of the panel that validation looks at, at most, drawn by the seed: all would cost more than training."""
     keep: Literal["best", "last"] = "best"
-    """Weights of the run: those that validate best by the genes' Wasserstein distance (where the flow starts from the
-    prior, only if that distance times the L2 of the means is smaller than that of the field that corrects nothing, which
-    is kept otherwise); or those of the last step. Without validation conditions the last."""
+    """`best`: the weights of the smallest validation energy distance. Where the flow starts from the prior they are kept
+    only if clearly better than the prior alone, which is kept otherwise (manifest: step 0). `last`: the last weights.
+    Without validation conditions the last are kept."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after this many validations without a better one; 0 never stops early."""
     precision: Literal["32", "bf16"] = "32"
@@ -294,6 +295,15 @@ class Config(Section):
     split: SplitConfig = SplitConfig()
 
     @model_validator(mode="after")
+    def _trained(self) -> Config:
+        if not self.training.max_steps and self.flow.source != "prior":
+            raise ValueError(
+                f"training.max_steps 0 needs flow.source 'prior': a flow from '{self.flow.source}' knows nothing before it "
+                "is trained"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _guided(self) -> Config:
         if self.sampling.guidance != 1 and not self.training.condition_dropout:
             raise ValueError(
@@ -304,7 +314,7 @@ class Config(Section):
 
     @classmethod
     def preset(cls, name: str) -> Config:
-        """The preset called `name`: default, paper or tiny."""
+        """The preset called `name`: default, instant, paper or tiny."""
         if name not in PRESETS:
             raise ConfigError(f"preset '{name}': expected one of {', '.join(PRESETS)}")
         return cls.model_validate(PRESETS[name])
@@ -389,4 +399,11 @@ TINY: dict[str, Any] = {
     "training": {"max_steps": 450, "ema_decay": 0.99, "validate_every": 150},
 }
 
-PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER, "tiny": TINY}
+# No training: the closed-form prior and its populations, in seconds. The network that is never asked stays small.
+INSTANT: dict[str, Any] = {
+    "graph": {"enabled": False},
+    "model": {"width": 8, "heads": 1, "gene_heads": 1, "layers": 1},
+    "training": {"max_steps": 0},
+}
+
+PRESETS: dict[str, dict[str, Any]] = {"default": {}, "instant": INSTANT, "paper": PAPER, "tiny": TINY}

@@ -34,7 +34,7 @@ def fit(
         ),
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Fold of the split.")] = None,
-    preset: Annotated[str, typer.Option(help="default, paper or tiny.")] = "default",
+    preset: Annotated[str, typer.Option(help="default, instant (no training), paper or tiny.")] = "default",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="section.key=value over preset and file; may be repeated."),
@@ -68,17 +68,18 @@ def fit(
     if not is_first():
         return
     kept = ", ".join(
-        f"{name} {value:.4g}" for name, value in run.manifest.result.items() if value is not None
+        f"{name} {value:.4g}"
+        for name, value in run.manifest.result.items()
+        if value is not None and not name.startswith("gain_")
     )
     typer.echo(
         f"run {out}: {len(run.genes)} genes, {len(run.split.train)} training, {len(run.split.validation)} validation "
         f"and {len(run.split.test)} test conditions; weights kept: {kept}"
     )
-    if run.manifest.result.get("step") == 0:
-        typer.echo(
-            "step 0: no step of training made the validation populations better than the prior alone, which is kept; "
-            "more cells or conditions give training more to learn from, and training.keep=last keeps its weights"
-        )
+    from scdfm.training.judge import summary
+
+    if told := summary(run.manifest.result, len(run.split.validation)):
+        typer.echo(told)
 
 
 @app.command()

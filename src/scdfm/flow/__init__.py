@@ -1,12 +1,12 @@
 """The flow of the paper (§3): path and loss, one training step, the solver, and generation."""
 
+from scdfm.flow.distance import energy, wasserstein
 from scdfm.flow.generate import gene_chunks, generate
 from scdfm.flow.loss import FlowLoss, flow_loss, in_units
 from scdfm.flow.mmd import median_bandwidths, mmd2, squared_distances
 from scdfm.flow.path import Integrate, Noise, Output, Start, interpolate, sample_normal, sample_time
 from scdfm.flow.solve import solve
 from scdfm.flow.step import step
-from scdfm.flow.wasserstein import wasserstein
 
 __all__ = [
     "FlowLoss",
@@ -14,6 +14,7 @@ __all__ = [
     "Noise",
     "Output",
     "Start",
+    "energy",
     "flow_loss",
     "gene_chunks",
     "generate",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import torch
@@ -14,8 +14,6 @@ from scdfm.config import Config
 from scdfm.data import CONTROL, CellTable, ConditionSampler, Split, make_split
 from scdfm.errors import ConfigError, RunError
 from scdfm.files import new_folder
-from scdfm.model import VelocityField
-from scdfm.prior import Shrinkage
 from scdfm.processes import is_first, together, wait_for_all, world_size
 from scdfm.run import Run, folder
 from scdfm.run.extrapolation import unknown, untold
@@ -25,12 +23,12 @@ from scdfm.training.checkpoint import BEST, CHECKPOINTS, LAST, read_checkpoint
 from scdfm.training.divergence import last_good, require_finite
 from scdfm.training.inputs import Features, Inputs, prepare, require_same_run, write_inputs
 from scdfm.training.interruption import stopped
+from scdfm.training.judge import Jury, Kept
 from scdfm.training.machine import require_machine, require_memory
 from scdfm.training.module import FlowModule
 from scdfm.training.start import prior_start
 from scdfm.training.steps import Dealt, Prefetched, StepBatches, ValidationConditions
 from scdfm.training.trainer import make_trainer
-from scdfm.training.validation import JUDGED, Jury, mistake
 
 
 def fit(
@@ -155,14 +153,32 @@ class StepData(L.LightningDataModule):
 
 
 def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> None:
-    """Run Lightning's loop and keep the weights that validate best."""
+    """Train, unless there is nothing to train, and keep the weights that validate best."""
     config = manifest.config
     graph = folder.read_graph(out / folder.GRAPH, len(manifest.vocabulary)) if config.graph.enabled else None
     shape = data.inputs.encoder.shape(null=config.training.condition_dropout > 0)
     field = folder.build_field(config, data.inputs.vocabulary, graph, shape)
-    rates = folder.source_rates(folder.read_means(out / folder.MEANS))
     start = prior_start(data.cells, data.split, data.inputs, out) if config.flow.source == "prior" else None
+    if not config.training.max_steps:
+        if is_first():
+            _finish(Kept(field.state_dict(), {"step": 0}), 0, manifest, out)
+        return
+    rates = folder.source_rates(folder.read_means(out / folder.MEANS))
     module = FlowModule(field, config, data.gene_ids, rates, len(data.validation), start)
+    trainer = _loop(module, data, config, out, progress)
+    if trainer.is_global_zero:
+        validated = len(data.validation) > 0
+        chosen = config.training.keep == "best" and validated
+        kept = _best(out) if chosen else _last(module, trainer.global_step, out)
+        if validated and start is not None:
+            fresh = folder.build_field(config, data.inputs.vocabulary, graph, shape)
+            jury = Jury(data.validation.batches, config, module.gene_ids.cpu(), start.to("cpu"))
+            kept = jury.judged(kept, fresh)
+        _finish(kept, trainer.global_step, manifest, out)
+
+
+def _loop(module: FlowModule, data: StepData, config: Config, out: Path, progress: bool) -> L.Trainer:
+    """Run Lightning's loop to the end."""
     trainer = make_trainer(config.training, out, validated=len(data.validation) > 0, progress=progress)
     last = out / CHECKPOINTS / LAST
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -171,9 +187,8 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # Step s is the same batch in any process: nothing of the data need be restored.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-        warnings.filterwarnings(
-            "ignore", message=".*LeafSpec.*", category=FutureWarning
-        )  # Lightning's, of torch
+        # Lightning's, of torch.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
         try:
             trainer.fit(
@@ -183,23 +198,7 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
             if stop.code == 0:
                 raise
             raise stopped(trainer.global_step, last_good(out) or 0, last) from None
-    if trainer.is_global_zero:
-        validated = len(data.validation) > 0
-        chosen = config.training.keep == "best" and validated
-        kept = _best(out) if chosen else _last(module, trainer.global_step, out)
-        if validated and start is not None:
-            fresh = folder.build_field(config, data.inputs.vocabulary, graph, shape)
-            jury = Jury(data.validation.batches, config, module.gene_ids.cpu(), start.to("cpu"))
-            kept = _judged(kept, fresh, jury)
-        _finish(kept, trainer.global_step, manifest, out)
-
-
-class Kept(NamedTuple):
-    """The weights of a run, the step and scores that the manifest says of them, and how far their means are believed."""
-
-    weights: dict[str, torch.Tensor]
-    result: dict[str, float | int | None]
-    shrinkage: Shrinkage | None = None
+    return trainer
 
 
 def _best(out: Path) -> Kept:
@@ -224,22 +223,6 @@ def _weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The (averaged) weights of the field in a checkpoint."""
     state, prefix = checkpoint["state_dict"], "field."
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def _judged(kept: Kept, field: VelocityField, jury: Jury) -> Kept:
-    """The kept weights and how far their means are believed; with `training.keep` "best" those of the `field` that
-    corrects nothing yet, where training has not made validation populations better.
-    """
-    untrained = {name: value.clone() for name, value in field.state_dict().items()}
-    before = jury.populations(field)
-    field.load_state_dict(kept.weights)
-    shrinkage = jury.shrinkage(before, jury.populations(field)) if jury.config.sampling.shrink else None
-    if jury.config.training.keep == "last":
-        return kept._replace(shrinkage=shrinkage)
-    start, end = jury.scores(before), jury.scores(jury.populations(field, shrinkage))
-    if mistake(start) < mistake(end):
-        return Kept(untrained, {"step": 0, **{name: start[name] for name in JUDGED}})
-    return Kept(kept.weights, kept.result | {name: end[name] for name in JUDGED}, shrinkage)
 
 
 def _finish(kept: Kept, step: int, manifest: Manifest, out: Path) -> None:

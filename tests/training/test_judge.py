@@ -1,0 +1,101 @@
+"""The keep rule: trained weights only where they are clearly better than the prior alone, on means and populations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import scdfm
+from scdfm.training.judge import Gain, summary, worth_keeping
+
+WILD = {
+    "panel": {"n_genes": 25}, "graph": {"k": 5}, "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
+    "training": {"max_steps": 8, "warmup_steps": 0, "validate_every": 4, "validation_cells": 24, "accelerator": "cpu",
+                 "cells_per_condition": 4, "learning_rate": 0.1, "ema_decay": 0.0},
+    "flow": {"genes_per_step": 16}, "sampling": {"steps": 1}, "split": {"validation_fraction": 0.4},
+}  # fmt: skip
+
+
+def gain(low: float, high: float) -> Gain:
+    return Gain((low + high) / 2, low, high)
+
+
+BETTER, UNCLEAR, WORSE = gain(0.1, 0.3), gain(-0.1, 0.3), gain(-0.3, -0.1)
+
+
+def test_the_interval_is_student_s() -> None:
+    differences = torch.tensor([0.3, -0.1, 0.5, 0.2, 0.4], dtype=torch.float64)
+    found = Gain.of(differences)
+    expected = stats.ttest_1samp(differences.numpy(), 0).confidence_interval(0.95)
+    np.testing.assert_allclose(found, (0.26, expected.low, expected.high))
+    alone = Gain.of(differences[:1])
+    assert alone.verdict == "unclear"
+    assert alone.mean == pytest.approx(0.3)
+
+
+def test_no_difference_is_called_clear_more_often_than_the_level_says() -> None:
+    """Null draws of three conditions: one in twenty, within three standard errors."""
+    draws = torch.randn((4000, 3), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    clear = np.mean([Gain.of(row).verdict != "unclear" for row in draws])
+    assert abs(clear - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 4000)
+
+
+@pytest.mark.parametrize(
+    ("energy", "wasserstein", "l2", "own", "kept"),
+    [
+        (BETTER, UNCLEAR, UNCLEAR, 0.1, True),
+        (UNCLEAR, BETTER, UNCLEAR, 0.1, True),
+        (UNCLEAR, UNCLEAR, BETTER, 0.1, True),
+        (UNCLEAR, UNCLEAR, UNCLEAR, 0.1, False),
+        (BETTER, BETTER, WORSE, 0.1, False),
+        (WORSE, BETTER, BETTER, 0.1, False),
+        (BETTER, BETTER, BETTER, -0.1, False),
+    ],
+)
+def test_weights_are_kept_if_clearly_better_and_worse_in_nothing(energy, wasserstein, l2, own, kept) -> None:
+    """`own`: what their populations gain before means are moved toward the prior's."""
+    gains = {"val_energy": energy, "val_wasserstein": wasserstein, "val_l2": l2}
+    alone = {name: gain(own - 0.05, own + 0.05) for name in gains}
+    assert worth_keeping(gains, alone) is kept
+    worse_means = alone | {"val_l2": WORSE}
+    assert worth_keeping(gains, worse_means) is kept  # means are moved as far as validation allows
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_steps_far_too_long_leave_the_prior(tmp_path: Path, seed: int) -> None:
+    """Whatever the seed: the field that corrects nothing is kept, and predicts the prior's means and populations."""
+    cells = scdfm.read_cells(
+        scdfm.simulate(n_genes=30, n_targets=5, cells_per_condition=20, n_controls=40, seed=seed)
+    )
+    config = scdfm.Config().updated(WILD).updated({"seed": seed})
+    run = scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
+    assert run.manifest.result["step"] == 0
+    assert run.field.is_zero
+    best = run.log[["val_energy", "val_wasserstein"]].min()
+    assert run.manifest.result["val_energy"] <= best["val_energy"]
+    assert run.manifest.result["val_wasserstein"] <= best["val_wasserstein"]
+    instant = scdfm.fit(
+        cells,
+        run.split,
+        config.updated({"training": {"max_steps": 0}}),
+        out=tmp_path / "instant",
+        progress=False,
+    )
+    np.testing.assert_array_equal(run.predict(seed=1).X.toarray(), instant.predict(seed=1).X.toarray())
+
+
+def test_the_line_at_the_end() -> None:
+    result = {"step": 250, "val_energy": 0.1}
+    assert summary(result, 3) is None
+    for name, low, high in (("energy", 0.01, 0.03), ("wasserstein", -0.01, 0.02), ("l2", -0.3, -0.1)):
+        result |= {f"gain_{name}": (low + high) / 2, f"gain_{name}_low": low, f"gain_{name}_high": high}
+    assert summary(result, 3) == (
+        "training over the prior, 3 validation conditions: energy +0.02 (0.01 to 0.03, clear), "
+        "wasserstein +0.005 (-0.01 to 0.02, not clear), l2 -0.2 (-0.3 to -0.1, clearly worse); trained weights are kept"
+    )
+    result |= {"step": 0, "gain_l2_low": None}
+    assert summary(result, 1).endswith("l2 -0.2 (no interval); the prior alone is kept")
