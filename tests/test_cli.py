@@ -222,7 +222,7 @@ def lonely(adata):
         (None, ["--subset", "batch"], "expected COLUMN=VALUE"),
         (None, ["--subset", "batch=third"], "batch=third matches no cell"),
         (None, ["--set", "training.speed=9"], "unknown key 'training.speed'"),
-        (None, ["--preset", "huge"], "expected one of default, paper, tiny"),
+        (None, ["--preset", "huge"], "expected one of default, instant, paper, tiny"),
         (None, ["--config", "none.toml"], "config file none.toml cannot be read"),
         (None, ["--target-sum", "many"], "expected a number such as 10000, or median"),
         (None, ["--target-sum", "10000"], "whole"),

@@ -34,7 +34,7 @@ def test_paper_preset_carries_the_published_figures():
     [
         ("trainin.max_steps=1", "unknown key 'trainin'; known here: seed, panel"),
         ("training.max_step=1", "unknown key 'training.max_step'; known here: max_steps"),
-        ("training.max_steps=-1", r"training.max_steps: .* greater than or equal to 1 \(found -1\)"),
+        ("training.max_steps=-1", r"training.max_steps: .* greater than or equal to 0 \(found -1\)"),
         ("model.heads=many", r"model.heads: .* integer.*\(found 'many'\)"),
         ("model.width=30", "width 30 is not a multiple of gene_heads 8"),
         ("model.latents=8", "latents 8 has no effect on backbone 'differential_perceiver'"),

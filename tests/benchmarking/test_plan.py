@@ -60,7 +60,7 @@ def test_a_split_without_folds_has_fold_0():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"models": "tinny"}, "model 'tinny': expected default, paper, tiny, file:NAME=PRED.h5ad or baselines"),
+        ({"models": "tinny"}, "model 'tinny': expected default, instant, paper, tiny, file:NAME=PRED.h5ad or baselines"),
         ({"models": "file:CPA"}, "model 'file:CPA': expected"),
         ({"models": "file:ridge=a.h5ad"}, "model name 'ridge' is taken by the references"),
         ({"models": "file:a/b=a.h5ad"}, "model name 'a/b': expected up to 60 letters"),
