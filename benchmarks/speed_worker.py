@@ -2,7 +2,7 @@
 
     python benchmarks/speed_worker.py '{"form": "plain", "case": {...}, "device": "cpu"}'
 
-`benchmarks/speed.py` starts two of these, the plain formulation of tests/reference.py and scdfm's own, and lets them
+`benchmarks/speed.py` starts two of these, the plain formulation of scdfm.model.reference and scdfm's own, and lets them
 take turns; a process each, so that each one's peak memory is its own. Both hold the same parameters and see
 the same numbers.
 """
@@ -32,14 +32,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from scdfm.config import SamplingConfig
 from scdfm.data import Batch, CellTable, ConditionSampler, GenePanel, Split, Vocabulary, read_cells
 from scdfm.flow import flow_loss, generate, sample_normal, solve
-from scdfm.model import VelocityField
+from scdfm.model import VelocityField, reference
 from scdfm.official import velocity_field
 from scdfm.seeds import numpy_rng, torch_rng
 from scdfm.training.compiling import compile_layers
 from scdfm.training.steps import Prefetched, StepBatches
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-import reference
 
 BACKBONE = "differential_perceiver"
 NEIGHBOURS = 30

@@ -9,8 +9,8 @@ from pathlib import Path
 import anndata as ad
 import torch
 
-import reference
 from scdfm.datasets.generated import generated_norman
+from scdfm.model import reference
 
 Call = Callable[..., tuple[int, str, str]]
 

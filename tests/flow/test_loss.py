@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-import reference
 from scdfm.config import MMDConfig
 from scdfm.errors import ConfigError
 from scdfm.flow import Noise, flow_loss, interpolate, mmd2, sample_time
+from scdfm.model import reference
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-import reference
 from scdfm.errors import DataError
 from scdfm.flow import median_bandwidths, mmd2, squared_distances
+from scdfm.model import reference
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import reference
 from scdfm.config import ModelConfig
 from scdfm.errors import ConfigError
-from scdfm.model import VelocityField
+from scdfm.model import VelocityField, reference
 from scdfm.official import own_state, velocity_field
 
 PUBLISHED = ("differential_perceiver", "differential_transformer", "perceiver")

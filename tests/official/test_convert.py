@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-import reference
 import scdfm
 from scdfm.data import CellTable, Split, coexpression_graph, read_cells
 from scdfm.errors import ConditionError, ConfigError, DataError, RunError
+from scdfm.model import reference
 from scdfm.official import convert
 
 SPECIAL = ["<pad>", "<cls>", "<mask>", "control"]

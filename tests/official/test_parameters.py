@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-import reference
 from scdfm.errors import ConfigError, RunError
 from scdfm.flow import median_bandwidths, mmd2, solve
-from scdfm.model import VelocityField
+from scdfm.model import VelocityField, reference
 from scdfm.official import own_state, velocity_field
 
 BACKBONES = ("differential_perceiver", "differential_transformer", "perceiver")

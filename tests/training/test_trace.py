@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import reference
 from scdfm.config import MMDConfig
 from scdfm.flow import flow_loss, interpolate
+from scdfm.model import reference
 from scdfm.official import velocity_field
 
 V, T, CELLS, CONDITIONS, HEADS, LAYERS, STEPS = 41, 17, 12, 3, 2, 2, 20

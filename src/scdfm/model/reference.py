@@ -174,7 +174,7 @@ def perceiver_block(p: Parameters, y: Tensor, h_c: Tensor, time: Tensor, n_heads
     """Attention to the control, self-attention, MLP; exact GELU, norms with weights."""
     six = (p / "adaLN_modulation.1").linear(F.silu(time)).unsqueeze(1).chunk(6, dim=-1)
     shift1, scale1, gate1, shift2, scale2, gate2 = six
-    none = Dropout(0)
+    none = Dropout(0.0)
     query, key, value = (p / "q").linear((p / "ln_z1").norm(y)), (p / "k").linear(h_c), (p / "v").linear(h_c)
     y = y + multihead(p / "cross", query, key, value, n_heads, None, none)
     y = (p / "ln_z2").norm(y) * (1 + scale1) + shift1
@@ -210,7 +210,7 @@ def attention_map(q: Tensor, k: Tensor, n_heads: int, allowed: Tensor | None = N
 
 def in_heads(x: Tensor, n_heads: int) -> Tensor:
     """[B, n, d] as [B, H, n, d/H]."""
-    return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+    return x.reshape(*x.shape[:-1], n_heads, -1).transpose(1, 2)
 
 
 def median_bandwidths(y: Tensor, scales: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)) -> Tensor:
