@@ -1,4 +1,4 @@
-"""Line numbers in docs/paper.md: `path:LINE name` says where a class or function is defined. `python docs/lines.py` mends them."""
+"""Line numbers in docs/paper.md: `path:LINE name` says where a class or function is defined. Run to mend them."""
 
 from __future__ import annotations
 

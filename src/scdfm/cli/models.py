@@ -15,6 +15,7 @@ from scdfm.cli.options import (
     Quiet,
     config_of,
     names_of,
+    seconds_of,
 )
 from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
@@ -47,6 +48,12 @@ def fit(
         ),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            help="As many steps as take about 90s, 30m or 2h on this machine, instead of --max-steps."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the fit that was interrupted in --out.")
@@ -60,11 +67,16 @@ def fit(
     options = config_of(preset, screen.config, settings or [], split, fold, max_steps, seed)
     if features:
         options = options.updated({"model": {"features": features}}, where="--features")
+    if time is not None and max_steps is not None:
+        raise ConfigError("--time and --max-steps both say how long to train; give one of them")
+    seconds = None if time is None else seconds_of(time)
     cells = screen.read(data)
     from scdfm.training import fit as fit_cells
 
     say = None if quiet else typer.echo
-    run = fit_cells(cells, config=options, out=out, resume=resume, progress=not quiet, say=say)
+    run = fit_cells(
+        cells, config=options, out=out, resume=resume, progress=not quiet, say=say, seconds=seconds
+    )
     if not is_first():
         return
     kept = ", ".join(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scdfm.errors import DataError
+from scdfm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from scdfm.config import Config
@@ -49,6 +49,18 @@ def names_of(*texts: str) -> list[str]:
         else:
             names += [name.strip() for name in text.split(",") if name.strip()]
     return names
+
+
+def seconds_of(text: str) -> float:
+    """Seconds of a text such as 90s, 30m or 2h."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    try:
+        seconds = float(text[:-1]) * units[text[-1:]]
+    except (KeyError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"time '{text}': expected a number and a unit, e.g. 90s, 30m or 2h")
+    return seconds
 
 
 def number_or_text(text: str) -> float | str:

@@ -19,6 +19,7 @@ from scdfm.run import Run, folder
 from scdfm.run.extrapolation import unknown, untold
 from scdfm.run.manifest import NAME, Manifest
 from scdfm.seeds import derive, numpy_rng
+from scdfm.training.budget import Stopwatch, steps_within
 from scdfm.training.checkpoint import BEST, CHECKPOINTS, LAST, read_checkpoint
 from scdfm.training.divergence import last_good, require_finite
 from scdfm.training.inputs import Features, Inputs, prepare, require_same_run, write_inputs
@@ -41,6 +42,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     say: Callable[[str], object] | None = None,
+    seconds: float | None = None,
 ) -> Run:
     """Train a velocity field on the training conditions of `split` and leave a run folder at `out`.
 
@@ -53,6 +55,8 @@ def fit(
     resume: continue the fit that was interrupted in `out`; on CPU the weights are, bit for bit, those of an
         uninterrupted one. A finished run is returned as it is; an empty `out` starts a new fit.
     say: is told, before the first step, which test conditions no run of this split can predict.
+    seconds: a budget of time in place of `training.max_steps`: a short fit tells how many steps it holds, and the config of
+        the run says how many they are. A fit that is resumed keeps the number of its start.
 
     Test cells choose nothing: genes, graph, means and checkpoint come from training and validation conditions.
     Under `torchrun`, or with `training.devices`, several processes share each step (docs/many-machines.md): all
@@ -68,6 +72,8 @@ def fit(
     cells.require_cells((CONTROL, *split.train, *split.validation), at_least=config.training.min_cells)
     out = Path(out)
     _require_shares(config, split)
+    if seconds is not None:
+        config = _budgeted(seconds, cells, split, config, features, out if resume else None)
     with together(config.training.accelerator == "cpu", config.training.timeout):
         begins = is_first() and not (resume and (out / NAME).is_file())
         if begins:
@@ -91,6 +97,29 @@ def fit(
             _train(data, inputs.manifest, out, progress)
             wait_for_all()
         return Run.load(out)
+
+
+def _budgeted(
+    seconds: float, cells: CellTable, split: Split, config: Config,
+    features: Features | Sequence[Features] | None, resumed: Path | None,
+) -> Config:  # fmt: skip
+    """The config with as many steps as the time holds, or as the resumed fit began with."""
+    if world_size(config.training) > 1 or not config.training.max_steps:
+        what = "training.max_steps 0" if not config.training.max_steps else "several processes"
+        raise ConfigError(
+            f"time {seconds:g} s: it cannot be given with {what}; give training.max_steps instead"
+        )
+    if resumed is not None and (resumed / NAME).is_file():
+        steps = Manifest.load(resumed).config.training.max_steps
+    else:
+
+        def probe(short: Config, folder: Path, watch: Stopwatch) -> None:
+            inputs = prepare(cells, split, short, features)
+            write_inputs(cells, split, inputs, folder)
+            _train(StepData(cells, split, inputs, 0), inputs.manifest, folder, progress=False, watch=watch)
+
+        steps = steps_within(seconds, config, probe)
+    return config.updated({"training": {"max_steps": steps}}, where="time")
 
 
 def _require_shares(config: Config, split: Split) -> None:
@@ -152,7 +181,9 @@ class StepData(L.LightningDataModule):
         return batch.to(device, non_blocking=True)
 
 
-def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> None:
+def _train(
+    data: StepData, manifest: Manifest, out: Path, progress: bool, watch: Stopwatch | None = None
+) -> None:
     """Train, unless there is nothing to train, and keep the weights that validate best."""
     config = manifest.config
     graph = folder.read_graph(out / folder.GRAPH, len(manifest.vocabulary)) if config.graph.enabled else None
@@ -165,8 +196,8 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
         return
     rates = folder.source_rates(folder.read_means(out / folder.MEANS))
     module = FlowModule(field, config, data.gene_ids, rates, len(data.validation), start)
-    trainer = _loop(module, data, config, out, progress)
-    if trainer.is_global_zero:
+    trainer = _loop(module, data, config, out, progress, watch)
+    if trainer.is_global_zero and watch is None:
         validated = len(data.validation) > 0
         chosen = config.training.keep == "best" and validated
         kept = _best(out) if chosen else _last(module, trainer.global_step, out)
@@ -177,9 +208,13 @@ def _train(data: StepData, manifest: Manifest, out: Path, progress: bool) -> Non
         _finish(kept, trainer.global_step, manifest, out)
 
 
-def _loop(module: FlowModule, data: StepData, config: Config, out: Path, progress: bool) -> L.Trainer:
+def _loop(
+    module: FlowModule, data: StepData, config: Config, out: Path, progress: bool, watch: Stopwatch | None
+) -> L.Trainer:
     """Run Lightning's loop to the end."""
     trainer = make_trainer(config.training, out, validated=len(data.validation) > 0, progress=progress)
+    if watch is not None:
+        trainer.callbacks.append(watch)  # type: ignore[attr-defined]
     last = out / CHECKPOINTS / LAST
     with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(derive(config.seed, "fit"))
