@@ -65,10 +65,25 @@ def generate(
     "dopri5", which chooses steps for a batch together, and with sampling.dropout. Negative values are cut to
     0 if sampling.clamp. Raises TrainingError when values come out non-finite.
     """
-    device = next(field.parameters()).device
     start = start or Noise(len(genes))
     chunks = gene_chunks(len(genes), genes_per_step if sampling.genes == "chunks" else None, rng)
     begin = start.population(condition.cpu(), rng, sampling.noise == "stratified")
+    if field.is_zero:  # nothing to solve, to the bit
+        end = begin
+    else:
+        inputs = (control, genes, perturbation, condition)
+        end = _flowed(field, begin, inputs, chunks, sampling, start, rng, batch_cells)
+    cells = _checked(start.to("cpu").cells(_checked(end), begin, condition.cpu()))
+    return cells.clamp_(min=0) if sampling.clamp else cells
+
+
+def _flowed(
+    field: Field, begin: Tensor, inputs: tuple[Any, ...], chunks: list[tuple[Tensor, int]],
+    sampling: SamplingConfig, start: Start, rng: torch.Generator, batch_cells: int | None,
+) -> Tensor:  # fmt: skip
+    """The end [M, G] of the flow from `begin`, on the CPU: batch by batch of cells, chunk by chunk of genes."""
+    control, genes, perturbation, condition = inputs
+    device = next(field.parameters()).device
     batch_cells = batch_cells or cells_per_batch(
         field, len(chunks[0][0]), device, contexts=1 if sampling.guidance == 1 else 2
     )
@@ -82,16 +97,16 @@ def generate(
             for first in range(0, len(control), batch_cells):
                 rows = torch.arange(first, min(first + batch_cells, len(control)))
                 present, local = torch.unique(condition[rows], return_inverse=True)
+                began = start.at(present.cpu())
                 for chunk, kept in chunks:
-                    inputs = (control[rows][:, chunk], genes[chunk], perturbation[present], local)
-                    began = start.at(present.cpu()).on(chunk).to(device)
+                    asked = (control[rows][:, chunk], genes[chunk], perturbation[present], local)
                     cells = begin[rows][:, chunk].to(device)
-                    ended = _solve(field, cells, tuple(x.to(device) for x in inputs), sampling, began)
+                    moved = tuple(x.to(device) for x in asked)
+                    ended = _solve(field, cells, moved, sampling, began.on(chunk).to(device))
                     end[rows[:, None], chunk[:kept]] = ended[:, :kept].float().cpu()
     finally:
         field.train(was_training)
-    cells = _checked(start.to("cpu").cells(_checked(end), begin, condition.cpu()))
-    return cells.clamp_(min=0) if sampling.clamp else cells
+    return end
 
 
 def gene_chunks(n_genes: int, size: int | None, rng: torch.Generator) -> list[tuple[Tensor, int]]:
@@ -121,8 +136,6 @@ def _solve(
     field: Field, begin: Tensor, inputs: tuple[Any, ...], sampling: SamplingConfig, start: Start
 ) -> Tensor:
     """The end of the flow; with guidance w its velocity is v_null + w·(v − v_null), null the condition left out."""
-    if field.is_zero:  # nothing to solve, to the bit
-        return begin
     control, genes, perturbation, condition = inputs
     asked = [perturbation]
     if sampling.guidance != 1:
