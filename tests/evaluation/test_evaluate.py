@@ -156,7 +156,7 @@ def test_training_as_a_run_or_a_table(noisy, screen, held_out):
     train = [c for c in screen.conditions if c not in held_out]
     means = screen.means(train)
     plain = evaluate(noisy, screen, metrics=MEANS)
-    for training in (means, SimpleNamespace(means=means, split=None), means[means.columns[::-1]]):
+    for training in (means, SimpleNamespace(means=means, untrained=lambda: None), means[means.columns[::-1]]):
         table = evaluate(noisy, screen, metrics=MEANS, training=training)
         pd.testing.assert_frame_equal(table, plain)
     leaky = evaluate(noisy, screen, metrics=MEANS, training=screen.means())

@@ -13,12 +13,14 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from scdfm.benchmarking.plan import Contender, Plan
-from scdfm.benchmarking.tables import ALL, Tables
+from scdfm.benchmarking.tables import ALL, Tables, is_prior
 from scdfm.config import SplitConfig
 from scdfm.data import CellTable, Split
+from scdfm.evaluation import PRIOR
 from scdfm.plots import model_colours
 from scdfm.report.figures import Illustration, metric_panels
 from scdfm.report.provenance import Fact, provenance
+from scdfm.report.standing import outcome
 from scdfm.report.table import ScoreTable, decimals, markdown, plain, score_table
 from scdfm.report.words import MEANINGS, MODELS, count, heading, number, title
 
@@ -31,7 +33,7 @@ EXPLAINED = (
 
 @dataclass(frozen=True)
 class Gain:
-    """A model against its best baseline on one metric, as text; `outcome` is a key of OUTCOMES."""
+    """A model against its best baseline, or its prior, on one metric, as text; `outcome` is a key of OUTCOMES."""
 
     model: str
     metric: str
@@ -102,6 +104,11 @@ class Page:
         ]  # fmt: skip
 
     @property
+    def has_prior(self) -> bool:
+        """Whether the tables hold what some model predicts before training."""
+        return any(is_prior(name) for name in self.parts[0].scores.models)
+
+    @property
     def panels(self) -> list[Illustration]:
         """A picture of each metric over all conditions."""
         summary = self.tables.summary
@@ -115,7 +122,8 @@ class Page:
     @property
     def models(self) -> list[tuple[str, str]]:
         """The references in words."""
-        return [(name, MODELS[name]) for name in self.parts[0].scores.models if name in MODELS]
+        names = [PRIOR if is_prior(name) else name for name in self.parts[0].scores.models]
+        return [(name, MODELS[name]) for name in dict.fromkeys(names) if name in MODELS]
 
     @property
     def by_fold(self) -> tuple[str, list[int], dict[str, list[str]]]:
@@ -165,7 +173,7 @@ class Page:
             lines.append(markdown(summary[summary["part"] == part.name], intervals=True))
             if part.gains:
                 lines += [
-                    "| model | metric | best baseline | gain (95 % interval) | |",
+                    "| model | metric | against | gain (95 % interval) | |",
                     "|---|---|---|---:|---|",
                 ]
                 lines += [
@@ -198,25 +206,25 @@ def gains(differences: pd.DataFrame, summary: pd.DataFrame) -> Iterator[Gain]:
         )  # fmt: skip
 
 
-def outcome(low: float, high: float) -> str:
-    """Whether an interval lies above zero, below it, or on both sides."""
-    if low != low or high != high:
-        return "undefined"
-    return "better" if low > 0 else "worse" if high < 0 else "unclear"
-
-
 def verdict(model: str, found: Sequence[Gain]) -> str:
-    """On how many metrics `model` beats the best baseline."""
-    own = [gain for gain in found if gain.model == model]
-    tally = {name: [title(gain.metric) for gain in own if gain.outcome == name] for name in OUTCOMES}
+    """On how many metrics `model` beats the best baseline, and its prior where it has one."""
+    own = [gain for gain in found if gain.model == model and not is_prior(gain.baseline)]
     if not own:
         return f"{model}: no metric is defined for it and for a baseline."
+    sentences = [f"{model} against the best baseline of each of {_tally(own)}"]
+    if prior := [gain for gain in found if gain.model == model and is_prior(gain.baseline)]:
+        sentences.append(f"Beside the prior alone, on {_tally(prior)}")
+    return " ".join(sentences)
+
+
+def _tally(gains: Sequence[Gain]) -> str:
+    tally = {name: [title(gain.metric) for gain in gains if gain.outcome == name] for name in OUTCOMES}
     words = [
         f"{OUTCOMES[name]} on {len(metrics)} ({', '.join(metrics)})"
         for name, metrics in tally.items()
         if metrics
     ]
-    return f"{model} against the best baseline of each of {count(len(own), 'metric')}: {'; '.join(words)}."
+    return f"{count(len(gains), 'metric')}: {'; '.join(words)}."
 
 
 def said(split: SplitConfig | Split) -> dict[str, Any]:

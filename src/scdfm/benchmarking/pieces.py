@@ -18,9 +18,10 @@ import pandas as pd
 
 from scdfm.benchmarking.folds import Fold, Folds, predicted_in, prediction_path
 from scdfm.benchmarking.plan import Piece, Plan
-from scdfm.data import CellTable
+from scdfm.data import CONTROL, CellTable
 from scdfm.errors import ConditionError
-from scdfm.evaluation import BASELINES, CEILING, LOWER_IS_BETTER, evaluate
+from scdfm.evaluation import BASELINES, CEILING, LOWER_IS_BETTER, PRIOR, evaluate
+from scdfm.evaluation.prior import NO_PRIOR
 from scdfm.files import write_json, written_whole
 from scdfm.run.folder import file_digest
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 SCORES, RECORD, RUN, PREDICTED = "scores.csv", "piece.json", "run", "predicted.h5ad"
 COLUMNS = ("model", "fold", "seed", "beside", "condition", "metric", "value", "n_cells")
 """Of the long table. `seed` -1: none. `beside` names the model for whose paired differences a reference was
-scored again, on the conditions that its file holds; else it is empty."""
+scored again, on the conditions that its file holds, or whose prior this is; else it is empty."""
 NO_SEED = -1
 
 
@@ -94,9 +95,12 @@ def run_piece(plan: Plan, piece: Piece, fold: Fold, cells: CellTable, folder: Pa
     else:
         run = _fitted(plan, piece, cells, folder / RUN)
         predicted = _predicted(plan, piece, fold, run, cells, folder / PREDICTED)
+        prior = _untrained(run, cells)
+        notes = [NO_PRIOR] if prior is None else []
         table = _evaluate(
-            predicted, fold, fold.conditions, name=piece.name, references=False, check_scale=False, **options
-        )
+            predicted, fold, fold.conditions, name=piece.name, references=False, check_scale=False,
+            prior=prior, **options,
+        )  # fmt: skip
     notes += [note for note in table.attrs["notes"] if note not in notes]
     seed = NO_SEED if piece.seed is None else piece.seed
     beside = np.where(table["model"] == piece.name, "", "" if piece.contender is None else piece.name)
@@ -167,6 +171,14 @@ def _predicted(
     return predicted
 
 
+def _untrained(run: Run, cells: CellTable) -> Run | None:
+    """What predicts the row `prior` of `run`, from the control cells that `_predicted` takes."""
+    prior = run.untrained()
+    if prior is not None and not run.config.training.keep_controls:
+        prior.controls = cells.select([CONTROL])
+    return prior
+
+
 def _same_prediction(
     path: Path, run: Run, conditions: Sequence[str], genes: Sequence[str], n_cells: int, seed: int
 ) -> bool:
@@ -184,13 +196,18 @@ def _same_prediction(
 
 
 def piece_key(plan: Plan, piece: Piece, fold: Fold, data: str) -> str:
-    """sha256 of all that decides the scores of a piece; `data` is the digest of the screen."""
+    """sha256 of all that decides the scores of a piece; `data` is the digest of the screen.
+
+    A fit whose piece was left by a version that scored no prior is scored again, not fitted again.
+    """
     contender = piece.contender
     made: Any = None
     if contender is not None:
         fitted = contender.config is not None
         made = (
-            plan.config(piece).model_dump(mode="json") if fitted else file_digest_of(prediction_path(piece))
+            {"config": plan.config(piece).model_dump(mode="json"), "rows": ["model", PRIOR]}
+            if fitted
+            else file_digest_of(prediction_path(piece))
         )
     values = {
         "data": data, "fold": fold.digest, "training": list(fold.training.index), "protocol": plan.protocol,
@@ -268,12 +285,14 @@ class Progress:
 
 
 def headline(scored: Scored) -> str:
-    """What a piece scored on the first metric; of the references, the best baseline and the ceiling."""
-    table = scored.table[scored.table["beside"] == ""]
+    """What a piece scored on the first metric, and its prior; of the references, the best baseline and the ceiling."""
+    name = scored.piece.name
+    table = scored.table[scored.table["beside"].isin(["", name])]
     metric = str(table["metric"].iloc[0])
     means = table[table["metric"] == metric].groupby("model", sort=False)["value"].mean()
     if scored.piece.contender is not None:
-        return f"{metric} {means[scored.piece.name]:.4g}"
+        before = f", {PRIOR} {means[PRIOR]:.4g}" if PRIOR in means else ""
+        return f"{metric} {means[name]:.4g}{before}"
     rules = means[means.index.isin(BASELINES)].dropna().sort_values(ascending=metric in LOWER_IS_BETTER)
     best = [f"{rules.index[0]} {rules.iloc[0]:.4g}"] if len(rules) else []
     return f"{metric} " + ", ".join([*best, f"{CEILING} {means[CEILING]:.4g}"])

@@ -12,7 +12,7 @@ from scdfm.config import PRESETS, Config, SplitConfig
 from scdfm.data import CellTable, Split, make_split
 from scdfm.data.conditions import near
 from scdfm.errors import ConfigError
-from scdfm.evaluation import BASELINES, CEILING, DUPLICATE
+from scdfm.evaluation import BASELINES, CEILING, DUPLICATE, PRIOR
 from scdfm.evaluation.evaluate import Protocol
 
 REFERENCES: Final = "references"
@@ -22,7 +22,9 @@ SINGLE_FOLD: Final = ("column", "file", "named")
 """Kinds of split whose test no fold decides."""
 Options: TypeAlias = Mapping[str, Any] | Sequence[str] | None
 """Nested options, or texts such as "training.max_steps=500", put over every preset."""
-_TAKEN: Final = {name.casefold() for name in (*BASELINES, CEILING, DUPLICATE, REFERENCES, BASELINES_ALONE)}
+_TAKEN: Final = {
+    name.casefold() for name in (*BASELINES, PRIOR, CEILING, DUPLICATE, REFERENCES, BASELINES_ALONE)
+}
 _NAME: Final = re.compile(r"\w[\w.+ -]{0,59}")
 
 

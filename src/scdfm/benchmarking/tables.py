@@ -2,6 +2,8 @@
 
 Values are averaged over seeds, then over the conditions of a fold, then over folds. A condition may be tested
 in several folds; its values hang together, so intervals are over conditions (clusters), not over rows.
+
+What a model predicts before training stands in the tables as `prior`, or as `prior (MODEL)` beside other models.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ import pandas as pd
 
 from scdfm.benchmarking.pieces import NO_SEED, Scored
 from scdfm.data.conditions import targets
-from scdfm.evaluation import BASELINES, CEILING, DUPLICATE, LOWER_IS_BETTER, interval
+from scdfm.evaluation import BASELINES, CEILING, DUPLICATE, LOWER_IS_BETTER, PRIOR, interval
 from scdfm.evaluation.metrics import NEUTRAL
 from scdfm.evaluation.pseudobulk import Floats
 from scdfm.evaluation.summary import REFERENCES
 
-ALL = "all"
+ALL, BEST = "all", "best baseline"
 KINDS = {1: "single", 2: "double", 3: "triple"}
 
 
@@ -29,7 +31,8 @@ class Tables:
 
     `scores`: long, one row per model, fold, seed, condition and metric (`pieces.COLUMNS`).
     `summary`: part, model, metric, mean, median, low, high, n, n_undefined, n_conditions, n_folds, n_seeds, seed_sd.
-    `differences`: part, model, metric, baseline, improvement, low, high, n, n_conditions.
+    `differences`: part, model, metric, baseline, improvement, low, high, n, n_conditions: to the best baseline, then to
+    the model's own prior where it has one.
     `part` is `all`, or single, double, ... where a test holds several kinds.
     """
 
@@ -40,14 +43,28 @@ class Tables:
 
 def aggregate(scored: Sequence[Scored], n_bootstrap: int = 1000, seed: int = 0) -> Tables:
     """The tables of finished pieces."""
-    scores = pd.concat([piece.table for piece in scored], ignore_index=True)
+    scores = _priors_named(pd.concat([piece.table for piece in scored], ignore_index=True))
     own = scores[scores["beside"] == ""]
     summaries, gaps = [], []
     for part in parts(scores["condition"]):
         kept = [part in (ALL, kind(str(name))) for name in scores["condition"]]
         summaries.append(summarise(own[np.array(kept)[own.index]], n_bootstrap, seed).assign(part=part))
-        gaps.append(differences(scores[kept], n_bootstrap, seed).assign(part=part))
+        found = [differences(scores[kept], n_bootstrap, seed, against=name) for name in (BEST, PRIOR)]
+        gaps.append(pd.concat([table for table in found if len(table)] or found[:1]).assign(part=part))
     return Tables(scores, *(_first(pd.concat(group, ignore_index=True)) for group in (summaries, gaps)))
+
+
+def _priors_named(scores: pd.DataFrame) -> pd.DataFrame:
+    """`scores` with priors under names that tell whose they are, where there are several models."""
+    mine = scores["model"] == PRIOR
+    if len(_contenders(scores["model"])) > 1:
+        scores = scores.assign(model=scores["model"].where(~mine, PRIOR + " (" + scores["beside"] + ")"))
+    return scores.assign(beside=scores["beside"].where(~mine, ""))
+
+
+def is_prior(name: str) -> bool:
+    """Whether a row is what a model predicts before training; no model may be called so (`plan.Contender`)."""
+    return name == PRIOR or name.startswith(f"{PRIOR} (")
 
 
 def _first(table: pd.DataFrame) -> pd.DataFrame:
@@ -91,10 +108,14 @@ def summarise(scores: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> p
 
 
 def _ranked(models: pd.Series[str]) -> list[str]:
-    """Baselines, contenders as they were named, duplicate, ceiling."""
+    """Baselines, priors, contenders as they were named, duplicate, ceiling."""
     found = [str(name) for name in models.unique()]
-    middle = [name for name in found if name not in REFERENCES]
-    return [name for name in (*BASELINES, *middle, DUPLICATE, CEILING) if name in found]
+    priors = [name for name in found if is_prior(name)]
+    return [name for name in (*BASELINES, *priors, *_contenders(models), DUPLICATE, CEILING) if name in found]
+
+
+def _contenders(models: pd.Series[str]) -> list[str]:
+    return [str(name) for name in models.unique() if name not in REFERENCES and not is_prior(str(name))]
 
 
 def _over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
@@ -118,20 +139,24 @@ def clustered(values: pd.DataFrame) -> tuple[float, Floats]:
     return mean, mean + len(by_condition) * by_condition.to_numpy(np.float64)
 
 
-def differences(scores: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
+def differences(
+    scores: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0, *, against: str = BEST
+) -> pd.DataFrame:
     """Each contender against its best baseline, as `evaluation.differences`, over folds and seeds.
 
     Values are paired by fold and condition. A file that lacks conditions of a fold is paired with references
     scored on those it holds. `improvement` is positive where the model is better, whatever the metric's direction.
+    against: `prior` takes each contender's own prior instead; contenders without one are left out.
     """
     rows = []
-    for model in [name for name in _ranked(scores["model"]) if name not in REFERENCES]:
+    for model in _contenders(scores["model"]):
+        rivals = BASELINES if against == BEST else (PRIOR, f"{PRIOR} ({model})")
         for metric, wide in _paired(scores, model):
             sign = -1 if metric in LOWER_IS_BETTER else 1
             found = []
-            for baseline in [name for name in BASELINES if name in wide]:
+            for baseline in [name for name in rivals if name in wide]:
                 gap = (sign * (wide[model] - wide[baseline])).dropna().rename("value").reset_index()
-                if len(gap) and 2 * len(gap) >= wide[model].notna().sum():
+                if len(gap) and (against != BEST or 2 * len(gap) >= wide[model].notna().sum()):
                     found.append((*clustered(gap), baseline, len(gap)))
             if found:
                 mean, spread, best, n = min(found, key=lambda entry: entry[0])
@@ -141,10 +166,10 @@ def differences(scores: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) ->
 
 
 def _paired(scores: pd.DataFrame, model: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Per metric with a direction, fold and condition × model and baselines, each a mean over seeds."""
+    """Per metric with a direction, fold and condition × model, its prior and baselines, each a mean over seeds."""
     again = scores[scores["beside"] == model]
     common = (scores["beside"] == "") & ~scores["fold"].isin(again["fold"]) & scores["model"].isin(BASELINES)
-    own = scores[scores["model"] == model]
+    own = scores[scores["model"].isin([model, PRIOR, f"{PRIOR} ({model})"])]
     table = pd.concat([own, again[again["model"] != CEILING], scores[common]])
     for metric, part in table.groupby("metric", sort=False):
         if metric not in NEUTRAL:

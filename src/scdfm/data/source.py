@@ -43,6 +43,8 @@ class Source:
     genes: npt.NDArray[np.str_]
     layers: tuple[str, ...]
     open_matrix: Callable[[str | None], Any]
+    seed: int | None = None
+    """Of a prediction that scdfm made, the seed it was made with."""
 
     def matrix(self, layer: str | None) -> Any:
         """X, or the layer asked for; DataError names the layers there are."""
@@ -90,7 +92,18 @@ def _from_adata(adata: Any) -> Source:
         genes=np.asarray(adata.var_names.astype(str), dtype=np.str_),
         layers=tuple(adata.layers.keys()),
         open_matrix=lambda layer: adata.X if layer is None else adata.layers[layer],
+        seed=_seed({"uns": getattr(adata, "uns", {})}),
     )
+
+
+def _seed(root: Any) -> int | None:
+    """The seed that `scdfm.run.predict` left in uns; None where nobody did, or it is no seed."""
+    try:
+        value = root["uns"]["scdfm"]["seed"]
+        seed = np.asarray(value[()] if hasattr(value, "shape") else value)
+    except (*READ_ERRORS, IndexError):
+        return None
+    return int(seed) if seed.shape == () and seed.dtype.kind in "iu" and seed >= 0 else None
 
 
 @contextlib.contextmanager
@@ -155,7 +168,7 @@ def _from_group(group: Any, path: Path) -> Source:
         return sparse_dataset(element) if hasattr(element, "keys") else element
 
     genes = np.asarray(var.index.astype(str), dtype=np.str_)
-    return Source(path.name, path, obs, var, genes, layers, open_matrix)
+    return Source(path.name, path, obs, var, genes, layers, open_matrix, _seed(group))
 
 
 def reason(error: BaseException) -> str:

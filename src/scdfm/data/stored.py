@@ -11,7 +11,7 @@ import hashlib
 import os
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -213,6 +213,16 @@ def stacked(first: Matrix, second: Matrix) -> Matrix:
     for X in (first, second):
         for block in blocks(X):
             writer.append(block)
+    return writer.finished()
+
+
+def gathered(parts: Iterable[sp.csr_matrix], like: Matrix) -> Matrix:
+    """The rows of all `parts`, which have the columns of `like`: on disk where that is, else in memory."""
+    if not isinstance(like, StoredMatrix):
+        return sp.csr_matrix(sp.vstack(list(parts), format="csr"))
+    writer = RowsWriter(like.shape[1])
+    for part in parts:
+        writer.append(part)
     return writer.finished()
 
 

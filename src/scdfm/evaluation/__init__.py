@@ -4,6 +4,7 @@ from scdfm.evaluation.baselines import BASELINES
 from scdfm.evaluation.ceiling import CEILING, DUPLICATE
 from scdfm.evaluation.evaluate import evaluate
 from scdfm.evaluation.metrics import DISTRIBUTION, LOWER_IS_BETTER, METRICS, POINTWISE
+from scdfm.evaluation.prior import PRIOR
 from scdfm.evaluation.summary import differences, harm, interval, position, stratified, summarise
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "LOWER_IS_BETTER",
     "METRICS",
     "POINTWISE",
+    "PRIOR",
     "differences",
     "evaluate",
     "harm",

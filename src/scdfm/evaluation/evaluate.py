@@ -27,7 +27,8 @@ from scdfm.evaluation.expression import against_control
 from scdfm.evaluation.metrics import METRICS, Standard, checked, score_means
 from scdfm.evaluation.pointwise import top_genes
 from scdfm.evaluation.populations import score_populations
-from scdfm.evaluation.pseudobulk import Floats, Moments, control_moments, moments, row_means
+from scdfm.evaluation.prior import PRIOR, Fitted, Predictor, prior_of, prior_population
+from scdfm.evaluation.pseudobulk import Floats, Moments, Population, control_moments, moments, row_means
 
 Protocol = Literal["scdfm", "paper"]
 PAPER_GENES = 1000
@@ -51,7 +52,7 @@ def evaluate(
     real: Cells,
     control: str = CONTROL,
     protocol: Protocol = "scdfm",
-    training: Any = None,
+    training: Fitted | pd.DataFrame | None = None,
     metrics: Iterable[str] | None = None,
     *,
     perturbation_key: str | None = None,
@@ -66,6 +67,7 @@ def evaluate(
     backed: bool | None = None,
     seed: int = 0,
     progress: bool = False,
+    prior: Predictor | None = None,
 ) -> pd.DataFrame:
     """Score predicted cells against real cells, condition by condition.
 
@@ -76,17 +78,19 @@ def evaluate(
     control: the label of control cells. subset: obs columns and values that choose cells.
     protocol: `scdfm`, or `paper`, the published one (docs/evaluation.md tells them apart); `release` is the
         release of cell-eval whose names and definitions `paper` follows.
-    training: what the model was trained on, for the simple rules: a Run (its `means` and `split`), a table of means
-        (conditions × genes), or None: the real conditions that are not predicted.
+    training: what the model was trained on, for the simple rules: a Run (its `means`), a table of means
+        (conditions × genes), or None: the real conditions that are not predicted. A Run whose flow starts from its prior
+        adds the row `prior`: what the same run predicts before training, as many cells with the same seed.
     metrics: names, default all of the protocol. conditions: those scored, default all predicted and measured.
     genes: the genes of the pointwise metrics: names, or a number (those of largest variance over the
         scored and control real cells); default all common genes (`paper`: 1,000).
     references: False scores the model alone. ridge_penalty: λ of ridge; default chosen by leave-one-out
         (`paper`: 0.1). check_scale: False scores a prediction that looks to be in another scale.
     backed: keeps cells of files on disk while they are scored, as in `read_cells`. progress: bars with the time left.
+    prior: what predicts the row `prior` instead, with `references` or without.
 
     Returns a long table: model, condition, metric, value (NaN = undefined), n_cells (real cells). `model` is
-    `name`, a baseline, `ceiling` or `duplicate`. `table.attrs` holds protocol, notes, provenance, the training
+    `name`, a baseline, `prior`, `ceiling` or `duplicate`. `table.attrs` holds protocol, notes, provenance, the training
     conditions and each condition's effect size. Raises DataError, ConditionError or ConfigError, one line each.
     """
     _check_options(protocol, release, name)
@@ -104,9 +108,11 @@ def evaluate(
         backed=backed,
     )
     setting, notes = _setting(pair, training, protocol, asked, genes, seed, progress)
-    values: dict[str, dict[str, Floats]] = {}
-    if pair.predicted is not None:
-        values[name] = _score_model(setting, release)
+    generated, more = _generated(
+        pair, predicted, name, prior, training if references else None, seed, progress
+    )
+    notes += more
+    values = {model: _score_cells(setting, cells, release) for model, cells in generated.items()}
     means, halves = {}, None
     if references or predicted is None:
         penalty = PAPER_RIDGE if ridge_penalty is None and protocol == "paper" else ridge_penalty
@@ -115,7 +121,7 @@ def evaluate(
         halves = disjoint_halves(pair.real, pair.conditions, seed)
         paper = half_against_all(pair.real, pair.conditions, seed) if protocol == "paper" else None
         values |= _score_halves(setting, paper or halves)
-    for model, scores in score_populations(pair, name, means, halves, asked, seed, progress).items():
+    for model, scores in score_populations(pair, generated, means, halves, asked, seed, progress).items():
         values[model] |= scores
     table = _table(values, setting)
     table.attrs |= _attributes(setting, notes, release)
@@ -127,13 +133,33 @@ def _check_options(protocol: str, release: str, name: str) -> None:
         raise ConfigError(f"protocol '{protocol}': expected scdfm or paper")
     if release not in protocols.RELEASES:
         raise ConfigError(f"release '{release}': expected one of {', '.join(protocols.RELEASES)}")
-    if name in (*baselines.BASELINES, CEILING, DUPLICATE):
+    if name in (*baselines.BASELINES, PRIOR, CEILING, DUPLICATE):
         raise ConfigError(f"name '{name}' is that of a reference; choose another for the model")
+
+
+def _generated(
+    pair: Pair,
+    predicted: Cells | None,
+    name: str,
+    prior: Predictor | None,
+    training: Fitted | pd.DataFrame | None,
+    seed: int,
+    progress: bool,
+) -> tuple[dict[str, Population], list[str]]:
+    """What is scored by its own cells: the prediction under its `name`, and its prior, if there is one; and notes."""
+    if predicted is None or pair.predicted is None:
+        return {}, []
+    generated = {name: pair.predicted}
+    before, notes = (prior, []) if prior is not None else prior_of(training)
+    if before is not None:
+        cells, notes = prior_population(before, predicted, pair, seed, progress)
+        generated |= {} if cells is None else {PRIOR: cells}
+    return generated, notes
 
 
 def _setting(
     pair: Pair,
-    training: Any,
+    training: Fitted | pd.DataFrame | None,
     protocol: Protocol,
     metrics: tuple[str, ...],
     genes: int | Sequence[str] | None,
@@ -165,28 +191,36 @@ def _setting(
     return Setting(pair, trained, standard, protocol, metrics, seed), notes
 
 
-def _training_control(training: Any) -> pd.Series[float] | None:
+def _given_means(training: Fitted | pd.DataFrame | None) -> pd.DataFrame | None:
+    """The table of means that is given, or that a run holds; ConfigError for anything else."""
+    if training is None or isinstance(training, pd.DataFrame):
+        return training
+    if isinstance(training, Fitted):
+        return training.means
+    raise ConfigError(
+        f"training: expected None, a Run or a table of means (conditions × genes), found {type(training).__name__}"
+    )
+
+
+def _training_control(training: Fitted | pd.DataFrame | None) -> pd.Series[float] | None:
     """The control row of a table of training means, if there is one."""
-    table = training if isinstance(training, pd.DataFrame) else getattr(training, "means", None)
-    if not isinstance(table, pd.DataFrame) or CONTROL not in table.index:
+    table = _given_means(training)
+    if table is None or CONTROL not in table.index:
         return None
     return pd.Series(table.to_numpy()[table.index == CONTROL][0], index=table.columns)
 
 
-def training_means(training: Any, pair: Pair, control: Floats) -> tuple[Training, list[str]]:
+def training_means(
+    training: Fitted | pd.DataFrame | None, pair: Pair, control: Floats
+) -> tuple[Training, list[str]]:
     """The training conditions' means over the aligned genes, and notes on where they come from."""
-    genes = pair.real.genes.tolist()
-    if training is None:
+    genes, table = pair.real.genes.tolist(), _given_means(training)
+    if table is None:
         predicted = set(pair.conditions) | (set(pair.predicted.rows) if pair.predicted else set())
         names = tuple(c for c in pair.measured if c not in predicted)
         note = f"training not given: taken as the {len(names)} real conditions that are not predicted"
         matched = _matched_means(pair, names, {})
         return Training(names, moments(pair.real, names).mean, control, tuple(genes), matched), [note]
-    table = training if isinstance(training, pd.DataFrame) else getattr(training, "means", None)
-    if not isinstance(table, pd.DataFrame):
-        raise ConfigError(
-            f"training: expected None, a Run or a table of means (conditions × genes), found {type(training).__name__}"
-        )
     lacking = [gene for gene in genes if gene not in set(table.columns.astype(str))]
     if lacking:
         raise DataError(
@@ -260,16 +294,17 @@ def _scored_genes(
     ]
 
 
-def _score_model(setting: Setting, release: protocols.Release) -> dict[str, Floats]:
-    """Pointwise metrics of the prediction's means, and cell-eval's of its cells."""
-    pair = setting.pair
-    assert pair.predicted is not None
-    means = moments(pair.predicted, pair.conditions).mean
+def _score_cells(setting: Setting, cells: Population, release: protocols.Release) -> dict[str, Floats]:
+    """Pointwise metrics of generated cells' means, and cell-eval's of the cells; these know no condition without any."""
+    pair = replace(setting.pair, predicted=cells)
+    means = moments(cells, pair.conditions).mean
+    empty = np.array([not cells.n_cells(condition) for condition in pair.conditions], dtype=bool)
+    means[empty] = np.nan
     own = None
-    if setting.protocol == "paper" and CONTROL in pair.predicted.rows and not pair.real.matched:
-        own = row_means(pair.predicted.X, pair.predicted.rows[CONTROL])
+    if setting.protocol == "paper" and CONTROL in cells.rows and not pair.real.matched:
+        own = row_means(cells.X, cells.rows[CONTROL])
     values = score_means(means, setting.standard, setting.metrics, own)
-    names = [name for name in setting.metrics if name in protocols.NAMES]
+    names = [name for name in setting.metrics if name in protocols.NAMES and not empty.any()]
     return values | protocols.cell_eval(pair, setting.standard.scored, names, release)
 
 

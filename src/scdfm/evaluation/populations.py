@@ -1,6 +1,6 @@
 """Distribution metrics of every predictor, a few conditions at a time, so that few cells are dense at once.
 
-A model and the ceiling are scored by their own cells. The baselines predict means only; for these metrics each
+A model, its prior and the ceiling are scored by their own cells. The baselines predict means only; for these metrics each
 is represented by real control cells, shifted by its predicted mean shift and clipped at 0.
 """
 
@@ -44,22 +44,23 @@ Scores = dict[str, float]
 
 def score_populations(
     pair: Pair,
-    model: str,
+    generated: Mapping[str, Population],
     means: Mapping[str, Floats],
     halves: Halves | None,
     metrics: Iterable[str],
     seed: int,
     progress: bool = False,
 ) -> dict[str, dict[str, Floats]]:
-    """Values model -> metric -> [K] of the distribution `metrics`: of the prediction (called `model`), of the
-    stand-ins of baselines' `means` [K, A], and of the ceiling's `halves`. NaN below two cells on either side."""
+    """Values model -> metric -> [K] of the distribution `metrics`: of `generated` populations (the prediction and its
+    prior), of the stand-ins of baselines' `means` [K, A], and of the ceiling's `halves`. NaN below two cells on either
+    side. Equal populations have equal scores: which cells take part depends on the seed and the condition alone."""
     asked = set(metrics)
     wanted = [str(name) for name in DISTRIBUTION if name in asked]
     if not wanted:
         return {}
-    models = [*([model] if pair.predicted else []), *means, *([CEILING] if halves else [])]
+    models = [*generated, *means, *([CEILING] if halves else [])]
     values = {name: {metric: np.full(len(pair.conditions), np.nan) for metric in wanted} for name in models}
-    scorer = Scorer.of(pair, model, means, halves, seed)
+    scorer = Scorer.of(pair, generated, means, halves, seed)
     # One BLAS thread each: conditions are the parallel work, and sums do not depend on the number of threads.
     with threadpool_limits(1), ThreadPoolExecutor(n_threads()) as pool:
         scored = pool.map(scorer.scores, range(len(pair.conditions)))
@@ -77,7 +78,7 @@ class Scorer:
     cells [A, n] that stand in and the mean [A] of all."""
 
     pair: Pair
-    model: str
+    generated: Mapping[str, Population]
     means: Mapping[str, Floats]
     halves: Halves | None
     seed: int
@@ -86,15 +87,15 @@ class Scorer:
 
     @classmethod
     def of(
-        cls, pair: Pair, model: str, means: Mapping[str, Floats], halves: Halves | None, seed: int
-    ) -> Scorer:
+        cls, pair: Pair, generated: Mapping[str, Population], means: Mapping[str, Floats], halves: Halves | None, seed: int
+    ) -> Scorer:  # fmt: skip
         """Fit the axes on real cells and draw the control cells that stand in."""
         rows = np.concatenate([pair.real.rows[c] for c in (CONTROL, *pair.conditions)])
         rows = _limited(np.sort(rows), AXES_CELLS, seed, "axes")
         with threadpool_limits(1):
             axes = principal_axes(taken(pair.real.X, rows).toarray(), AXES, derive(seed, "axes", "solver"))
         shared = None if pair.real.matched else _controls(pair.real, pair.real.rows[CONTROL], seed)
-        return cls(pair, model, means, halves, seed, axes, shared)
+        return cls(pair, generated, means, halves, seed, axes, shared)
 
     def scores(self, k: int) -> dict[str, Scores]:
         """Scores model -> metric of the k-th condition."""
@@ -105,11 +106,10 @@ class Scorer:
             truth = Truth.of(real)
             means = {name: mean[k] for name, mean in self.means.items() if np.isfinite(mean[k]).all()}
             found |= self._stand_ins(means, truth, condition)
-            if self.pair.predicted is not None:
-                rows = self.pair.predicted.rows[condition]
-                predicted = self._sample(self.pair.predicted, rows, "predicted", condition)
+            for name, population in self.generated.items():
+                predicted = self._sample(population, population.rows[condition], "predicted", condition)
                 if predicted is not None:
-                    found[self.model] = compared(predicted, truth)
+                    found[name] = compared(predicted, truth)
         if self.halves is not None:
             half = self._sample(self.pair.real, self.halves.predicting[condition], "predicting", condition)
             other = self._sample(self.pair.real, self.halves.compared[condition], "compared", condition)

@@ -16,10 +16,11 @@ from scdfm.errors import ConfigError, DataError
 from scdfm.evaluation.baselines import BASELINES, NO_CHANGE, TRAINING_MEAN
 from scdfm.evaluation.ceiling import CEILING, DUPLICATE
 from scdfm.evaluation.metrics import LOWER_IS_BETTER, NEUTRAL
+from scdfm.evaluation.prior import PRIOR
 from scdfm.evaluation.pseudobulk import Floats
 from scdfm.seeds import numpy_rng
 
-REFERENCES = (*BASELINES, CEILING, DUPLICATE)
+REFERENCES = (*BASELINES, PRIOR, CEILING, DUPLICATE)
 LEVEL = 0.95
 
 
@@ -110,21 +111,29 @@ def _between(common: pd.DataFrame, metric: str, worst: str) -> tuple[float, str,
     return value, worst, bottom, top, percent, len(common)
 
 
-def differences(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
+def differences(
+    table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0, *, against: str | None = None
+) -> pd.DataFrame:
     """Each model against its best baseline, paired by condition: model, metric, baseline, improvement, low, high, n.
 
     `improvement` is the mean over conditions of how much better the model is (positive = better, whatever the
     metric's direction), `low` and `high` its 95% interval (`interval`). The best baseline is the one with the
     least improvement over it, among those with a value at half of the model's conditions or more.
+    against: the row of this name, such as `prior`, instead of the best baseline; ConfigError where there is none.
     """
     _check(table)
+    if against is not None and against not in set(table["model"]):
+        raise ConfigError(
+            f"against '{against}': expected a model of the table ({', '.join(table['model'].unique())})"
+        )
     rows = []
+    rivals = BASELINES if against is None else (against,)
     for metric, wide in _wide(table):
         for model in [name for name in wide.columns if name not in REFERENCES]:
             candidates = []
-            for baseline in [name for name in BASELINES if name in wide]:
+            for baseline in [name for name in rivals if name in wide]:
                 gap = (_sign(metric) * (wide[model] - wide[baseline])).dropna().to_numpy()
-                if len(gap) and 2 * len(gap) >= wide[model].notna().sum():
+                if len(gap) and (against or 2 * len(gap) >= wide[model].notna().sum()):
                     candidates.append((float(gap.mean()), baseline, gap))
             if candidates:
                 mean, best, gap = min(candidates, key=lambda entry: entry[0])

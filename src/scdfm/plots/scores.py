@@ -16,6 +16,7 @@ from scdfm.plots.style import (
     PREDICTED,
     RULE,
     WIDTH,
+    mark,
     model_colours,
     new_figure,
     said,
@@ -68,7 +69,7 @@ def _dots(axes: Axes, part: pd.DataFrame, colours: Mapping[str, str]) -> None:
             axes.plot(
                 [row["low"], row["high"]], [height, height], color=colour, lw=2.2, solid_capstyle="round"
             )
-        axes.plot(row["mean"], height, "o", color=colour, ms=5.5, mec="white", mew=0.7)
+        axes.plot(row["mean"], height, mark(str(model)), color=colour, ms=5.5, mec="white", mew=0.7)
     axes.set_yticks(heights, [shortened(str(model)) for model in part.index])
     axes.set_ylim(-0.6, len(part) - 0.4)
     axes.tick_params(axis="y", length=0)
@@ -114,12 +115,13 @@ def _on_track(
 ) -> None:
     """One model's places; beyond the picture an arrow stands at the edge, with its number where it is the large one."""
     at, height = points["position"], points["metric"].map(heights)
-    for mark, beyond in (("o", at.between(*TRACK)), ("<", at < TRACK[0]), (">", at > TRACK[1])):
+    inside = at.between(*TRACK)
+    for shape, shown in ((mark(name), inside), ("<", at < TRACK[0]), (">", at > TRACK[1])):
         axes.scatter(
-            at[beyond].clip(*TRACK),
-            height[beyond],
-            marker=mark,
-            label=name if mark == "o" else None,
+            at[shown].clip(*TRACK),
+            height[shown],
+            marker=shape,
+            label=name if shown is inside else None,
             color=colour,
             s=64 if large else 20,
             zorder=3 if large else 2,

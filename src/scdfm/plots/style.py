@@ -29,9 +29,12 @@ REFERENCES: Mapping[str, str] = {
     "additive": "#009e73",
     "ridge": "#cc79a7",
     "low-rank linear": "#56b4e9",
+    "prior": "#882255",
     "duplicate": "#8c6d31",
     "ceiling": "#1f2933",
 }
+PRIORS = "prior ("
+"""How names of priors begin where several models have one: "prior (default)"."""
 MODELS = (PREDICTED, "#d55e00", "#6a3d9a", "#b8a100", "#7f2704", "#17807e")
 
 Parameters = ParamSpec("Parameters")
@@ -109,9 +112,20 @@ def render(figure: Figure, kind: Literal["svg", "png"], dpi: int = 160) -> bytes
 
 
 def model_colours(models: Iterable[str]) -> dict[str, str]:
-    """One colour per model: references keep theirs, others take the palette in their order."""
-    others = (model for model in dict.fromkeys(models) if model not in REFERENCES)
-    return {**REFERENCES, **{model: MODELS[index % len(MODELS)] for index, model in enumerate(others)}}
+    """One colour per model: references keep theirs, others take the palette in their order; priors share one."""
+    named = [model for model in dict.fromkeys(models) if model not in REFERENCES]
+    priors = [model for model in named if model.startswith(PRIORS)]
+    others = [model for model in named if model not in priors]
+    return {
+        **REFERENCES,
+        **dict.fromkeys(priors, REFERENCES["prior"]),
+        **{model: MODELS[index % len(MODELS)] for index, model in enumerate(others)},
+    }
+
+
+def mark(model: str) -> str:
+    """A diamond for what a run predicts before training, a dot for everything else."""
+    return "D" if model == "prior" or model.startswith(PRIORS) else "o"
 
 
 def shortened(label: str, limit: int = 26) -> str:

@@ -51,6 +51,11 @@ class Page:
         return model_colours([self.model, *self.scores.models])
 
     @property
+    def has_prior(self) -> bool:
+        """Whether the table holds what the run predicts before training."""
+        return any(standing.prior is not None for standing in self.standings)
+
+    @property
     def sections(self) -> list[tuple[str, str]]:
         """Anchors and names of the sections that are there."""
         wanted = [

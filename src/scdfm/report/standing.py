@@ -1,4 +1,4 @@
-"""How a model stands on each metric: best baseline, paired gain, place below the ceiling, harm."""
+"""How a model stands on each metric: best baseline, paired gain, gain over its prior, place below the ceiling, harm."""
 
 from __future__ import annotations
 
@@ -9,13 +9,39 @@ from typing import Literal
 
 import pandas as pd
 
-from scdfm.evaluation import BASELINES, differences, harm, position
+from scdfm.evaluation import BASELINES, PRIOR, differences, harm, position
 from scdfm.report.table import decimals
 from scdfm.report.words import number
 
 Outcome = Literal["better", "worse", "unclear", "undefined"]
 HEADLINES = ("l2", "mse", "mae", "pearson_delta")
 """Metrics that a verdict speaks of: the first of these that is defined, else the first that is."""
+
+
+def outcome(low: float, high: float) -> Outcome:
+    """Better or worse only where a whole interval of gains says so."""
+    if math.isnan(low) or math.isnan(high):
+        return "undefined"
+    return "better" if low > 0 else "worse" if high < 0 else "unclear"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Mean paired difference to one row, positive where the model is better, with its 95 % interval."""
+
+    gain: float
+    low: float
+    high: float
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the interval says."""
+        return outcome(self.low, self.high)
+
+    @property
+    def none(self) -> bool:
+        """Whether nothing differs on any condition."""
+        return self.gain == self.low == self.high == 0
 
 
 @dataclass(frozen=True)
@@ -25,7 +51,8 @@ class Standing:
     `baseline`: the best one, None where the table has none; `own`, `other`: means of the model and of that
     baseline over the `n` conditions where both are defined; `gain` with its 95 % interval `low`, `high`:
     mean paired difference, positive where the model is better; `position`: 0 worst acceptable, 1 ceiling;
-    `harmed`: share of conditions where the model is worse than no change; `alone`: no other baseline has a value.
+    `harmed`: share of conditions where the model is worse than no change; `alone`: no other baseline has a value;
+    `prior`: the gain over what the same run predicts before training, None where the table has no such row.
     """
 
     metric: str
@@ -40,15 +67,12 @@ class Standing:
     position: float = math.nan
     harmed: float = math.nan
     alone: bool = False
+    prior: Gain | None = None
 
     @property
     def outcome(self) -> Outcome:
         """Better or worse only where the whole interval says so."""
-        if self.baseline is None or math.isnan(self.gain) or math.isnan(self.low) or math.isnan(self.high):
-            return "undefined"
-        if self.low > 0:
-            return "better"
-        return "worse" if self.high < 0 else "unclear"
+        return "undefined" if self.baseline is None else outcome(self.low, self.high)
 
     def written(self, value: float) -> str:
         """`value` with this metric's decimals."""
@@ -63,6 +87,7 @@ def standings(table: pd.DataFrame, model: str, seed: int = 0) -> list[Standing]:
     shares = harms[harms["model"] == model].set_index("metric")["share"]
     placed = positions(table)
     ways = placed[placed["model"] == model].set_index("metric")["position"]
+    trained = _over_prior(table, model, seed)
     stands = []
     for metric in table.loc[table["model"] == model, "metric"].unique():
         wide = table[table["metric"] == metric].pivot_table(
@@ -71,7 +96,9 @@ def standings(table: pd.DataFrame, model: str, seed: int = 0) -> list[Standing]:
         places = decimals(wide.mean())
         if metric not in against.index:
             own = wide[model].dropna()
-            stands.append(Standing(metric, places, own=float(own.mean()), n=len(own)))
+            stands.append(
+                Standing(metric, places, own=float(own.mean()), n=len(own), prior=trained.get(metric))
+            )
             continue
         row = against.loc[metric]
         common = wide[[model, row["baseline"]]].dropna()
@@ -81,9 +108,21 @@ def standings(table: pd.DataFrame, model: str, seed: int = 0) -> list[Standing]:
                 other=float(common[row["baseline"]].mean()), gain=float(row["improvement"]), low=float(row["low"]),
                 high=float(row["high"]), n=int(row["n"]), position=float(ways.get(metric, math.nan)),
                 harmed=float(shares.get(metric, math.nan)), alone=_rivals(wide) == 1,
+                prior=trained.get(metric),
             )
         )  # fmt: skip
     return stands
+
+
+def _over_prior(table: pd.DataFrame, model: str, seed: int) -> dict[str, Gain]:
+    """What training gained by metric; nothing where the table has no prior."""
+    if PRIOR not in set(table["model"]):
+        return {}
+    found = differences(table, seed=seed, against=PRIOR)
+    return {
+        str(row["metric"]): Gain(float(row["improvement"]), float(row["low"]), float(row["high"]))
+        for row in found[found["model"] == model].to_dict("records")
+    }
 
 
 def _rivals(wide: pd.DataFrame) -> int:

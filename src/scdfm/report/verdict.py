@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scdfm.report.standing import Outcome, Standing, headline
@@ -12,7 +12,10 @@ from scdfm.report.words import count, percent, title
 
 @dataclass(frozen=True)
 class Verdict:
-    """`sentence` for the top of the page, `tally` over all metrics, and the `outcome` that colours them."""
+    """`sentence` for the top of the page, `tally` over all metrics, and the `outcome` that colours them.
+
+    Where the table has the row `prior`, both say what training added to it.
+    """
 
     sentence: str
     tally: str
@@ -24,7 +27,8 @@ def verdict(standings: Sequence[Standing], model: str) -> Verdict:
     chosen = headline(standings)
     if chosen is None:
         return Verdict(f"No metric is defined for {model}: nothing can be said of it.", "", "undefined")
-    return Verdict(_sentence(chosen, model), _tally(standings), chosen.outcome)
+    sentence = " ".join(filter(None, [_sentence(chosen, model), _beside_prior(chosen)]))
+    return Verdict(sentence, _tally(standings), chosen.outcome)
 
 
 def _sentence(standing: Standing, model: str) -> str:
@@ -50,6 +54,25 @@ def _sentence(standing: Standing, model: str) -> str:
     return f"{on} {model} {words[standing.outcome]}: mean {metric} {values} ({gain}){_way(standing.position, model)}."
 
 
+def _beside_prior(standing: Standing) -> str:
+    """What training added on the headline metric, and whether that is clear."""
+    found = standing.prior
+    if found is None:
+        return ""
+    if found.none:
+        return "Beside the prior alone: no difference."
+    words = {
+        "better": "clear",
+        "worse": "clear: the prior alone is better",
+        "unclear": "not clear",
+        "undefined": "too few conditions to tell",
+    }
+    gain = f"gain {standing.written(found.gain)}"
+    if found.outcome != "undefined":
+        gain += f" (95 % interval {standing.written(found.low)} to {standing.written(found.high)})"
+    return f"Beside the prior alone: {gain}, {words[found.outcome]}."
+
+
 def _way(position: float, model: str) -> str:
     if math.isnan(position):
         return ""
@@ -61,7 +84,22 @@ def _way(position: float, model: str) -> str:
 
 
 def _tally(standings: Sequence[Standing]) -> str:
-    judged = [standing for standing in standings if standing.outcome != "undefined"]
+    best = {standing.metric: standing.outcome for standing in standings}
+    prior = {standing.metric: standing.prior.outcome for standing in standings if standing.prior is not None}
+    return " ".join(
+        filter(
+            None,
+            [
+                _counted(best, "Against the best baseline of each of"),
+                _counted(prior, "Beside the prior alone, on"),
+            ],
+        )
+    )
+
+
+def _counted(outcomes: Mapping[str, Outcome], start: str) -> str:
+    """On which metrics a model is better, not told apart, or worse, as a sentence that begins with `start`."""
+    judged = {metric: outcome for metric, outcome in outcomes.items() if outcome != "undefined"}
     if not judged:
         return ""
     parts = []
@@ -70,7 +108,7 @@ def _tally(standings: Sequence[Standing]) -> str:
         ("unclear", "not told apart on {}"),
         ("worse", "worse on {}"),
     ):
-        names = [title(standing.metric) for standing in judged if standing.outcome == outcome]
+        names = [title(metric) for metric, found in judged.items() if found == outcome]
         if names:
             parts.append(words.format(len(names)) + f" ({', '.join(names)})")
-    return f"Against the best baseline of each of {count(len(judged), 'metric')}: {'; '.join(parts)}."
+    return f"{start} {count(len(judged), 'metric')}: {'; '.join(parts)}."

@@ -16,6 +16,7 @@ Nothing in it is unpickled.
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 from collections.abc import Sequence
@@ -215,6 +216,22 @@ class Run:
                 f"run {self.path} stores no control cells; give some with --controls (controls=...)"
             )
         return read_controls(self.path / CONTROLS, self.manifest, control="control")
+
+    def untrained(self) -> Run | None:
+        """This run at step 0: a field that corrects nothing, so that `predict` gives what the prior expects, in closed
+        form. None where the flow starts from noise, which predicts nothing before it is trained.
+        """
+        if self.config.flow.source != "prior":
+            return None
+        run = copy.copy(self)  # with all that was read already
+        digests = self.manifest.digests | {WEIGHTS: "none, step 0"}
+        run.manifest = self.manifest.model_copy(
+            update={"result": {"step": 0}, "shrinkage": None, "digests": digests}
+        )
+        shape = self.encoder.shape(null=self.config.training.condition_dropout > 0)
+        # The graph is left out: nobody asks a field that corrects nothing.
+        run.field = build_field(self.config, self.vocabulary, None, shape).eval()
+        return run
 
     def predict(
         self,
