@@ -88,12 +88,17 @@ def test_fit_predict_evaluate_from_the_command_line(call, screen, tmp_path):
     assert code == 0
     n = len(manifest["split"]["test"])
     assert all(re.search(rf"{bar}: 100%.* {n}/{n} ", err) for bar in ("rank tests", "populations"))
+    assert "prior: 100%" in err
     code, _, err = call(*asked, tmp_path / "quiet", "--quiet")
     assert (code, "%|" in err) == (0, False)
     tables = [(tmp_path / name / "scores.csv").read_bytes() for name in ("score", "quiet")]
     assert tables[0] == tables[1]
     scores = pd.read_csv(tmp_path / "score" / "scores.csv")
-    assert {"mine", "no change", "training mean", "additive", "ridge", "ceiling"} <= set(scores["model"])
+    assert {"mine", "prior", "no change", "training mean", "additive", "ridge", "ceiling"} <= set(
+        scores["model"]
+    )
+    assert "\nprior " in out
+    assert "Beside the prior alone: " in " ".join(out.split())
     assert {"l2", "mse", "mae", "pearson_delta", "ds", "ds_signed", "pearson_delta_hat", "energy"} <= set(
         scores["metric"]
     )

@@ -118,6 +118,33 @@ def test_every_model_keeps_its_own_colour() -> None:
     assert plots.model_colours(["scdfm"])["ridge"] == plots.model_colours(["peer", "scdfm"])["ridge"]
 
 
+def test_priors_share_a_colour_and_stand_out_by_their_mark() -> None:
+    models = ["default", "prior (default)", "prior (tiny)", "tiny"]
+    colours = plots.model_colours(models)
+    assert colours["prior (default)"] == colours["prior (tiny)"] == REFERENCES["prior"]
+    assert [colours[name] for name in ("default", "tiny")] == list(plots.model_colours(["a", "b"]).values())[
+        -2:
+    ]
+    table = pd.DataFrame(
+        {"model": ["scdfm", "prior"], "metric": "l2", "mean": [1.0, 2.0], "low": 0.5, "high": 2.5, "n": 9}
+    )
+    dots = [line for line in plots.metric_dots(table).axes[0].lines if len(line.get_xdata()) == 1]
+    assert [(dot.get_marker(), dot.get_color()) for dot in dots] == [
+        ("o", plots.model_colours(["scdfm"])["scdfm"]),
+        ("D", REFERENCES["prior"]),
+    ]
+    track = plots.position_track(
+        pd.DataFrame({"model": ["scdfm", "prior"], "metric": "l2", "position": [0.5, 0.4]}), "scdfm"
+    )
+    corners = [
+        len(points.get_paths()[0].vertices)
+        for points in track.axes[0].collections
+        if len(points.get_offsets())
+    ]
+    assert corners[1] == 5  # a closed square, turned
+    assert corners[0] > 5
+
+
 def test_metric_dots_stand_at_the_means() -> None:
     figure = plots.metric_dots(summary(), ["ds"], {"ds": "DS ↑"})
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]

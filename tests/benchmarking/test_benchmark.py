@@ -51,7 +51,7 @@ def test_every_baseline_and_part_is_in_the_table(whole):
     assert set(whole.summary["part"]) == {"all", "single", "double"}
     order = list(dict.fromkeys(whole.summary["model"]))
     assert order == [
-        "no change", "training mean", "additive", "ridge", "low-rank linear", "tiny", "duplicate", "ceiling",
+        "no change", "training mean", "additive", "ridge", "low-rank linear", "prior", "tiny", "duplicate", "ceiling",
     ]  # fmt: skip
     every = whole.summary[whole.summary["part"] == "all"].set_index(["model", "metric"])["n"]
     parts = whole.summary[whole.summary["part"] != "all"].groupby(["model", "metric"])["n"].sum()
@@ -67,8 +67,10 @@ def test_a_piece_is_what_fit_predict_and_evaluate_give(whole, cells, tmp_path):
     predicted = fitted.predict(seed=0)
     means = cells.means(["control", *fitted.split.train, *fitted.split.validation])
     table = scdfm.evaluate(
-        predicted, cells, training=means, metrics=METRICS, name="tiny", check_scale=False, seed=1
-    )
+        predicted, cells, training=means, metrics=METRICS, name="tiny", check_scale=False, seed=1,
+        prior=fitted.untrained(),
+    )  # fmt: skip
+    assert "prior" in set(table["model"])
     ours = whole.scores[(whole.scores["fold"] == 1) & (whole.scores["beside"] == "")]
     columns = ["model", "condition", "metric"]
     theirs = table.set_index(columns)["value"].sort_index()
@@ -136,6 +138,35 @@ def test_finished_pieces_are_read_not_done_again(whole, cells, tmp_path, capsys)
     assert contents(again.path) == contents(whole.path)
 
 
+def test_the_gain_over_the_prior_stands_beside_that_over_the_best_baseline(whole):
+    gaps = whole.differences[whole.differences["part"] == "all"]
+    beside = gaps[gaps["baseline"] == "prior"].set_index("metric")["improvement"]
+    assert list(beside.index) == list(METRICS)
+    assert (gaps.groupby("metric").size() == 2).all()
+    means = whole.summary.query("part == 'all'").set_index(["model", "metric"])["mean"]
+    assert beside["l2"] == pytest.approx(means["prior", "l2"] - means["tiny", "l2"], abs=1e-9)
+    text = (whole.path / "benchmark.md").read_text(encoding="utf-8")
+    assert "| tiny | L2 ↓ | prior |" in text
+    for said in (text, whole.text, whole.page.read_text(encoding="utf-8")):
+        assert "Beside the prior alone, on 4 metrics: " in said
+    assert "what the same run predicts before training" in whole.page.read_text(encoding="utf-8")
+
+
+def test_a_piece_without_its_prior_is_scored_again_not_fitted_again(whole, cells, tmp_path):
+    """As a version left it that knew no such row."""
+    shutil.copytree(whole.path, tmp_path / "out")
+    piece = tmp_path / "out" / "fold0" / "tiny-seed0"
+    scores = pd.read_csv(piece / "scores.csv", keep_default_na=False)
+    scores[scores["model"] != "prior"].to_csv(piece / "scores.csv", index=False)
+    record = json.loads((piece / "piece.json").read_text())
+    record |= {"key": "an older one", "scores": pieces.file_digest(piece / "scores.csv")}
+    (piece / "piece.json").write_text(json.dumps(record))
+    fitted = (piece / "run" / "weights.safetensors").stat().st_mtime_ns
+    again = run(cells, tmp_path / "out", resume=True)
+    assert (piece / "run" / "weights.safetensors").stat().st_mtime_ns == fitted
+    assert contents(again.path) == contents(whole.path)
+
+
 def test_a_peer_added_on_resume_stands_beside_the_model_on_common_genes(whole, cells, peer, tmp_path):
     shutil.copytree(whole.path, tmp_path / "out")
     run_before = tmp_path / "out" / "fold0" / "tiny-seed0" / "predicted.h5ad"
@@ -146,8 +177,14 @@ def test_a_peer_added_on_resume_stands_beside_the_model_on_common_genes(whole, c
     own = found.scores[(found.scores["beside"] == "") & (found.scores["metric"] == "l2")]
     scored = own.dropna(subset="value").groupby("model")["condition"].size()
     assert scored["CPA"] == scored["tiny"] == scored["no change"] > 0
+    # beside another model, whose prior it is stands in its name
+    assert "prior (tiny)" in set(found.summary["model"])
+    assert not {"prior", "prior (CPA)"} & set(found.summary["model"])
+    beside = found.differences[found.differences["baseline"].str.startswith("prior")]
+    assert set(zip(beside["model"], beside["baseline"], strict=True)) == {("tiny", "prior (tiny)")}
     assert any(note.startswith("CPA, folds 0, 1: one file for all folds") for note in found.notes)
     both = found.differences[(found.differences["part"] == "all") & (found.differences["metric"] == "l2")]
+    both = both[~both["baseline"].str.startswith("prior")]
     assert both.set_index("model").loc["CPA", "improvement"] > 0
     # all stand on the genes that screen, model and file share
     genes = set(ad.read_h5ad(run_before).var_names) & set(ad.read_h5ad(path).var_names)
@@ -191,12 +228,16 @@ def test_a_split_made_by_hand(cells, tmp_path):
     singles = [name for name in cells.conditions[1:] if "+" not in name]
     doubles = [name for name in cells.conditions if "+" in name]
     split = scdfm.Split("mine", 0, (*singles, *doubles[2:]), (), tuple(doubles[:2]))
-    config = scdfm.Config.preset("tiny").with_settings([*SMALL, "training.max_steps=2"])
+    config = scdfm.Config.preset("tiny").with_settings(
+        [*SMALL, "training.max_steps=2", "flow.source=gaussian"]
+    )
     found = run(cells, tmp_path / "out", split=split, folds=None, models=Contender("short fit", config))
     assert set(found.scores["condition"]) == set(split.test)
     trained = scdfm.Run.load(tmp_path / "out" / "fold0" / "short_fit-seed0" / "run")
     assert trained.split == split
     assert "short fit" in set(found.summary["model"])
+    assert "prior" not in set(found.summary["model"])
+    assert [note for note in found.notes if "no row 'prior': the flow of this run starts from noise" in note]
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,8 @@ def test_a_split_without_folds_has_fold_0():
         ({"models": "tinny"}, "model 'tinny': expected default, instant, paper, tiny, file:NAME=PRED.h5ad or baselines"),
         ({"models": "file:CPA"}, "model 'file:CPA': expected"),
         ({"models": "file:ridge=a.h5ad"}, "model name 'ridge' is taken by the references"),
+        ({"models": "file:Prior=a.h5ad"}, "model name 'Prior' is taken by the references"),
+        ({"models": "file:prior (tiny)=a.h5ad"}, r"model name 'prior \(tiny\)': expected up to 60 letters"),
         ({"models": "file:a/b=a.h5ad"}, "model name 'a/b': expected up to 60 letters"),
         ({"models": "tiny,"}, "models: expected a preset, .* found nothing"),
         ({"models": "tiny,file:Tiny=a_{seed}.h5ad"}, "models: two have the same name"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from scdfm import evaluation
 from scdfm.benchmarking.pieces import COLUMNS, NO_SEED
-from scdfm.benchmarking.tables import clustered, differences, parts, summarise
+from scdfm.benchmarking.tables import aggregate, clustered, differences, parts, summarise
 
 CONDITIONS = [f"A{i}+B{i}" for i in range(12)]
 
@@ -105,6 +107,29 @@ def test_a_file_that_lacks_conditions_is_paired_with_references_of_its_own(value
     assert found.loc["m", "improvement"] == pytest.approx(gap, rel=1e-12)
     assert found.loc["m", "n"] == 15
     assert found.loc["other", "improvement"] == pytest.approx((values[2] - values[5]).mean(), rel=1e-12)
+
+
+def test_each_model_is_paired_with_its_own_prior(values):
+    """Over seeds and folds, as `evaluation.differences` pairs one fold; a model without one has no such row."""
+    single = pd.concat([rows("m", values[0]), rows("prior", values[1], beside="m")])
+    scored = [SimpleNamespace(table=single)]
+    gaps = aggregate(scored).differences
+    assert list(gaps["baseline"]) == ["prior"]
+    theirs = evaluation.differences(single, against="prior")
+    columns = ["model", "metric", "baseline", "improvement", "low", "high", "n"]
+    pd.testing.assert_frame_equal(gaps[columns], theirs[columns], rtol=1e-10)
+
+    several = pd.concat([
+        *(rows("m", values[seed], seed=seed) for seed in (0, 1)),
+        *(rows("prior", values[2 + seed], seed=seed, beside="m") for seed in (0, 1)),
+        rows("n", values[4]), rows("prior", values[5], beside="n"), rows("file", values[5] / 2),
+    ])  # fmt: skip
+    tables = aggregate([SimpleNamespace(table=several)])
+    assert list(tables.summary["model"]) == ["prior (m)", "prior (n)", "m", "n", "file"]
+    beside = tables.differences.set_index("model")
+    assert beside["baseline"].to_dict() == {"m": "prior (m)", "n": "prior (n)"}
+    assert beside.loc["m", "improvement"] == pytest.approx((values[2:4] - values[:2]).mean())
+    assert beside.loc["n", "improvement"] == pytest.approx((values[5] - values[4]).mean())
 
 
 def test_parts_are_named_only_where_there_are_several():

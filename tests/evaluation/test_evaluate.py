@@ -207,6 +207,7 @@ def test_options(noisy, screen, held_out):
         ({"protocol": "published"}, "protocol 'published': expected scdfm or paper"),
         ({"protocol": "paper", "release": "0.6"}, "release '0.6': expected one of 0.5.42, 0.8.2"),
         ({"name": "ridge"}, "name 'ridge' is that of a reference"),
+        ({"name": "prior"}, "name 'prior' is that of a reference"),
         ({"genes": 1}, "genes 1: expected at least 2"),
         ({"genes": ["nope", "G001"]}, "genes: .* are not in both tables"),
     ],

@@ -122,6 +122,23 @@ def test_differences_are_paired_and_to_the_hardest_baseline():
     assert higher["improvement"] == pytest.approx(-0.15)
 
 
+def test_the_prior_is_no_baseline_but_can_be_asked_for():
+    scores = {
+        "l2": {"model": [1.0, 2.0, 3.0], "ridge": [2.0, 3.0, 5.0], "prior": [0.5, 2.0, 3.1]},
+        "ds": {"model": [0.5, 0.5, 0.9], "prior": [0.4, 0.5, np.nan]},
+    }
+    found = differences(table(scores)).set_index("metric")
+    assert list(found["baseline"]) == ["ridge"]
+    beside = differences(table(scores), against="prior").set_index("metric")
+    assert set(beside["baseline"]) == {"prior"}
+    assert beside.loc["l2", "improvement"] == pytest.approx((-0.5 + 0 + 0.1) / 3)
+    assert beside.loc["ds", ["improvement", "n"]].tolist() == [pytest.approx(0.05), 2]
+    with pytest.raises(
+        ConfigError, match=r"against 'priors': expected a model of the table \(model, ridge, prior\)"
+    ):
+        differences(table(scores), against="priors")
+
+
 def test_harm_is_the_share_worse_than_no_change():
     found = harm(
         table(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from scdfm.report.standing import Standing, headline
+from scdfm.report.standing import Gain, Standing, headline
 from scdfm.report.verdict import verdict
 
 
@@ -94,3 +95,40 @@ def test_a_lone_baseline_is_not_called_the_best_of_many() -> None:
         "scdfm is better than no change, the only baseline there is: mean L2"
         in verdict([lone], "scdfm").sentence
     )
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        (Gain(0.02, 0.01, 0.03), "gain 0.020 (95 % interval 0.010 to 0.030), clear."),
+        (Gain(0.02, -0.01, 0.03), "gain 0.020 (95 % interval −0.010 to 0.030), not clear."),
+        (
+            Gain(-0.02, -0.03, -0.01),
+            "gain −0.020 (95 % interval −0.030 to −0.010), clear: the prior alone is better.",
+        ),
+        (Gain(0.02, math.nan, math.nan), "gain 0.020, too few conditions to tell."),
+        (Gain(-1e-5, -2e-5, 1e-5), "gain 0.000 (95 % interval 0.000 to 0.000), not clear."),
+        (Gain(0.0, 0.0, 0.0), "no difference."),
+    ],
+)
+def test_what_training_added_is_told_beside_the_best_baseline(gain: Gain, words: str) -> None:
+    alone = standing(0.2, 0.1, 0.3)
+    found = verdict([replace(alone, prior=gain)], "scdfm")
+    assert found.sentence == f"{verdict([alone], 'scdfm').sentence} Beside the prior alone: {words}"
+    assert found.outcome == "better"  # that is of the best baseline
+
+
+def test_tally_counts_what_training_added_apart() -> None:
+    stands = [
+        replace(standing(0.2, 0.1, 0.3), prior=Gain(0.1, -0.1, 0.2)),
+        replace(standing(0.2, 0.1, 0.3, "energy"), prior=Gain(0.1, 0.05, 0.2)),
+        standing(0.2, 0.1, 0.3, "ds"),
+    ]
+    found = verdict(stands, "scdfm")
+    assert found.tally == (
+        "Against the best baseline of each of 3 metrics: better on 3 (L2, energy distance, DS)."
+    )
+    assert found.trained == (
+        "Beside the prior alone, on 2 metrics: better on 1 (energy distance); not told apart on 1 (L2)."
+    )
+    assert verdict(stands[2:], "scdfm").trained == ""

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scdfm import plots
 from scdfm.data import CellTable
 from scdfm.data.split import UNKNOWN
 from scdfm.errors import DataError
@@ -204,6 +205,27 @@ def test_run_adds_curves_and_its_provenance(tmp_path: Path) -> None:
         "val wasserstein",
     ):
         assert fact in said
+
+
+def test_the_prior_has_its_row_its_column_and_its_sentence(tmp_path: Path) -> None:
+    conditions = ["A", "B", "C", "D"]
+    plain = scores(["scdfm", "ridge"], conditions)
+    table = pd.concat(
+        [plain, plain[plain["model"] == "scdfm"].assign(model="prior", value=lambda t: t["value"] + 1)]
+    )
+    text = html.unescape(write(tmp_path / "with", table, None, None).read_text(encoding="utf-8"))
+    assert "Beside the prior alone: gain 1.0" in text
+    assert "<p>Beside the prior alone, on 2 metrics: better on 1 (L2); worse on 1 (DS).</p>" in text
+    assert '<th scope="col">gain over the prior alone</th>' in text
+    assert "what the same run predicts before training, in closed form" in text
+    colour = plots.model_colours(["scdfm"])["prior"]
+    assert f'<span class="swatch" style="background:{colour}"></span>prior</th>' in text
+    gained = {standing.metric: standing.prior for standing in standings(table, "scdfm")}
+    assert gained["l2"] is not None
+    assert gained["ds"] is not None
+    assert (gained["l2"].outcome, gained["ds"].outcome) == ("better", "worse")
+    without = html.unescape(write(tmp_path / "without", plain, None, None).read_text(encoding="utf-8"))
+    assert "prior" not in without
 
 
 def test_subject_must_be_one_model() -> None:

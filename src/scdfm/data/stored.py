@@ -219,7 +219,8 @@ def stacked(first: Matrix, second: Matrix) -> Matrix:
 def gathered(parts: Iterable[sp.csr_matrix], like: Matrix) -> Matrix:
     """The rows of all `parts`, which have the columns of `like`: on disk where that is, else in memory."""
     if not isinstance(like, StoredMatrix):
-        return sp.csr_matrix(sp.vstack(list(parts), format="csr"))
+        empty = sp.csr_matrix(np.empty((0, like.shape[1]), dtype=np.float32))
+        return sp.csr_matrix(sp.vstack([empty, *parts], format="csr"))
     writer = RowsWriter(like.shape[1])
     for part in parts:
         writer.append(part)

@@ -78,5 +78,6 @@ def evaluate_files(
         seed=seed,
         backed=backed,
     )
-    said = textwrap.fill(verdict(standings(table, name, seed), name).sentence, 100)
+    found = verdict(standings(table, name, seed), name)
+    said = textwrap.fill(f"{found.sentence} {found.trained}".rstrip(), 100)
     return Evaluation(page, f"{plain(summary)}\n{said}", table, summary)

@@ -14,12 +14,13 @@ from scdfm.report.words import count, percent, title
 class Verdict:
     """`sentence` for the top of the page, `tally` over all metrics, and the `outcome` that colours them.
 
-    Where the table has the row `prior`, both say what training added to it.
+    Where the table has the row `prior`, the sentence says what training added to it, and `trained` on which metrics.
     """
 
     sentence: str
     tally: str
     outcome: Outcome
+    trained: str = ""
 
 
 def verdict(standings: Sequence[Standing], model: str) -> Verdict:
@@ -27,8 +28,14 @@ def verdict(standings: Sequence[Standing], model: str) -> Verdict:
     chosen = headline(standings)
     if chosen is None:
         return Verdict(f"No metric is defined for {model}: nothing can be said of it.", "", "undefined")
-    sentence = " ".join(filter(None, [_sentence(chosen, model), _beside_prior(chosen)]))
-    return Verdict(sentence, _tally(standings), chosen.outcome)
+    best = {standing.metric: standing.outcome for standing in standings}
+    prior = {standing.metric: standing.prior.outcome for standing in standings if standing.prior is not None}
+    return Verdict(
+        " ".join(filter(None, [_sentence(chosen, model), _beside_prior(chosen)])),
+        _tally(best, "Against the best baseline of each of"),
+        chosen.outcome,
+        _tally(prior, "Beside the prior alone, on"),
+    )
 
 
 def _sentence(standing: Standing, model: str) -> str:
@@ -83,21 +90,7 @@ def _way(position: float, model: str) -> str:
     return f"; {model} is {percent(position)} of the way from the worst acceptable score to the ceiling"
 
 
-def _tally(standings: Sequence[Standing]) -> str:
-    best = {standing.metric: standing.outcome for standing in standings}
-    prior = {standing.metric: standing.prior.outcome for standing in standings if standing.prior is not None}
-    return " ".join(
-        filter(
-            None,
-            [
-                _counted(best, "Against the best baseline of each of"),
-                _counted(prior, "Beside the prior alone, on"),
-            ],
-        )
-    )
-
-
-def _counted(outcomes: Mapping[str, Outcome], start: str) -> str:
+def _tally(outcomes: Mapping[str, Outcome], start: str) -> str:
     """On which metrics a model is better, not told apart, or worse, as a sentence that begins with `start`."""
     judged = {metric: outcome for metric, outcome in outcomes.items() if outcome != "undefined"}
     if not judged:

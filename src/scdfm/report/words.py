@@ -75,8 +75,8 @@ def heading(metric: str) -> str:
 
 
 def number(value: float, decimals: int) -> str:
-    """`value` with a true minus sign; a dash where it is undefined."""
-    return "–" if value != value else f"{value:.{decimals}f}".replace("-", "−")
+    """`value` with a true minus sign, which a zero has not; a dash where it is undefined."""
+    return "–" if value != value else f"{value:z.{decimals}f}".replace("-", "−")
 
 
 def percent(value: float) -> str:
