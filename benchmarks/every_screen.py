@@ -20,6 +20,7 @@ from anndata import AnnData
 import scdfm
 from scdfm.data import features, simulate_doses, simulate_drugs
 from scdfm.data.conditions import doses, targets
+from scdfm.evaluation import PRIOR
 from scdfm.evaluation.baselines import Training, predictions
 from screens import RESULTS, pooled, write_page
 
@@ -158,17 +159,22 @@ def ridge_on_features(
     return pd.DataFrame(cells.mean("control") + new @ weights, list(split.test), list(cells.genes))
 
 
-def predicted_means(case: Case, model: str, seed: int, out: Path, options: dict[str, object]) -> pd.DataFrame:
-    """Fit one of the case's models and average the populations it predicts for the test."""
+def predicted_means(
+    case: Case, model: str, seed: int, out: Path, options: dict[str, object]
+) -> dict[str, pd.DataFrame]:
+    """Fit one of the case's models and average the populations that its prior and it itself predict for the test."""
     config = scdfm.Config().updated(options).updated(case.options).updated({"seed": seed})
     run = scdfm.fit(
         case.cells, case.split, config, features=case.models[model], out=out / model.replace(", ", "-").replace(" ", "-"),
         resume=True, progress=False,
     )  # fmt: skip
-    adata: AnnData = run.predict(case.split.test, n_cells=N_CELLS, seed=seed, progress=False)
-    return scdfm.read_cells(with_controls(adata, case.cells), case.cells.perturbation_key).means(
-        case.split.test
-    )
+    found = {}
+    for name, predictor in ((f"{PRIOR} ({model})", run.untrained()), (model, run)):
+        if predictor is not None:
+            adata: AnnData = predictor.predict(case.split.test, n_cells=N_CELLS, seed=seed, progress=False)
+            cells = scdfm.read_cells(with_controls(adata, case.cells), case.cells.perturbation_key)
+            found[name] = cells.means(case.split.test)
+    return found
 
 
 def with_controls(predicted: AnnData, cells: scdfm.CellTable) -> AnnData:
@@ -198,7 +204,9 @@ def scored(case: Case, means: pd.DataFrame, model: str) -> pd.DataFrame:
 def score_case(case: Case, seed: int, out: Path, options: dict[str, object]) -> pd.DataFrame:
     """The long table of every rule and model of a case."""
     tables = [scored(case, means, name) for name, means in case.rules.items()]
-    tables += [scored(case, predicted_means(case, name, seed, out, options), name) for name in case.models]
+    for model in case.models:
+        found = predicted_means(case, model, seed, out, options)
+        tables += [scored(case, means, name) for name, means in found.items()]
     table = pd.concat(tables, ignore_index=True)
     # The same name stands for something else in the screen of another seed.
     return table.assign(condition=table["condition"] + f" of screen {seed}", seed=seed, beside="")

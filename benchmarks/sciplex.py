@@ -18,6 +18,7 @@ import pandas as pd
 
 import scdfm
 from scdfm.data.conditions import targets
+from scdfm.evaluation import PRIOR
 from scdfm.seeds import numpy_rng
 from screens import METRICS, parser, pooled, sized, write_page
 
@@ -69,16 +70,19 @@ def one_seed(cells: scdfm.CellTable, config: scdfm.Config, held: int, seed: int,
     """The long table of one fit, by drug."""
     split = scdfm.holdout_split(cells, fold=0, held_out_targets=held, seed=seed)
     run = scdfm.fit(cells, split, config.updated({"seed": seed}), out=out / f"run{seed}", resume=True)
-    predicted = run.predict(split.test, n_cells=N_CELLS, seed=seed, progress=False)
     real = by_drug(cells)
     drugs = sorted({drug for name in split.test for drug in targets(name)})
     trained = [name for name in real.conditions if name not in drugs]
-    adata = by_drug_labels(predicted)
-    table = scdfm.evaluate(
-        adata, real, training=real.means(trained), perturbation_key=KEY, conditions=drugs, metrics=METRICS,
-        name="scdfm", seed=seed,
-    )  # fmt: skip
-    return table.assign(fold=0, seed=seed, beside="")
+    tables = []
+    for name, predictor in (("scdfm", run), (PRIOR, run.untrained())):
+        if predictor is not None:
+            adata = by_drug_labels(predictor.predict(split.test, n_cells=N_CELLS, seed=seed, progress=False))
+            table = scdfm.evaluate(
+                adata, real, training=real.means(trained), perturbation_key=KEY, conditions=drugs, metrics=METRICS,
+                seed=seed, references=name != PRIOR,
+            )  # fmt: skip
+            tables.append(table.replace({"model": {"model": name}}))
+    return pd.concat(tables).assign(fold=0, seed=seed, beside="")
 
 
 def by_drug_labels(predicted: Any) -> Any:

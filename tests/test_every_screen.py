@@ -114,7 +114,7 @@ def test_drugs_that_only_their_fingerprints_describe(benchmark, shared, tmp_path
     assert len(held) == 5
     assert held.isdisjoint(drug for name in run.split.train for drug in targets(name))
     assert set(table["condition"]) == held
-    for model in ("scdfm", "no change", "training mean"):
+    for model in ("scdfm", "prior", "no change", "training mean"):
         defined(table, model, "l2")
     # Doses and lines of the predictions are those of the drug's measured conditions.
     predicted = run.predict(run.split.test[:3], n_cells=2, seed=0)
@@ -143,6 +143,7 @@ def test_triples_are_predicted_from_singles_and_doubles(benchmark, tmp_path) -> 
     scores = learned(benchmark("every_screen"), "triples", tmp_path, 250)["l2"]
     assert scores["scdfm"] < 0.9 * scores["additive"]
     assert scores["scdfm"] < 0.6 * scores["no change"]
+    assert scores["prior (scdfm)"] < 0.6 * scores["no change"]
 
 
 def test_doses_between_measured_ones_are_predicted(benchmark, tmp_path) -> None:

@@ -45,7 +45,7 @@ def run(cells, tmp_path_factory) -> scdfm.Run:
     """Trained, with weights that correct something."""
     out = tmp_path_factory.mktemp("prior") / "run"
     found = scdfm.fit(cells, config=scdfm.Config().updated(OPTIONS), out=out, progress=False)
-    assert not found.field.silent
+    assert not found.field.is_zero
     return found
 
 
@@ -220,6 +220,6 @@ def test_the_terminal_says_what_training_added(run, predicted, cells, tmp_path):
     found = scdfm.report.evaluate_files(predicted, cells, tmp_path, training=run, metrics=["l2", "energy"])
     assert "\nprior " in found.text
     said = " ".join(found.text.split())
-    assert re.search(r"Beside the prior alone: gain .* Beside the prior alone, on 2 metrics: ", said)
+    assert re.search(r"Beside the prior alone: gain .* What training added to it, over 2 metrics: ", said)
     assert "gain over the prior alone" in found.path.read_text(encoding="utf-8")
     assert PRIOR in set(pd.read_csv(tmp_path / "summary.csv")["model"])

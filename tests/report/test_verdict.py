@@ -129,6 +129,6 @@ def test_tally_counts_what_training_added_apart() -> None:
         "Against the best baseline of each of 3 metrics: better on 3 (L2, energy distance, DS)."
     )
     assert found.trained == (
-        "Beside the prior alone, on 2 metrics: better on 1 (energy distance); not told apart on 1 (L2)."
+        "What training added to it, over 2 metrics: better on 1 (energy distance); not told apart on 1 (L2)."
     )
     assert verdict(stands[2:], "scdfm").trained == ""

@@ -215,7 +215,7 @@ def test_the_prior_has_its_row_its_column_and_its_sentence(tmp_path: Path) -> No
     )
     text = html.unescape(write(tmp_path / "with", table, None, None).read_text(encoding="utf-8"))
     assert "Beside the prior alone: gain 1.0" in text
-    assert "<p>Beside the prior alone, on 2 metrics: better on 1 (L2); worse on 1 (DS).</p>" in text
+    assert "<p>What training added to it, over 2 metrics: better on 1 (L2); worse on 1 (DS).</p>" in text
     assert '<th scope="col">gain over the prior alone</th>' in text
     assert "what the same run predicts before training, in closed form" in text
     colour = plots.model_colours(["scdfm"])["prior"]

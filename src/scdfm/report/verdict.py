@@ -34,7 +34,7 @@ def verdict(standings: Sequence[Standing], model: str) -> Verdict:
         " ".join(filter(None, [_sentence(chosen, model), _beside_prior(chosen)])),
         _tally(best, "Against the best baseline of each of"),
         chosen.outcome,
-        _tally(prior, "Beside the prior alone, on"),
+        _tally(prior, "What training added to it, over"),
     )
 
 
