@@ -240,6 +240,25 @@ def test_a_split_made_by_hand(cells, tmp_path):
     assert [note for note in found.notes if "no row 'prior': the flow of this run starts from noise" in note]
 
 
+def test_a_run_without_control_cells_has_its_prior_from_those_of_the_screen(cells, tmp_path):
+    config = scdfm.Config.preset("tiny").with_settings(
+        [*SMALL, "training.max_steps=2", "training.keep_controls=0"]
+    )
+    found = run(cells, tmp_path / "out", folds=[0], models=Contender("bare", config), metrics=["l2"])
+    fitted = scdfm.Run.load(tmp_path / "out" / "fold0" / "bare-seed0" / "run")
+    before = fitted.untrained().predict(fitted.split.test, cells, seed=0)
+    expected = np.linalg.norm(
+        scdfm.read_cells(ad.concat([before, cells.take(cells.rows("control")).to_adata()[:, before.var_names]]))
+        .means(fitted.split.test) - cells.means(fitted.split.test)[list(before.var_names)], axis=1,
+    )  # fmt: skip
+    own = found.scores[found.scores["model"] == "prior"].set_index("condition")["value"]
+    np.testing.assert_allclose(own[list(fitted.split.test)], expected, rtol=1e-5)
+    # Nobody else can know where it would start.
+    table = scdfm.evaluate(fitted.predict(controls=cells), cells, training=fitted, metrics=["l2"])
+    assert "prior" not in set(table["model"])
+    assert any("no row 'prior': run" in note and "no control cells" in note for note in table.attrs["notes"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"split": "additive"}, "other split"), ({"protocol": "paper"}, "other protocol"), ({}, "other data")],
