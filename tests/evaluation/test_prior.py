@@ -16,7 +16,7 @@ import scdfm.report
 from scdfm.data.source import open_source
 from scdfm.data.stored import StoredMatrix
 from scdfm.errors import ConditionError, ConfigError
-from scdfm.evaluation import METRICS, PRIOR, evaluate
+from scdfm.evaluation import METRICS, PRIOR, evaluate, populations
 from scdfm.evaluation.alignment import align
 from scdfm.evaluation.prior import prior_population
 
@@ -114,13 +114,18 @@ def test_what_is_no_seed_is_none(predicted, uns, tmp_path):
             assert opened.seed is None
 
 
-def test_a_network_that_is_zero_is_the_prior_to_the_bit(run, predicted, table, cells):
+def test_a_network_that_is_zero_is_the_prior_to_the_bit(run, table, cells, monkeypatch):
     zero = scdfm.Run.load(run.path)
     for parameter in zero.field.decoder.out.parameters():
         torch.nn.init.zeros_(parameter)
     silent = evaluate(zero.predict(n_cells=N_CELLS, seed=SEED), cells, training=run)
     pd.testing.assert_frame_equal(row(silent, "model"), row(silent, PRIOR), check_exact=True)
     pd.testing.assert_frame_equal(row(silent, PRIOR), row(table, PRIOR), check_exact=True)
+    monkeypatch.setattr(populations, "CELLS", 4)  # fewer than there are: which of them take part is drawn
+    few = evaluate(zero.predict(n_cells=N_CELLS, seed=SEED), cells, training=run, metrics=["energy"])
+    pd.testing.assert_frame_equal(row(few, "model"), row(few, PRIOR), check_exact=True)
+    whole = row(table, PRIOR).query("metric == 'energy'")["value"]
+    assert (row(few, PRIOR)["value"].to_numpy() != whole.to_numpy()).any()
     assert not row(table, "model").equals(row(table, PRIOR))
 
 
