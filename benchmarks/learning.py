@@ -1,0 +1,179 @@
+"""Learning curves at the small size: how far each source gets with its steps, beside additive, ridge, prior and ceiling.
+
+    python benchmarks/learning.py NORMAN_LIKE.h5ad [--real PERTURBENCH.h5ad] [--screens norman-like,norman,mcfaline]
+        [--sources gaussian,prior] [--ablation] [--seeds 3] [--steps 12000] [--patience 0] [--out DIR] [--show]
+
+Screens: norman-like (additive fold 0), and of PERTURBENCH the real Norman cells (five composed doubles held out) and three
+glioblastoma lines (30% of the pairs of a line and a gene held out). `gaussian` is the published objective: from noise, as
+much of it as the size allows; `prior` is the preset default. Both at 300 genes, width 64, 2 layers, 100 genes a step, 8
+conditions × 6 cells. Each seed is one long fit that is validated every 500 steps; its best weights predict the test.
+A curve is of one cosine of the learning rate, so its middle is worse than a fit of so many steps would be.
+--ablation adds the published objective without MMD, without graph, and with softmax attention. --patience N stops a fit
+after N validations without a better one.
+An interrupted fit goes on where it was: repeat the command. --show fits nothing and writes the page of what is there,
+unfinished curves too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import mcfaline
+import scdfm
+from accuracy import METRICS
+from norman_subset import TEST
+from scdfm.benchmarking import Contender
+from scdfm.benchmarking.pieces import RECORD, RUN, SCORES
+from scdfm.benchmarking.tables import summarise
+from scdfm.config import SplitConfig
+from scdfm.data import named_split
+from scdfm.files import write_text
+from scdfm.report import markdown
+from scdfm.reproduction import VARIANTS
+from scdfm.run.folder import LOG
+from scdfm.training.validation import SCORES as VALIDATED
+from screens import RESULTS, gaps, gaps_table
+
+SIZE: dict[str, Any] = {
+    "panel": {"n_genes": 300},
+    "model": {"width": 64, "heads": 2, "layers": 2},
+    "flow": {"genes_per_step": 100},
+    "training": {
+        "conditions_per_batch": 8, "cells_per_condition": 6, "learning_rate": 2e-3, "warmup_steps": 50,
+        "ema_decay": 0.999, "validate_every": 500, "validation_cells": 32, "validation_budget": 384,
+    },
+    "sampling": {"cells": 64, "steps": 2},
+}  # fmt: skip
+"""Pinned, so that a curve stays what it is when presets move on."""
+SOURCES: dict[str, dict[str, Any]] = {
+    "gaussian": {"flow": {"source": "gaussian"}, "sampling": {"steps": 4, "shrink": False}},
+    "prior": {"flow": {"source": "prior"}},
+}
+SCREENS = ("norman-like", "norman", "mcfaline")
+
+
+def contenders(sources: list[str], ablation: bool, steps: int, patience: int) -> list[Contender]:
+    """What is fitted: a source each, and the ablations of the published objective."""
+    length = {"training": {"max_steps": steps, "patience": patience}}
+    size = scdfm.Config.preset("default").updated(SIZE).updated(length)
+    made = [Contender(f"source {source}", size.updated(SOURCES[source])) for source in sources]
+    published = size.updated(SOURCES["gaussian"])
+    without = {name: over for name, over in VARIANTS.items() if over} if ablation else {}
+    return made + [Contender(f"gaussian {name}", published.updated(over)) for name, over in without.items()]
+
+
+def run(screen: str, models: list[Contender], folder: Path, args: argparse.Namespace) -> None:
+    """Fit and score one screen, or go on with it."""
+    if screen == "norman-like":
+        cells, split = scdfm.read_cells(args.screen), SplitConfig(kind="additive")
+    elif screen == "norman":
+        cells = scdfm.read_cells(args.real, subset={"dataset": "norman19"})
+        split = named_split(cells, TEST)
+    else:
+        cells, split = mcfaline.read(args.real), SplitConfig(kind="covariate", covariate=mcfaline.KEY)
+    scdfm.benchmark(cells, split, [0], args.seeds, out=folder, models=models, metrics=METRICS, resume=True)
+
+
+def curves(folder: Path) -> pd.DataFrame:
+    """The validations of every fit in a benchmark's folder, finished or not: model, seed, step, scores."""
+    found = [pd.DataFrame(columns=["model", "seed", "step", *VALIDATED])]
+    for path in sorted(folder.glob(f"fold0/*-seed*/{RUN}/{LOG}")):
+        name, _, seed = path.parents[1].name.rpartition("-seed")
+        log = pd.read_csv(path).dropna(subset=VALIDATED[0])
+        found.append(log[["step", *VALIDATED]].assign(model=name.replace("_", " "), seed=int(seed)))
+    return pd.concat([table for table in found if len(table)] or found, ignore_index=True)
+
+
+def curves_table(table: pd.DataFrame) -> str:
+    """Scores at steps 500 · 2ⁿ and at each fit's last validation, means over the seeds that got there."""
+    lines = ["| model | step | seeds | " + " | ".join(VALIDATED) + " |", "|---|---:|---:|" + "---:|" * len(VALIDATED)]
+    for model, part in table.groupby("model", sort=False):
+        last = part["step"].max()
+        shown = [step for step in sorted(part["step"].unique()) if _is_double(int(step)) or step == last]
+        for step in shown:
+            at = part[part["step"] == step]
+            values = " | ".join(f"{at[name].mean():.4g}" for name in VALIDATED)
+            lines.append(f"| {model} | {int(step):,} | {len(at)} | {values} |")
+    return "\n".join(lines)
+
+
+def _is_double(step: int) -> bool:
+    rounds = step // SIZE["training"]["validate_every"]
+    return step % SIZE["training"]["validate_every"] == 0 and rounds & (rounds - 1) == 0
+
+
+def tested(folder: Path) -> pd.DataFrame:
+    """The long table of the finished pieces of a benchmark's folder."""
+    found = [path.parent / SCORES for path in sorted(folder.glob(f"fold0/*/{RECORD}"))]
+    options: dict[str, Any] = {"keep_default_na": False, "na_values": {"value": [""]}}
+    tables = [pd.read_csv(path, **options) for path in found]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def section(screen: str, folder: Path, models: list[str], steps: int) -> str:
+    """One screen as Markdown: curves, test scores, paired differences, and what is not finished."""
+    table, scores = curves(folder), tested(folder)
+    reached = table.groupby(["model", "seed"])["step"].max()
+    done = set(zip(scores["model"], scores["seed"], strict=True)) if len(scores) else set()
+    missing = [f"{model}, seed {seed}: {int(step):,} of {steps:,} steps" for (model, seed), step in reached.items()
+               if (model, seed) not in done]  # fmt: skip
+    lines = [f"## {screen}", "", "Validation:", "", curves_table(table), ""]
+    if missing:
+        lines += ["Not finished: " + "; ".join(missing) + ".", ""]
+    if len(scores):
+        scores = scores[scores["beside"] == ""]
+        summary = summarise(scores)
+        metrics = [metric for metric in METRICS if metric in set(summary["metric"])]
+        lines += ["Test:", "", markdown(summary, metrics, intervals=True), ""]
+        if fitted := [name for name in models if name in set(scores["model"])]:
+            paired = gaps_table(gaps(scores, fitted), metrics)
+            lines += ["Paired by condition; positive is better:", "", paired, ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Fit what is missing; write one page."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("screen", type=Path)
+    options.add_argument("--real", type=Path, help="perturbench_devel.h5ad")
+    options.add_argument("--screens", help=f"some of {','.join(SCREENS)} (default: those whose file is given)")
+    options.add_argument("--sources", default=",".join(SOURCES))
+    options.add_argument("--ablation", action="store_true")
+    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--steps", type=int, default=12_000)
+    options.add_argument("--patience", type=int, default=0)
+    options.add_argument("--out", type=Path, default=Path("runs/learning"))
+    options.add_argument("--results", type=Path, default=RESULTS)
+    options.add_argument("--show", action="store_true", help="fit nothing, write the page of what is there")
+    args = options.parse_args()
+    screens = args.screens.split(",") if args.screens else SCREENS[: 3 if args.real else 1]
+    sources = args.sources.split(",")
+    for what, names, known in (("screen", screens, SCREENS), ("source", sources, SOURCES)):
+        if unknown := [name for name in names if name not in known]:
+            options.error(f"{what} '{unknown[0]}': expected some of {', '.join(known)}")
+    if args.real is None and set(screens) - {"norman-like"}:
+        options.error("screens 'norman' and 'mcfaline' need the real cells: --real PERTURBENCH.h5ad")
+    models = contenders(sources, args.ablation, args.steps, args.patience)
+    given = [Path(text).name if Path(text).exists() else text for text in sys.argv[1:]]
+    command = shlex.join(["python", "benchmarks/learning.py", *given])
+    pages = [f"# Learning curves\n\n`{command}` (scdfm {scdfm.__version__})\n"]
+    args.results.mkdir(parents=True, exist_ok=True)
+    for screen in screens:
+        folder = args.out / f"{screen}-{args.steps}"
+        if not args.show:
+            run(screen, models, folder, args)
+        pages.append(section(screen, folder, [model.name for model in models], args.steps))
+        write_text(args.results / "learning.md", "\n".join(pages))
+    print("\n".join(pages))
+
+
+if __name__ == "__main__":
+    main()
