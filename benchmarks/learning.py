@@ -92,7 +92,10 @@ def curves(folder: Path) -> pd.DataFrame:
 
 def curves_table(table: pd.DataFrame) -> str:
     """Scores at steps 500 · 2ⁿ and at each fit's last validation, means over the seeds that got there."""
-    lines = ["| model | step | seeds | " + " | ".join(VALIDATED) + " |", "|---|---:|---:|" + "---:|" * len(VALIDATED)]
+    lines = [
+        "| model | step | seeds | " + " | ".join(VALIDATED) + " |",
+        "|---|---:|---:|" + "---:|" * len(VALIDATED),
+    ]
     for model, part in table.groupby("model", sort=False):
         last = part["step"].max()
         shown = [step for step in sorted(part["step"].unique()) if _is_double(int(step)) or step == last]
@@ -144,7 +147,9 @@ def main() -> None:
     )
     options.add_argument("screen", type=Path)
     options.add_argument("--real", type=Path, help="perturbench_devel.h5ad")
-    options.add_argument("--screens", help=f"some of {','.join(SCREENS)} (default: those whose file is given)")
+    options.add_argument(
+        "--screens", help=f"some of {','.join(SCREENS)} (default: those whose file is given)"
+    )
     options.add_argument("--sources", default=",".join(SOURCES))
     options.add_argument("--ablation", action="store_true")
     options.add_argument("--seeds", type=int, default=3)
