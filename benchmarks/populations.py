@@ -51,7 +51,6 @@ from scdfm.evaluation.distribution import (
     wasserstein,
 )
 from scdfm.files import write_json, write_text
-from scdfm.flow.shrinkage import shift_to
 from scdfm.seeds import derive, numpy_rng
 from screens import RESULTS, gaps_table
 
@@ -126,12 +125,17 @@ def equalled(cells: Cells, wanted: npt.NDArray[Any]) -> Cells:
 
 
 def moved(cells: Cells, wanted: npt.NDArray[Any]) -> Cells:
-    """max(0, x + δ), δ for each gene such that the mean is `wanted` [G]."""
-    values, goal = torch.from_numpy(cells), torch.from_numpy(np.asarray(wanted, dtype=np.float32))
-    found = values.mean(0)
+    """max(0, x + δ), δ for each gene such that the mean is `wanted` [G].
+
+    n·mean(max(0, x + δ)) is the largest of S_k + k·δ over k = 1…n, S_k the sum of the k largest x.
+    """
+    n = len(cells)
+    found, goal = cells.mean(0, dtype=np.float64), np.asarray(wanted, dtype=np.float64)
+    sums = np.cumsum(-np.sort(-cells.astype(np.float64), axis=0), axis=0)
+    shift = ((n * goal - sums) / np.arange(1, n + 1)[:, None]).min(0)
     # To the last digits a mean is what it was asked to be: nothing is to be added then, not even to zeros.
-    goal = torch.where((goal - found).abs() <= 1e-5 * found, found, goal)
-    return np.asarray((values + shift_to(values, found, goal)).clamp(min=0).numpy())
+    shift = np.where(np.abs(goal - found) <= 1e-5 * found, 0, shift)
+    return np.maximum(cells + shift, 0).astype(np.float32)
 
 
 CHANGES: dict[str, Callable[[Cells, npt.NDArray[Any]], Cells]] = {

@@ -1,0 +1,114 @@
+"""The scripts that say what the flow is worth: their scores on populations whose answer is known, and their pages."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import scdfm
+from scdfm.data import CONTROL
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+GENES, MOVED = 40, 10
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """A script of benchmarks/ as a module."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name: str) -> ModuleType:
+        return __import__(name)
+
+    return load
+
+
+def escapers(seed: int, share: float, shift: float, n: int = 150) -> np.ndarray:
+    """Cells × genes, of which a share has MOVED genes shifted; the others are control cells."""
+    rng = np.random.default_rng(seed)
+    cells = rng.normal(0.5, 1.0, (n, GENES))
+    cells[: round(share * n), :MOVED] += shift
+    return np.maximum(cells, 0).astype(np.float32)
+
+
+def test_responders_show_where_means_agree(script) -> None:
+    compare = script("populations").compare
+    real, control = escapers(0, 0.5, 3.0), escapers(1, 0, 0, 600)
+    same, alike = compare(escapers(2, 0.5, 3.0), real, control), compare(escapers(3, 1, 1.6), real, control)
+    assert same["responders"] < 0.1
+    assert alike["responders"] > 0.2
+    for name in ("energy", "energy=", "wasserstein", "wasserstein=", "response", "response=", "correlation"):
+        assert same[name] < 0.8 * alike[name], name
+    assert abs(same["auc"] - 0.5) < 0.12
+    assert alike["auc_axes="] > 0.7
+    assert abs(same["energy"]) < 0.1
+
+
+def test_what_is_no_response_has_no_responders(script) -> None:
+    scores = script("populations").compare(
+        escapers(0, 0, 0), escapers(1, 0, 0), escapers(2, 0, 0), classify=False
+    )
+    assert np.isnan([scores["responders"], scores["response"], scores["auc"]]).all()
+
+
+def test_cells_are_brought_to_a_mean(script) -> None:
+    populations = script("populations")
+    cells = escapers(0, 0, 0)
+    wanted = cells.mean(0) * np.linspace(0.1, 2.5, GENES)
+    multiplied = populations.equalled(cells, wanted)
+    for made in (multiplied, populations.moved(cells, wanted)):
+        np.testing.assert_allclose(made.mean(0), wanted, rtol=1e-4)
+    np.testing.assert_array_equal(multiplied > 0, cells > 0)
+    np.testing.assert_array_equal(populations.moved(cells, cells.mean(0)), cells)
+
+
+def test_rows_of_a_screen_are_scored_once(script, tmp_path, monkeypatch) -> None:
+    populations = script("populations")
+    cells = scdfm.read_cells(scdfm.simulate(seed=0))
+    monkeypatch.setitem(populations.SCREENS, "papalexi", lambda data: cells)
+    sizes = ("panel.n_genes=60", "graph.k=5", "model.width=16", "model.layers=1", "model.gene_heads=2",
+             "flow.genes_per_step=40", "training.validation_cells=4")  # fmt: skip
+    settings = [text for size in sizes for text in ("--set", size)]
+    command = ["benchmarks/populations.py", str(tmp_path), "--screens", "papalexi", "--seeds", "1", "--budgets", "2",
+               "--rows", "prior,controls,shifted,scaled,floor,default", "--conditions", "2", "--cells", "30",
+               "--out", str(tmp_path / "out"), "--results", str(tmp_path), *settings]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", command)
+    populations.main()
+    page = (tmp_path / "populations.md").read_text()
+    for row in ("prior", "controls", "shifted", "scaled", "floor", "default 2"):
+        assert page.count(f"\n| {row} | ") == (2 if row == "prior" else 4)
+    monkeypatch.setattr(scdfm, "fit", None)
+    populations.main()
+    assert (tmp_path / "populations.md").read_text() == page
+
+
+def test_the_halves_share_no_cell_and_no_judged_condition_validates(script, tmp_path) -> None:
+    populations = script("populations")
+    cells = scdfm.read_cells(scdfm.simulate(seed=0))
+    half = populations.Halved(cells, 0, scdfm.Config(), tmp_path, 30, 1000)
+    fits, judges = half.halves
+    assert set(fits.obs.index).isdisjoint(judges.obs.index)
+    assert len(fits.obs) + len(judges.obs) == cells.n
+    assert all(abs(fits.n_cells(name) - judges.n_cells(name)) <= 1 for name in cells.conditions)
+    assert set(half.judged) == set(cells.conditions) - {CONTROL} - set(half.split.validation)
+    assert half.split.validation
+
+
+def test_curves_of_unfinished_fits_are_shown(script, tmp_path) -> None:
+    learning = script("learning")
+    for seed, steps in ((0, 1500), (1, 1000)):
+        run = tmp_path / "fold0" / f"source_gaussian-seed{seed}" / "run"
+        run.mkdir(parents=True)
+        step = np.arange(250, steps + 1, 250)
+        scores = {name: np.where(step % 500 == 0, step / 1000 + seed, np.nan) for name in learning.VALIDATED}
+        pd.DataFrame({"step": step, "loss": 1.0, **scores}).to_csv(run / "log.csv", index=False)
+    page = learning.section("norman-like", tmp_path, ["source gaussian"], 2000)
+    assert "| source gaussian | 500 | 2 | 1 | 1 | 1 |" in page
+    assert "| source gaussian | 1,500 | 1 | 1.5 | 1.5 | 1.5 |" in page
+    assert "source gaussian, seed 1: 1,000 of 2,000 steps" in page
+    assert "Test:" not in page
