@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -71,6 +72,7 @@ def test_rows_of_a_screen_are_scored_once(script, tmp_path, monkeypatch) -> None
     populations = script("populations")
     cells = scdfm.read_cells(scdfm.simulate(seed=0))
     monkeypatch.setitem(populations.SCREENS, "papalexi", lambda data: cells)
+    monkeypatch.setattr(populations, "compare", partial(populations.compare, classify=False))
     sizes = ("panel.n_genes=60", "graph.k=5", "model.width=16", "model.layers=1", "model.gene_heads=2",
              "flow.genes_per_step=40", "training.validation_cells=4")  # fmt: skip
     settings = [text for size in sizes for text in ("--set", size)]
