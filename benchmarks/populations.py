@@ -328,7 +328,6 @@ class Halved:
         run = self.fitted("default", 1)
         for parameter in run.field.decoder.out.parameters():
             parameter.data.zero_()
-        assert run.field.silent
         return run
 
     def scores(self, row: str, steps: int) -> pd.DataFrame:
