@@ -1,7 +1,8 @@
 """Learning curves at the small size: how far each source gets with its steps, beside additive, ridge, prior and ceiling.
 
     python benchmarks/learning.py NORMAN_LIKE.h5ad [--real PERTURBENCH.h5ad] [--screens norman-like,norman,mcfaline]
-        [--sources gaussian,prior] [--ablation] [--seeds 3] [--steps 12000] [--patience 0] [--out DIR] [--show]
+        [--sources gaussian,prior] [--ablation] [--seeds 3] [--steps 12000] [--patience 0] [--set section.key=value ...] [--out DIR]
+        [--show]
 
 Screens: norman-like (additive fold 0), and of PERTURBENCH the real Norman cells (five composed doubles held out) and three
 glioblastoma lines (30% of the pairs of a line and a gene held out). `gaussian` is the published objective: from noise, as
@@ -9,7 +10,7 @@ much of it as the size allows; `prior` is the preset default. Both at 300 genes,
 conditions × 6 cells. Each seed is one long fit that is validated every 500 steps; its best weights predict the test.
 A curve is of one cosine of the learning rate, so its middle is worse than a fit of so many steps would be.
 --ablation adds the published objective without MMD, without graph, and with softmax attention. --patience N stops a fit
-after N validations without a better one.
+after N validations without a better one. --set puts options over those of every fit; give them an --out of their own.
 An interrupted fit goes on where it was: repeat the command. --show fits nothing and writes the page of what is there,
 unfinished curves too.
 """
@@ -58,13 +59,13 @@ SOURCES: dict[str, dict[str, Any]] = {
 SCREENS = ("norman-like", "norman", "mcfaline")
 
 
-def contenders(sources: list[str], ablation: bool, steps: int, patience: int) -> list[Contender]:
+def contenders(sources: list[str], args: argparse.Namespace) -> list[Contender]:
     """What is fitted: a source each, and the ablations of the published objective."""
-    length = {"training": {"max_steps": steps, "patience": patience}}
-    size = scdfm.Config.preset("default").updated(SIZE).updated(length)
+    length = {"training": {"max_steps": args.steps, "patience": args.patience}}
+    size = scdfm.Config.preset("default").updated(SIZE).updated(length).with_settings(args.set)
     made = [Contender(f"source {source}", size.updated(SOURCES[source])) for source in sources]
     published = size.updated(SOURCES["gaussian"])
-    without = {name: over for name, over in VARIANTS.items() if over} if ablation else {}
+    without = {name: over for name, over in VARIANTS.items() if over} if args.ablation else {}
     return made + [Contender(f"gaussian {name}", published.updated(over)) for name, over in without.items()]
 
 
@@ -155,6 +156,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--steps", type=int, default=12_000)
     options.add_argument("--patience", type=int, default=0)
+    options.add_argument("--set", action="append", default=[], metavar="section.key=value")
     options.add_argument("--out", type=Path, default=Path("runs/learning"))
     options.add_argument("--results", type=Path, default=RESULTS)
     options.add_argument("--show", action="store_true", help="fit nothing, write the page of what is there")
@@ -166,7 +168,7 @@ def main() -> None:
             options.error(f"{what} '{unknown[0]}': expected some of {', '.join(known)}")
     if args.real is None and set(screens) - {"norman-like"}:
         options.error("screens 'norman' and 'mcfaline' need the real cells: --real PERTURBENCH.h5ad")
-    models = contenders(sources, args.ablation, args.steps, args.patience)
+    models = contenders(sources, args)
     given = [Path(text).name if Path(text).exists() else text for text in sys.argv[1:]]
     command = shlex.join(["python", "benchmarks/learning.py", *given])
     pages = [f"# Learning curves\n\n`{command}` (scdfm {scdfm.__version__})\n"]
