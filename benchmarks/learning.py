@@ -1,8 +1,8 @@
 """Learning curves at the small size: how far each source gets with its steps, beside additive, ridge, prior and ceiling.
 
     python benchmarks/learning.py NORMAN_LIKE.h5ad [--real PERTURBENCH.h5ad] [--screens norman-like,norman,mcfaline]
-        [--sources gaussian,prior] [--ablation] [--seeds 3] [--steps 12000] [--patience 0] [--set section.key=value ...] [--out DIR]
-        [--show]
+        [--sources gaussian,prior] [--ablation] [--seeds 3] [--steps 12000] [--patience 0] [--set section.key=value ...]
+        [--out DIR] [--show]
 
 Screens: norman-like (additive fold 0), and of PERTURBENCH the real Norman cells (five composed doubles held out) and three
 glioblastoma lines (30% of the pairs of a line and a gene held out). `gaussian` is the published objective: from noise, as
