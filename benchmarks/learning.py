@@ -57,6 +57,8 @@ SOURCES: dict[str, dict[str, Any]] = {
     "gaussian": {"flow": {"source": "gaussian"}, "sampling": {"steps": 4, "shrink": False}},
     "prior": {"flow": {"source": "prior"}},
 }
+ALONE = "prior alone"
+"""The closed-form prior, no step taken."""
 SCREENS = ("norman-like", "norman", "mcfaline")
 
 
@@ -64,7 +66,9 @@ def contenders(sources: list[str], args: argparse.Namespace) -> list[Contender]:
     """What is fitted: a source each, and the ablations of the published objective."""
     length = {"training": {"max_steps": args.steps, "patience": args.patience}}
     size = scdfm.Config.preset("default").updated(SIZE).updated(length).with_settings(args.set)
+    alone = size.updated(SOURCES["prior"]).updated({"training": {"max_steps": 0}})
     made = [Contender(f"source {source}", size.updated(SOURCES[source])) for source in sources]
+    made.append(Contender(ALONE, alone))
     published = size.updated(SOURCES["gaussian"])
     without = {name: over for name, over in VARIANTS.items() if over} if args.ablation else {}
     return made + [Contender(f"gaussian {name}", published.updated(over)) for name, over in without.items()]
@@ -145,7 +149,7 @@ def section(screen: str, folder: Path, models: list[str], steps: int) -> str:
 def telling(paired: pd.DataFrame) -> pd.DataFrame:
     """Sources beside each other and the rules that are hard to beat; ablations beside the published objective alone."""
     ablated = paired["against"].str.startswith("gaussian ")
-    rivals = paired["against"].isin([ADDITIVE, RIDGE, "prior", *(f"source {name}" for name in SOURCES)])
+    rivals = paired["against"].isin([ADDITIVE, RIDGE, ALONE, *(f"source {name}" for name in SOURCES)])
     source = paired["model"].str.startswith("source ")
     return paired[(source & rivals) | ((paired["model"] == "source gaussian") & ablated)]
 

@@ -62,6 +62,8 @@ SHAPES = ("energy", "mmd", "wasserstein", "responders", "response", "auc_axes")
 METRICS = ("l2", *SHAPES, *ALONE)
 EQUAL = tuple(f"{name}=" for name in SHAPES)
 """SHAPES after the means are made equal."""
+KEPT = "step"
+"""The step whose weights the fit kept; 0 is the prior."""
 AXES = 50
 VARIES = 0.1
 """Share of cells in which a gene is on, from which it counts for correlations and responders."""
@@ -324,11 +326,8 @@ class Halved:
 
     @cached_property
     def closed_form(self) -> scdfm.Run:
-        """A run whose field corrects nothing: what it generates is the prior's own."""
-        run = self.fitted("default", 1)
-        for parameter in run.field.decoder.out.parameters():
-            parameter.data.zero_()
-        return run
+        """The run of no training: what it generates is the prior's own."""
+        return self.fitted("default", 0)
 
     def scores(self, row: str, steps: int) -> pd.DataFrame:
         """condition, metric, value of one row, kept once they are there."""
@@ -343,11 +342,13 @@ class Halved:
     def _scored(self, row: str, steps: int) -> list[tuple[str, str, float | None]]:
         populations = self.populations(row, steps)
         control, found = self.drawn(self.halves[1], CONTROL, 1000), []
+        kept = self.fitted(row, steps).manifest.result["step"] if row in FITTED else None
         for name, cells in populations.items():
             scores = compare(
                 cells, self.drawn(self.halves[1], name, self.n_cells), control, self.axes, self.seed
             )
             found += [(name, metric, None if np.isnan(value) else value) for metric, value in scores.items()]
+            found.append((name, KEPT, kept))
         return found
 
     def populations(self, row: str, steps: int) -> Mapping[str, Cells]:
@@ -428,8 +429,12 @@ def means_table(scores: pd.DataFrame, metrics: Sequence[str]) -> str:
     means = scores.groupby(["model", "metric"], sort=False)["value"].mean()
     lines = ["| row | " + " | ".join(metrics) + " |", "|---|" + "---:|" * len(metrics)]
     for model in scores["model"].unique():
-        lines.append(f"| {model} | " + " | ".join(f"{means[model, metric]:.3g}" for metric in metrics) + " |")
+        lines.append(f"| {model} | " + " | ".join(_number(means[model, metric]) for metric in metrics) + " |")
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.3g}"
 
 
 def section(screen: str, scores: pd.DataFrame) -> str:
@@ -442,7 +447,8 @@ def section(screen: str, scores: pd.DataFrame) -> str:
         "",
     ]
     for title, metrics in (("As generated", METRICS), ("After the means are made equal", EQUAL)):
-        lines += [f"{title}:", "", means_table(scores, metrics), ""]
+        shown = (*metrics, KEPT) if metrics is METRICS else metrics
+        lines += [f"{title}:", "", means_table(scores, shown), ""]
         if gaps is not None:
             lines += ["Paired with the prior, positive is better:", "", gaps_table(gaps, metrics), ""]
     return "\n".join(lines)
@@ -472,7 +478,9 @@ def arguments() -> argparse.Namespace:
         if unknown := [name for name in names if name not in known]:
             options.error(f"{what} '{unknown[0]}': expected some of {', '.join(known)}")
     budgets = [int(text) for text in args.budgets.split(",")]
-    args.lines = [(row, steps) for row in args.rows for steps in (budgets if row in FITTED else [1])]
+    if min(budgets) < 1:
+        options.error(f"budget {min(budgets)}: expected steps from 1 on; row 'prior' is that of no step")
+    args.lines = [(row, steps) for row in args.rows for steps in (budgets if row in FITTED else [0])]
     return args
 
 
@@ -490,7 +498,7 @@ def main() -> None:
     command = shlex.join(["python", "benchmarks/populations.py", *given])
     about = (
         "Half of the cells of every condition fits, the other half judges. Lower is better; `auc` is perfect at 0.5. "
-        "What each number is: `compare` in benchmarks/populations.py."
+        "What each number is: `compare` in benchmarks/populations.py. `step`: whose weights the fits kept, on average."
     )
     pages = [f"# Populations of real cells\n\n`{command}` (scdfm {scdfm.__version__})\n\n{about}\n"]
     for screen in args.screens:
