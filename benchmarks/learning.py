@@ -91,8 +91,9 @@ def curves(folder: Path) -> pd.DataFrame:
     found = [pd.DataFrame(columns=["model", "seed", "step", *VALIDATED])]
     for path in sorted(folder.glob(f"fold0/*-seed*/{RUN}/{LOG}")):
         name, _, seed = path.parents[1].name.rpartition("-seed")
-        log = pd.read_csv(path).dropna(subset=VALIDATED[0])
-        found.append(log[["step", *VALIDATED]].assign(model=name.replace("_", " "), seed=int(seed)))
+        # A fit of an older version lacks scores that came later.
+        log = pd.read_csv(path).reindex(columns=["step", *VALIDATED]).dropna(subset=VALIDATED, how="all")
+        found.append(log.assign(model=name.replace("_", " "), seed=int(seed)))
     return pd.concat([table for table in found if len(table)] or found, ignore_index=True)
 
 
@@ -107,7 +108,7 @@ def curves_table(table: pd.DataFrame) -> str:
         shown = [step for step in sorted(part["step"].unique()) if _is_double(int(step)) or step == last]
         for step in shown:
             at = part[part["step"] == step]
-            values = " | ".join(f"{at[name].mean():.4g}" for name in VALIDATED)
+            values = " | ".join(f"{at[name].mean():.4g}".replace("nan", "–") for name in VALIDATED)
             lines.append(f"| {model} | {int(step):,} | {len(at)} | {values} |")
     return "\n".join(lines)
 
