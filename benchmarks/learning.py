@@ -148,10 +148,10 @@ def section(screen: str, folder: Path, models: list[str], steps: int) -> str:
 
 
 def telling(paired: pd.DataFrame) -> pd.DataFrame:
-    """Sources beside each other and the rules that are hard to beat; ablations beside the published objective alone."""
+    """Sources and the prior beside each other and the rules that are hard to beat; ablations beside the published objective alone."""
     ablated = paired["against"].str.startswith("gaussian ")
     rivals = paired["against"].isin([ADDITIVE, RIDGE, ALONE, *(f"source {name}" for name in SOURCES)])
-    source = paired["model"].str.startswith("source ")
+    source = paired["model"].str.startswith("source ") | (paired["model"] == ALONE)
     return paired[(source & rivals) | ((paired["model"] == "source gaussian") & ablated)]
 
 
@@ -165,7 +165,7 @@ def main() -> None:
     options.add_argument(
         "--screens", help=f"some of {','.join(SCREENS)} (default: those whose file is given)"
     )
-    options.add_argument("--sources", default=",".join(SOURCES))
+    options.add_argument("--sources", default=",".join(SOURCES), help="empty: the prior alone")
     options.add_argument("--ablation", action="store_true")
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--steps", type=int, default=12_000)
@@ -176,7 +176,7 @@ def main() -> None:
     options.add_argument("--show", action="store_true", help="fit nothing, write the page of what is there")
     args = options.parse_args()
     screens = args.screens.split(",") if args.screens else SCREENS[: 3 if args.real else 1]
-    sources = args.sources.split(",")
+    sources = args.sources.split(",") if args.sources else []
     for what, names, known in (("screen", screens, SCREENS), ("source", sources, SOURCES)):
         if unknown := [name for name in names if name not in known]:
             options.error(f"{what} '{unknown[0]}': expected some of {', '.join(known)}")
