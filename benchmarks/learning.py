@@ -148,7 +148,7 @@ def section(screen: str, folder: Path, models: list[str], steps: int) -> str:
 
 
 def telling(paired: pd.DataFrame) -> pd.DataFrame:
-    """Sources and the prior beside each other and the rules that are hard to beat; ablations beside the published objective alone."""
+    """Sources, the prior and the rules that are hard to beat; ablations beside the published objective alone."""
     ablated = paired["against"].str.startswith("gaussian ")
     rivals = paired["against"].isin([ADDITIVE, RIDGE, ALONE, *(f"source {name}" for name in SOURCES)])
     source = paired["model"].str.startswith("source ") | (paired["model"] == ALONE)

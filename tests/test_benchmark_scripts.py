@@ -38,7 +38,7 @@ def escapers(seed: int, share: float, shift: float, n: int = 150) -> np.ndarray:
 
 
 def test_responders_show_where_means_agree(script) -> None:
-    compare = script("populations").compare
+    compare = script("population_scores").compare
     real, control = escapers(0, 0.5, 3.0), escapers(1, 0, 0, 600)
     same, alike = compare(escapers(2, 0.5, 3.0), real, control), compare(escapers(3, 1, 1.6), real, control)
     assert same["responders"] < 0.1
@@ -51,21 +51,21 @@ def test_responders_show_where_means_agree(script) -> None:
 
 
 def test_what_is_no_response_has_no_responders(script) -> None:
-    scores = script("populations").compare(
+    scores = script("population_scores").compare(
         escapers(0, 0, 0), escapers(1, 0, 0), escapers(2, 0, 0), classify=False
     )
     assert np.isnan([scores["responders"], scores["response"], scores["auc"]]).all()
 
 
 def test_cells_are_brought_to_a_mean(script) -> None:
-    populations = script("populations")
+    scores = script("population_scores")
     cells = escapers(0, 0, 0)
     wanted = cells.mean(0) * np.linspace(0.1, 2.5, GENES)
-    multiplied = populations.equalled(cells, wanted)
-    for made in (multiplied, populations.moved(cells, wanted)):
+    multiplied = scores.equalled(cells, wanted)
+    for made in (multiplied, scores.moved(cells, wanted)):
         np.testing.assert_allclose(made.mean(0), wanted, rtol=1e-4)
     np.testing.assert_array_equal(multiplied > 0, cells > 0)
-    np.testing.assert_array_equal(populations.moved(cells, cells.mean(0)), cells)
+    np.testing.assert_array_equal(scores.moved(cells, cells.mean(0)), cells)
 
 
 def test_rows_of_a_screen_are_scored_once(script, tmp_path, monkeypatch) -> None:
