@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from scdfm.declaration import DataConfig
     from scdfm.errors import ScdfmError
-    from scdfm.evaluation import evaluate, summarise
+    from scdfm.evaluation import differences, evaluate, evaluate_against, summarise
     from scdfm.run import Run
     from scdfm.screening import Identification, Screen, identify, interactions, screen
     from scdfm.training import fit
@@ -52,7 +52,9 @@ _HOMES = {
     "read_cells": "scdfm.data",
     "simulate": "scdfm.data",
     "ScdfmError": "scdfm.errors",
+    "differences": "scdfm.evaluation",
     "evaluate": "scdfm.evaluation",
+    "evaluate_against": "scdfm.evaluation",
     "summarise": "scdfm.evaluation",
     "benchmark": "scdfm.benchmarking",
     "Run": "scdfm.run",
@@ -80,7 +82,9 @@ __all__ = [
     "column_split",
     "combinations_split",
     "covariate_split",
+    "differences",
     "evaluate",
+    "evaluate_against",
     "file_split",
     "fit",
     "holdout_split",

@@ -19,7 +19,7 @@ from scdfm.data import CellTable
 from scdfm.data.split import UNKNOWN
 from scdfm.errors import DataError
 from scdfm.evaluation import evaluate, summarise
-from scdfm.report import Evaluation, write
+from scdfm.report import Evaluation, evaluate_files, write
 from scdfm.report.standing import standings
 from scdfm.report.strata import blocks
 from scdfm.report.verdict import verdict
@@ -320,3 +320,26 @@ def test_output_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x")
     with pytest.raises(DataError, match=r"output folder .*taken.figures cannot be made .*choose another"):
         write(tmp_path / "taken", scores(["scdfm", "ridge"], ["A", "B"]), None, None)
+
+
+def test_another_model_stands_beside(screen, tmp_path):
+    """Its section, the sentence for a terminal, and no section without it."""
+    real, predicted = screen
+    other = predicted.copy()
+    other.X = np.maximum(other.X + np.linspace(-1, 1, other.n_vars, dtype=np.float32), 0)
+    found = evaluate_files(
+        predicted,
+        real,
+        tmp_path,
+        name="scdfm",
+        against=other,
+        against_name="rival",
+        metrics=("l2", "pearson_delta"),
+    )
+    page = found.path.read_text(encoding="utf-8")
+    assert "Against rival" in page
+    assert "scdfm is better than rival: mean L2" in page
+    assert "is better than rival" in found.text
+    assert set(found.table["model"]) >= {"scdfm", "rival"}
+    alone = evaluate_files(predicted, real, tmp_path / "alone", name="scdfm", metrics=("l2",))
+    assert 'id="duel"' not in alone.path.read_text(encoding="utf-8")

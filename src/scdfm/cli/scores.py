@@ -29,6 +29,11 @@ def evaluate(
     ] = None,
     protocol: Annotated[str, typer.Option(help="scdfm or paper.")] = "scdfm",
     name: Annotated[str, typer.Option(help="Name of the predictions in the tables.")] = "model",
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Predicted cells of another model, compared pair by pair on what both predict."),
+    ] = None,
+    against_name: Annotated[str, typer.Option(help="Name of the other model in the tables.")] = "other",
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -44,7 +49,7 @@ def evaluate(
     cells = screen.read(real)
     result = evaluate_files(
         predicted, cells, new_folder(out), training=training, protocol=protocol,  # type: ignore[arg-type]
-        name=name, seed=seed, backed=screen.backed, progress=not quiet,
+        name=name, against=against, against_name=against_name, seed=seed, backed=screen.backed, progress=not quiet,
         provenance={"command": shlex.join(["scdfm", *sys.argv[1:]])},
     )  # fmt: skip
     typer.echo(result.text)

@@ -2,6 +2,7 @@
 
 from scdfm.evaluation.baselines import BASELINES
 from scdfm.evaluation.ceiling import CEILING, DUPLICATE
+from scdfm.evaluation.compare import evaluate_against
 from scdfm.evaluation.evaluate import evaluate
 from scdfm.evaluation.metrics import DISTRIBUTION, LOWER_IS_BETTER, METRICS, POINTWISE
 from scdfm.evaluation.prior import PRIOR
@@ -18,6 +19,7 @@ __all__ = [
     "PRIOR",
     "differences",
     "evaluate",
+    "evaluate_against",
     "harm",
     "interval",
     "position",

@@ -32,6 +32,13 @@ METRICS: Final = (*POINTWISE, *DISTRIBUTION)
 LOWER_IS_BETTER: Final = frozenset({"l2", "mse", "mae", "mse_delta", "mae_delta", *DISTRIBUTION})
 NEUTRAL: Final = frozenset({"de_nsig_counts_real", "de_nsig_counts_pred"})
 """Counts without a better or worse."""
+_CORRELATIONS: Final = ("pearson_delta", "pearson_delta_hat", "pearson_delta_hat_20", "de_spearman")
+RANGES: Final[dict[str, tuple[float, float]]] = {
+    **dict.fromkeys(LOWER_IS_BETTER - {"energy", "mmd"}, (0.0, np.inf)),
+    **dict.fromkeys(_CORRELATIONS, (-1.0, 1.0)),
+    **dict.fromkeys(("ds", "ds_signed", "zero_fraction_error"), (0.0, 1.0)),
+}
+"""Where the values of a metric can lie; a metric without an entry may lie anywhere (unbiased distances fall below 0)."""
 
 
 def checked(metrics: Iterable[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:

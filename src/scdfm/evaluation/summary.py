@@ -10,18 +10,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from scdfm.data.conditions import targets
 from scdfm.errors import ConfigError, DataError
 from scdfm.evaluation.baselines import BASELINES, NO_CHANGE, TRAINING_MEAN
 from scdfm.evaluation.ceiling import CEILING, DUPLICATE
-from scdfm.evaluation.metrics import LOWER_IS_BETTER, NEUTRAL
+from scdfm.evaluation.metrics import LOWER_IS_BETTER, NEUTRAL, RANGES
 from scdfm.evaluation.prior import PRIOR
 from scdfm.evaluation.pseudobulk import Floats
 from scdfm.seeds import numpy_rng
 
 REFERENCES = (*BASELINES, PRIOR, CEILING, DUPLICATE)
 LEVEL = 0.95
+FEWEST = 5
+"""Values that an interval takes at least: of fewer, skewed ones, neither rule below keeps its level."""
+FEWEST_EQUAL = 10
+"""Values that it takes where all are equal: an interval without width claims certainty."""
+ANYWHERE = (-np.inf, np.inf)
 
 
 def models_of(table: pd.DataFrame) -> list[str]:
@@ -32,15 +38,15 @@ def models_of(table: pd.DataFrame) -> list[str]:
 def summarise(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
     """One row per model and metric: mean, median, low, high, n, n_undefined.
 
-    `low` and `high` bound the mean over conditions with 95% confidence (bootstrap over conditions, see
-    `interval`); conditions without a value are left out and counted in `n_undefined`.
+    `low` and `high` bound the mean over conditions with 95% confidence (see `interval`), within the metric's range;
+    they are NaN where there are too few conditions for that. Conditions without a value are left out and counted in `n_undefined`.
     """
-    _check(table)
+    table = once(table)
     rows = []
     for (model, metric), part in table.groupby(["model", "metric"], sort=False, observed=True):
         values = part["value"].to_numpy(dtype=np.float64)
         defined = values[~np.isnan(values)]
-        low, high = interval(defined, n_bootstrap, seed)
+        low, high = interval(defined, n_bootstrap, seed, within=RANGES.get(str(metric), ANYWHERE))
         mean, median = (
             (float(np.mean(defined)), float(np.median(defined))) if len(defined) else (np.nan, np.nan)
         )
@@ -51,28 +57,34 @@ def summarise(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pd
 
 
 def interval(
-    values: Floats, n_bootstrap: int = 1000, seed: int = 0, level: float = LEVEL
+    values: Floats,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    level: float = LEVEL,
+    within: tuple[float, float] = ANYWHERE,
 ) -> tuple[float, float]:
-    """Bootstrap-t interval of the mean of `values`; NaN below three values, for of two every resample has one mean.
+    """Interval of the mean of `values`, the wider at each end of Student's t and the bootstrap-t; NaN below FEWEST.
 
-    Each resample gives t* = (mean* − mean) / standard error*; the interval is mean − t*(1−α/2)·se to
-    mean − t*(α/2)·se (Efron and Tibshirani 1993, ch. 12). Unlike percentiles of the mean it holds its level with
-    the 10 to 40 skewed values that a test set has (benchmarks/intervals.py). Resamples without spread are left out.
+    Student's t holds its level for symmetric values however few; the bootstrap-t for skewed ones. Each resample gives
+    t* = (mean* − mean) / standard error*; that interval is mean − t*(1−α/2)·se to mean − t*(α/2)·se (Efron and
+    Tibshirani 1993, ch. 12). Resamples without spread are left out. benchmarks/results/intervals.md shows how both
+    hold, and their union, from 3 to 60 values. `within` is where the mean can lie: the interval ends there.
     """
     n = len(values)
-    if n < 3:
-        return float("nan"), float("nan")
-    mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(n))
+    mean = float(values.mean()) if n else float("nan")
+    error = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
     if error <= 1e-12 * max(abs(mean), 1e-300):
-        return mean, mean
+        return (mean, mean) if n >= FEWEST_EQUAL else (float("nan"), float("nan"))
+    if n < FEWEST:
+        return float("nan"), float("nan")
     draws = values[numpy_rng(seed, "bootstrap", n).integers(0, n, (n_bootstrap, n))]
     errors = draws.std(axis=1, ddof=1) / np.sqrt(n)
     spread = errors > 1e-9 * error
-    t = (draws.mean(axis=1)[spread] - mean) / errors[spread]
-    if not len(t):
-        return float("nan"), float("nan")
-    lower, upper = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
-    return float(mean - upper * error), float(mean - lower * error)
+    resampled = (draws.mean(axis=1)[spread] - mean) / errors[spread]
+    ends = student.ppf([(1 - level) / 2, (1 + level) / 2], n - 1)
+    lower, upper = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2]) if len(resampled) else ends
+    low, high = mean - error * max(upper, ends[1]), mean - error * min(lower, ends[0])
+    return float(np.clip(low, *within)), float(np.clip(high, *within))
 
 
 def position(table: pd.DataFrame) -> pd.DataFrame:
@@ -83,7 +95,7 @@ def position(table: pd.DataFrame) -> pd.DataFrame:
     acceptable: that metric tells nothing here. Columns: model, metric, value, worst, worst_value, ceiling,
     percent, n. The row of `duplicate` says how far a nearly perfect prediction gets.
     """
-    _check(table)
+    table = once(table)
     rows = []
     for metric, wide in _wide(table):
         if CEILING not in wide:
@@ -119,9 +131,10 @@ def differences(
     `improvement` is the mean over conditions of how much better the model is (positive = better, whatever the
     metric's direction), `low` and `high` its 95% interval (`interval`). The best baseline is the one with the
     least improvement over it, among those with a value at half of the model's conditions or more.
-    against: the row of this name, such as `prior`, instead of the best baseline; ConfigError where there is none.
+    against: the row of this name, such as `prior` or another model, instead of the best baseline; ConfigError where
+        there is none.
     """
-    _check(table)
+    table = once(table)
     if against is not None and against not in set(table["model"]):
         raise ConfigError(
             f"against '{against}': expected a model of the table ({', '.join(table['model'].unique())})"
@@ -129,7 +142,7 @@ def differences(
     rows = []
     rivals = BASELINES if against is None else (against,)
     for metric, wide in _wide(table):
-        for model in [name for name in wide.columns if name not in REFERENCES]:
+        for model in [name for name in wide.columns if name not in (*REFERENCES, against)]:
             candidates = []
             for baseline in [name for name in rivals if name in wide]:
                 gap = (_sign(metric) * (wide[model] - wide[baseline])).dropna().to_numpy()
@@ -137,7 +150,9 @@ def differences(
                     candidates.append((float(gap.mean()), baseline, gap))
             if candidates:
                 mean, best, gap = min(candidates, key=lambda entry: entry[0])
-                rows.append((model, metric, best, mean, *interval(gap, n_bootstrap, seed), len(gap)))
+                low, high = RANGES.get(metric, ANYWHERE)
+                ends = interval(gap, n_bootstrap, seed, within=(low - high, high - low))
+                rows.append((model, metric, best, mean, *ends, len(gap)))
     return pd.DataFrame(rows, columns=["model", "metric", "baseline", "improvement", "low", "high", "n"])
 
 
@@ -147,7 +162,7 @@ def harm(table: pd.DataFrame) -> pd.DataFrame:
     Where no change has no value (a correlation of shifts), a model harms where its own value is below 0:
     it points the wrong way.
     """
-    _check(table)
+    table = once(table)
     rows = []
     for metric, wide in _wide(table):
         for model in [name for name in wide.columns if name not in REFERENCES]:
@@ -165,7 +180,7 @@ def stratified(table: pd.DataFrame, by: str, n_bootstrap: int = 1000, seed: int 
     by: `targets` (single, double, ... and how many of its targets occur in a training condition), `effect`
     (thirds of the norm of the real shift), or `cells` (thirds of the number of real cells).
     """
-    _check(table)
+    table = once(table)
     strata = _strata(table, by)
     parts = []
     for stratum in dict.fromkeys(strata[c] for c in sorted(strata, key=lambda c: strata[c])):
@@ -218,7 +233,11 @@ def _sign(metric: str) -> int:
     return -1 if metric in LOWER_IS_BETTER else 1
 
 
-def _check(table: pd.DataFrame) -> None:
+def once(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with one row for each model, condition and metric, as tables put together repeat the references.
+
+    Raises DataError where it is no table of `evaluate`, or where repeated rows disagree: their settings differed.
+    """
     lacking = [c for c in ("model", "condition", "metric", "value", "n_cells") if c not in table.columns]
     if lacking:
         raise DataError(
@@ -226,3 +245,19 @@ def _check(table: pd.DataFrame) -> None:
         )
     if table.empty:
         raise DataError("table of scores: no rows; expected the long table of evaluate")
+    key = ["model", "condition", "metric"]
+    repeated = table.duplicated(key)
+    if not repeated.any():
+        return table
+    known = table.loc[~repeated].set_index(key)["value"]
+    again = table.loc[repeated].set_index(key)["value"]
+    agree = np.isclose(again, known.loc[again.index], rtol=1e-9, atol=1e-12, equal_nan=True)
+    if not agree.all():
+        model, condition, metric = again.index[int(np.argmin(agree))]
+        raise DataError(
+            f"table of scores: model '{model}' has two values of {metric} for condition '{condition}'; expected one: "
+            "put together evaluations of the same conditions, genes, training and seed, under different names"
+        )
+    kept = table.loc[~repeated]
+    kept.attrs = dict(table.attrs)
+    return kept

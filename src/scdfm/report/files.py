@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from scdfm.evaluation import evaluate, summarise
+from scdfm.evaluation import evaluate, evaluate_against, summarise
 from scdfm.evaluation.alignment import Cells
 from scdfm.evaluation.evaluate import Protocol
 from scdfm.files import written_whole
@@ -42,6 +42,8 @@ def evaluate_files(
     training: Run | pd.DataFrame | None = None,
     protocol: Protocol = "scdfm",
     name: str = "model",
+    against: Cells | None = None,
+    against_name: str = "other",
     metrics: Iterable[str] | None = None,
     provenance: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -52,13 +54,18 @@ def evaluate_files(
 
     predicted: path, AnnData or CellTable, with its conditions under the same obs column and its control under the
         same label as `real`. training: the run that predicted (adds its curves and provenance), a table of means, or
-        None. provenance: further lines for the report, such as the command. The other options: `evaluate`.
+        None. against: another prediction, called `against_name`, that it is compared with pair by pair. provenance: further lines for the report, such as the command. The other options: `evaluate`.
     """
     key, control = real.perturbation_key, real.control
-    table = evaluate(
-        predicted, real, control, protocol, training, metrics, perturbation_key=key, name=name, seed=seed,
-        backed=backed, progress=progress,
-    )  # fmt: skip
+    given: dict[str, Any] = {
+        "training": training, "protocol": protocol, "metrics": metrics, "perturbation_key": key, "name": name,
+        "seed": seed, "backed": backed, "progress": progress,
+    }  # fmt: skip
+    if against is None:
+        table = evaluate(predicted, real, control, **given)
+    else:
+        table = evaluate_against(predicted, against, real, control, against_name=against_name, **given)
+    rival = None if against is None else against_name
     summary = summarise(table, seed=seed)
     out_dir = made(Path(out_dir))
     for file, frame in (("scores.csv", table), ("summary.csv", summary)):
@@ -73,11 +80,12 @@ def evaluate_files(
         control,
         run,
         model=name,
+        against=rival,
         perturbation_key=key,
         provenance=provenance,
         seed=seed,
         backed=backed,
     )
-    found = verdict(standings(table, name, seed), name)
-    said = textwrap.fill(f"{found.sentence} {found.trained}".rstrip(), 100)
+    verdicts = [verdict(standings(table, name, seed, of), name) for of in dict.fromkeys((None, rival))]
+    said = "\n".join(textwrap.fill(f"{one.sentence} {one.trained}".rstrip(), 100) for one in verdicts)
     return Evaluation(page, f"{plain(summary)}\n{said}", table, summary)

@@ -35,6 +35,8 @@ class Page:
     notes: Sequence[str]
     scores: ScoreTable
     standings: Sequence[Standing]
+    duel: Sequence[Standing]
+    duel_verdict: Verdict | None
     strata: Sequence[Block]
     condition_rows: Sequence[ConditionRow]
     metric_panels: Sequence[Illustration]
@@ -59,7 +61,8 @@ class Page:
     def sections(self) -> list[tuple[str, str]]:
         """Anchors and names of the sections that are there."""
         wanted = [
-            ("scores", "Scores", True), ("standing", "Baselines and ceiling", True), ("conditions", "Conditions", True),
+            ("scores", "Scores", True), ("standing", "Baselines and ceiling", True),
+            ("duel", "The other model", bool(self.duel)), ("conditions", "Conditions", True),
             ("populations", "Populations", bool(self.close_ups)), ("training", "Training", self.training is not None),
             ("provenance", "Provenance", True), ("glossary", "Metrics", True),
         ]  # fmt: skip

@@ -53,6 +53,7 @@ class Standing:
     mean paired difference, positive where the model is better; `position`: 0 worst acceptable, 1 ceiling;
     `harmed`: share of conditions where the model is worse than no change; `alone`: no other baseline has a value;
     `prior`: the gain over what the same run predicts before training, None where the table has no such row.
+    `chosen`: `baseline` is another model that the reader named.
     """
 
     metric: str
@@ -68,6 +69,7 @@ class Standing:
     harmed: float = math.nan
     alone: bool = False
     prior: Gain | None = None
+    chosen: bool = False
 
     @property
     def outcome(self) -> Outcome:
@@ -79,15 +81,18 @@ class Standing:
         return number(value, self.decimals)
 
 
-def standings(table: pd.DataFrame, model: str, seed: int = 0) -> list[Standing]:
-    """The standing of `model` on every metric of a long table of scores, in the table's order."""
-    against = differences(table, seed=seed)
+def standings(table: pd.DataFrame, model: str, seed: int = 0, rival: str | None = None) -> list[Standing]:
+    """The standing of `model` on every metric of a long table of scores, in the table's order.
+
+    rival: another model of the table that stands in place of the best baseline.
+    """
+    against = differences(table, seed=seed, against=rival)
     against = against[against["model"] == model].set_index("metric")
     harms = harm(table)
     shares = harms[harms["model"] == model].set_index("metric")["share"]
     placed = positions(table)
     ways = placed[placed["model"] == model].set_index("metric")["position"]
-    trained = _over_prior(table, model, seed)
+    trained = {} if rival is not None else _over_prior(table, model, seed)
     stands = []
     for metric in table.loc[table["model"] == model, "metric"].unique():
         wide = table[table["metric"] == metric].pivot_table(
@@ -109,6 +114,7 @@ def standings(table: pd.DataFrame, model: str, seed: int = 0) -> list[Standing]:
                 high=float(row["high"]), n=int(row["n"]), position=float(ways.get(metric, math.nan)),
                 harmed=float(shares.get(metric, math.nan)), alone=_rivals(wide) == 1,
                 prior=trained.get(metric),
+                chosen=rival is not None,
             )
         )  # fmt: skip
     return stands

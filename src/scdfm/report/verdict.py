@@ -32,7 +32,7 @@ def verdict(standings: Sequence[Standing], model: str) -> Verdict:
     prior = {standing.metric: standing.prior.outcome for standing in standings if standing.prior is not None}
     return Verdict(
         " ".join(filter(None, [_sentence(chosen, model), _beside_prior(chosen)])),
-        _tally(best, "Against the best baseline of each of"),
+        _tally(best, f"Against {chosen.baseline} on" if chosen.chosen else "Against the best baseline of each of"),
         chosen.outcome,
         _tally(prior, "What training added to it, over"),
     )
@@ -45,13 +45,17 @@ def _sentence(standing: Standing, model: str) -> str:
         return f"{on} {model} has a mean {metric} of {standing.written(standing.own)}, with no baseline to judge it by."
     values = f"{standing.written(standing.own)} against {standing.written(standing.other)}"
     best = (
-        f"{standing.baseline}, the only baseline there is"
-        if standing.alone
-        else f"the best baseline ({standing.baseline})"
+        standing.baseline
+        if standing.chosen
+        else (
+            f"{standing.baseline}, the only baseline there is"
+            if standing.alone
+            else f"the best baseline ({standing.baseline})"
+        )
     )
     words = {
         "better": f"is better than {best}",
-        "worse": f"is worse than {best}, which should be used instead",
+        "worse": f"is worse than {best}" + ("" if standing.chosen else ", which should be used instead"),
         "unclear": f"cannot be told apart from {best}",
         "undefined": f"cannot be compared with {best} on so few",
     }

@@ -43,6 +43,7 @@ def write(
     run: Run | None = None,
     *,
     model: str | None = None,
+    against: str | None = None,
     perturbation_key: str | None = None,
     subset: Mapping[str, str] | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -56,6 +57,7 @@ def write(
         scores alone.
     run: the run that predicted; adds training curves and its provenance.
     model: the one of `table` that the report is about; needed where the table holds several besides references.
+    against: another model of `table` that it is compared with, pair by pair.
     provenance: further lines on where the numbers come from. seed: of the intervals and of the cells drawn.
     backed: keeps the cells of files on disk, as in `read_cells`.
 
@@ -84,7 +86,7 @@ def write(
             backed=backed,
         )
         populations = Populations.of(pair)
-    page = compose(table, model, populations, run, given, seed)
+    page = compose(table, model, populations, run, given, seed, against)
     out_dir = Path(out_dir)
     pictures = made(out_dir / "figures")
     for illustration in page.illustrations:
@@ -128,10 +130,12 @@ def compose(
     run: Run | None,
     given: Mapping[str, Any],
     seed: int,
+    against: str | None = None,
 ) -> Page:
-    """The page about `model`: every number, word and figure of it."""
+    """The page about `model`, compared with `against` if named: every number, word and figure of it."""
     summary = summarise(table, seed=seed)
     stands = standings(table, model, seed)
+    duel = [] if against is None else standings(table, model, seed, against)
     scores = score_table(summary)
     leading = headline(stands)
     metric = leading.metric if leading else scores.metrics[0]
@@ -158,6 +162,8 @@ def compose(
         ],
         scores=scores,
         standings=stands,
+        duel=duel,
+        duel_verdict=verdict(duel, model) if duel else None,
         strata=blocks(table, model, stands),
         condition_rows=condition_rows(table, scores, model),
         metric_panels=figures.metric_panels(summary),
