@@ -42,14 +42,12 @@ def test_interval_repeats_itself_and_needs_spread():
     assert np.isfinite(interval(np.array([1.0, 2.0, 4.0, 5.0, 3.0]))).all()
 
 
-@pytest.mark.parametrize("n", [8, 10])
-def test_interval_of_few_values_of_mean_zero_seldom_leaves_zero_out(n):
-    """Over 400 draws; the bootstrap-t alone leaves it out in 9 % of draws from these tails."""
-    rng = np.random.default_rng(4)
-    draws = rng.gamma(1, 1, (400, n)) - rng.gamma(1, 1, (400, n))
+def test_interval_of_values_of_mean_zero_seldom_leaves_zero_out():
+    """Of eight values with long tails; the bootstrap-t alone leaves it out in 9 % of draws."""
+    draws = np.random.default_rng(4).standard_t(3, (800, 8))
     ends = [interval(values, n_bootstrap=300) for values in draws]
     clear = np.mean([low > 0 or high < 0 for low, high in ends])
-    assert clear < 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
+    assert clear < 0.05 + 2 * np.sqrt(0.05 * 0.95 / 800)
 
 
 def test_intervals_lie_where_their_metric_can():
@@ -60,7 +58,8 @@ def test_intervals_lie_where_their_metric_can():
         "pearson_delta": 1 - rng.gamma(0.2, 0.1, 6),
     }
     free = {metric: interval(values) for metric, values in near.items()}
-    assert free["l2"][0] < 0 and free["ds"][1] > 1 and free["pearson_delta"][1] > 1  # or this tests nothing
+    assert free["l2"][0] < 0
+    assert min(free["ds"][1], free["pearson_delta"][1]) > 1  # or this tests nothing
     found = summarise(table({metric: {"model": list(values)} for metric, values in near.items()})).set_index(
         "metric"
     )
@@ -113,7 +112,8 @@ def test_interval_is_the_wider_of_the_bootstrap_t_and_students():
     t = [(d.mean() - values.mean()) / (d.std(ddof=1) / np.sqrt(12)) for d in values[draws]]
     low, high = values.mean() - error * np.quantile(t, 0.975), values.mean() - error * np.quantile(t, 0.025)
     plain = stats.t.interval(0.95, 11, values.mean(), error)
-    assert low > plain[0] and high > plain[1]  # skewed to the right: each rule gives one end
+    assert low > plain[0]  # skewed to the right: each rule gives one end
+    assert high > plain[1]
     np.testing.assert_allclose(interval(values, n_bootstrap=200), (plain[0], high), rtol=1e-12)
 
 

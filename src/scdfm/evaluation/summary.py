@@ -39,7 +39,8 @@ def summarise(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pd
     """One row per model and metric: mean, median, low, high, n, n_undefined.
 
     `low` and `high` bound the mean over conditions with 95% confidence (see `interval`), within the metric's range;
-    they are NaN where there are too few conditions for that. Conditions without a value are left out and counted in `n_undefined`.
+    they are NaN where there are too few conditions for that. Conditions without a value are left out and counted in
+    `n_undefined`.
     """
     table = once(table)
     rows = []

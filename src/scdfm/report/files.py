@@ -54,7 +54,8 @@ def evaluate_files(
 
     predicted: path, AnnData or CellTable, with its conditions under the same obs column and its control under the
         same label as `real`. training: the run that predicted (adds its curves and provenance), a table of means, or
-        None. against: another prediction, called `against_name`, that it is compared with pair by pair. provenance: further lines for the report, such as the command. The other options: `evaluate`.
+        None. against: another prediction, called `against_name`, that it is compared with pair by pair.
+    provenance: further lines for the report, such as the command. The other options: `evaluate`.
     """
     key, control = real.perturbation_key, real.control
     given: dict[str, Any] = {
