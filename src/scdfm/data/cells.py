@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,13 @@ from scdfm.errors import ConditionError, DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+class Stratum(NamedTuple):
+    """Rows of a condition's cells in one matching group, and rows of the control cells they are compared with."""
+
+    rows: npt.NDArray[np.int64]
+    controls: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,24 +100,58 @@ class CellTable:
 
         Those of the matching groups that its cells belong to; of an unmeasured condition, those with its covariates.
         """
+        return np.unique(np.concatenate([stratum.controls for stratum in self.control_strata(condition)]))
+
+    def control_strata(self, condition: str) -> tuple[Stratum, ...]:
+        """The matching groups that a condition's cells belong to, each with its own control cells.
+
+        Without matching, and for an unmeasured condition, there is one. A group without control cells takes all of
+        them where `control_fallback` allows it, else it is left out.
+        """
         controls = self.rows(CONTROL)
+        measured = condition in self._places
+        rows = self.rows(condition) if measured else controls[:0]
         if not self.design.match:
-            return controls
-        if condition in self._places:
-            wanted = np.unique(self.match[self.rows(condition)])
+            return (Stratum(rows, controls),)
+        of_controls = self.match[controls]
+        if not measured:
+            own = controls[np.isin(of_controls, self._groups_of(control_of(condition)))]
+            strata = [Stratum(rows, own)]
         else:
-            wanted = self._groups_of(control_of(condition))
-        matched = controls[np.isin(self.match[controls], wanted)]
-        if len(matched) or self.design.control_fallback == "all":
-            return matched if len(matched) else controls
+            of_cells = self.match[rows]
+            strata = [Stratum(rows[of_cells == k], controls[of_controls == k]) for k in np.unique(of_cells)]
+        if self.design.control_fallback == "all":
+            return tuple(one if len(one.controls) else Stratum(one.rows, controls) for one in strata)
+        if found := tuple(one for one in strata if len(one.controls)):
+            return found
         raise ConditionError(
             f"condition '{condition}' has no control cells of its own; expected some, as for "
             f"{listed(self.control_conditions)}: read them too, or read the cells with control_fallback='all'"
         )
 
+    def control_shares(self, condition: str) -> npt.NDArray[np.float64] | None:
+        """How much each of a condition's `control_rows` counts [n], 1 together; None where all count alike.
+
+        Each cell is compared with the controls of its own group, so a group's controls count together as its cells do.
+        """
+        strata = self.control_strata(condition)
+        if len(strata) == 1:
+            return None
+        rows, n_cells = self.control_rows(condition), sum(len(one.rows) for one in strata)
+        shares = np.zeros(len(rows))
+        for one in strata:
+            shares[np.searchsorted(rows, one.controls)] += len(one.rows) / n_cells / len(one.controls)
+        return shares
+
     def control_mean(self, condition: str) -> npt.NDArray[np.float64]:
-        """Mean log1p expression [A] of a condition's `control_rows`, accumulated in float64."""
-        rows = self.control_rows(condition)
+        """Mean log1p expression [A] of a condition's `control_rows`, by their `control_shares`, in float64."""
+        strata = self.control_strata(condition)
+        weights = np.array([len(one.rows) for one in strata], dtype=np.float64)
+        if len(strata) == 1:
+            return self._control_mean(strata[0].controls)
+        return np.average([self._control_mean(one.controls) for one in strata], axis=0, weights=weights)
+
+    def _control_mean(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         key = rows.tobytes()
         if key not in self._control_means:
             self._control_means[key] = self.take(rows).mean(CONTROL)

@@ -115,7 +115,9 @@ def _population(table: CellTable) -> Population:
         for name in (*table.control_conditions, *table.conditions)
         if name != CONTROL
     }
-    return Population(table.X, np.asarray(table.genes), rows, own)
+    shares = {name: weights for name in rows if (weights := table.control_shares(name)) is not None}
+    strata = {name: table.control_strata(name) for name in shares}
+    return Population(table.X, np.asarray(table.genes), rows, own, shares, strata)
 
 
 def _read(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, ttest_ind_from_stats
 
 from scdfm.evaluation.pseudobulk import Floats, Moments, Population, Rows, moments
@@ -60,7 +59,7 @@ def half_against_all(population: Population, conditions: Sequence[str], seed: in
 
 
 def interpolated_duplicate(
-    half: Moments, n: Floats, control: Moments, n_control: NDArray[np.int64], training_mean: Floats
+    half: Moments, n: Floats, control: Moments, n_control: Floats, training_mean: Floats
 ) -> Floats:
     """The interpolated duplicate (bioRxiv 2025.10.20.683304), [K, A]: (1 − q) · half + q · training mean.
 

@@ -186,9 +186,17 @@ def _setting(
         scored=scored,
         top=top_genes(prominence),
         significant=(np.zeros_like(prominence, dtype=bool) if tests is None else tests.fdr[:, scored] < 0.05),
-        groups=tuple(pair.real.control_groups(pair.conditions).values()) if pair.real.matched else None,
+        groups=_by_covariates(pair.conditions) if pair.real.matched else None,
     )
     return Setting(pair, trained, standard, protocol, metrics, seed), notes
+
+
+def _by_covariates(conditions: Sequence[str]) -> tuple[list[int], ...]:
+    """Places of the conditions with the same covariates."""
+    groups: dict[str, list[int]] = {}
+    for place, condition in enumerate(conditions):
+        groups.setdefault(control_of(condition), []).append(place)
+    return tuple(groups.values())
 
 
 def _given_means(training: Fitted | pd.DataFrame | None) -> pd.DataFrame | None:
@@ -257,7 +265,7 @@ def _matched_means(pair: Pair, names: Sequence[str], own: Mapping[str, Floats]) 
     found = {name: own[name] for name in lacking & set(own)}
     known = [*real.matched]
     for places in real.control_groups(known).values():
-        mean = row_means(real.X, real.control_rows(known[places[0]]))
+        mean = real.control_mean(known[places[0]])
         found |= {known[k]: mean for k in places}
     return found
 
@@ -314,7 +322,7 @@ def _score_halves(setting: Setting, halves: Halves) -> dict[str, dict[str, Float
     half, compared = halves.moments(real, conditions)
     against = replace(setting.standard, real=compared.mean)
     control = control_moments(real, conditions)
-    n_control = np.array([len(real.control_rows(c)) for c in conditions])
+    n_control = np.array([real.control_number(c) for c in conditions])
     n = np.array([len(halves.predicting[condition]) for condition in conditions])
     duplicate = np.full_like(half.mean, np.nan)
     tested = (n > 1) & (n_control > 1) & bool(setting.training.conditions)

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.special import ndtr
 from scipy.stats import false_discovery_control, mannwhitneyu
 from tqdm.auto import tqdm
 
 from scdfm.data.stored import StoredMatrix
 from scdfm.evaluation.pointwise import spearman
-from scdfm.evaluation.pseudobulk import Floats, Population, taken
+from scdfm.evaluation.pseudobulk import Floats, Population, Rows, taken
 from scdfm.threads import openmp_threads_kept
 
 SMALL = 8
@@ -66,12 +67,44 @@ def _against_own(
 ) -> RankTests:
     """The tests of conditions with control cells of their own, group by group."""
     values = np.empty((3, len(conditions), population.X.shape[1]))
-    for places in population.control_groups(conditions).values():
-        names = [conditions[k] for k in places]
+    place = {condition: k for k, condition in enumerate(conditions)}
+    whole = [condition for condition in conditions if condition not in population.strata]
+    for places in population.control_groups(whole).values():
+        names = [whole[k] for k in places]
         rows = {name: population.rows[name] for name in names} | {control: population.control_rows(names[0])}
         tests = _against_shared(Population(population.X, population.genes, rows), names, control, bar)
-        values[:, places] = (tests.p_value, tests.fdr, tests.z)
+        values[:, [place[name] for name in names]] = (tests.p_value, tests.fdr, tests.z)
+    if divided := [condition for condition in conditions if condition in population.strata]:
+        tests = _stratified(population, divided, control, bar)
+        values[:, [place[name] for name in divided]] = (tests.p_value, tests.fdr, tests.z)
     return RankTests(*values)
+
+
+def _stratified(population: Population, conditions: Sequence[str], control: str, bar: tqdm[Any]) -> RankTests:
+    """The tests of conditions in several batches: each batch's cells against its own controls, taken together.
+
+    z = Σ a·z_b / √Σ a² with a² = n·m / (n + m + 1), n cells and m controls of batch b: van Elteren's weights (1960).
+    """
+    batches: dict[bytes, dict[str, Rows]] = {}
+    for name in conditions:
+        for stratum in population.strata[name]:
+            rows = batches.setdefault(stratum.controls.tobytes(), {control: stratum.controls})
+            rows[name] = np.concatenate([rows[name], stratum.rows]) if name in rows else stratum.rows
+    total, weight = np.zeros((len(conditions), population.X.shape[1])), np.zeros((len(conditions), 1))
+    places = {name: k for k, name in enumerate(conditions)}
+    with tqdm(disable=True) as silent:
+        for rows in batches.values():
+            names = [name for name in rows if name != control]
+            _, z = _asymptotic(Population(population.X, population.genes, rows), names, control, silent)
+            n, m = np.array([len(rows[name]) for name in names])[:, None], len(rows[control])
+            square = n * m / (n + m + 1)
+            at = [places[name] for name in names]
+            total[at] += np.sqrt(square) * np.nan_to_num(z)
+            weight[at] += square
+    bar.update(len(conditions))
+    z = total / np.sqrt(weight)
+    p_value = 2 * ndtr(-np.abs(z))
+    return RankTests(p_value=p_value, fdr=false_discovery_control(p_value, axis=1), z=z)
 
 
 def _asymptotic(

@@ -28,7 +28,7 @@ from scdfm.evaluation.distribution import (
 )
 from scdfm.evaluation.expression import n_threads
 from scdfm.evaluation.metrics import DISTRIBUTION
-from scdfm.evaluation.pseudobulk import Floats, Population, Rows, row_means, row_moments, taken
+from scdfm.evaluation.pseudobulk import Floats, Population, Rows, row_moments, taken
 from scdfm.seeds import derive, numpy_rng
 
 CELLS = 500
@@ -94,7 +94,7 @@ class Scorer:
         rows = _limited(np.sort(rows), AXES_CELLS, seed, "axes")
         with threadpool_limits(1):
             axes = principal_axes(taken(pair.real.X, rows).toarray(), AXES, derive(seed, "axes", "solver"))
-        shared = None if pair.real.matched else _controls(pair.real, pair.real.rows[CONTROL], seed)
+        shared = None if pair.real.matched else _controls(pair.real, CONTROL, seed)
         return cls(pair, generated, means, halves, seed, axes, shared)
 
     def scores(self, k: int) -> dict[str, Scores]:
@@ -129,7 +129,7 @@ class Scorer:
         if not means:
             return {}
         real = self.pair.real
-        cells, control_mean = self.control or _controls(real, real.control_rows(condition), self.seed)
+        cells, control_mean = self.control or _controls(real, condition, self.seed)
         n = truth.sample.ordered.shape[1]
         if cells.shape[1] < 2:
             return {}
@@ -149,9 +149,13 @@ class Scorer:
         return found
 
 
-def _controls(population: Population, rows: Rows, seed: int) -> tuple[Floats, Floats]:
-    """Control cells [A, n] that stand in, at most CONTROLS of `rows`, and the mean [A] of all of them."""
-    return drawn(population, rows, CONTROLS, seed, "controls"), row_means(population.X, rows)
+def _controls(population: Population, condition: str, seed: int) -> tuple[Floats, Floats]:
+    """Control cells [A, n] of `condition` that stand in, at most CONTROLS, and the mean [A] of all of them."""
+    rows, shares = population.control_rows(condition), population.shares.get(condition)
+    if shares is not None:  # cells of each batch as the condition has them
+        rng = numpy_rng(seed, "population", "matched", condition)
+        rows = np.sort(rng.choice(rows, min(len(rows), CONTROLS), p=shares))
+    return drawn(population, rows, CONTROLS, seed, "controls"), population.control_mean(condition)
 
 
 def compared(sample: Sample, truth: Truth) -> Scores:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scdfm.data.cells import Stratum
 from scdfm.data.conditions import CONTROL, control_of
 from scdfm.data.stored import Matrix
 
@@ -25,13 +26,16 @@ class Population:
     numbers.
 
     `matched`: rows of the control cells that a condition, or the control of its covariates, is compared with; empty
-    where that is every control cell.
+    where that is every control cell. `shares`: how much each of these counts, where not all count alike, and `strata`:
+    the condition's cells with the control cells of their own batch, likewise.
     """
 
     X: Matrix
     genes: NDArray[np.str_]
     rows: Mapping[str, Rows]
     matched: Mapping[str, Rows] = field(default_factory=dict)
+    shares: Mapping[str, Floats] = field(default_factory=dict)
+    strata: Mapping[str, tuple[Stratum, ...]] = field(default_factory=dict)
 
     def n_cells(self, condition: str) -> int:
         """Number of cells of `condition`."""
@@ -42,11 +46,22 @@ class Population:
         found = self.matched.get(condition, self.matched.get(control_of(condition)))
         return self.rows[CONTROL] if found is None else found
 
+    def control_mean(self, condition: str) -> Floats:
+        """Mean [A] of the control cells that `condition` is compared with."""
+        return row_means(self.X, self.control_rows(condition), self.shares.get(condition))
+
+    def control_number(self, condition: str) -> float:
+        """How many control cells that all count alike would have a mean as sure as `control_mean`."""
+        shares = self.shares.get(condition)
+        return len(self.control_rows(condition)) if shares is None else float(1 / np.sum(shares**2))
+
     def control_groups(self, conditions: Sequence[str]) -> dict[bytes, list[int]]:
-        """Places of the `conditions` that share their control cells, group by group in order of appearance."""
+        """Places of the `conditions` that share their control mean, group by group in order of appearance."""
         groups: dict[bytes, list[int]] = {}
         for k, condition in enumerate(conditions):
-            groups.setdefault(self.control_rows(condition).tobytes(), []).append(k)
+            shares = self.shares.get(condition)
+            key = self.control_rows(condition).tobytes() + (b"" if shares is None else shares.tobytes())
+            groups.setdefault(key, []).append(k)
         return groups
 
 
@@ -83,30 +98,46 @@ def control_moments(population: Population, conditions: Sequence[str]) -> Moment
         return moments(population, [CONTROL])
     found = np.empty((3, len(conditions), population.X.shape[1]))
     for places in population.control_groups(conditions).values():
-        rows = population.control_rows(conditions[places[0]])
-        found[:, places] = np.array(row_moments(population.X, rows))[:, None]
+        first = conditions[places[0]]
+        own = row_moments(population.X, population.control_rows(first), population.shares.get(first))
+        found[:, places] = np.array(own)[:, None]
     return Moments(*found)
 
 
-def row_moments(X: Matrix, rows: Rows) -> tuple[Floats, Floats, Floats]:
-    """Mean, variance (divided by n) and share of zeros [A] of `rows`."""
+def row_moments(X: Matrix, rows: Rows, shares: Floats | None = None) -> tuple[Floats, Floats, Floats]:
+    """Mean, variance (divided by n) and share of zeros [A] of `rows`, which count by `shares` (None: alike)."""
     n_genes, n = X.shape[1], max(len(rows), 1)
     total, square, stored = np.zeros((3, n_genes))
-    for block in _blocks(X, rows):
+    for block, weights in _weighted(X, rows, shares):
         data = block.data.astype(np.float64)
-        total += np.bincount(block.indices, weights=data, minlength=n_genes)
-        stored += np.bincount(block.indices[data != 0], minlength=n_genes)
-        square += np.bincount(block.indices, weights=np.square(data, out=data), minlength=n_genes)
+        total += np.bincount(block.indices, weights=data * weights, minlength=n_genes)
+        stored += np.bincount(block.indices, weights=weights * (data != 0), minlength=n_genes)
+        square += np.bincount(block.indices, weights=np.square(data, out=data) * weights, minlength=n_genes)
     mean = total / n
     return mean, np.maximum(square / n - mean * mean, 0), 1 - stored / n
 
 
-def row_means(X: Matrix, rows: Rows) -> Floats:
-    """Mean [A] of `rows`."""
+def row_means(X: Matrix, rows: Rows, shares: Floats | None = None) -> Floats:
+    """Mean [A] of `rows`, which count by `shares` (None: alike)."""
     total = np.zeros(X.shape[1])
-    for block in _blocks(X, rows):
-        total += np.bincount(block.indices, weights=block.data.astype(np.float64), minlength=X.shape[1])
+    for block, weights in _weighted(X, rows, shares):
+        data = block.data.astype(np.float64)
+        total += np.bincount(block.indices, weights=data * weights, minlength=X.shape[1])
     return total / max(len(rows), 1)
+
+
+def _weighted(
+    X: Matrix, rows: Rows, shares: Floats | None
+) -> Iterator[tuple[sparse.csr_matrix, Floats | float]]:
+    """Blocks of rows, and how much each stored value counts (1 on average over rows)."""
+    done = 0
+    for block in _blocks(X, rows):
+        height = block.shape[0]
+        if shares is None:
+            yield block, 1.0
+        else:
+            yield block, np.repeat(shares[done : done + height] * len(rows), np.diff(block.indptr))
+        done += height
 
 
 def _blocks(X: Matrix, rows: Rows, height: int = 512) -> Iterator[sparse.csr_matrix]:

@@ -43,13 +43,12 @@ class Populations:
 
     def control_mean(self, condition: str) -> pd.Series[float]:
         """Mean per gene of the real control cells that a condition is compared with (log1p)."""
-        rows = self.real.control_rows(condition)
-        if (key := rows.tobytes()) not in self._control_means:
-            self._control_means[key] = pd.Series(row_means(self.real.X, rows), self.real.genes)
-        return self._control_means[key]
+        if condition not in self._control_means:
+            self._control_means[condition] = pd.Series(self.real.control_mean(condition), self.real.genes)
+        return self._control_means[condition]
 
     @cached_property
-    def _control_means(self) -> dict[bytes, pd.Series[float]]:
+    def _control_means(self) -> dict[str, pd.Series[float]]:
         return {}
 
     @cached_property

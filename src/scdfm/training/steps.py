@@ -151,7 +151,7 @@ def _validation_batch(
 ) -> ValidationBatch:  # fmt: skip
     columns = cells.columns([panel.genes[place] for place in places])
     rng = numpy_rng(seed, "validation", name)
-    rows = rng.choice(cells.control_rows(name), n_cells)
+    rows = rng.choice(cells.control_rows(name), n_cells, p=cells.control_shares(name))
     own = rng.permutation(cells.rows(name))[:n_cells]
     return ValidationBatch(
         name=name,
