@@ -16,6 +16,7 @@ from scdfm.cli.options import (
     config_of,
     names_of,
     seconds_of,
+    number_or_text,
 )
 from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
@@ -109,7 +110,23 @@ def predict(
         str | None, typer.Option(help="Every pair of these targets: A,B,C, or @FILE.")
     ] = None,
     controls: Annotated[
-        Path | None, typer.Option(help="File with control cells; without it those stored with the run.")
+        Path | None,
+        typer.Option(help="File with control cells; without it those stored with the run."),
+    ] = None,
+    perturbation_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of obs with the labels of --controls, if not the run's; none: all its cells are control cells."
+        ),
+    ] = None,
+    control: Annotated[
+        str | None, typer.Option(help="Label of the control cells in --controls, if not the run's.")
+    ] = None,
+    target_sum: Annotated[
+        str | None,
+        typer.Option(
+            help="--controls holds raw counts, to be normalised to this total (the run's): a number."
+        ),
     ] = None,
     cells: Annotated[
         int | None, typer.Option(help="Cells per condition; without it the run's sampling.cells.")
@@ -125,6 +142,12 @@ def predict(
     if sum([bool(conditions), test, all_pairs_of is not None]) != 1:
         raise ConfigError(
             "predict: choose exactly one of --conditions A+B,C, --test and --all-pairs-of A,B,C"
+        )
+    about = {"perturbation_key": perturbation_key, "control": control, "target_sum": target_sum}
+    if controls is None and any(value is not None for value in about.values()):
+        given = next(name for name, value in about.items() if value is not None)
+        raise ConfigError(
+            f"predict: --{given.replace('_', '-')} says what --controls holds; give a file with --controls"
         )
     from scdfm.run import Run
     from scdfm.run.extrapolation import told, unknown, untold
@@ -143,8 +166,12 @@ def predict(
         names = names_of(*conditions)
     if all_pairs_of is not None:
         names = ["+".join(pair) for pair in itertools.combinations(dict.fromkeys(names_of(all_pairs_of)), 2)]
+    table = None if controls is None else source.read_controls(
+        controls, perturbation_key=perturbation_key, control=control,
+        target_sum=None if target_sum is None else number_or_text(target_sum),
+    )  # fmt: skip
     written = source.predict_to(
-        out, names, controls, n_cells=cells, seed=seed, resume=resume, overwrite=overwrite, progress=not quiet
+        out, names, table, n_cells=cells, seed=seed, resume=resume, overwrite=overwrite, progress=not quiet
     )
     if not is_first():
         return

@@ -23,6 +23,7 @@ from scdfm.data.conditions import (
 from scdfm.data.conditions import covariates as covariates_of
 from scdfm.data.design import Design
 from scdfm.data.labels import Labelled, chosen_rows, label_cells, listed
+from scdfm.data.scales import require_natural
 from scdfm.data.source import Source, open_source
 from scdfm.data.stored import BLOCK_ROWS, Matrix, content_digest, in_memory
 from scdfm.data.stored import subset as chosen
@@ -357,6 +358,8 @@ def cells_of(
         source.matrix(layer), rows if len(rows) < len(source.obs) else None, target_sum, obs.index.tolist(),
         genes.tolist(), where, backed,
     )  # fmt: skip
+    if target_sum is None:
+        require_natural(X, where)
     return CellTable(
         X=X,
         genes=genes,

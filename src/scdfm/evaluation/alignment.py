@@ -9,27 +9,24 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
 
 from scdfm.data.cells import CellTable, read_cells
 from scdfm.data.conditions import CONTROL, canonical, near
 from scdfm.data.design import Design, Designed
+from scdfm.data.scales import rescaling
 from scdfm.data.source import open_source
 from scdfm.data.stored import StoredMatrix
 from scdfm.data.stored import subset as chosen_cells
 from scdfm.data.streaming import log1p_values
 from scdfm.data.values import LooksLikeCountsError
 from scdfm.errors import ConditionError, ConfigError, DataError
-from scdfm.evaluation.pseudobulk import Floats, Population, row_means
+from scdfm.evaluation.pseudobulk import Population, row_means
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 Cells: TypeAlias = "str | Path | CellTable | AnnData"
 
-HALVED, CLOSER = 0.5, 0.15
-"""A prediction is in another scale if rescaling the real cells leaves less than HALVED of its error at a factor
-of about 2 or more, or less than CLOSER at any factor."""
 SCALE_CELLS = 1000
 """Real cells that stand for all in the test of scales."""
 
@@ -249,11 +246,9 @@ def _check_scale(
     conditions: Sequence[str],
     training_control: pd.Series[float] | None,
 ) -> None:
-    """Refuse a prediction that the real cells fit far better after another normalisation total.
+    """Refuse a prediction that the real cells fit far better after another normalisation total, or in another base.
 
-    The mean per gene, of control cells if there are any, is compared (L1) with the mean of log1p(c · expm1(x)) of the
-    real cells, and c sought that fits best. A faulty model is not helped much by one factor; another
-    `target_sum` is.
+    The mean per gene, of control cells if there are any, is compared with the real cells (`data.scales.rescaling`).
     """
     labels, shares, claim = list(conditions), np.ones(len(conditions)), None
     if CONTROL in predicted.rows:
@@ -264,38 +259,21 @@ def _check_scale(
         shares = np.array([predicted.n_cells(c) for c in labels], dtype=float)
         means = [row_means(predicted.X, predicted.rows[c]) for c in labels]
         claim = np.average(means, axis=0, weights=shares)
-    factor, left = _best_factor(claim, real, labels, shares / shares.sum())
-    if (left < HALVED and not 0.55 < factor < 1.8) or (left < CLOSER and not 0.95 < factor < 1.05):
-        raise DataError(
-            f"prediction is in another scale than the real cells (they agree better with their counts multiplied by "
-            f"about {factor:.2g}); expected the same target_sum: normalise it as the real cells, or pass "
-            "check_scale=False if the scales are equal and the model is wrong"
-        )
-
-
-def _best_factor(
-    claim: Floats, real: Population, labels: Sequence[str], shares: Floats
-) -> tuple[float, float]:
-    """The factor c on the real cells' counts that brings their mean (labels weighted by `shares`) closest to `claim`
-    [A], and the share of the error that it leaves; (1, 1) where there is no error."""
     chosen = [
         _spread(real.rows[c], max(1, int(SCALE_CELLS * share)))
-        for c, share in zip(labels, shares, strict=True)
+        for c, share in zip(labels, shares / shares.sum(), strict=True)
     ]
-    X = real.X[np.concatenate(chosen)]
-    each = np.concatenate(
-        [np.full(len(rows), share / len(rows)) for rows, share in zip(chosen, shares, strict=True)]
-    )
-    linear, mass = np.expm1(X.data.astype(np.float64)), np.repeat(each, np.diff(X.indptr))
-
-    def error(log2_factor: float) -> float:
-        weights = mass * np.log1p(2.0**log2_factor * linear)
-        return float(np.abs(claim - np.bincount(X.indices, weights=weights, minlength=len(claim))).sum())
-
-    start = min(range(-7, 8), key=error)
-    best = minimize_scalar(error, bounds=(start - 1, start + 1), method="bounded", options={"xatol": 0.01})
-    unscaled = error(0.0)
-    return (float(2.0**best.x), float(best.fun / unscaled)) if unscaled > 0 else (1.0, 1.0)
+    each = [
+        np.full(len(rows), share / len(rows))
+        for rows, share in zip(chosen, shares / shares.sum(), strict=True)
+    ]
+    found = rescaling(claim, real.X[np.concatenate(chosen)], np.concatenate(each))
+    if found is not None:
+        raise DataError(
+            f"prediction is in another scale than the real cells (they agree better with their {found.words}); expected "
+            "natural logarithms (log1p) and the same target_sum: normalise it as the real cells, or pass "
+            "check_scale=False if the scales are equal and the model is wrong"
+        )
 
 
 def _spread(rows: np.ndarray, n: int) -> np.ndarray:

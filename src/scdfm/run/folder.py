@@ -20,6 +20,7 @@ import copy
 import functools
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from scdfm.config import Config
-from scdfm.data import CellTable, Split, Vocabulary, read_cells
+from scdfm.data import CONTROL, CellTable, Split, Vocabulary, read_cells
+from scdfm.data.cells import cells_of
 from scdfm.data.conditions import canonical, control_of
+from scdfm.data.design import Design
 from scdfm.data.encoding import ConditionEncoder
 from scdfm.data.features import FeatureTable, Standardiser
+from scdfm.data.source import open_source
 from scdfm.data.split import UNKNOWN
 from scdfm.encoded import ConditionShape
 from scdfm.errors import RunError
@@ -63,6 +67,10 @@ WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, SPREAD, CONTROLS, FEATURES, LOG = 
 )
 FILES = (WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, SPREAD, CONTROLS, FEATURES)
 """What the manifest keeps digests of."""
+
+
+UNLABELLED = "none"
+"""The column of a file whose cells are all control cells."""
 
 
 class Run:
@@ -233,6 +241,15 @@ class Run:
         run.field = build_field(self.config, self.vocabulary, None, shape).eval()
         return run
 
+    def read_controls(self, controls: AnnData | str | Path, **about: Any) -> CellTable:
+        """Control cells of a file, to be given to `predict`.
+
+        about: `perturbation_key`, `control` and `target_sum` of this file; see `scdfm.run.predict.control_table`.
+        """
+        from scdfm.run.predict import control_table
+
+        return control_table(self, controls, **about)
+
     def predict(
         self,
         conditions: Sequence[str] | None = None,
@@ -332,13 +349,24 @@ def encoder_of(manifest: Manifest, features: FeatureTable | None) -> ConditionEn
     return ConditionEncoder(Vocabulary(tuple(manifest.vocabulary)), manifest.conditions, known, features)
 
 
-def read_controls(cells: Any, manifest: Manifest, control: str, target_sum: Any = None) -> CellTable:
-    """Control cells of a file or an AnnData, with the covariates and matching columns of the run."""
-    design = manifest.design
-    return read_cells(
-        cells, manifest.perturbation_key, control, target_sum, covariates=design.get("covariates", ()),
-        match_controls=design.get("match_controls"), control_fallback=design.get("control_fallback", "error"),
-    )  # fmt: skip
+def read_controls(
+    cells: Any, manifest: Manifest, control: str | None = None, target_sum: Any = None, key: str | None = None
+) -> CellTable:
+    """Control cells of a file or an AnnData, with the covariates and matching columns of the run.
+
+    `control` and `key` are label and column of this file (None: the run's); with `key` "none" all cells are control cells.
+    """
+    design = {
+        "covariates": manifest.design.get("covariates", ()),
+        "match_controls": manifest.design.get("match_controls"),
+        "control_fallback": manifest.design.get("control_fallback", "error"),
+    }
+    name, label = key or manifest.perturbation_key, control or manifest.control
+    if key == UNLABELLED:
+        with open_source(cells) as source:
+            alone = replace(source, obs=source.obs.assign(**{UNLABELLED: CONTROL}))
+            return cells_of(alone, UNLABELLED, CONTROL, target_sum, design=Design(**design))
+    return read_cells(cells, name, label, target_sum, **design)
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -17,11 +17,13 @@ from tqdm.auto import tqdm
 
 from scdfm.data import CONTROL, CellTable, canonical
 from scdfm.data.conditions import covariates, perturbation_of
+from scdfm.data.values import TargetSum
 from scdfm.errors import ConditionError, DataError
 from scdfm.flow import Noise, Start, generate
 from scdfm.prior import PriorStart
 from scdfm.run.extrapolation import extrapolated
 from scdfm.run.folder import CONTROLS, read_controls
+from scdfm.run.scale import require_scale
 from scdfm.seeds import numpy_rng, torch_rng
 
 if TYPE_CHECKING:
@@ -96,12 +98,23 @@ def condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
     return names
 
 
-def control_table(run: Run, controls: CellTable | ad.AnnData | str | Path) -> CellTable:
-    """The control cells of `controls`, at the run's scale."""
+def control_table(
+    run: Run,
+    controls: CellTable | ad.AnnData | str | Path,
+    *,
+    perturbation_key: str | None = None,
+    control: str | None = None,
+    target_sum: TargetSum = None,
+) -> CellTable:
+    """The control cells of `controls`, at the run's scale.
+
+    perturbation_key, control, target_sum: what the file holds, as in `read_cells`, where it differs from the file that was
+    trained on; with the key "none" all of its cells are control cells.
+    """
     scale = run.manifest.scale
     if not isinstance(controls, CellTable):
-        target_sum = scale["target_sum"] if scale["declared"] == "counts" else None
-        controls = read_controls(controls, run.manifest, run.manifest.control, target_sum)
+        total = scale["target_sum"] if scale["declared"] == "counts" and target_sum is None else target_sum
+        controls = read_controls(controls, run.manifest, control, total, perturbation_key)
     found = controls.scale.target_sum
     if None not in (found, scale["target_sum"]) and found != scale["target_sum"]:
         raise DataError(
@@ -114,7 +127,9 @@ def control_table(run: Run, controls: CellTable | ad.AnnData | str | Path) -> Ce
             f"controls: the run's covariate '{lacking[0]}' is none of the table's "
             f"({', '.join(controls.covariates) or 'none'}); read them with covariates={wanted}"
         )
-    return controls.select([CONTROL])
+    table = controls.select([CONTROL])
+    require_scale(run, table.X, list(map(str, table.genes)), "controls")
+    return table
 
 
 def _solved_genes(run: Run, genes: Sequence[str] | None) -> tuple[list[str], list[int]]:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scdfm.data.conditions import CONTROL, targets
+from scdfm.data.conditions import targets
 from scdfm.data.split import PARTS, UNKNOWN
 from scdfm.errors import DataError, RunError
 from scdfm.run.extrapolation import extrapolated
+from scdfm.run.predict import control_table
 from scdfm.screening.correlation import Floats
 
 if TYPE_CHECKING:
@@ -137,15 +138,7 @@ class Ensemble:
         """The control cells to start from: `controls`, or those stored with the first run."""
         if controls is None:
             return self.first.controls
-        from scdfm.data import CellTable
-        from scdfm.run.folder import read_controls
-
-        if isinstance(controls, CellTable):
-            table = controls
-        else:
-            scale, manifest = self.first.manifest.scale, self.first.manifest
-            total = scale["target_sum"] if scale["declared"] == "counts" else None
-            table = read_controls(controls, manifest, manifest.control, total)
+        table = control_table(self.first, controls)
         modelled = {gene for run in self.runs for gene in run.genes}
         missing = sorted(modelled - set(map(str, table.genes)))
         if missing:
@@ -153,7 +146,7 @@ class Ensemble:
                 f"controls: {len(missing)} of the runs' {len(modelled)} genes are missing (first: '{missing[0]}'); "
                 "give control cells measured on the genes of the training data"
             )
-        return table.select([CONTROL])
+        return table
 
 
 def _start_of(run: Run, controls: CellTable | None) -> CellTable | None:

@@ -15,6 +15,7 @@ from scdfm.data.cells import cells_of
 from scdfm.data.source import open_source
 from scdfm.data.stored import in_memory, subset
 from scdfm.errors import DataError
+from scdfm.run.scale import require_scale
 from scdfm.screening.correlation import Floats
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def read_observed(
         )
     if table.n < 2:
         raise DataError(f"{where}: 1 cell, expected at least 2; give a population")
+    require_scale(ensemble.first, table.X, list(columns), where)
     measured = np.array([columns[ensemble.genes[at]] for at in places], dtype=np.int64)
     return Observed(in_memory(subset(table.X, None, measured)), places)
 

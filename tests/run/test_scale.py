@@ -1,0 +1,101 @@
+"""Cells of another scale are refused wherever cells are given to a run; cells of fewer counts are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import scdfm
+from scdfm.errors import DataError
+from scdfm.screening.ensemble import Ensemble
+from scdfm.screening.observed import read_observed
+from scdfm.screening.ranking import Ranking
+
+OPTIONS = {
+    "panel": {"n_genes": 80},
+    "graph": {"k": 5},
+    "model": {"width": 8, "heads": 2, "gene_heads": 2, "layers": 1},
+    "flow": {"genes_per_step": 24},
+    "training": {"max_steps": 1, "warmup_steps": 0, "validate_every": 1, "conditions_per_batch": 2,
+                 "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu", "keep": "last"},
+    "sampling": {"steps": 1, "cells": 5},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def screen():
+    return scdfm.simulate(n_genes=100, n_targets=4, cells_per_condition=20, n_controls=80, seed=3)
+
+
+@pytest.fixture(scope="module")
+def run(screen, tmp_path_factory) -> scdfm.Run:
+    out = tmp_path_factory.mktemp("scale") / "run"
+    return scdfm.fit(
+        scdfm.read_cells(screen), config=scdfm.Config().updated(OPTIONS), out=out, progress=False
+    )
+
+
+def given(screen, change):
+    """Cells of the screen, their values changed."""
+    cells = screen.copy()
+    cells.X = change(np.asarray(cells.X.todense() if hasattr(cells.X, "todense") else cells.X)).astype(
+        np.float32
+    )
+    return cells
+
+
+CHANGES = {
+    "another total": (lambda X: np.log1p(3 * np.expm1(X)), "counts multiplied by about 0.3"),
+    "base 2, smoothed": (lambda X: (X + 0.01 * (X > 0)) / np.log(2), r"values taken as log2\(1 \+ x\)"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_controls_and_observed_cells_of_another_scale_are_refused(run, screen, tmp_path, name):
+    change, words = CHANGES[name]
+    cells = given(screen, change)
+    with pytest.raises(DataError, match=r"controls: cells in another scale than the run's .*"):
+        run.predict([run.manifest.targets[0]], controls=cells)
+    observed = cells[(cells.obs["perturbation"] != "control").to_numpy()].copy()
+    with pytest.raises(DataError, match="observed: cells in another scale"):
+        run.identify(observed)
+    observed.write_h5ad(tmp_path / "toward.h5ad")
+    with pytest.raises(DataError, match="toward: cells in another scale"):
+        Ranking.of(f"toward:{tmp_path / 'toward.h5ad'}", Ensemble.of(run))
+    with pytest.raises(DataError, match=words):
+        run.read_controls(cells)
+
+
+def test_strong_perturbations_are_on_the_scale(run, screen):
+    for condition in run.split.train[:3]:
+        observed = screen[(screen.obs["perturbation"] == condition).to_numpy()].copy()
+        read_observed(observed, Ensemble.of(run))
+        with pytest.raises(DataError, match="multiplied by about 0.[234]"):
+            read_observed(given(observed, lambda X: np.log1p(3 * np.expm1(X))), Ensemble.of(run))
+
+
+def test_cells_of_fewer_counts_are_on_the_scale(run, screen):
+    """A third of the counts of each cell, normalised as before: means of logarithms fall, totals do not."""
+    counts = np.asarray(screen.layers["counts"].todense(), dtype=int)
+    thinned = np.random.default_rng(0).binomial(counts, 0.3)
+    cells = given(screen, lambda X: np.log1p(thinned / np.maximum(thinned.sum(1, keepdims=True), 1) * 1e4))
+    assert run.read_controls(cells).n == 80
+
+
+def test_a_file_of_controls_may_have_labels_of_its_own(run, screen):
+    controls = screen[(screen.obs["perturbation"] == "control").to_numpy()].copy()
+    other = controls.copy()
+    other.obs = pd.DataFrame({"guide": "safe"}, index=controls.obs.index)
+    with pytest.raises(DataError, match="perturbation column 'perturbation' is not in obs"):
+        run.read_controls(other)
+    expected = run.predict([run.manifest.targets[0]], controls=controls)
+    for about in ({"perturbation_key": "guide", "control": "safe"}, {"perturbation_key": "none"}):
+        table = run.read_controls(other, **about)
+        found = run.predict(list(expected.obs["perturbation"].cat.categories), controls=table)
+        np.testing.assert_array_equal(found.X.toarray(), expected.X.toarray())
+    raw = controls.copy()
+    raw.X = raw.layers["counts"]
+    assert run.read_controls(raw, target_sum=10_000).n == controls.n_obs
+    with pytest.raises(DataError, match="look like raw counts"):
+        run.read_controls(raw)
