@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 SCALE_CELLS: Final = 1000
 """Cells that stand for all, evenly spaced."""
-AS_MUCH, TWICE, LESS = 1.5, 2.0, 0.9
-"""Totals of cells agree with a factor within AS_MUCH of theirs; TWICE as much tells another scale where that leaves LESS
+AS_MUCH, FAR, LESS = 1.5, 2.5, 0.9
+"""Totals of cells agree with a factor within AS_MUCH of theirs; a factor of FAR tells another scale where that leaves LESS
 of the difference to the control mean. Perturbations and cell types change totals over a run's genes too, but less."""
 
 
@@ -74,7 +74,7 @@ def _of_totals(
 ) -> Rescaling | None:
     """What brings `cells` to the `total` of control cells, if they are far from it and come nearer to their mean."""
     factor = total / max(_total(cells), 1e-9)
-    if 1 / TWICE < factor < TWICE:
+    if 1 / FAR < factor < FAR:
         return None
 
     def moved(change: Callable[[np.ndarray], np.ndarray]) -> sp.csr_matrix:
