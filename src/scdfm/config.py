@@ -28,6 +28,8 @@ class PanelConfig(Section):
 
     n_genes: Count = 2000
     """Highly variable genes; every measured target is added to them."""
+    include: tuple[str, ...] = ()
+    """Further measured genes to add, such as targets to be predicted that nobody has perturbed."""
     flavor: Literal["seurat", "cell_ranger"] = "seurat"
     """scanpy's ranking of variable genes (on log1p values)."""
     cells: Cells = "training"

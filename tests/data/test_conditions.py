@@ -297,8 +297,8 @@ def test_an_unknown_target_is_named_with_what_would_help() -> None:
         vocabulary.encode(["BAK1+KLF2"])
     message = str(caught.value)
     assert message.startswith("target 'KLF2' of condition 'BAK1+KLF2' is unknown")
-    assert "after a fit on data that measure or perturb it; did you mean 'KLF1'?" in message
-    with pytest.raises(ConditionError, match="'KLF2' is unknown: expected a gene of the panel"):
+    assert "fit with it in panel.include if the data measure it; did you mean 'KLF1'?" in message
+    with pytest.raises(ConditionError, match="'KLF2' is unknown: it is not in the panel"):
         vocabulary.index("KLF2")
     with pytest.raises(ConditionError, match="'KLF2' is unknown"):
         vocabulary.gene_ids(["KLF1", "KLF2"])

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from scdfm.config import PanelConfig
 from scdfm.data import CellTable, GenePanel, Split, read_cells, select_genes
 from scdfm.data.panel import gene_moments, normalised_dispersion
-from scdfm.errors import ConditionError
+from scdfm.errors import ConditionError, DataError
 from scdfm.threads import openmp_threads_kept
 
 GENES = [f"G{i:03d}" for i in range(120)]
@@ -108,3 +108,14 @@ def test_digest_follows_the_genes_in_their_order() -> None:
 def test_a_split_of_other_data_is_refused() -> None:
     with pytest.raises(ConditionError, match="train condition 'ELSE' is not measured"):
         select_genes(screen(), Split("file", 0, ("ELSE",), (), ("G007",)))
+
+
+def test_genes_may_be_included_by_name() -> None:
+    cells = screen()
+    plain = select_genes(cells, SPLIT, PanelConfig(n_genes=30))
+    left = [gene for gene in GENES if gene not in plain.genes][:2]
+    panel = select_genes(cells, SPLIT, PanelConfig(n_genes=30, include=tuple(left)))
+    assert set(panel.genes) == {*plain.genes, *left}
+    assert panel.n_variable == plain.n_variable
+    with pytest.raises(DataError, match=r"1 of 1 genes are not in the data \(first: 'NONE'\)"):
+        select_genes(cells, SPLIT, PanelConfig(n_genes=30, include=("NONE",)))

@@ -253,8 +253,8 @@ class Vocabulary:
         """The id of a gene, target or special token; ConditionError where it has none."""
         if name not in self._index:
             raise ConditionError(
-                f"'{name}' is unknown: expected a gene of the panel or a target of the screen; "
-                f"fit on data that measure or perturb it{self._near(name)}"
+                f"'{name}' is unknown: it is not in the panel, and no target of the screen; "
+                f"fit with it in panel.include if the data measure it{self._near(name)}"
             )
         return self._index[name]
 
@@ -286,8 +286,8 @@ class Vocabulary:
     def _target(self, name: str, condition: str) -> int:
         if name not in self._index:
             raise ConditionError(
-                f"target '{name}' of condition '{condition}' is unknown: expected a gene of the panel or a target "
-                f"of the screen; predict it after a fit on data that measure or perturb it{self._near(name)}"
+                f"target '{name}' of condition '{condition}' is unknown: it is not in the panel, and no target of "
+                f"the screen; fit with it in panel.include if the data measure it{self._near(name)}"
             )
         return self._index[name]
 

@@ -194,8 +194,8 @@ class ConditionEncoder:
         if target not in self.vocabulary:
             names = self.vocabulary.tokens[len(Vocabulary.SPECIAL) :]
             raise ConditionError(
-                f"target '{target}' of condition '{condition}' is unknown: expected a gene of the panel, a target of the "
-                "screen, or one with features; predict it after a fit on data that measure or perturb it, or with a row "
+                f"target '{target}' of condition '{condition}' is unknown: it is not in the panel of the run, no target "
+                "of the screen, and has no features; fit with it in panel.include if the data measure it, or with a row "
                 f"for it in the features{near(target, (*names, *self._places))}"
             )
         raise ConditionError(

@@ -35,7 +35,7 @@ class GenePanel:
 
 
 def select_genes(cells: CellTable, split: Split, config: PanelConfig | None = None) -> GenePanel:
-    """The panel of `config`: scanpy's highly variable genes of the training cells, and every measured target.
+    """The panel of `config`: scanpy's highly variable genes of the training cells, every measured target, and `include`.
 
     Training cells are those of the training conditions and control (`cells = "all"`: all cells, the published
     leak). Targets are those of all conditions of the split, which takes names of test conditions but none of
@@ -43,7 +43,8 @@ def select_genes(cells: CellTable, split: Split, config: PanelConfig | None = No
     """
     config = config or PanelConfig()
     split.check(cells.conditions)
-    wanted = {target for condition in split.conditions for target in targets(condition)}
+    cells.columns(config.include)  # refuses a gene that is not measured
+    wanted = {target for condition in split.conditions for target in targets(condition)} | set(config.include)
     forced = np.isin(cells.genes, sorted(wanted))
     n_all = len(cells.genes)
     if config.n_genes >= n_all:

@@ -166,12 +166,21 @@ def _read(
 def predicted_names(obs: pd.DataFrame, key: str, control: str, design: Design, name: str) -> np.ndarray:
     """The conditions [n] of a prediction's cells, all of which have a label.
 
-    What labels do not say of covariates, doses and times is taken from the columns of the real cells' `design`.
+    What labels do not say of covariates, doses and times is taken from the columns of the real cells' `design`, where a
+    cell has a value there.
     """
     labels = obs[key].astype(str)
-    dose, time = (k if k in obs.columns else None for k in (design.dose_key, design.time_key))
-    kept = replace(design, dose_key=dose, time_key=time, match_controls=())
-    return Designed.read(obs, labels, kept, control, key, name).names(labels, control)[0]
+    keys = [k for k in (design.dose_key, design.time_key) if k in obs.columns]
+    given = obs[keys].notna().to_numpy()
+    names = np.empty(len(obs), dtype=object)
+    for pattern in np.unique(given, axis=0):
+        rows = (given == pattern).all(axis=1)
+        there = {k for k, known in zip(keys, pattern, strict=True) if known}
+        dose, time = (k if k in there else None for k in (design.dose_key, design.time_key))
+        kept = replace(design, dose_key=dose, time_key=time, match_controls=())
+        found = Designed.read(obs[rows], labels[rows], kept, control, key, name)
+        names[rows] = found.names(labels[rows], control)[0]
+    return names
 
 
 def _check_declared(predicted: Cells, real: CellTable) -> None:

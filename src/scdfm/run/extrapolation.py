@@ -66,6 +66,9 @@ class _Seen:
         said = [why for p in condition.perturbations if (why := self._of_target(p, condition))]
         if not any(p.dose != 0 for p in condition.perturbations) and not self._control_trained(condition):
             said.append("control cells were not trained as a condition")
+        usual = self.run.manifest.conditions.time_reference
+        if condition.time is None and condition.perturbations and usual is not None and self._all_timed:
+            said.append(f"no time: taken as the usual one of the screen, {number_text(usual)}")
         if condition.time and (span := self._times) and not span[0] <= condition.time <= span[1]:
             low, high, asked = map(number_text, (*span, condition.time))
             said.append(f"time {asked} is outside the trained {low} to {high}")
@@ -110,6 +113,10 @@ class _Seen:
 
     def _control_trained(self, condition: Condition) -> bool:
         return str(Condition((), condition.covariates)) in self.run.manifest.control_populations
+
+    @cached_property
+    def _all_timed(self) -> bool:
+        return all(c.time is not None for c in self.conditions)
 
     @cached_property
     def _times(self) -> tuple[float, float] | None:

@@ -16,11 +16,12 @@ import torch
 from tqdm.auto import tqdm
 
 from scdfm.data import CONTROL, CellTable, canonical
-from scdfm.data.conditions import covariates, perturbation_of
+from scdfm.data.conditions import perturbation_of
 from scdfm.data.values import TargetSum
 from scdfm.errors import ConditionError, DataError
 from scdfm.flow import Noise, Start, generate
 from scdfm.prior import PriorStart
+from scdfm.run.columns import own_columns
 from scdfm.run.extrapolation import extrapolated
 from scdfm.run.folder import CONTROLS, read_controls
 from scdfm.run.scale import require_scale
@@ -51,10 +52,11 @@ def predict(
         as the published evaluation does with its 1,000; with "chunks" they are cut out of the whole panel.
     seed: each condition draws from streams of its own, so a population does not depend on what else is asked.
 
-    Returns AnnData [conditions · n_cells, genes] of log1p expression; obs holds the condition under the run's
-    perturbation key, its covariates, and `source_control`, the name of the control cell; uns["scdfm"] the provenance,
-    with the conditions that are `extrapolated` and, in `extrapolated_because`, why. Raises ConditionError for a
-    condition the run knows too little of, or without control cells, DataError for controls that do not fit the run.
+    Returns AnnData [conditions · n_cells, genes] of log1p expression. obs holds the condition under the run's perturbation
+    key, the other columns of the user's own file (`scdfm.run.columns`), and `source_control`, the name of the control cell.
+    uns["scdfm"] is the provenance, with the conditions that are `extrapolated` and, in `extrapolated_because`, why. Raises
+    ConditionError for a condition the run knows too little of, or without control cells, DataError for controls that do
+    not fit the run.
     """
     n_cells = run.config.sampling.cells if n_cells is None else n_cells
     if n_cells < 1:
@@ -62,7 +64,7 @@ def predict(
     names = condition_names(run, conditions)
     table = run.controls if controls is None else control_table(run, controls)
     solved, kept = _solved_genes(run, genes)
-    expression, cell_names = _expression(run, table, solved)
+    expression = _expression(run, table, solved)
     own = {name: table.control_rows(name) for name in names}
     start = _start(run, table, solved)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -73,10 +75,11 @@ def predict(
         control = torch.from_numpy(expression[rows].toarray()).to(device)
         population = _population(run, field, name, control, solved, seed, start(name))
         blocks.append(sp.csr_matrix(population[:, kept]))
-        sources += [cell_names[row] for row in rows]
+        sources.append(rows)
     cells = sp.vstack(blocks, format="csr")
     returned = [solved[place] for place in kept]
-    return _as_adata(run, names, returned, n_cells, cells, sources, seed, controls is None)
+    of_cells = table.obs.iloc[np.concatenate(sources)]
+    return _as_adata(run, names, returned, n_cells, cells, of_cells, seed, controls is None)
 
 
 def condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
@@ -149,15 +152,15 @@ def _solved_genes(run: Run, genes: Sequence[str] | None) -> tuple[list[str], lis
     return run.genes, [panel[gene] for gene in wanted]
 
 
-def _expression(run: Run, table: CellTable, genes: list[str]) -> tuple[sp.csr_matrix, list[str]]:
-    """Control expression [n, genes], and the cells' names."""
+def _expression(run: Run, table: CellTable, genes: list[str]) -> sp.csr_matrix:
+    """Control expression [n, genes]."""
     missing = sorted(set(genes) - set(map(str, table.genes)))
     if missing:
         raise DataError(
             f"controls: {len(missing)} of the run's {len(run.genes)} genes are missing "
             f"(first: {', '.join(missing[:3])}); give control cells measured on the genes of the training data"
         )
-    return table.X[:, table.columns(genes)], list(map(str, table.obs.index))
+    return table.X[:, table.columns(genes)]
 
 
 def _draw(n_controls: int, n_cells: int, rng: np.random.Generator) -> np.ndarray:
@@ -223,18 +226,12 @@ def _as_adata(
     genes: list[str],
     n_cells: int,
     cells: sp.csr_matrix,
-    sources: list[str],
+    sources: pd.DataFrame,
     seed: int,
     stored: bool,
 ) -> ad.AnnData:
-    labels = np.repeat(names, n_cells)
     index = [f"{name}_{i}" for name in names for i in range(n_cells)]
-    columns: dict[str, Any] = {
-        run.manifest.perturbation_key: pd.Categorical(labels, categories=names), "source_control": sources,
-    }  # fmt: skip
-    for key in run.manifest.conditions.covariates:
-        columns[key] = pd.Categorical(np.repeat([covariates(name)[key] for name in names], n_cells))
-    obs = pd.DataFrame(columns, index=pd.Index(index, name="cell"))
+    obs = pd.DataFrame(own_columns(run, names, n_cells, sources), index=pd.Index(index, name="cell"))
     beyond = extrapolated(run, names)
     adata = ad.AnnData(cells, obs=obs, var=pd.DataFrame(index=pd.Index(genes, name="gene")))
     adata.uns["scdfm"] = {

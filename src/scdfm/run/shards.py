@@ -28,6 +28,7 @@ from scdfm.data.source import READ_ERRORS, reason
 from scdfm.errors import DataError, RunError
 from scdfm.files import recorded_folder, require_place, written_whole
 from scdfm.processes import launched, together, wait_for_all
+from scdfm.run.columns import joined
 from scdfm.run.extrapolation import extrapolated
 from scdfm.run.predict import condition_names, control_table, predict
 
@@ -100,14 +101,14 @@ class Shards:
     def join(self, out: Path) -> PredictedFile:
         """Write all shards, one in memory at a time, as `out`, and remove them."""
         if not self.joined:
-            joined = self.folder / f"joined{out.suffix}"
-            _remove(joined)
-            with _opened(joined) as group:
+            whole = self.folder / f"joined{out.suffix}"
+            _remove(whole)
+            with _opened(whole) as group:
                 self._join(group)
-            _flush(joined)
+            _flush(whole)
             if out.is_dir():
                 _remove(out)
-            joined.replace(out)
+            whole.replace(out)
             _flush(out.parent)
             (self.folder / REQUEST).replace(self.folder / FINISHED)
         _clear(self.folder)
@@ -143,15 +144,13 @@ class Shards:
                 write_elem(group, "X", X, dataset_kwargs={"compression": "gzip"} if _is_hdf5(group) else {})
             else:
                 sparse_dataset(group["X"]).append(X)
-            obs.append(shard.obs.astype(str))
+            obs.append(shard.obs)
             said = shard.uns["scdfm"]
             reasons |= dict(zip(said["extrapolated"], said["extrapolated_because"], strict=True))
         names = [name for part in self.conditions for name in part]
-        table = pd.concat(obs)
+        table = joined(obs)
         key = self.run.manifest.perturbation_key
         table[key] = pd.Categorical(table[key], categories=pd.Index(names))
-        for column in table.columns.drop(key):
-            table[column] = table[column].astype("category")
         write_elem(group, "obs", table)
         write_elem(group, "var", first.var)
         beyond = {
