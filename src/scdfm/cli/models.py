@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,10 +17,16 @@ from scdfm.cli.options import (
     names_of,
     seconds_of,
     number_or_text,
+    require_free,
+    write_h5ad,
 )
 from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
 from scdfm.processes import is_first
+
+if TYPE_CHECKING:
+    from scdfm.data import CellTable
+    from scdfm.run import Run
 
 
 @app.command()
@@ -131,6 +137,26 @@ def predict(
     cells: Annotated[
         int | None, typer.Option(help="Cells per condition; without it the run's sampling.cells.")
     ] = None,
+    counts: Annotated[
+        bool,
+        typer.Option(
+            "--counts",
+            help="Whole counts in place of log1p values: library sizes of control cells, dispersion of training cells.",
+        ),
+    ] = False,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="scdfm, or vcc: a submission of counts as the Virtual Cell Challenge takes it, with control cells.",
+        ),
+    ] = "scdfm",
+    gene_axis: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --format vcc: file of the genes, one a line. Without it those of the control cells."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the prediction that was interrupted at --out.")
@@ -144,11 +170,7 @@ def predict(
             "predict: choose exactly one of --conditions A+B,C, --test and --all-pairs-of A,B,C"
         )
     about = {"perturbation_key": perturbation_key, "control": control, "target_sum": target_sum}
-    if controls is None and any(value is not None for value in about.values()):
-        given = next(name for name, value in about.items() if value is not None)
-        raise ConfigError(
-            f"predict: --{given.replace('_', '-')} says what --controls holds; give a file with --controls"
-        )
+    _consistent(form, gene_axis, resume, controls, about)
     from scdfm.run import Run
     from scdfm.run.extrapolation import told, unknown, untold
 
@@ -170,8 +192,20 @@ def predict(
         controls, perturbation_key=perturbation_key, control=control,
         target_sum=None if target_sum is None else number_or_text(target_sum),
     )  # fmt: skip
+    if form == "vcc":  # one process writes it, whole
+        if is_first():
+            _submit(source, out, names, table, cells, gene_axis, seed, overwrite, not quiet)
+        return
     written = source.predict_to(
-        out, names, table, n_cells=cells, seed=seed, resume=resume, overwrite=overwrite, progress=not quiet
+        out,
+        names,
+        table,
+        n_cells=cells,
+        seed=seed,
+        resume=resume,
+        overwrite=overwrite,
+        progress=not quiet,
+        counts=counts,
     )
     if not is_first():
         return
@@ -179,4 +213,44 @@ def predict(
         typer.echo(told(written.extrapolated), err=True)
     typer.echo(
         f"{out}: {written.n_cells} cells × {written.n_genes} genes, {len(written.conditions)} conditions"
+    )
+    if counts and written.counts:
+        typer.echo(f"counts: {written.counts}")
+
+
+def _consistent(
+    form: str, gene_axis: Path | None, resume: bool, controls: Path | None, about: dict[str, str | None]
+) -> None:
+    """Refuse options that do not go with the format, or that speak of controls that are not given."""
+    if controls is None and any(value is not None for value in about.values()):
+        given = next(name for name, value in about.items() if value is not None)
+        raise ConfigError(
+            f"predict: --{given.replace('_', '-')} says what --controls holds; give a file with --controls"
+        )
+    if form not in ("scdfm", "vcc"):
+        raise ConfigError(f"predict: --format {form}: expected scdfm or vcc")
+    if gene_axis is not None and form != "vcc":
+        raise ConfigError("predict: --gene-axis belongs to a submission; give it with --format vcc")
+    if resume and form == "vcc":
+        raise ConfigError("predict: --resume: a submission is written at once; leave it out")
+
+
+def _submit(
+    source: Run, out: Path, names: list[str] | None, controls: CellTable | None, cells: int | None,
+    gene_axis: Path | None, seed: int, overwrite: bool, progress: bool,
+) -> None:  # fmt: skip
+    """Write a submission and say what is in it."""
+    from scdfm.run.submission import CONTROL_LABEL, submission
+    from scdfm.screening.space import read_names
+
+    if out.suffix != ".h5ad":
+        raise ConfigError(f"output {out}: expected a name that ends in .h5ad for --format vcc; rename it")
+    require_free(out, overwrite)
+    genes = None if gene_axis is None else read_names(gene_axis, "file of genes")
+    found = submission(source, names, controls, n_cells=cells, gene_axis=genes, seed=seed, progress=progress)
+    write_h5ad(found, out)
+    n_control = int((found.obs["target"] == CONTROL_LABEL).sum())
+    typer.echo(
+        f"{out}: {found.n_obs - n_control} predicted and {n_control} control cells × {found.n_vars} genes\n"
+        f"counts: {found.uns['scdfm']['counts']}"
     )

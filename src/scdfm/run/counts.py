@@ -1,7 +1,7 @@
 """Counts out: whole numbers with the library sizes of control cells and the dispersion that training cells show.
 
-A count of gene g in cell i is negative binomial with mean μ = p_g·L_i and variance μ + φ_g·μ². L_i is the library size of the
-control cell that the predicted cell started from, φ_g the dispersion of training cells around their condition's mean.
+A count of gene g in cell i is negative binomial with mean μ = p_g·L_i and variance μ + φ_g·μ². L_i is the library size of
+the control cell that the predicted cell started from, φ_g the dispersion of training cells around their condition's mean.
 p_g is what gives the counts the mean of log1p that was predicted. Which cell gets which count follows the predicted cells:
 a gene's values are replaced by quantiles of the same rank, so that genes that rise together still do.
 """
@@ -25,6 +25,8 @@ from scdfm.seeds import numpy_rng
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from anndata import AnnData
+
     from scdfm.data import CellTable, Split
     from scdfm.data.stored import Matrix
     from scdfm.run.folder import Run
@@ -37,7 +39,7 @@ FEWEST_KNOWN: Final = 0.5
 """Share of cells whose counts must come out whole, for the law to be that of counts."""
 LEAST: Final = 1e-4
 """The smallest dispersion; below it the law is Poisson's to every digit that matters."""
-ROUNDS, FEW: Final = 8, 48
+ROUNDS, FEW = 8, 48
 """Steps that look for p_g, the first ones on FEW cells and the last two on all."""
 
 
@@ -146,7 +148,9 @@ def library_factors(X: sp.csr_matrix, where: str) -> tuple[Floats, bool]:
     return np.where(np.isfinite(factor), factor, np.nanmedian(factor)), bool(known.mean() >= FEWEST_KNOWN)
 
 
-def counts_of(expression: Floats, factor: Floats, dispersion: Floats, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def counts_of(
+    expression: Floats, factor: Floats, dispersion: Floats, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
     """Counts [M, G] of one predicted population, log1p `expression` [M, G].
 
     factor: s [M] of each cell, its library size is in proportion to 1 / s. dispersion: φ [G].
@@ -182,7 +186,7 @@ class _Quantiles:
         return np.asarray(nbinom.ppf(self.level[rows], size, size / (size + mean)))
 
     def fitted(self) -> npt.NDArray[np.int64]:
-        """The quantiles at the rate that gives `target`: a secant on logarithms, kept between what is known too low and high."""
+        """The quantiles at the rate that gives `target`, sought between what is known to be too low and too high."""
         everything = np.arange(len(self.factor))
         some = np.unique(np.linspace(0, len(everything) - 1, FEW).astype(int))
         rate = np.expm1(self.target)
@@ -198,3 +202,52 @@ class _Quantiles:
             middle = np.where(np.isfinite(high), (low + high) / 2, moved)
             rate = np.where((moved > low) & (moved < high), moved, middle)
         return np.asarray(self.counts(rate, everything), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Counter:
+    """What turns a run's predicted cells into counts: its law on the genes asked for, and its control cells' factors [n].
+
+    `told` says where both come from.
+    """
+
+    law: CountLaw
+    factor: Floats
+    told: str
+
+    @classmethod
+    def of(cls, run: Run, table: CellTable, genes: list[str]) -> Counter:
+        """The counter of a run that starts from the control cells `table`; DataError where these are none of counts."""
+        factor, known = library_factors(sp.csr_matrix(table.X[np.arange(table.n)]), "controls")
+        said = ["library sizes are those of the control cells"]
+        if not known:
+            said.append("taken from log1p values with the smallest value of each cell as one count")
+        law = run.count_law
+        if law is not None:
+            said.append("dispersion is that of the training cells' counts")
+        else:
+            law = law_of(table.X, [np.arange(table.n)], table.columns(run.genes))
+            said.append("dispersion is that of the control cells")
+        if law is None:
+            law = CountLaw(np.full(len(run.genes), LEAST), float("nan"))
+            said[-1] = "counts are Poisson's, as no dispersion is known"
+        place = {gene: at for at, gene in enumerate(run.genes)}
+        dispersion = law.dispersion[[place[gene] for gene in genes]]
+        return cls(CountLaw(dispersion, law.total), factor, "; ".join(said))
+
+    def counts(
+        self, population: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], rng: np.random.Generator
+    ) -> npt.NDArray[np.float32]:
+        """Counts of one predicted population [M, G], whose cells started from the control cells at `rows` [M].
+
+        float32, which holds them exactly, so that a file has one type of values whatever was asked.
+        """
+        found = counts_of(population.astype(np.float64), self.factor[rows], self.law.dispersion, rng)
+        return found.astype(np.float32)
+
+    def describe(self, adata: AnnData, rows: npt.NDArray[np.int64]) -> None:
+        """Say in `adata` that its values are counts, and give each cell's library size, over all genes of the screen."""
+        adata.obs["size_factor"] = self.factor[rows]
+        if np.isfinite(self.law.total):
+            adata.obs["library_size"] = np.rint(self.law.total / self.factor[rows])
+        adata.uns["scdfm"]["counts"] = self.told

@@ -8,6 +8,7 @@
     training_prior.safetensors  likewise, what training conditions alone do, where there are validation conditions
     spread.safetensors    how cells differ around the mean of their condition, likewise
     controls.h5ad         control cells, so that the run predicts alone (unless training.keep_controls is 0)
+    counts.safetensors    the dispersion of training cells' counts, where their values are those of counts
     features.safetensors  features of perturbations, where the fit had some
     log.csv               the training curves
     checkpoints/          last and best, for --resume
@@ -51,10 +52,11 @@ from scdfm.run.manifest import Manifest
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from scdfm.run.counts import CountLaw
     from scdfm.run.shards import PredictedFile
     from scdfm.screening import Identification, Screen
 
-WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, SPREAD, CONTROLS, FEATURES, LOG = (
+WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, SPREAD, CONTROLS, COUNTS, FEATURES, LOG = (
     "weights.safetensors",
     "graph.safetensors",
     "means.csv",
@@ -62,10 +64,11 @@ WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, SPREAD, CONTROLS, FEATURES, LOG = 
     "training_prior.safetensors",
     "spread.safetensors",
     "controls.h5ad",
+    "counts.safetensors",
     "features.safetensors",
     "log.csv",
 )
-FILES = (WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, SPREAD, CONTROLS, FEATURES)
+FILES = (WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, SPREAD, CONTROLS, COUNTS, FEATURES)
 """What the manifest keeps digests of."""
 
 
@@ -195,6 +198,15 @@ class Run:
         """How training cells differ around the mean of their condition."""
         return Spread.load(self.path / SPREAD, len(self.genes))
 
+    @functools.cached_property
+    def count_law(self) -> CountLaw | None:
+        """How the training cells' counts spread; None where the run does not know."""
+        from scdfm.run.counts import CountLaw
+
+        if COUNTS not in self.manifest.digests:
+            return None
+        return CountLaw.of_tensors(read_tensors(self.path / COUNTS), len(self.genes), self.path / COUNTS)
+
     @property
     def log(self) -> pd.DataFrame:
         """Training curves: one row for each logged step."""
@@ -258,14 +270,25 @@ class Run:
         genes: Sequence[str] | None = None,
         seed: int = 0,
         progress: bool = False,
+        counts: bool = False,
     ) -> AnnData:
         """Generate a population for each of `conditions` (None: the test conditions of the run's split).
 
-        Returns AnnData of the panel's genes (or of `genes`) in log1p at the run's scale; see `scdfm.run.predict.predict`.
+        Returns AnnData of the panel's genes (or of `genes`) in log1p at the run's scale, or whole counts; see
+        `scdfm.run.predict.predict`.
         """
         from scdfm.run.predict import predict
 
-        return predict(self, conditions, controls, n_cells=n_cells, genes=genes, seed=seed, progress=progress)
+        return predict(
+            self,
+            conditions,
+            controls,
+            n_cells=n_cells,
+            genes=genes,
+            counts=counts,
+            seed=seed,
+            progress=progress,
+        )
 
     def screen(
         self,
@@ -296,6 +319,7 @@ class Run:
         resume: bool = False,
         overwrite: bool = False,
         progress: bool = False,
+        counts: bool = False,
     ) -> PredictedFile:
         """Write the populations of `predict` to `out` (.h5ad or .zarr) as they come, so that thousands of conditions fit
         in memory and an interrupted prediction goes on with `resume`; see `scdfm.run.shards.predict_to`.
@@ -304,7 +328,7 @@ class Run:
 
         return predict_to(
             self, out, conditions, controls, n_cells=n_cells, genes=genes, seed=seed, resume=resume,
-            overwrite=overwrite, progress=progress,
+            overwrite=overwrite, progress=progress, counts=counts,
         )  # fmt: skip
 
     def identify(

@@ -22,6 +22,7 @@ from scdfm.errors import ConditionError, DataError
 from scdfm.flow import Noise, Start, generate
 from scdfm.prior import PriorStart
 from scdfm.run.columns import own_columns
+from scdfm.run.counts import Counter
 from scdfm.run.extrapolation import extrapolated
 from scdfm.run.folder import CONTROLS, read_controls
 from scdfm.run.scale import require_scale
@@ -38,6 +39,7 @@ def predict(
     *,
     n_cells: int | None = None,
     genes: Sequence[str] | None = None,
+    counts: bool = False,
     seed: int = 0,
     progress: bool = False,
 ) -> ad.AnnData:
@@ -50,6 +52,7 @@ def predict(
     n_cells: cells per condition; None takes `sampling.cells` of the run's config.
     genes: those of the panel to return, None for all. With `sampling.genes` "joint" they alone are solved, together,
         as the published evaluation does with its 1,000; with "chunks" they are cut out of the whole panel.
+    counts: whole counts in place of log1p values (`scdfm.run.counts`); obs then holds each cell's `library_size`.
     seed: each condition draws from streams of its own, so a population does not depend on what else is asked.
 
     Returns AnnData [conditions · n_cells, genes] of log1p expression. obs holds the condition under the run's perturbation
@@ -67,6 +70,7 @@ def predict(
     expression = _expression(run, table, solved)
     own = {name: table.control_rows(name) for name in names}
     start = _start(run, table, solved)
+    law = Counter.of(run, table, [solved[place] for place in kept]) if counts else None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     field = run.field.to(device)
     blocks, sources = [], []
@@ -74,12 +78,26 @@ def predict(
         rows = own[name][_draw(len(own[name]), n_cells, numpy_rng(seed, "controls", name))]
         control = torch.from_numpy(expression[rows].toarray()).to(device)
         population = _population(run, field, name, control, solved, seed, start(name))
-        blocks.append(sp.csr_matrix(population[:, kept]))
+        returned = population[:, kept]
+        if law is not None:
+            returned = law.counts(returned, rows, numpy_rng(seed, "counts", name))
+        blocks.append(sp.csr_matrix(returned))
         sources.append(rows)
     cells = sp.vstack(blocks, format="csr")
-    returned = [solved[place] for place in kept]
-    of_cells = table.obs.iloc[np.concatenate(sources)]
-    return _as_adata(run, names, returned, n_cells, cells, of_cells, seed, controls is None)
+    drawn = np.concatenate(sources)
+    found = _as_adata(
+        run,
+        names,
+        [solved[place] for place in kept],
+        n_cells,
+        cells,
+        table.obs.iloc[drawn],
+        seed,
+        controls is None,
+    )
+    if law is not None:
+        law.describe(found, drawn)
+    return found
 
 
 def condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:

@@ -29,6 +29,7 @@ from scdfm.errors import DataError, RunError
 from scdfm.files import recorded_folder, require_place, written_whole
 from scdfm.processes import launched, together, wait_for_all
 from scdfm.run.columns import joined
+from scdfm.run.counts import Counter
 from scdfm.run.extrapolation import extrapolated
 from scdfm.run.predict import condition_names, control_table, predict
 
@@ -46,13 +47,17 @@ STORES: Final = ("zarr.json", ".zgroup")
 
 @dataclass(frozen=True)
 class PredictedFile:
-    """What a finished prediction holds; `extrapolated` are the conditions that leave what training has seen, and why."""
+    """What a finished prediction holds; `extrapolated` are the conditions that leave what training has seen, and why.
+
+    `counts`: where whole counts have their library sizes and dispersion from; empty for log1p values.
+    """
 
     path: Path
     n_cells: int
     n_genes: int
     conditions: tuple[str, ...]
     extrapolated: dict[str, str]
+    counts: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Shards:
     n_cells: int
     genes: tuple[str, ...] | None
     seed: int
+    counts: bool = False
 
     def path(self, number: int) -> Path:
         """Where the shard stands."""
@@ -87,7 +93,7 @@ class Shards:
         for number in tqdm(list(numbers), desc="predict", unit="shard", disable=not progress):
             predicted = predict(
                 self.run, self.conditions[number], self.controls, n_cells=self.n_cells, genes=self.genes,
-                seed=self.seed,
+                seed=self.seed, counts=self.counts,
             )  # fmt: skip
             with written_whole(self.path(number)) as temporary:
                 predicted.write_h5ad(temporary)
@@ -96,7 +102,10 @@ class Shards:
         """What `out` holds when all shards are joined in it."""
         names = tuple(name for part in self.conditions for name in part)
         n_genes = len(self.run.genes if self.genes is None else self.genes)
-        return PredictedFile(out, len(names) * self.n_cells, n_genes, names, extrapolated(self.run, names))
+        said = Counter.of(self.run, self.controls or self.run.controls, []).told if self.counts else ""
+        return PredictedFile(
+            out, len(names) * self.n_cells, n_genes, names, extrapolated(self.run, names), said
+        )
 
     def join(self, out: Path) -> PredictedFile:
         """Write all shards, one in memory at a time, as `out`, and remove them."""
@@ -179,6 +188,7 @@ def predict_to(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = False,
+    counts: bool = False,
 ) -> PredictedFile:
     """Write what `predict` returns to `out` (.h5ad or .zarr), a few conditions in memory at a time.
 
@@ -194,10 +204,10 @@ def predict_to(
     with together(not torch.cuda.is_available(), LONGEST_WAIT):
         if rank == 0:
             _checked(out, resume, overwrite)
-            shards = shards_of(run, out, conditions, controls, n_cells, genes, seed, resume)
+            shards = shards_of(run, out, conditions, controls, n_cells, genes, seed, resume, counts)
         wait_for_all()
         if rank > 0:
-            shards = shards_of(run, out, conditions, controls, n_cells, genes, seed, resume=True)
+            shards = shards_of(run, out, conditions, controls, n_cells, genes, seed, True, counts)
         missing = shards.missing()
         wait_for_all()  # none is written before all have counted
         shards.predict(missing[rank::world], progress and rank == 0)
@@ -216,6 +226,7 @@ def shards_of(
     genes: Sequence[str] | None,
     seed: int,
     resume: bool,
+    counts: bool = False,
 ) -> Shards:
     """The shards of a request, in a folder beside `out` that is new, or with `resume` that of the same request."""
     names = condition_names(run, conditions)
@@ -230,12 +241,13 @@ def shards_of(
         "cells": n_cells,
         "genes": None if genes is None else list(genes),
         "seed": seed,
+        "counts": counts,
     }
     parts = _parts(out)
     folder = recorded_folder(parts, FINISHED if (parts / FINISHED).is_file() else REQUEST, record, resume)
     size = max(1, SHARD_CELLS // n_cells)
     grouped = tuple(tuple(names[start : start + size]) for start in range(0, len(names), size))
-    return Shards(run, folder, grouped, table, n_cells, None if genes is None else tuple(genes), seed)
+    return Shards(run, folder, grouped, table, n_cells, None if genes is None else tuple(genes), seed, counts)
 
 
 def _parts(out: Path) -> Path:

@@ -28,6 +28,7 @@ from scdfm.data.sampler import population
 from scdfm.data.stored import subset
 from scdfm.errors import DataError, RunError
 from scdfm.run import folder
+from scdfm.run.counts import learned_law
 from scdfm.run.manifest import FORMAT, FeatureSource, Manifest, versions
 from scdfm.seeds import numpy_rng
 
@@ -101,7 +102,7 @@ def control_populations(cells: CellTable, split: Split, config: Config) -> tuple
 
 
 def write_inputs(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> None:
-    """Graph, means, control cells and features, unless they are there: what prediction and evaluation need."""
+    """Graph, means, controls, law of counts and features, unless they are there: what prediction and evaluation need."""
     panel, config = inputs.panel, inputs.manifest.config
     columns = cells.columns(panel.genes)
     if config.graph.enabled and not (out / folder.GRAPH).is_file():
@@ -117,6 +118,10 @@ def write_inputs(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> N
     if config.training.keep_controls and not (out / folder.CONTROLS).is_file():
         kept = kept_controls(cells, config.training.keep_controls, config.seed)
         folder.write_cells(out / folder.CONTROLS, cells, kept, columns)
+    if not (out / folder.COUNTS).is_file():
+        law = learned_law(cells, split, columns, config.seed)
+        if law is not None:
+            folder.write_tensors(out / folder.COUNTS, law.tensors())
     if inputs.features is not None and not (out / folder.FEATURES).is_file():
         assert inputs.standardise is not None
         folder.write_features(out / folder.FEATURES, inputs.features, inputs.standardise)

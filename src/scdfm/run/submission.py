@@ -1,0 +1,117 @@
+"""A submission as the Virtual Cell Challenge takes it: raw counts of predicted and control cells on one list of genes.
+
+cell-eval2 0.20.0 (preset vcc2026) refuses other files: obs column `target`, control label `non-targeting`, the genes and
+labels of the reference exactly, whole counts of at least 0, at most 1,000,000 a cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from scdfm.data import CONTROL, CellTable
+from scdfm.data.conditions import SEPARATOR, parse, targets
+from scdfm.errors import ConditionError, DataError
+from scdfm.run.counts import library_factors
+from scdfm.run.predict import condition_names, control_table, predict
+
+if TYPE_CHECKING:
+    from scdfm.run.folder import Run
+
+COLUMN, CONTROL_LABEL, MOST_COUNTS = "target", "non-targeting", 1_000_000
+"""Perturbation column, control label and largest total of a cell, of preset vcc2026."""
+
+
+def submission(
+    run: Run,
+    conditions: Sequence[str] | None = None,
+    controls: CellTable | ad.AnnData | str | Path | None = None,
+    *,
+    n_cells: int | None = None,
+    gene_axis: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> ad.AnnData:
+    """Predicted counts of `conditions` beside the control cells they start from, labelled as the challenge labels them.
+
+    controls: as for `predict`; genes of theirs that the run does not model are those of the control cell that a predicted
+        cell starts from, unchanged. gene_axis: the genes of the file in their order; None takes those of the controls.
+
+    Raises ConditionError for conditions with a dose, time or covariates, which a label cannot say, DataError for genes
+    that the controls lack, for control cells that are none of counts, and what `predict` raises.
+    """
+    names = condition_names(run, conditions)
+    for name in names:
+        condition = parse(name)
+        if condition.covariates or condition.time is not None or name != SEPARATOR.join(targets(name)):
+            raise ConditionError(
+                f"condition '{name}': a submission names targets alone; expected no dose, time or covariate; "
+                "write log1p values or counts (--counts) instead"
+            )
+    table = run.controls if controls is None else control_table(run, controls)
+    axis = list(map(str, table.genes)) if gene_axis is None else list(dict.fromkeys(gene_axis))
+    columns = table.columns(axis)
+    predicted = predict(run, names, table, n_cells=n_cells, counts=True, seed=seed, progress=progress)
+    own = _control_counts(table)
+    place = {name: at for at, name in enumerate(table.obs.index.astype(str))}
+    rows = [place[name] for name in predicted.obs["source_control"].astype(str)]
+    cells = sp.vstack([_filled(predicted, own[rows], table)[:, columns], own[:, columns]], format="csr")
+    labels = [*predicted.obs[run.manifest.perturbation_key].astype(str), *[CONTROL_LABEL] * table.n]
+    index = [*predicted.obs_names, *(f"{CONTROL}_{name}" for name in table.obs.index)]
+    obs = pd.DataFrame({COLUMN: pd.Categorical(labels)}, index=pd.Index(index, name="cell"))
+    found = ad.AnnData(cells.astype(np.float32), obs=obs, var=pd.DataFrame(index=pd.Index(axis, name="gene")))
+    found.uns["scdfm"] = predicted.uns["scdfm"]
+    require_submission(found)
+    return found
+
+
+def require_submission(found: ad.AnnData) -> None:
+    """Raise DataError unless `found` keeps the challenge's rules on labels and values."""
+    if COLUMN not in found.obs.columns:
+        raise DataError(f"submission: no obs column '{COLUMN}'; expected the target of each cell there")
+    if CONTROL_LABEL not in set(found.obs[COLUMN]):
+        raise DataError(f"submission: no cell is labelled '{CONTROL_LABEL}'; expected the control cells too")
+    X = sp.csr_matrix(found.X)
+    if not np.isfinite(X.data).all() or (X.data < 0).any() or (X.data != np.rint(X.data)).any():
+        raise DataError(
+            "submission: values that are no counts; expected whole numbers of at least 0: predict with counts"
+        )
+    totals = np.asarray(X.sum(axis=1, dtype=np.float64)).ravel()
+    if (totals > MOST_COUNTS).any():
+        raise DataError(
+            f"submission: cell '{found.obs_names[int(np.argmax(totals))]}' has {totals.max():,.0f} counts; expected "
+            f"at most {MOST_COUNTS:,} a cell: give control cells of their own library sizes (raw counts, --target-sum)"
+        )
+
+
+def _control_counts(table: CellTable) -> sp.csr_matrix:
+    """The counts [n, A] that the log1p values of control cells hold."""
+    X = sp.csr_matrix(table.X[np.arange(table.n)])
+    factor, known = library_factors(X, "controls")
+    counts = X.astype(np.float64)
+    counts.data = np.expm1(counts.data) / np.repeat(factor, np.diff(X.indptr))
+    if not known:
+        raise DataError(
+            "controls: values are no logarithms of whole counts, so their counts are unknown; expected raw counts or log1p "
+            "of them: give such cells with --controls"
+        )
+    counts.data = np.rint(counts.data)
+    counts.eliminate_zeros()
+    return counts
+
+
+def _filled(predicted: ad.AnnData, own: sp.csr_matrix, table: CellTable) -> sp.csr_matrix:
+    """Predicted counts on all genes of the table [n, A]: `own` ones of the control cells where the run models none."""
+    modelled = table.columns(list(predicted.var_names))
+    kept = np.ones(own.shape[1])
+    kept[modelled] = 0
+    spread = sp.csr_matrix(
+        (np.ones(len(modelled)), (np.arange(len(modelled)), modelled)), shape=(len(modelled), own.shape[1])
+    )
+    return sp.csr_matrix(own @ sp.diags(kept) + sp.csr_matrix(predicted.X) @ spread)
