@@ -69,11 +69,11 @@ def test_counts_have_the_mean_that_was_predicted_and_the_spread_of_the_law(real)
     ratio = np.log(found.var(axis=0) / counts.var(axis=0))[often]
     assert abs(np.median(ratio)) < 0.15
     rounded = np.rint(np.expm1(smooth) / factor[:, None])
-    assert np.median(np.log(rounded.var(axis=0) / counts.var(axis=0))[often]) < -0.5
+    assert np.median((rounded.var(axis=0) / counts.var(axis=0))[often]) < 0.6
 
 
 def test_genes_that_rise_together_still_do(real):
-    _, factor, x, dispersion = real
+    _, factor, x, _ = real
     rng = np.random.default_rng(5)
     tied = x.copy()
     tied[:, 1] = tied[:, 0]
@@ -139,7 +139,8 @@ def test_a_run_predicts_counts(run, screen, tmp_path):
     stored = ad.read_h5ad(tmp_path / "p.h5ad")
     assert (stored.X != found.X).nnz == 0
     np.testing.assert_array_equal(stored.obs["library_size"], found.obs["library_size"])
-    assert written.counts == found.uns["scdfm"]["counts"] == stored.uns["scdfm"]["counts"]
+    assert stored.uns["scdfm"]["counts"] == found.uns["scdfm"]["counts"]
+    assert written.counts == found.uns["scdfm"]["counts"]
 
 
 def test_the_law_is_the_same_from_counts_and_from_log1p(run, screen, tmp_path):
@@ -178,7 +179,7 @@ def test_a_submission_keeps_the_rules(run, screen, tmp_path, call):
     X = found.X.toarray()
     assert np.isfinite(X).all()
     assert (X >= 0).all()
-    assert (X == np.rint(X)).all()
+    assert (np.rint(X) == X).all()
     assert X.sum(axis=1).max() <= 1e6
     control = (found.obs["target"] == "non-targeting").to_numpy()
     np.testing.assert_array_equal(X[control], raw.X.toarray())
