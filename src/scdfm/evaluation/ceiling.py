@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import false_discovery_control, ttest_ind_from_stats
@@ -71,13 +72,14 @@ def interpolated_duplicate(
     """
     count = np.asarray(n, dtype=np.int64)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
+        of_control: Any = n_control  # scipy's types ask for whole numbers, its formula does not
         test = ttest_ind_from_stats(
             half.mean,
             np.sqrt(half.variance * count / (count - 1)),
             count,
             control.mean,
             np.sqrt(control.variance * n_control / (n_control - 1)),
-            n_control,
+            of_control,
             equal_var=False,
         )
     p_value = np.where(np.isnan(test.pvalue), half.mean == control.mean, test.pvalue)

@@ -82,9 +82,10 @@ def interval(
     errors = draws.std(axis=1, ddof=1) / np.sqrt(n)
     spread = errors > 1e-9 * error
     resampled = (draws.mean(axis=1)[spread] - mean) / errors[spread]
-    ends = student.ppf([(1 - level) / 2, (1 + level) / 2], n - 1)
-    lower, upper = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2]) if len(resampled) else ends
-    low, high = mean - error * max(upper, ends[1]), mean - error * min(lower, ends[0])
+    plain = float(student.ppf((1 + level) / 2, n - 1))
+    quantiles = [(1 - level) / 2, (1 + level) / 2]
+    lower, upper = np.quantile(resampled, quantiles) if len(resampled) else (-plain, plain)
+    low, high = mean - error * max(upper, plain), mean - error * min(lower, -plain)
     return float(np.clip(low, *within)), float(np.clip(high, *within))
 
 
