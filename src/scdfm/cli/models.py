@@ -15,9 +15,9 @@ from scdfm.cli.options import (
     Quiet,
     config_of,
     names_of,
-    seconds_of,
     number_or_text,
     require_free,
+    seconds_of,
     write_h5ad,
 )
 from scdfm.cli.screen import Reader, reads_screen
