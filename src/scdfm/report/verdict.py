@@ -32,7 +32,9 @@ def verdict(standings: Sequence[Standing], model: str) -> Verdict:
     prior = {standing.metric: standing.prior.outcome for standing in standings if standing.prior is not None}
     return Verdict(
         " ".join(filter(None, [_sentence(chosen, model), _beside_prior(chosen)])),
-        _tally(best, f"Against {chosen.baseline} on" if chosen.chosen else "Against the best baseline of each of"),
+        _tally(
+            best, f"Against {chosen.baseline} on" if chosen.chosen else "Against the best baseline of each of"
+        ),
         chosen.outcome,
         _tally(prior, "What training added to it, over"),
     )
