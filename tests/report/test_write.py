@@ -208,7 +208,7 @@ def test_run_adds_curves_and_its_provenance(tmp_path: Path) -> None:
 
 
 def test_the_prior_has_its_row_its_column_and_its_sentence(tmp_path: Path) -> None:
-    conditions = ["A", "B", "C", "D"]
+    conditions = list("ABCDEFGHIJ")  # an interval of equal gains takes ten
     plain = scores(["scdfm", "ridge"], conditions)
     table = pd.concat(
         [plain, plain[plain["model"] == "scdfm"].assign(model="prior", value=lambda t: t["value"] + 1)]

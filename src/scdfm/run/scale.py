@@ -88,7 +88,7 @@ def _of_totals(
         )
     }
     for base, ln in bases.items():
-        natural = moved(lambda x, ln=ln: ln * x)
+        natural = sp.csr_matrix(cells * ln)
         if 1 / AS_MUCH < _total(natural) / total < AS_MUCH:
             candidates[Rescaling(f"values taken as log{base}(1 + x)", None)] = natural
     gaps = {found: _gap(reference, changed) for found, changed in candidates.items()}
