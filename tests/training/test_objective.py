@@ -21,11 +21,11 @@ from torch.utils.data import DataLoader
 
 import golden
 import reference
-from scdfm.config import Config
+from scdfm.config import Config, SamplingConfig
 from scdfm.data import Batch
 from scdfm.encoded import EncodedConditions
-from scdfm.flow import Frame
-from scdfm.prior import Origins
+from scdfm.flow import generate
+from scdfm.prior import Frame, Origins
 from scdfm.seeds import torch_rng
 from scdfm.training.module import FlowModule
 
@@ -49,27 +49,28 @@ STILL = {
 
 
 class Spoken(nn.Module):
-    """A velocity in which every input has its say."""
+    """A network in which every input has its say."""
 
     def __init__(self) -> None:
         super().__init__()
         self.one = nn.Parameter(torch.ones(()))
 
-    def forward(
-        self, *, x_t: Tensor, t: Tensor, control: Tensor, genes: Tensor, perturbation: EncodedConditions,
-        condition: Tensor, centre: Tensor | None = None, deviation: Tensor | None = None,
+    def context(
+        self, control: Tensor, genes: Tensor, perturbation: EncodedConditions, condition: Tensor,
+        expected: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         own = perturbation.tokens.float() @ torch.tensor([0.03, 0.011])
-        if perturbation.dropped is not None:
-            own = own * ~perturbation.dropped
-        found = 0.2 * x_t.sin() + 0.5 * t[:, None] + 0.1 * control + 0.02 * genes + own[condition][:, None]
-        if centre is not None and deviation is not None:
-            found = deviation * (found + 0.3 * centre[condition])
-        return self.one * found
+        spoken = 0.1 * control + 0.02 * genes + own[condition][:, None]
+        return spoken if expected is None else spoken + 0.3 * expected[condition]
+
+    def velocity(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        return self.one * (0.2 * x_t.sin() + 0.5 * t[:, None] + context)
 
 
 class Basis(nn.Module):
-    """Σ wₖ·fₖ(x_t, t) per gene, the weights w [K, G] as given; `grad` sums the gradients of the loss by them."""
+    """Σ wₖ·fₖ(x_t, t) per gene, with weights w [K, G]; `seen` are the gradients of the losses by them."""
+
+    is_zero = False
 
     def __init__(self, weights: Tensor, functions: Sequence[Callable[[Tensor, Tensor], Tensor]]) -> None:
         super().__init__()
@@ -78,9 +79,15 @@ class Basis(nn.Module):
         self.seen: list[Tensor] = []
         self.weights.register_hook(lambda grad: self.seen.append(grad.clone()))
 
-    def forward(self, *, x_t: Tensor, t: Tensor, **_: Any) -> Tensor:
+    def context(self, *_: Any, **__: Any) -> None:
+        return None
+
+    def velocity(self, x_t: Tensor, t: Tensor, context: None) -> Tensor:
         terms = [w * f(x_t, t[:, None]) for w, f in zip(self.weights, self.functions, strict=True)]
         return torch.stack(terms).sum(0)
+
+    def bytes_per_cell(self, n_genes: int) -> int:
+        return n_genes
 
 
 def frame(n_genes: int, spread: float = 0.4) -> Frame:
@@ -176,7 +183,7 @@ def written_out(batch: Batch, step: int, config: Config, start: Origins | None) 
     x_t = (1 - t) * x0 + t * x1
     own = (tokens @ np.array([0.03, 0.011]))[c][:, None]
     control = batch.control.numpy()[:, chosen]
-    spoken = 0.2 * np.sin(x_t) + 0.5 * t + 0.1 * control + 0.02 * (chosen + 20) + own + 0.3 * centre
+    spoken = 0.2 * np.sin(x_t / d) + 0.5 * t + 0.1 * control + 0.02 * (chosen + 20) + own + 0.3 * centre
     v = d * spoken + known * x_t
     cfm = ((v - (x1 - x0)) ** 2).mean()
     end, mmd = x_t + (1 - t) * v, []
@@ -234,14 +241,14 @@ def gaussian_cells(start: Origins, places: Sequence[int], n: int, moved: float, 
     """Cells of the frame's law around the expected means; `moved`: by so many deviations. All lie above 0."""
     rng, condition = torch.Generator().manual_seed(seed), torch.arange(len(places)).repeat_interleave(n)
     begin = start.of([NAMES[place] for place in places])
-    residuals = begin.noise(torch.randn((len(condition), begin.width), generator=rng), condition)
-    cells = begin.outward(residuals + moved * start.frame.deviation, condition)
+    residuals = begin.source(begin.draw(len(condition), rng), condition)
+    cells = begin.latent(residuals + moved * start.frame.deviation, condition)
     assert (cells > 0).all()
     return cells
 
 
 def watched_steps(
-    field: Basis, moved: float, n_steps: int = 60, n_genes: int = 6
+    field: Basis, moved: float, n_steps: int = 40, n_genes: int = 6
 ) -> tuple[list[dict[str, float]], Tensor, Tensor]:
     """Losses and gradients of steps on cells of the frame's law `moved` by so many deviations; E s² of each gene."""
     start, places = origins(n_genes, lowest=15.0, strength=0.5), (0, 1, 2, 3)
@@ -264,7 +271,7 @@ FUNCTIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
 
 
 def answer(x: Tensor, t: Tensor) -> Tensor:
-    """Of m, in the correction of a Gaussian moved by m."""
+    """What m is multiplied with in the correction of a Gaussian moved by m."""
     return (1 - t) / (t**2 + (1 - t) ** 2) * torch.ones_like(x)
 
 
@@ -289,9 +296,27 @@ def test_a_gaussian_that_is_moved_is_corrected_by_its_shift() -> None:
     assert 4 * error < more
     slope, error = mean_and_error(slopes)
     assert (slope < -4 * error).all()
-    weights = torch.cat([(0.5 * deviation)[None], torch.zeros(4, 6)])
+    weights = torch.cat([torch.full((1, 6), 0.5), torch.zeros(4, 6)])
     corrected, slopes, _ = watched_steps(Basis(weights, (answer, *FUNCTIONS)), moved=0.5)
     loss, error = mean_and_error([step["cfm"] for step in corrected])
     assert loss == pytest.approx(best, abs=4 * float(error))
     slope, error = mean_and_error(slopes)
     assert (slope.abs() < 4 * error).all(), slope / error
+
+
+def test_that_correction_generates_the_moved_gaussian() -> None:
+    """Each cell ends where it began, m further: its genes solved in chunks, the Gaussian part exactly."""
+    start = origins(6, lowest=15.0, strength=0.5)
+    condition = torch.tensor([0, 1]).repeat_interleave(150)
+    options = SamplingConfig(solver="rk4", steps=12)
+
+    def population(moved: float) -> Tensor:
+        return generate(
+            Basis(torch.full((1, 4), moved), (lambda x, t: answer(x[:, :1], t),)), control=torch.zeros(300, 6),
+            perturbation=TOKENS[:2], condition=condition, genes=torch.arange(6), sampling=options, genes_per_step=4,
+            rng=torch.Generator().manual_seed(1), start=start.of(NAMES[:2]),
+        )  # fmt: skip
+
+    further = population(0.5) - population(0.0)
+    scale = torch.stack([start.scale[0], start.scale[1]])[condition]
+    torch.testing.assert_close(further, 0.5 * scale, rtol=1e-3, atol=1e-3)
