@@ -94,6 +94,41 @@ def test_means_lie_between_prior_and_flow_as_far_as_the_manifest_says(run):
     np.testing.assert_array_equal(means(Shrinkage(follows=0, errs=1, missed=1), shrink=False), flow)
 
 
+def test_the_network_is_asked_for_the_condition_and_its_control_cells(run, monkeypatch):
+    """Which conditions, genes and control cells it is shown, chunk by chunk."""
+    asked = []
+    context = run.field.context
+
+    def told(control, genes, perturbation, condition, **start):
+        asked.append((control, genes, perturbation.tokens[condition]))
+        return context(control, genes, perturbation, condition, **start)
+
+    monkeypatch.setattr(run.field, "context", told)
+    name, other = run.split.test[0], run.split.train[0]
+    predicted = run.predict([name, other], n_cells=12, seed=3)
+    places = {int(token): place for place, token in enumerate(run.vocabulary.gene_ids(run.genes))}
+    stored = run.controls.to_adata().to_df()[run.genes]
+    seen = {condition: np.zeros(len(run.genes), dtype=bool) for condition in (name, other)}
+    for control, genes, tokens in asked:
+        row = next(place for place in (name, other) if (tokens == run.encoder.encode([place]).tokens).all())
+        sources = predicted.obs["source_control"][predicted.obs["perturbation"] == row]
+        columns = [places[int(gene)] for gene in genes]
+        np.testing.assert_allclose(control.numpy(), stored.loc[sources].to_numpy()[:, columns], rtol=1e-6)
+        seen[row][columns] = True
+    assert all(genes.all() for genes in seen.values())
+
+
+def test_conditions_draw_noise_of_their_own(run):
+    """Cells in the same place of two conditions have nothing in common."""
+    names = [run.split.test[0], run.split.train[0]]
+    predicted = run.predict(names, n_cells=200, seed=3)
+    one, other = (predicted[predicted.obs["perturbation"] == name].X.toarray() for name in names)
+    on = ((one > 0).mean(0) > 0.5) & ((other > 0).mean(0) > 0.5)
+    assert on.sum() > 4
+    same = [np.corrcoef(one[:, gene], other[:, gene])[0, 1] for gene in np.flatnonzero(on)]
+    assert abs(np.mean(same)) < 0.15
+
+
 def test_names_in_any_order_are_one_condition(run):
     a, b = run.split.test[0].split("+")
     assert list(run.predict([f"{b}+{a}", f"{a}+{b}"]).obs["perturbation"].cat.categories) == [

@@ -59,7 +59,12 @@ class Spoken(nn.Module):
         self, control: Tensor, genes: Tensor, perturbation: EncodedConditions, condition: Tensor,
         expected: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        own = perturbation.tokens.float() @ torch.tensor([0.03, 0.011])
+        tokens = perturbation.tokens.float()
+        if perturbation.identified is not None:
+            tokens = tokens * perturbation.identified
+        own = tokens @ torch.tensor([0.03, 0.011])
+        if perturbation.dropped is not None:
+            own = own * ~perturbation.dropped
         spoken = 0.1 * control + 0.02 * genes + own[condition][:, None]
         return spoken if expected is None else spoken + 0.3 * expected[condition]
 
@@ -117,7 +122,7 @@ def batch_of(target: Tensor, places: Sequence[int]) -> Batch:
     return Batch(
         control=torch.rand(target.shape, generator=rng),
         target=target,
-        perturbation=EncodedConditions(TOKENS[list(places)]),
+        perturbation=EncodedConditions(TOKENS[list(places)], described=TOKENS[list(places)] != 3),
         condition=torch.arange(len(places)).repeat_interleave(len(target) // len(places)),
         conditions=tuple(NAMES[place] for place in places),
     )
@@ -161,7 +166,14 @@ def written_out(batch: Batch, step: int, config: Config, start: Origins | None) 
         t = (torch.randperm(n, generator=rng).numpy() + uniform) / n
     t = t[:, None].astype(float)
     c = np.repeat(np.arange(len(batch.conditions)), CELLS)
+    hiding, options = torch_rng(SEED, "hidden conditions", step, 0), config.training
     tokens = batch.perturbation.tokens.numpy()
+    if options.condition_dropout:
+        tokens = (
+            tokens * (torch.rand(len(tokens), generator=hiding).numpy() >= options.condition_dropout)[:, None]
+        )
+    hidden = torch.rand(tokens.shape, generator=hiding).numpy() < options.id_dropout
+    tokens = np.where(hidden & (batch.perturbation.tokens.numpy() != 3), 0, tokens)
     if start is None:
         x1, centre, d = x, 0.0, 1.0
         x0, known = torch.randn((n, len(chosen)), generator=rng).numpy().astype(float), 0.0
@@ -205,10 +217,11 @@ def written_out(batch: Batch, step: int, config: Config, start: Origins | None) 
     [
         ({}, True),
         ({"flow": {"genes_per_step": 7}}, True),
+        ({"training": STILL | {"condition_dropout": 0.4, "id_dropout": 0.2}}, True),
         ({"flow": {"time": "uniform"}, "mmd": {"weight": 2.0, "bandwidths": [0.3, 1.0]}}, True),
         ({"flow": {"source": "gaussian", "genes_per_step": 7}, "mmd": {"scales": [1.0]}}, False),
     ],
-    ids=["default", "some genes", "uniform, bandwidths", "published"],
+    ids=["default", "some genes", "conditions hidden", "uniform, bandwidths", "published"],
 )  # fmt: skip
 def test_a_step_s_loss_is_the_one_written_out(sections: dict[str, Any], start: bool) -> None:
     options, given = config(**sections), origins() if start else None
