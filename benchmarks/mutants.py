@@ -146,7 +146,15 @@ def _run(tree: Path, tests: list[str], report: Path) -> None:
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     failed = Failed()
-    options = ["-q", "--tb=no", f"--maxfail={ENOUGH}", "-p", "no:cacheprovider"]
+    options = [
+        "-q",
+        "--tb=no",
+        f"--maxfail={ENOUGH}",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore:Module already imported",
+    ]
     code = pytest.main(
         [*options, *(test for test in tests if (tree / test.split("::")[0]).exists())], plugins=[failed]
     )
