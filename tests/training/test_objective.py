@@ -1,14 +1,16 @@
 """One training step is the objective of docs/method.md: beside equations written out in numpy, and where the best is known.
 
-Two of the tests need no second implementation. Where the data are the frame's own Gaussian, the velocity is
-v(r, t) = (2t − 1)/(t² + (1 − t)²)·r, nothing can be corrected, and E(x₁ − x₀ − v)² = s²/(t² + (1 − t)²), whose mean over
-t is s²·π/2. Where the data are that Gaussian moved by m, the correction is m·(1 − t)/(t² + (1 − t)²), whatever r.
+Three of the tests need no second implementation. Where cells have standard normal scores around the expected means, as
+their donors have, the velocity is v(x, t) = (2t − 1)/(t² + (1 − t)²)·x, nothing can be corrected, and E(x₁ − x₀ − v)² is
+d²/(t² + (1 − t)²), whose mean over t is d²·π/2. Where their scores are moved by m, the correction is
+m·(1 − t)/(t² + (1 − t)²), whatever x, and generates them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -25,7 +27,9 @@ from scdfm.config import Config, SamplingConfig
 from scdfm.data import Batch
 from scdfm.encoded import EncodedConditions
 from scdfm.flow import generate
-from scdfm.prior import Frame, Origins
+from scdfm.prior import PriorStart, Spread
+from scdfm.prior.marginals import N_KNOTS, Marginals
+from scdfm.prior.spread import normal_scores
 from scdfm.seeds import torch_rng
 from scdfm.training.module import FlowModule
 
@@ -95,26 +99,18 @@ class Basis(nn.Module):
         return n_genes
 
 
-def frame(n_genes: int, spread: float = 0.4) -> Frame:
+def start_of(n_genes: int = GENES, zeros: float = 0.4, n_donors: int = 60) -> PriorStart:
+    """A start whose genes are 0 in up to `zeros` of the cells, with donors of standard normal scores."""
     rng = torch.Generator().manual_seed(0)
-    loadings = 0.5 * torch.randn((n_genes, 2), generator=rng)
-    unique = (1 - loadings.square().sum(1)).clamp(min=0.05).sqrt()
-    deviation = torch.rand(n_genes, generator=rng) + 0.5
-    flat = torch.ones(n_genes)
-    return Frame(
-        0.6, deviation, flat, flat, torch.tensor([[0.0], [1.0]]), loadings, unique, spread, highest=50.0
-    )
-
-
-def origins(n_genes: int = GENES, lowest: float = 0.0, strength: float = 1.0) -> Origins:
-    """The expected means of all conditions, at least `lowest`."""
-    rng = torch.Generator().manual_seed(1)
-    centre, scale = (
-        lowest + torch.rand((4, n_genes), generator=rng),
-        0.5 + torch.rand((4, n_genes), generator=rng),
-    )
-    shift = strength * torch.randn((4, n_genes), generator=rng)
-    return Origins(frame(n_genes), NAMES, centre, scale, shift, torch.zeros(4))
+    values = 0.2 + torch.rand((n_genes, N_KNOTS), generator=rng).cumsum(1) / 10
+    marginals = Marginals(zeros * torch.rand(n_genes, generator=rng), values)
+    deviation = 0.5 + torch.rand(n_genes, generator=rng)
+    donors = normal_scores(torch.randn((n_donors, n_genes), generator=rng)).half()
+    spread = Spread(marginals, 0.6, deviation, donors, {"control": (0, n_donors)})
+    expected = values.mean(1) * (0.6 + 0.5 * torch.rand((4, n_genes), generator=rng))
+    start = PriorStart.around(spread, NAMES, expected, torch.zeros(4))
+    part = n_donors // 3
+    return replace(start, donors=torch.tensor([[0, n_donors], [part, part], [0, part], [part, 2 * part]]))
 
 
 def batch_of(target: Tensor, places: Sequence[int]) -> Batch:
@@ -139,9 +135,9 @@ def config(**sections: Any) -> Config:
     return Config.preset("default").updated({"seed": SEED, "training": STILL} | sections)
 
 
-def module_of(field: nn.Module, config: Config, start: Origins | None, n_genes: int = GENES) -> FlowModule:
+def module_of(field: nn.Module, config: Config, start: PriorStart | None, n_genes: int = GENES) -> FlowModule:
     tokens, rates = torch.arange(n_genes) + 20, torch.full((n_genes,), 1.5)
-    return FlowModule(field, config, tokens, rates, origins=start)  # type: ignore[arg-type]
+    return FlowModule(field, config, tokens, rates, start=start)  # type: ignore[arg-type]
 
 
 def steps(module: FlowModule, batches: Sequence[Batch]) -> list[dict[str, float]]:
@@ -155,7 +151,22 @@ def steps(module: FlowModule, batches: Sequence[Batch]) -> list[dict[str, float]
     return losses
 
 
-def written_out(batch: Batch, step: int, config: Config, start: Origins | None) -> dict[str, float]:
+def scored(
+    x: np.ndarray, marginals: Marginals, rates: np.ndarray, uniform: np.ndarray, genes: np.ndarray
+) -> np.ndarray:
+    """Scores of cells: Φ⁻¹(π + (1 − π)·u) of the value at the place u, Φ⁻¹(π·uniform) of a zero; π = π₀^(e^θ)."""
+    knots, found = (1 - np.cos(np.linspace(0, np.pi, N_KNOTS))) / 2, np.empty_like(x)
+    for column, gene in enumerate(genes):
+        theta, never = rates[:, gene].astype(float), float(marginals.zeros[gene])
+        zeros = never ** np.exp(theta)
+        value = np.log1p(np.expm1(x[:, column]) * np.exp(-theta * (1 - never)))
+        place = np.interp(value, marginals.values[gene].numpy().astype(float), knots).clip(1e-4)
+        above, behind = norm.isf((1 - zeros) * (1 - place)), norm.ppf(zeros * uniform[:, column])
+        found[:, column] = np.where(x[:, column] > 0, above, behind).clip(-4.5, 4.5)
+    return found
+
+
+def written_out(batch: Batch, step: int, config: Config, start: PriorStart | None) -> dict[str, float]:
     """L = E‖v − (x₁ − x₀)‖² + γ·MMD²(x̂₁, x₁) of one step, every draw from the stream (seed, "flow", step, 0)."""
     rng, n = torch_rng(SEED, "flow", step, 0), len(batch.target)
     wanted = config.flow.genes_per_step or GENES
@@ -178,19 +189,14 @@ def written_out(batch: Batch, step: int, config: Config, start: Origins | None) 
         x1, centre, d = x, 0.0, 1.0
         x0, known = torch.randn((n, len(chosen)), generator=rng).numpy().astype(float), 0.0
     else:
-        whole, place = start.frame, [NAMES.index(name) for name in batch.conditions]
-        centre, scale, shift = (
-            y.numpy()[place][:, chosen].astype(float)[c] for y in (start.centre, start.scale, start.shift)
-        )
-        d, loadings, unique = (
-            y.numpy()[chosen].astype(float) for y in (whole.deviation, whole.loadings, whole.unique)
-        )
-        drawn = torch.randn((n, 2 + len(chosen) + 1), generator=rng).numpy().astype(float)
-        f, eps, eta = drawn[:, :2], drawn[:, 2:-1], drawn[:, -1:]
-        x0 = d * (f @ loadings.T + unique * eps + whole.spread * eta * shift / scale)
-        hidden = torch.rand((n, len(chosen)), generator=rng).numpy() * norm.cdf(-centre / scale)
-        latent = np.where(x > 0, x, np.minimum(0, centre + scale * norm.ppf(np.clip(hidden, 1e-6, 1 - 1e-6))))
-        x1 = d * (latent - centre) / scale
+        donor = torch.rand((n, 1), generator=rng).numpy()[:, 0]
+        place = np.array([NAMES.index(name) for name in batch.conditions])[c]
+        first, count = start.donors.numpy()[place].T
+        d = start.spread.deviation.numpy()[chosen].astype(float)
+        x0 = d * start.spread.donors.numpy().astype(float)[first + (donor * count).astype(int)][:, chosen]
+        uniform = torch.rand((n, len(chosen)), generator=rng).numpy()
+        x1 = d * scored(x, start.spread.marginals, start.rates.numpy()[place], uniform, chosen)
+        centre = start.expected.numpy().astype(float)[place][:, chosen]
         known = (2 * t - 1) / (t**2 + (1 - t) ** 2)
     x_t = (1 - t) * x0 + t * x1
     own = (tokens @ np.array([0.03, 0.011]))[c][:, None]
@@ -202,12 +208,10 @@ def written_out(batch: Batch, step: int, config: Config, start: Origins | None) 
     for which in range(len(batch.conditions)):
         a, b = (torch.from_numpy(y[c == which]) for y in (end, x1))
         widths = reference.median_bandwidths(b, config.mmd.scales)
-        if (
-            config.mmd.bandwidths is not None
-        ):  # given in log1p, where residuals are in units of the frame's size
-            widths = torch.tensor(config.mmd.bandwidths, dtype=b.dtype) / (
-                1 if start is None else start.frame.size
-            )
+        if config.mmd.bandwidths is not None:
+            # Given in log1p, where flow space has a unit of its own.
+            unit = 1 if start is None else start.spread.size
+            widths = torch.tensor(config.mmd.bandwidths, dtype=b.dtype) / unit
         mmd.append(float(reference.mmd2(a, b, widths)))
     return {"cfm": cfm, "mmd": float(np.mean(mmd)), "loss": cfm + config.mmd.weight * float(np.mean(mmd))}
 
@@ -224,7 +228,7 @@ def written_out(batch: Batch, step: int, config: Config, start: Origins | None) 
     ids=["default", "some genes", "conditions hidden", "uniform, bandwidths", "published"],
 )  # fmt: skip
 def test_a_step_s_loss_is_the_one_written_out(sections: dict[str, Any], start: bool) -> None:
-    options, given = config(**sections), origins() if start else None
+    options, given = config(**sections), start_of() if start else None
     seen = batches(3)
     found = steps(module_of(Spoken(), options, given), seen)
     for step, batch in enumerate(seen):
@@ -237,7 +241,7 @@ def test_shares_of_a_batch_add_up_to_its_loss() -> None:
     """Every process draws for the whole batch, and counts by its conditions."""
     whole = batches(1)[0]
     found = [
-        steps(module_of(Spoken(), config(), origins()), [part])[0]
+        steps(module_of(Spoken(), config(), start_of()), [part])[0]
         for part in (whole, whole.share(0, 2), whole.share(1, 2))
     ]
     for term in golden.TERMS:
@@ -250,28 +254,22 @@ def mean_and_error(values: Sequence[float] | Tensor) -> tuple[Any, Any]:
     return found.double().mean(0), found.double().std(0) / math.sqrt(len(found))
 
 
-def gaussian_cells(start: Origins, places: Sequence[int], n: int, moved: float, seed: int) -> Tensor:
-    """Cells of the frame's law around the expected means; `moved`: by so many deviations. All lie above 0."""
-    rng, condition = torch.Generator().manual_seed(seed), torch.arange(len(places)).repeat_interleave(n)
-    begin = start.of([NAMES[place] for place in places])
-    residuals = begin.source(begin.draw(len(condition), rng), condition)
-    cells = begin.latent(residuals + moved * start.frame.deviation, condition)
-    assert (cells > 0).all()
-    return cells
+def gaussian_cells(start: PriorStart, places: Sequence[int], n: int, moved: float, seed: int) -> Tensor:
+    """Cells of standard normal scores around the expected means, moved by so many deviations."""
+    rng, condition = torch.Generator().manual_seed(seed), torch.tensor(list(places)).repeat_interleave(n)
+    scores = torch.randn((len(condition), len(start.spread.deviation)), generator=rng) + moved
+    return start.spread.marginals.expression(scores, start.rates[condition])
 
 
 def watched_steps(
     field: Basis, moved: float, n_steps: int = 40, n_genes: int = 6
-) -> tuple[list[dict[str, float]], Tensor, Tensor]:
-    """Losses and gradients of steps on cells of the frame's law `moved` by so many deviations; E s² of each gene."""
-    start, places = origins(n_genes, lowest=15.0, strength=0.5), (0, 1, 2, 3)
+) -> tuple[list[dict[str, float]], Tensor]:
+    """Losses and gradients of steps on cells whose scores are `moved` by so many deviations."""
+    start, places = start_of(n_genes, zeros=0.0, n_donors=3000), (0, 1, 2, 3)
     seen = [batch_of(gaussian_cells(start, places, 100, moved, seed), places) for seed in range(n_steps)]
     options = config(mmd={"weight": 0.0}, training=STILL | {"clip_norm": 0.0})
     losses = steps(module_of(field, options, start, n_genes), seen)
-    part = start.frame
-    strength = (start.shift / start.scale).square().mean(0)
-    law = part.loadings.square().sum(1) + part.unique.square() + part.spread**2 * strength
-    return losses, torch.stack(field.seen), part.deviation.square() * law
+    return losses, torch.stack(field.seen)
 
 
 # What a correction can be made of: a shift, one that changes in time, a spread that does, a third power.
@@ -288,48 +286,55 @@ def answer(x: Tensor, t: Tensor) -> Tensor:
     return (1 - t) / (t**2 + (1 - t) ** 2) * torch.ones_like(x)
 
 
-def test_nothing_is_left_to_correct_in_the_frame_s_own_gaussian() -> None:
-    losses, gradients, variance = watched_steps(Basis(torch.zeros(4, 6), FUNCTIONS), moved=0.0)
+WEIGHT = float(start_of(6).spread.deviation.square().mean())
+"""Mean d²."""
+
+
+def test_nothing_is_left_to_correct_where_cells_are_as_their_donors() -> None:
+    losses, gradients = watched_steps(Basis(torch.zeros(4, 6), FUNCTIONS), moved=0.0)
     loss, error = mean_and_error([step["cfm"] for step in losses])
-    assert loss == pytest.approx(float(variance.mean()) * math.pi / 2, abs=4 * float(error))
+    assert loss == pytest.approx(WEIGHT * math.pi / 2, abs=4 * float(error))
     assert error < 0.01 * loss
     slope, error = mean_and_error(gradients)
     assert (slope.abs() < 4 * error).all(), slope / error
 
 
-def test_a_gaussian_that_is_moved_is_corrected_by_its_shift() -> None:
+def test_cells_that_are_moved_are_corrected_by_their_shift() -> None:
     """The loss of no correction is larger by m²·∫((1 − t)/(t² + (1 − t)²))² dt; the known one leaves nothing to gain."""
-    deviation = frame(6).deviation
     ts = (np.arange(10_000) + 0.5) / 10_000
-    more = 0.5**2 * float((((1 - ts) / (ts**2 + (1 - ts) ** 2)) ** 2).mean() * deviation.square().mean())
-    silent, slopes, variance = watched_steps(Basis(torch.zeros(1, 6), (answer,)), moved=0.5)
-    best = float(variance.mean()) * math.pi / 2
+    more, best = (
+        0.5**2 * WEIGHT * float((((1 - ts) / (ts**2 + (1 - ts) ** 2)) ** 2).mean()),
+        WEIGHT * math.pi / 2,
+    )
+    silent, slopes = watched_steps(Basis(torch.zeros(1, 6), (answer,)), moved=0.5)
     loss, error = mean_and_error([step["cfm"] for step in silent])
     assert loss == pytest.approx(best + more, abs=4 * float(error))
     assert 4 * error < more
     slope, error = mean_and_error(slopes)
     assert (slope < -4 * error).all()
     weights = torch.cat([torch.full((1, 6), 0.5), torch.zeros(4, 6)])
-    corrected, slopes, _ = watched_steps(Basis(weights, (answer, *FUNCTIONS)), moved=0.5)
+    corrected, slopes = watched_steps(Basis(weights, (answer, *FUNCTIONS)), moved=0.5)
     loss, error = mean_and_error([step["cfm"] for step in corrected])
     assert loss == pytest.approx(best, abs=4 * float(error))
     slope, error = mean_and_error(slopes)
     assert (slope.abs() < 4 * error).all(), slope / error
 
 
-def test_that_correction_generates_the_moved_gaussian() -> None:
+def test_that_correction_generates_them() -> None:
     """Each cell ends where it began, m further: its genes solved in chunks, the Gaussian part exactly."""
-    start = origins(6, lowest=15.0, strength=0.5)
+    start = start_of(6, zeros=0.0, n_donors=3000)
     condition = torch.tensor([0, 1]).repeat_interleave(150)
-    options = SamplingConfig(solver="rk4", steps=12)
 
-    def population(moved: float) -> Tensor:
-        return generate(
+    def scores(moved: float) -> Tensor:
+        cells = generate(
             Basis(torch.full((1, 4), moved), (lambda x, t: answer(x[:, :1], t),)), control=torch.zeros(300, 6),
-            perturbation=TOKENS[:2], condition=condition, genes=torch.arange(6), sampling=options, genes_per_step=4,
+            perturbation=TOKENS[:2], condition=condition, genes=torch.arange(6),
+            sampling=SamplingConfig(solver="rk4", steps=12), genes_per_step=4,
             rng=torch.Generator().manual_seed(1), start=start.of(NAMES[:2]),
         )  # fmt: skip
+        return start.spread.marginals.scores(cells, start.rates[condition], torch.zeros(cells.shape))
 
-    further = population(0.5) - population(0.0)
-    scale = torch.stack([start.scale[0], start.scale[1]])[condition]
-    torch.testing.assert_close(further, 0.5 * scale, rtol=1e-3, atol=1e-3)
+    still, moved = scores(0.0), scores(0.5)
+    kept = still.abs() < 2.5
+    assert kept.float().mean() > 0.95
+    torch.testing.assert_close((moved - still)[kept], torch.full((int(kept.sum()),), 0.5), rtol=0, atol=0.01)
