@@ -41,6 +41,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "flow/step.py": (OBJECTIVE, "tests/flow/test_loss.py"),
     "flow/generate.py": (*GENERATION, OBJECTIVE),
     "prior/start.py": (OBJECTIVE, "tests/prior/test_start.py", "tests/run/test_predict.py"),
+    "prior/marginals.py": ("tests/prior/test_marginals.py",),
     "data/sampler.py": ("tests/data/test_sampler.py", "tests/training/test_steps.py"),
     "run/predict.py": (
         "tests/run/test_predict.py",
