@@ -81,7 +81,7 @@ def fitted(kind: str, seed: int, out: Path, steps: int = STEPS) -> scdfm.Run:
     data = screen(kind, seed, 100)
     perturbed = [name for name in data.obs["perturbation"].unique() if name != "control"]
     doubles = [name for name in perturbed if "+" in name]
-    test, validation = doubles[::3], doubles[1:2]
+    test, validation = doubles[::4], doubles[1::4]
     train = [name for name in perturbed if name not in (*test, *validation)]
     config = scdfm.Config.preset("default").updated(
         {"graph": {"k": 5}, "model": {"width": 32, "heads": 2, "gene_heads": 2, "layers": 1},

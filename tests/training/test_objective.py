@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import golden
-import reference
 from scdfm.config import Config, SamplingConfig
 from scdfm.data import Batch
 from scdfm.encoded import EncodedConditions
 from scdfm.flow import generate
+from scdfm.model import reference
 from scdfm.prior import PriorStart, Spread
 from scdfm.prior.marginals import N_KNOTS, Marginals
 from scdfm.prior.spread import normal_scores
