@@ -5,9 +5,9 @@
 mutants.toml lists changes that somebody could make by mistake. The tree is copied, one text changed, and the tests that
 mirror the file are run until three have failed. Left out are the golden files (tests/training/test_golden.py): they notice
 every changed bit, of a change that is right too. A mutant that no test kills is a test to write. The libraries are
-loaded once, and a fork runs the tests of each mutant. Finished mutants are kept in mutants.json and run again when the
-sources, their tests or their text have changed. Written: mutants.md. A text that is not found, or found twice, is an error,
-told before anything runs: the list has to follow the code.
+loaded once, and a fork runs the tests of each mutant. Finished mutants are kept in mutants.json and run again when
+their file, its tests or their text have changed. Written: mutants.md. A text that is not found, or found twice, is an
+error, told before anything runs: the list has to follow the code.
 """
 
 from __future__ import annotations
@@ -164,9 +164,9 @@ def _run(tree: Path, tests: list[str], report: Path) -> None:
 
 
 def digest(tree: Path, mutant: Mutant) -> str:
-    """Of all that decides what becomes of a mutant."""
-    files = [*(tree / "src").rglob("*.py"), *(tree / test.split("::")[0] for test in TESTS[mutant.file])]
-    parts = [path.read_bytes() for path in sorted(files) if path.is_file()]
+    """Of what decides what becomes of a mutant: its file, the tests that mirror it, its text."""
+    files = [tree / mutant.path, *(tree / test.split("::")[0] for test in TESTS[mutant.file])]
+    parts = [path.read_bytes() for path in files if path.is_file()]
     return hashlib.sha256(b"\0".join([*parts, repr(mutant).encode()])).hexdigest()
 
 
