@@ -182,7 +182,9 @@ def table(found: dict[str, list[str]]) -> str:
         "Made by `python benchmarks/mutants.py`, which changes one text at a time in a copy of the tree and runs the tests "
         f"that mirror its file until {ENOUGH} have failed; the golden files are left out."
     )
-    counted = f"**{killed} of {len(found)}** mutants are killed."
+    counted = (
+        f"**{killed} of the {len(found)}** mutants that were run are killed; the list has {len(listed())}."
+    )
     head = ["| mutant | file | tests that fail first |", "|---|---|---|"]
     return "\n".join(
         ["# Mutants: does a test notice a line that is wrong?", "", about, "", counted, "", *head, *rows, ""]
