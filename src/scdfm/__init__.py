@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from scdfm.declaration import DataConfig
     from scdfm.errors import ScdfmError
-    from scdfm.evaluation import evaluate, summarise
+    from scdfm.evaluation import evaluate, hits, read_counts, scaled, summarise
     from scdfm.run import Run
     from scdfm.screening import Identification, Screen, identify, interactions, screen
     from scdfm.training import fit
@@ -53,6 +53,9 @@ _HOMES = {
     "simulate": "scdfm.data",
     "ScdfmError": "scdfm.errors",
     "evaluate": "scdfm.evaluation",
+    "hits": "scdfm.evaluation",
+    "read_counts": "scdfm.evaluation",
+    "scaled": "scdfm.evaluation",
     "summarise": "scdfm.evaluation",
     "benchmark": "scdfm.benchmarking",
     "Run": "scdfm.run",
@@ -83,11 +86,14 @@ __all__ = [
     "evaluate",
     "file_split",
     "fit",
+    "hits",
     "holdout_split",
     "identify",
     "interactions",
     "make_split",
     "read_cells",
+    "read_counts",
+    "scaled",
     "screen",
     "simulate",
     "summarise",

@@ -17,6 +17,7 @@ from scdfm.errors import ConfigError
 if TYPE_CHECKING:
     from scdfm.data import CellTable
     from scdfm.declaration import DataConfig
+    from scdfm.evaluation import Counts
 
 NONE = "none"
 """What stands for an empty list of columns."""
@@ -133,6 +134,36 @@ class Reader:
                 f"{data}: larger than 2 GiB, so its cells stay on disk (--in-memory: do not)", err=True
             )
         return cells
+
+    def counts(self, predicted: Path, real: Path) -> tuple[Counts, Counts]:
+        """The raw counts of a prediction (X) and of measured cells, which the layer is of."""
+        from scdfm.declaration import DataConfig
+        from scdfm.evaluation import read_counts
+
+        default = DataConfig()
+        for option in (
+            "target_sum",
+            "covariates",
+            "dose_key",
+            "time_key",
+            "match_controls",
+            "control_fallback",
+        ):
+            if getattr(self.declared, option) != getattr(default, option):
+                raise ConfigError(
+                    f"{option} is no option of protocol vcc2026, which scores the counts of one context; leave it out "
+                    "(choose cells with subset)"
+                )
+        if self.backed:
+            raise ConfigError(
+                "--backed is no option of protocol vcc2026, whose counts are in memory; leave it out"
+            )
+        given = self.declared
+        key, control, subset = given.perturbation_key, given.control, given.subset or None
+        return (
+            read_counts(predicted, key, control, subset=subset, need_control=False),
+            read_counts(real, key, control, given.layer, subset, given.min_cells),
+        )
 
     def require_data_alone(self, command: str) -> None:
         """Refuse a config file with tables that `command` would not use."""

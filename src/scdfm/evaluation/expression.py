@@ -79,7 +79,7 @@ def _asymptotic(
 ) -> tuple[Floats, Floats]:
     """p-values and z-scores [K, A]; of cells on disk a few conditions are in memory at once, beside the control."""
     if not isinstance(population.X, StoredMatrix):
-        found = _tested(population, conditions, control)
+        found = tested(population, conditions, control)
         bar.update(len(conditions))
         return found
     parts = []
@@ -90,7 +90,7 @@ def _asymptotic(
             label: np.arange(end - len(rows[label]), end) for label, end in zip(rows, ends, strict=True)
         }
         X = taken(population.X, np.concatenate(list(rows.values())))
-        parts.append(_tested(Population(X, population.genes, places), batch, control))
+        parts.append(tested(Population(X, population.genes, places), batch, control))
         bar.update(len(batch))
     p_value, z = (np.concatenate(values) for values in zip(*parts, strict=True))
     return p_value, z
@@ -111,7 +111,8 @@ def _batches(population: Population, conditions: Sequence[str], at_once: int) ->
         yield batch
 
 
-def _tested(population: Population, conditions: Sequence[str], control: str) -> tuple[Floats, Floats]:
+def tested(population: Population, conditions: Sequence[str], control: str) -> tuple[Floats, Floats]:
+    """p-values and z-scores [K, A] of cells in memory, by the normal approximation whatever their number."""
     import anndata
     from illico import asymptotic_wilcoxon
     from loguru import logger

@@ -14,6 +14,7 @@ from scdfm.errors import DataError
 from scdfm.evaluation import summarise
 from scdfm.evaluation.alignment import Cells, align
 from scdfm.evaluation.summary import models_of
+from scdfm.evaluation.vcc2026.score import ALL
 from scdfm.files import write_text
 from scdfm.report import figures
 from scdfm.report.figures import Illustration
@@ -22,7 +23,7 @@ from scdfm.report.populations import Populations
 from scdfm.report.provenance import provenance as facts_of
 from scdfm.report.standing import headline, positions, standings
 from scdfm.report.strata import blocks
-from scdfm.report.table import score_table
+from scdfm.report.table import scaled_summary, score_table
 from scdfm.report.verdict import verdict
 from scdfm.report.words import PAPER_NOTE, count, higher_is_better, number, title
 
@@ -157,6 +158,7 @@ def compose(
             *_beyond(run, table.loc[table["model"] == model, "condition"]),
         ],
         scores=scores,
+        scaled=score_table(scaled_summary(table)) if table.attrs.get("protocol") == "vcc2026" else None,
         standings=stands,
         strata=blocks(table, model, stands),
         condition_rows=condition_rows(table, scores, model),
@@ -221,7 +223,8 @@ def _close_ups(
 
 def _facts(table: pd.DataFrame, model: str, populations: Populations | None) -> Sequence[tuple[str, str]]:
     """The size of what was scored, in a line."""
-    n_conditions = table.loc[table["model"] == model, "condition"].nunique()
+    named = table.loc[table["model"] == model, "condition"]
+    n_conditions = named[named != ALL].nunique()
     facts = [count(n_conditions, "condition")]
     if populations is not None:
         n_real, n_predicted = (
