@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -22,96 +21,32 @@ NONE = "none"
 """What stands for an empty list of columns."""
 
 
-@dataclass(frozen=True)
-class Screen:
-    """What the options say of a file; each field is an option of every command under `reads_screen`, None: not given."""
+FLAGS: Final = {"genes": "--gene-column"}
+"""Options whose flag has another name than their key."""
+REPEATED: Final = frozenset({"control", "exclude", "guides", "subset"})
+"""Options that may be given several times, each time one label or pair."""
+_CONFIG: Final = typer.Option(
+    help="TOML file whose table `data` holds these options (perturbation_key = ...); options given here go over it."
+)
+_BACKED: Final = typer.Option(
+    "--backed/--in-memory",
+    help="Keep the expression on disk, or in memory. Without it: on disk from 2 GiB (8 bytes a stored value). "
+    "On disk needs as much scratch space, in TMPDIR; the numbers are the same.",
+)
 
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="TOML file whose table `data` holds these options (perturbation_key = ...); options given "
-            "here go over it."
-        ),
-    ] = None
-    perturbation_key: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of obs that holds the condition of each cell.", show_default="perturbation"
-        ),
-    ] = None
-    control: Annotated[
-        str | None, typer.Option(help="Label of the control cells in that column.", show_default="control")
-    ] = None
-    covariates: Annotated[
-        str | None,
-        typer.Option(
-            help="Columns of obs, separated by commas, that join the names of conditions: A|cell_type=B."
-        ),
-    ] = None
-    dose_key: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of obs with the dose: a number, or one per target joined by +. Targets become A@DOSE."
-        ),
-    ] = None
-    time_key: Annotated[
-        str | None, typer.Option(help="Column of obs with the time, a number. Conditions become A|time=24.")
-    ] = None
-    match_controls: Annotated[
-        str | None,
-        typer.Option(
-            help="Columns of obs, separated by commas, that a cell shares with its controls; none for no column. "
-            "Without it the covariates."
-        ),
-    ] = None
-    control_fallback: Annotated[
-        str | None,
-        typer.Option(
-            help="error, or all: cells without control cells of their own take every control cell.",
-            show_default="error",
-        ),
-    ] = None
-    target_sum: Annotated[
-        str | None,
-        typer.Option(
-            help="Declares raw counts and normalises them to this total ('median' or a number), then log1p. "
-            "Without it the values are declared log1p, and checked."
-        ),
-    ] = None
-    layer: Annotated[str | None, typer.Option(help="Layer to read instead of X.")] = None
-    min_cells: Annotated[
-        int | None, typer.Option(help="Leave out perturbed conditions of fewer cells.", show_default="1")
-    ] = None
-    subset: Annotated[
-        list[str] | None, typer.Option(help="Keep cells with COLUMN=VALUE in obs; may be repeated.")
-    ] = None
-    backed: Annotated[
-        bool | None,
-        typer.Option(
-            "--backed/--in-memory",
-            help="Keep the expression on disk, or in memory. Without it: on disk from 2 GiB (8 bytes a stored value). "
-            "On disk needs as much scratch space, in TMPDIR; the numbers are the same.",
-        ),
-    ] = None
 
-    def declared(self, **defaults: Any) -> DataConfig:
-        """The options given, over the table [data] of the file, over `defaults`."""
-        from scdfm.declaration import DataConfig
+def declared(config: Path | None, given: dict[str, Any], **defaults: Any) -> DataConfig:
+    """The options given, over the table [data] of the file, over `defaults`."""
+    from scdfm.declaration import DataConfig
 
-        given: dict[str, Any] = {
-            entry.name: getattr(self, entry.name)
-            for entry in fields(self)
-            if entry.name in DataConfig.model_fields
-        }
-        given |= {name: _columns(given[name]) for name in ("covariates", "match_controls")}
-        given["subset"] = None if self.subset is None else dict(map(_pair, self.subset))
-        given["target_sum"] = None if self.target_sum is None else _total(self.target_sum)
-        base = DataConfig(**defaults)
-        if self.config is not None:
-            base = DataConfig.load(self.config, base)
-        return base.updated(
-            {name: value for name, value in given.items() if value is not None}, "command line"
-        )
+    values = {name: value for name, value in given.items() if value is not None}
+    for name, become in _BECOME.items():
+        if name in values:
+            values[name] = become(values[name])
+    base = DataConfig(**defaults)
+    if config is not None:
+        base = DataConfig.load(config, base)
+    return base.updated(values, "command line")
 
 
 @dataclass(frozen=True)
@@ -128,6 +63,8 @@ class Reader:
         from scdfm.data.stored import StoredMatrix
 
         cells = read_cells(data, **self.declared.options(), backed=self.backed)
+        for note in cells.notes:
+            typer.echo(f"{data}: {note}", err=True)
         if self.backed is None and isinstance(cells.X, StoredMatrix):
             typer.echo(
                 f"{data}: larger than 2 GiB, so its cells stay on disk (--in-memory: do not)", err=True
@@ -148,13 +85,13 @@ class Reader:
 
 
 def reads_screen(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command with a parameter `screen`, a Reader, the options of Screen in its place, with `defaults`."""
+    """Give a command with a parameter `screen`, a Reader, the options of DataConfig in its place, with `defaults`."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        keyword = inspect.Parameter.KEYWORD_ONLY
+        keyword, annotations = inspect.Parameter.KEYWORD_ONLY, _annotations(defaults)
         options = [
             inspect.Parameter(name, keyword, default=None, annotation=annotation)
-            for name, annotation in _annotations(defaults).items()
+            for name, annotation in annotations.items()
         ]
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
@@ -163,8 +100,9 @@ def reads_screen(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..
 
         @functools.wraps(command)
         def wrapped(**values: Any) -> None:
-            screen = Screen(**{entry.name: values.pop(entry.name) for entry in fields(Screen)})
-            command(screen=Reader(screen.declared(**defaults), screen.backed, screen.config), **values)
+            given = {name: values.pop(name) for name in annotations}
+            config, backed = given.pop("config"), given.pop("backed")
+            command(screen=Reader(declared(config, given, **defaults), backed, config), **values)
 
         wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -174,19 +112,25 @@ def reads_screen(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..
 
 
 def _annotations(defaults: dict[str, Any]) -> dict[str, Any]:
-    """The options of Screen by name; --help shows what stands where they are not given."""
-    found: dict[str, Any] = {}
-    for name, annotation in get_type_hints(Screen, include_extras=True).items():
-        option = copy.copy(annotation.__metadata__[0])
-        option.show_default = str(defaults[name]) if name in defaults else option.show_default
-        found[name] = Annotated[annotation.__origin__, option]
-    return found
+    """The options by name; --help shows what stands where they are not given."""
+    from scdfm.declaration import DataConfig
+
+    found: dict[str, Any] = {"config": Annotated[Path | None, _CONFIG]}
+    for name, field in DataConfig.model_fields.items():
+        default = defaults.get(name, field.get_default(call_default_factory=True))
+        kind = list[str] if name in REPEATED else int if field.annotation is int else str
+        option = typer.Option(
+            FLAGS.get(name, f"--{name.replace('_', '-')}"), help=field.description,
+            show_default=str(default) if default else False,
+        )  # fmt: skip
+        found[name] = Annotated[kind | None, option]
+    return found | {"backed": Annotated[bool | None, _BACKED]}
 
 
-def _columns(text: str | None) -> tuple[str, ...] | None:
+def _columns(text: str) -> tuple[str, ...]:
     """The columns of A,B; none of `none`."""
-    if text is None or text == NONE:
-        return None if text is None else ()
+    if text == NONE:
+        return ()
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
@@ -199,8 +143,24 @@ def _total(text: str) -> float | Literal["median"]:
         raise ConfigError(f"--target-sum {text}: expected a number such as 10000, or median") from None
 
 
+def _labels(texts: list[str]) -> str | tuple[str, ...]:
+    """One label as it is, several as a tuple."""
+    return texts[0] if len(texts) == 1 else tuple(texts)
+
+
 def _pair(text: str) -> tuple[str, str]:
     column, sign, value = text.partition("=")
     if not sign or not column:
         raise ConfigError(f"--subset {text}: expected COLUMN=VALUE, e.g. dataset=norman19")
     return column, value
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    return dict(map(_pair, texts))
+
+
+_BECOME: Final[dict[str, Callable[[Any], Any]]] = {
+    "control": _labels, "exclude": tuple, "guides": tuple, "covariates": _columns, "match_controls": _columns,
+    "target_sum": _total, "subset": _pairs,
+}  # fmt: skip
+"""What becomes of the text of an option, where it is more than text or a number."""

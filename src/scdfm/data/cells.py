@@ -22,7 +22,9 @@ from scdfm.data.conditions import (
 )
 from scdfm.data.conditions import covariates as covariates_of
 from scdfm.data.design import Design
+from scdfm.data.gene_names import read_genes, unique_names
 from scdfm.data.labels import Labelled, chosen_rows, label_cells, listed
+from scdfm.data.naming import Naming
 from scdfm.data.source import Source, open_source
 from scdfm.data.stored import BLOCK_ROWS, Matrix, content_digest, in_memory
 from scdfm.data.stored import subset as chosen
@@ -41,7 +43,7 @@ class CellTable:
     Treat it as read-only. `X` is CSR float32 [N, A], or a StoredMatrix of such rows on disk, log1p of counts per
     `scale.target_sum`; `obs` has one row a cell, with the canonical condition as a categorical in column
     `perturbation_key`; `codes` [N] are places in `conditions`; `spelling` maps a condition to its label in the file,
-    where `control` is the label of untreated cells.
+    whose words are those of `naming`; `notes` say what was left out, and which labels may mean something else.
     All untreated cells are the one condition `control`; `match` [N] is the code of each cell's control-matching group.
     """
 
@@ -54,9 +56,15 @@ class CellTable:
     perturbation_key: str
     spelling: dict[str, str]
     match: npt.NDArray[np.int64]
-    control: str = CONTROL
+    naming: Naming = field(default_factory=Naming)
     source: Path | None = None
     design: Design = field(default_factory=Design)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def control(self) -> str:
+        """The first of the labels that untreated cells have in the file."""
+        return self.naming.control[0]
 
     @property
     def covariates(self) -> tuple[str, ...]:
@@ -248,12 +256,16 @@ def _starts(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def read_cells(
     path_or_adata: str | Path | AnnData,
     perturbation_key: str = "perturbation",
-    control: str = "control",
+    control: str | Sequence[str] = "control",
     target_sum: TargetSum = None,
     layer: str | None = None,
     subset: Mapping[str, str] | None = None,
     min_cells: int = 1,
     *,
+    exclude: Sequence[str] = (),
+    separator: str | None = None,
+    guides: Sequence[str] = (),
+    genes: str | None = None,
     covariates: Sequence[str] = (),
     dose_key: str | None = None,
     time_key: str | None = None,
@@ -263,8 +275,18 @@ def read_cells(
 ) -> CellTable:
     """Read a screen from `.h5ad`, `.zarr` or an AnnData; its matrix becomes CSR, never dense.
 
-    perturbation_key: the obs column of condition labels, made canonical (`scdfm.data.conditions.canonical`).
-    control: the label of untreated cells.
+    perturbation_key: the obs column of condition labels, made canonical (`scdfm.data.conditions.canonical`), or
+        columns that name a combination together, joined by `+`: `Drug1+Drug2`.
+    control: the label of untreated cells, or several; `*` stands for any text: `non-targeting_*`. In combinations too
+        they stand for no target: `A+NT-1` is the single `A`. A label is taken at its word, but for `control` and `ctrl`,
+        which stand for each other.
+    exclude: labels of cells to leave out, such as those whose guide is unknown; `*` as above, and `nan` also stands for
+        missing labels.
+    separator: what joins targets in labels beside `+`: `|`, `__`, `_`, `;` or a comma. Within brackets nothing joins.
+    guides: patterns of guide names, such as `GENE_sg*`: what stands for `GENE` is the target, so that the guides of a
+        gene are one condition, and two guides of one gene in a cell a single.
+    genes: the column of var that names genes, such as `gene_name` where the index holds Ensembl ids; features that
+        var['feature_types'] says are no genes (guides, antibodies) are left out in any case.
     target_sum: None declares the values log1p; a number or "median" declares them raw counts, which become
         log1p(count · target_sum / total of the cell). Either declaration is checked.
     layer: the layer to read instead of X.
@@ -285,40 +307,47 @@ def read_cells(
     """
     match = match_controls if match_controls is None else tuple(match_controls)
     design = Design(tuple(covariates), dose_key, time_key, match, control_fallback)
+    naming = Naming(control, exclude, separator, guides, genes)  # type: ignore[arg-type]
     with open_source(path_or_adata) as source:
         return cells_of(
-            source, perturbation_key, control, target_sum, layer, subset, min_cells, design, backed
+            source, perturbation_key, naming, target_sum, layer, subset, min_cells, design, backed
         )
 
 
 def cells_of(
     source: Source,
     perturbation_key: str = "perturbation",
-    control: str = "control",
+    naming: Naming = Naming(),  # noqa: B008
     target_sum: TargetSum = None,
     layer: str | None = None,
     subset: Mapping[str, str] | None = None,
     min_cells: int = 1,
     design: Design = Design(),  # noqa: B008
     backed: bool | None = None,
+    strict: bool = True,
 ) -> CellTable:
-    """The table of an opened screen; the options are those of `read_cells`."""
+    """The table of an opened screen; the options are those of `read_cells`.
+
+    strict: False for a file that is read as another was, and need not hold every label that `naming` names.
+    """
     target_sum = checked_target_sum(target_sum)
     if min_cells < 1:
         raise DataError(f"min_cells is {min_cells}; expected at least 1")
     asked = chosen_rows(source.obs, subset, source.name)
-    labelled = label_cells(source.obs, asked, perturbation_key, control, design, source.name, min_cells)
-    rows, genes = labelled.rows, _genes(source)
+    labelled = label_cells(
+        source.obs, asked, perturbation_key, naming, design, source.name, min_cells, strict
+    )
+    rows, genes = labelled.rows, read_genes(source, naming.genes)
     conditions = (CONTROL, *sorted(set(labelled.names) - {CONTROL}))
     obs = _obs(source.obs, labelled, perturbation_key, conditions, design)
     where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
     X, scale = log1p_values(
         source.matrix(layer), rows if len(rows) < len(source.obs) else None, target_sum, obs.index.tolist(),
-        genes.tolist(), where, backed,
+        genes.names.tolist(), where, backed, genes.columns,
     )  # fmt: skip
     return CellTable(
         X=X,
-        genes=genes,
+        genes=genes.names,
         obs=obs,
         conditions=conditions,
         codes=obs[perturbation_key].cat.codes.to_numpy().astype(np.int64),
@@ -326,9 +355,10 @@ def cells_of(
         perturbation_key=perturbation_key,
         spelling={name: labelled.spelling[name] for name in conditions},
         match=labelled.match,
-        control=control,
+        naming=labelled.naming,
         source=source.path,
         design=design,
+        notes=(*genes.notes, *labelled.notes),
     )
 
 
@@ -337,7 +367,7 @@ def _obs(
 ) -> pd.DataFrame:
     """The rows that are read, under unique names, with their conditions and covariates as categoricals."""
     obs = obs.iloc[labelled.rows].copy()
-    obs.index = pd.Index(_unique(obs.index.astype(str)), dtype=object)
+    obs.index = pd.Index(unique_names(obs.index.astype(str)), dtype=object)
     obs[key] = pd.Categorical(labelled.names, categories=pd.Index(conditions))
     for column in design.covariates:
         obs[column] = labelled.columns[column]
@@ -345,29 +375,3 @@ def _obs(
         if column != key:
             obs[column] = obs[column].cat.remove_unused_categories()
     return obs
-
-
-def _genes(source: Source) -> npt.NDArray[np.str_]:
-    genes = source.genes
-    if not len(genes):
-        raise DataError(f"{source.name} holds no genes; expected their names in var")
-    if (unnamed := np.char.strip(genes) == "").any():
-        raise DataError(
-            f"{source.name}: {int(unnamed.sum())} genes have no name in var (first: column {int(np.argmax(unnamed))}); "
-            "name or remove them"
-        )
-    repeated = pd.Index(genes).duplicated()
-    if repeated.any():
-        raise DataError(
-            f"{source.name}: gene '{genes[repeated][0]}' occurs more than once in var ({int(repeated.sum())} repeats); "
-            "expected unique names: make them so (AnnData.var_names_make_unique), or sum the repeats"
-        )
-    return genes
-
-
-def _unique(names: pd.Index) -> list[str]:
-    if names.is_unique:
-        return names.tolist()
-    from anndata.utils import make_index_unique
-
-    return list(make_index_unique(names))

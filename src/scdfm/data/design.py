@@ -16,6 +16,7 @@ import pandas as pd
 from scdfm.data.conditions import (
     COVARIATE_SIGN,
     KEY,
+    SEPARATOR,
     TIME,
     Condition,
     Perturbation,
@@ -24,6 +25,7 @@ from scdfm.data.conditions import (
     parse,
     spelled_parts,
 )
+from scdfm.data.naming import Naming
 from scdfm.errors import DataError
 
 
@@ -73,6 +75,26 @@ class Design:
         return asdict(self)
 
 
+def labels_of(obs: pd.DataFrame, key: str, name: str) -> pd.Series:
+    """The label of each cell as text, missing where it has none: obs[key], or where there is no such column the values
+    of several joined by `+`: `Drug1+Drug2`. A blank or missing value among several says that there is no further target.
+    """
+    columns = [part.strip() for part in key.split(SEPARATOR)]
+    if key in obs.columns or len(columns) < 2 or not all(columns):
+        labels = column_of(obs, key, "perturbation column", name)
+        return labels.astype(str).where(labels.notna().to_numpy(), None)
+    parts = [texts(column_of(obs, column, "perturbation column", name)) for column in columns]
+    joined = pd.DataFrame({place: part.codes for place, part in enumerate(parts)}, index=obs.index)
+    codes, each = joined.groupby(list(joined), sort=False).ngroup(), joined.drop_duplicates()
+    words = [
+        [str(part.categories[code]) for part, code in zip(parts, row, strict=True) if code >= 0]
+        for row in each.to_numpy()
+    ]
+    return codes.map({place: SEPARATOR.join(found) or None for place, found in enumerate(words)}).astype(
+        object
+    )
+
+
 def column_of(obs: pd.DataFrame, column: str, what: str, name: str) -> pd.Series:
     """A column of obs; DataError names those there are."""
     if column not in obs.columns:
@@ -113,7 +135,7 @@ class Designed:
 
     @classmethod
     def read(
-        cls, obs: pd.DataFrame, labels: pd.Series, design: Design, control: str, key: str, name: str
+        cls, obs: pd.DataFrame, labels: pd.Series, design: Design, naming: Naming, key: str, name: str
     ) -> Designed:
         """The columns of `obs`; a covariate without a column is taken from the labels where all of them hold it."""
         columns: dict[str, pd.Categorical] = {}
@@ -127,9 +149,7 @@ class Designed:
                 if column == key and what != "match_controls column":
                     raise DataError(f"{name}: {what} '{column}' is the perturbation column; name another")
                 if what == "covariate column" and column not in obs.columns:
-                    held = labels.map(
-                        {x: dict(parse(x, control).covariates).get(column) for x in set(labels)}
-                    )
+                    held = labels.map({x: dict(naming.parse(x).covariates).get(column) for x in set(labels)})
                     if held.notna().all():
                         columns[column] = texts(held)
                         continue
@@ -142,18 +162,18 @@ class Designed:
         columns = {key: values[rows] for key, values in self.columns.items()}
         return replace(self, columns=columns, cells=self.cells[rows])
 
-    def names(self, labels: pd.Series, control: str) -> tuple[npt.NDArray[np.object_], dict[str, str]]:
+    def names(self, labels: pd.Series, naming: Naming) -> tuple[npt.NDArray[np.object_], dict[str, str]]:
         """The condition [N] of every cell, `control` for untreated ones, and the label (the first in sorted order) of
         each condition."""
         label = pd.Categorical(labels)
-        known = [parse(str(text), control) for text in label.categories]
+        known = [naming.parse(str(text)) for text in label.categories]
         untreated = np.array([not condition.perturbations for condition in known], dtype=bool)[label.codes]
         used = [self.columns[key] for key in (*self.design.covariates, *self._numbers())]
         codes = {"label": label.codes.astype(np.int64)}
         codes |= {str(i): np.where(untreated, -1, values.codes) for i, values in enumerate(used)}
         group = pd.DataFrame(codes).groupby(list(codes), sort=False).ngroup().to_numpy()
         _, firsts = np.unique(group, return_index=True)
-        spelled = [(str(label[row]), self._name(row, str(label[row]), control)) for row in firsts]
+        spelled = [(str(label[row]), self._name(row, str(label[row]), naming)) for row in firsts]
         spelling = {name: text for text, name in sorted(spelled, reverse=True)}
         return np.array([name for _, name in spelled], dtype=object)[group], spelling
 
@@ -198,15 +218,15 @@ class Designed:
                 f"'{self.cells[np.argmax(missing)]}'); expected one for each: fill it in, or leave these cells out"
             )
 
-    def _name(self, row: int, label: str, control: str) -> str:
+    def _name(self, row: int, label: str, naming: Naming) -> str:
         """The canonical name of a cell from its label and columns."""
-        said = parse(label, control)
+        said = naming.parse(label)
         if not said.perturbations:
             undeclared = [key for key, _ in said.covariates if key not in self.design.covariates]
             if undeclared:
                 raise DataError(
                     f"{self.name}: control label '{label}' holds covariate '{undeclared[0]}', which is not declared; "
-                    f"name it with covariates, or label these cells '{control}'"
+                    f"name it with covariates, or label these cells '{naming.control[0]}'"
                 )
             return str(Condition())
         pairs = dict(said.covariates)
@@ -226,7 +246,7 @@ class Designed:
                 self._agree(row, label, TIME, number_text(said.time), number_text(time))
         perturbations = said.perturbations
         if self.design.dose_key:
-            perturbations = self._dosed(row, label, said, control, self.design.dose_key)
+            perturbations = self._dosed(row, naming.plain(label), said, self.design.dose_key)
         return str(Condition(perturbations, tuple(pairs.items()), time))
 
     def _given(self, key: str, row: int, what: str) -> str:
@@ -257,12 +277,10 @@ class Designed:
             )
         return value
 
-    def _dosed(
-        self, row: int, label: str, said: Condition, control: str, key: str
-    ) -> tuple[Perturbation, ...]:
+    def _dosed(self, row: int, label: str, said: Condition, key: str) -> tuple[Perturbation, ...]:
         """The label's targets with the dose column's number, or numbers in the order of the label."""
         text = self._given(key, row, "dose column")
-        parts = [parse(part, control).perturbations for part in spelled_parts(label)]
+        parts = [parse(part).perturbations for part in spelled_parts(label)]
         numbers = [text] if _is_float(text) else [piece.strip() for piece in text.split("+")]
         if len(numbers) == 1:
             numbers *= len(parts)

@@ -22,32 +22,35 @@ Rows = npt.NDArray[np.int64]
 
 def log1p_values(
     matrix: Any, rows: Rows | None, target_sum: TargetSum, cells: Sequence[str], genes: Sequence[str], where: str,
-    backed: bool | None = None,
+    backed: bool | None = None, columns: Rows | None = None,
 ) -> tuple[Matrix, Scale]:  # fmt: skip
     """Checked log1p values of the chosen `rows` (None: all) and their scale, as `to_log1p` gives them.
+
+    columns: those of `genes` in the matrix (None: all), ascending; the others count for nothing, totals included.
 
     backed: True streams them to a scratch file (8 bytes a stored value), False keeps them in memory; None decides
     by size: a matrix on disk of more than STORED_ABOVE bytes stays there.
     """
     stored = backed if backed is not None else _on_disk(matrix) and _size(matrix, rows) > STORED_ABOVE
     if not stored or len(getattr(matrix, "shape", ())) != 2:
-        return to_log1p(to_csr(matrix, rows, where), target_sum, cells, genes, where)
+        return to_log1p(_of(to_csr(matrix, rows, where), columns), target_sum, cells, genes, where)
     if getattr(matrix, "format", "csr") == "csc" and _on_disk(matrix):
         raise DataError(
             f"{where} is a CSC matrix, whose cells cannot be read one after another; expected CSR or dense for cells "
             "that stay on disk: write it as CSR (adata.X = adata.X.tocsr()), or pass backed=False"
         )
-    return _streamed(matrix, rows, target_sum, cells, genes, where)
+    return _streamed(matrix, rows, target_sum, cells, genes, where, columns)
 
 
 def _streamed(
-    matrix: Any, rows: Rows | None, target_sum: TargetSum, cells: Sequence[str], genes: Sequence[str], where: str
+    matrix: Any, rows: Rows | None, target_sum: TargetSum, cells: Sequence[str], genes: Sequence[str], where: str,
+    columns: Rows | None,
 ) -> tuple[StoredMatrix, Scale]:  # fmt: skip
     """One pass over `matrix`; a second, ahead of it, where the median total has to be known first."""
     check = Check(target_sum is not None, genes, where)
-    target = None if target_sum is None else _target(matrix, rows, target_sum, cells, genes, where)
+    target = None if target_sum is None else _target(matrix, rows, target_sum, cells, genes, where, columns)
     writer = RowsWriter(len(genes))
-    for start, block in _row_blocks(matrix, rows, where):
+    for start, block in _row_blocks(matrix, rows, where, columns):
         check.block(block, cells[start : start + block.shape[0]])
         writer.append(block if target is None else normalised(block, target))
     check.whole()
@@ -56,19 +59,22 @@ def _streamed(
 
 
 def _target(
-    matrix: Any, rows: Rows | None, target_sum: Any, cells: Sequence[str], genes: Sequence[str], where: str
+    matrix: Any, rows: Rows | None, target_sum: Any, cells: Sequence[str], genes: Sequence[str], where: str,
+    columns: Rows | None,
 ) -> float:  # fmt: skip
     if target_sum != "median":
         return float(target_sum)
     check, found = Check(True, genes, where), []
-    for start, block in _row_blocks(matrix, rows, where):
+    for start, block in _row_blocks(matrix, rows, where, columns):
         check.block(block, cells[start : start + block.shape[0]])
         found.append(totals(block))
     check.whole()
     return median_total(np.concatenate(found))
 
 
-def _row_blocks(matrix: Any, rows: Rows | None, where: str) -> Iterator[tuple[int, sp.csr_matrix]]:
+def _row_blocks(
+    matrix: Any, rows: Rows | None, where: str, columns: Rows | None
+) -> Iterator[tuple[int, sp.csr_matrix]]:
     """Blocks of the chosen rows as canonical CSR, each with the place of its first row among the chosen ones."""
     done = 0
     for low in range(0, matrix.shape[0], BLOCK_ROWS):
@@ -84,9 +90,14 @@ def _row_blocks(matrix: Any, rows: Rows | None, where: str) -> Iterator[tuple[in
             raise DataError(
                 f"{where} cannot be read ({reason(error)}); write the file anew (write_h5ad)"
             ) from error
-        block = to_csr(part, wanted, where)
+        block = _of(to_csr(part, wanted, where), columns)
         yield done, block
         done += block.shape[0]
+
+
+def _of(block: sp.csr_matrix, columns: Rows | None) -> sp.csr_matrix:
+    """The `columns` (ascending) of a canonical block, itself canonical."""
+    return block if columns is None else sp.csr_matrix(block[:, columns])
 
 
 def _on_disk(matrix: Any) -> bool:

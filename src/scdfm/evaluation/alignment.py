@@ -12,9 +12,11 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 
 from scdfm.data.cells import CellTable, read_cells
-from scdfm.data.conditions import CONTROL, canonical, near
-from scdfm.data.design import Design, Designed
-from scdfm.data.source import open_source
+from scdfm.data.conditions import CONTROL, canonical, near, parse, targets
+from scdfm.data.design import Designed
+from scdfm.data.gene_names import Genes, read_genes
+from scdfm.data.naming import Naming
+from scdfm.data.source import Source, open_source
 from scdfm.data.stored import StoredMatrix
 from scdfm.data.stored import subset as chosen_cells
 from scdfm.data.streaming import log1p_values
@@ -52,7 +54,7 @@ def align(
     predicted: Cells | None,
     real: Cells,
     *,
-    control: str = CONTROL,
+    control: str | Sequence[str] = CONTROL,
     perturbation_key: str | None = None,
     subset: Mapping[str, str] | None = None,
     conditions: Sequence[str] | None = None,
@@ -71,10 +73,12 @@ def align(
                 "subset goes with a file or an AnnData; give it to read_cells to choose cells of a table"
             )
         table, key = real, perturbation_key or real.perturbation_key
-        control = real.control if control == CONTROL else control
+        same = control in (CONTROL, *real.naming.control)
+        naming = real.naming if same else replace(real.naming, control=control)  # type: ignore[arg-type]
     else:
         key = perturbation_key or "perturbation"
         table = read_cells(real, key, control, subset=subset, backed=backed)
+        naming = table.naming
     truth = _population(table)
     if CONTROL not in truth.rows:
         raise DataError("real: no control cells; expected some, every score is taken against them")
@@ -88,7 +92,7 @@ def align(
     claim = (
         _population(predicted)
         if isinstance(predicted, CellTable)
-        else _read(predicted, key, control, table.design, subset, backed)
+        else _read(predicted, key, naming, table, subset, backed)
     )
     _check_declared(predicted, table)
     genes, notes = _common_genes(claim, truth)
@@ -121,8 +125,8 @@ def _population(table: CellTable) -> Population:
 def _read(
     source: Cells,
     key: str,
-    control: str,
-    design: Design,
+    naming: Naming,
+    real: CellTable,
     subset: Mapping[str, str] | None,
     backed: bool | None,
 ) -> Population:
@@ -145,15 +149,13 @@ def _read(
             if column in obs.columns:
                 kept &= (obs[column].astype(str) == str(value)).to_numpy()
         rows = np.flatnonzero(kept)
-        names = predicted_names(obs.iloc[rows], key, control, design, name)
-        genes, cells = opened.genes, obs.index[rows].astype(str).tolist()
-        if pd.Index(genes).has_duplicates:
-            raise DataError(
-                f"{name}: gene names repeat; expected each once: make them unique (var_names_make_unique)"
-            )
+        names = predicted_names(obs.iloc[rows], key, naming, real, name)
+        genes, cells = predicted_genes(opened, naming, name), obs.index[rows].astype(str).tolist()
         chosen = None if kept.all() else rows
         try:
-            X, _ = log1p_values(opened.matrix(None), chosen, None, cells, genes.tolist(), name, backed)
+            X, _ = log1p_values(
+                opened.matrix(None), chosen, None, cells, genes.names.tolist(), name, backed, genes.columns
+            )
         except LooksLikeCountsError:
             raise DataError(
                 f"{name} holds whole numbers, these look like counts; expected log1p values as in the real cells: "
@@ -161,18 +163,42 @@ def _read(
             ) from None
     codes = pd.Categorical(names)
     places = {c: np.flatnonzero(codes.codes == i) for i, c in enumerate(codes.categories)}
-    return Population(X, np.asarray(genes), places)
+    return Population(X, np.asarray(genes.names), places)
 
 
-def predicted_names(obs: pd.DataFrame, key: str, control: str, design: Design, name: str) -> np.ndarray:
-    """The conditions [n] of a prediction's cells, all of which have a label.
+def predicted_genes(source: Source, naming: Naming, name: str) -> Genes:
+    """The genes of a prediction: by the column of var that names those of the real cells, where it has one."""
+    if naming.genes in source.var.columns:
+        return read_genes(source, naming.genes)
+    if pd.Index(source.genes).has_duplicates:
+        raise DataError(
+            f"{name}: gene names repeat; expected each once: make them unique (var_names_make_unique)"
+        )
+    return read_genes(source)
 
-    What labels do not say of covariates, doses and times is taken from the columns of the real cells' `design`.
+
+def predicted_names(obs: pd.DataFrame, key: str, naming: Naming, real: CellTable, name: str) -> np.ndarray:
+    """The conditions [n] of a prediction's cells, all of which have a label, in the words of the file or in scdfm's own.
+
+    What labels do not say of covariates, doses and times is taken from the columns of the real cells' design.
     """
-    labels = obs[key].astype(str)
+    labels, design = obs[key].astype(str), real.design
+    # A target of the real cells is no guide of another one: HLA-A is not pooled to HLA.
+    known = {target for condition in real.conditions for target in targets(condition)}
+    own = {text: text for text in labels.unique() if _is_known(text, known)}
+    labels = labels.map(own | {text: naming.plain(text) for text in labels.unique() if text not in own})
     dose, time = (k if k in obs.columns else None for k in (design.dose_key, design.time_key))
     kept = replace(design, dose_key=dose, time_key=time, match_controls=())
-    return Designed.read(obs, labels, kept, control, key, name).names(labels, control)[0]
+    return Designed.read(obs, labels, kept, Naming(), key, name).names(labels, Naming())[0]
+
+
+def _is_known(name: str, known: set[str]) -> bool:
+    """Whether a label is a condition of `known` targets in scdfm's own words."""
+    try:
+        found = parse(name).perturbations
+    except ConditionError:
+        return False
+    return bool(found) and all(one.target in known for one in found)
 
 
 def _check_declared(predicted: Cells, real: CellTable) -> None:

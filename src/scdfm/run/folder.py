@@ -30,10 +30,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from scdfm.config import Config
-from scdfm.data import CellTable, Split, Vocabulary, read_cells
+from scdfm.data import CellTable, Split, Vocabulary
+from scdfm.data.cells import cells_of
 from scdfm.data.conditions import canonical, control_of
+from scdfm.data.design import Design
 from scdfm.data.encoding import ConditionEncoder
 from scdfm.data.features import FeatureTable, Standardiser
+from scdfm.data.naming import Naming
+from scdfm.data.source import open_source
 from scdfm.data.split import UNKNOWN
 from scdfm.encoded import ConditionShape
 from scdfm.errors import RunError
@@ -215,7 +219,7 @@ class Run:
             raise RunError(
                 f"run {self.path} stores no control cells; give some with --controls (controls=...)"
             )
-        return read_controls(self.path / CONTROLS, self.manifest, control="control")
+        return read_controls(self.path / CONTROLS, self.manifest, Naming())
 
     def untrained(self) -> Run | None:
         """This run at step 0: a field that corrects nothing, so that `predict` gives what the prior expects, in closed
@@ -332,13 +336,11 @@ def encoder_of(manifest: Manifest, features: FeatureTable | None) -> ConditionEn
     return ConditionEncoder(Vocabulary(tuple(manifest.vocabulary)), manifest.conditions, known, features)
 
 
-def read_controls(cells: Any, manifest: Manifest, control: str, target_sum: Any = None) -> CellTable:
+def read_controls(cells: Any, manifest: Manifest, naming: Naming, target_sum: Any = None) -> CellTable:
     """Control cells of a file or an AnnData, with the covariates and matching columns of the run."""
-    design = manifest.design
-    return read_cells(
-        cells, manifest.perturbation_key, control, target_sum, covariates=design.get("covariates", ()),
-        match_controls=design.get("match_controls"), control_fallback=design.get("control_fallback", "error"),
-    )  # fmt: skip
+    design = Design(**{**manifest.design, "dose_key": None, "time_key": None})  # controls need neither
+    with open_source(cells) as source:
+        return cells_of(source, manifest.perturbation_key, naming, target_sum, design=design, strict=False)
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -9,12 +9,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from scdfm.config import Config
 from scdfm.data import Scale, Split, Vocabulary, targets
 from scdfm.data.design import Design
 from scdfm.data.encoding import ConditionSchema
+from scdfm.data.naming import Naming
 from scdfm.errors import RunError
 from scdfm.files import write_json
 from scdfm.prior.shrink import Shrinkage
@@ -87,6 +96,9 @@ class Manifest(BaseModel):
     scale: dict[str, Any]
     perturbation_key: str
     control: str
+    """The first of the labels of untreated cells."""
+    names: dict[str, Any] = {}
+    """How the file names genes and conditions (from format 7 on)."""
     design: dict[str, Any] = {}
     """Columns of obs that hold covariates, dose and time, and those that match controls."""
     conditions: ConditionSchema = ConditionSchema()
@@ -131,6 +143,13 @@ class Manifest(BaseModel):
             Design(**value)
         return value
 
+    @field_validator("names")
+    @classmethod
+    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if value:
+            TypeAdapter(Naming).validate_python(value, strict=False)
+        return value
+
     @field_validator("versions")
     @classmethod
     def _versions(cls, value: dict[str, str]) -> dict[str, str]:
@@ -153,6 +172,11 @@ class Manifest(BaseModel):
         if self.design and set(self.conditions.covariates) - set(self.design["covariates"]):
             raise ValueError("conditions holds covariates that design does not name")
         return self
+
+    @property
+    def naming(self) -> Naming:
+        """How the file that the run was fitted on names genes and conditions."""
+        return Naming(**self.names) if self.names else Naming((self.control,))
 
     @property
     def identity(self) -> str:

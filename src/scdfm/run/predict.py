@@ -15,7 +15,7 @@ import scipy.sparse as sp
 import torch
 from tqdm.auto import tqdm
 
-from scdfm.data import CONTROL, CellTable, canonical
+from scdfm.data import CONTROL, CellTable
 from scdfm.data.conditions import covariates, perturbation_of
 from scdfm.errors import ConditionError, DataError
 from scdfm.flow import Noise, Start, generate
@@ -82,7 +82,7 @@ def condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
         conditions = run.split.test
     if isinstance(conditions, str):
         conditions = [conditions]
-    names = list(dict.fromkeys(canonical(name, run.manifest.control) for name in conditions))
+    names = list(dict.fromkeys(run.manifest.naming.canonical(name) for name in conditions))
     if not names:
         raise ConditionError("no condition to predict: give at least one name, e.g. 'A' or 'A+B'")
     populations = run.manifest.control_populations
@@ -101,7 +101,7 @@ def control_table(run: Run, controls: CellTable | ad.AnnData | str | Path) -> Ce
     scale = run.manifest.scale
     if not isinstance(controls, CellTable):
         target_sum = scale["target_sum"] if scale["declared"] == "counts" else None
-        controls = read_controls(controls, run.manifest, run.manifest.control, target_sum)
+        controls = read_controls(controls, run.manifest, run.manifest.naming, target_sum)
     found = controls.scale.target_sum
     if None not in (found, scale["target_sum"]) and found != scale["target_sum"]:
         raise DataError(

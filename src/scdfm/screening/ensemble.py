@@ -145,7 +145,7 @@ class Ensemble:
         else:
             scale, manifest = self.first.manifest.scale, self.first.manifest
             total = scale["target_sum"] if scale["declared"] == "counts" else None
-            table = read_controls(controls, manifest, manifest.control, total)
+            table = read_controls(controls, manifest, manifest.naming, total)
         modelled = {gene for run in self.runs for gene in run.genes}
         missing = sorted(modelled - set(map(str, table.genes)))
         if missing:

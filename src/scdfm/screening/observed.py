@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scdfm.data import canonical, read_cells
+from scdfm.data import read_cells
 from scdfm.data.cells import cells_of
+from scdfm.data.naming import Naming
 from scdfm.data.source import open_source
 from scdfm.data.stored import in_memory, subset
 from scdfm.errors import DataError
@@ -75,12 +76,12 @@ def _table(source: str | Path | AnnData | CellTable, ensemble: Ensemble, conditi
     total = scale["target_sum"] if scale["declared"] == "counts" else None
     if condition is not None:
         table = source if isinstance(source, CellTable) else read_cells(
-            source, manifest.perturbation_key, manifest.control, total, **manifest.design
+            source, manifest.perturbation_key, target_sum=total, **manifest.design, **manifest.naming.to_dict()
         )  # fmt: skip
-        return table.select([canonical(condition, manifest.control)])
+        return table.select([manifest.naming.canonical(condition)])
     if isinstance(source, CellTable):
         return source
     # Every cell is one population here; cells_of checks values and genes, and wants a label to begin with.
     with open_source(source) as opened:
         one = pd.DataFrame({"population": "control"}, index=opened.obs.index.astype(str))
-        return cells_of(replace(opened, obs=one), "population", "control", total)
+        return cells_of(replace(opened, obs=one), "population", Naming(genes=manifest.naming.genes), total)

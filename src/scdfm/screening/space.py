@@ -83,7 +83,7 @@ def chosen(
     """The canonical names of a screen: `conditions` as given with their singles, or the combinations of `targets`."""
     if conditions is None:
         return combinations(all_targets(run) if targets is None else targets, order, setting)
-    names = [canonical(name, run.manifest.control) for name in conditions]
+    names = [run.manifest.naming.canonical(name) for name in conditions]
     if not names or not all(map(members, names)):
         raise ConditionError("conditions: expected perturbed ones to predict, e.g. 'A' or 'A+B'")
     singles = [single for name in names for single in members(name)]
