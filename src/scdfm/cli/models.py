@@ -100,7 +100,9 @@ def predict(
     out: Annotated[Path, typer.Option(help="File to write (.h5ad or .zarr).", show_default=False)],
     conditions: Annotated[
         list[str] | None,
-        typer.Option(help="Conditions, separated by commas: A+B,C, or @FILE of one a line. May be repeated."),
+        typer.Option(
+            help="Conditions, separated by commas: A+B,C, or @FILE of one a line (names may hold commas). May be repeated."
+        ),
     ] = None,
     test: Annotated[
         bool, typer.Option("--test", help="The test conditions of the run's split that can be predicted.")
@@ -140,9 +142,12 @@ def predict(
             if is_first():
                 typer.echo(untold(left, len(asked)), err=True)
     if conditions:
-        names = names_of(*conditions)
+        names = names_of(*conditions, run=source)
     if all_pairs_of is not None:
-        names = ["+".join(pair) for pair in itertools.combinations(dict.fromkeys(names_of(all_pairs_of)), 2)]
+        names = [
+            "+".join(pair)
+            for pair in itertools.combinations(dict.fromkeys(names_of(all_pairs_of, run=source)), 2)
+        ]
     written = source.predict_to(
         out, names, controls, n_cells=cells, seed=seed, resume=resume, overwrite=overwrite, progress=not quiet
     )

@@ -19,10 +19,11 @@ from scdfm.data.conditions import (
     Condition,
     control_of,
     near,
+    targets,
 )
 from scdfm.data.conditions import covariates as covariates_of
 from scdfm.data.design import Design
-from scdfm.data.gene_names import read_genes, unique_names
+from scdfm.data.gene_names import elsewhere, read_genes, unique_names
 from scdfm.data.labels import Labelled, chosen_rows, label_cells, listed
 from scdfm.data.naming import Naming
 from scdfm.data.source import Source, open_source
@@ -358,8 +359,17 @@ def cells_of(
         naming=labelled.naming,
         source=source.path,
         design=design,
-        notes=(*genes.notes, *labelled.notes),
+        notes=(*genes.notes, *labelled.notes, *_otherwise_named(source, naming, conditions)),
     )
+
+
+def _otherwise_named(source: Source, naming: Naming, conditions: Sequence[str]) -> list[str]:
+    """Where targets are found that the index of var does not name, in words."""
+    every = {target for condition in conditions for target in targets(condition)}
+    note = (
+        None if naming.genes is not None or every & set(source.genes.tolist()) else elsewhere(source, every)
+    )
+    return [] if note is None else [note]
 
 
 def _obs(

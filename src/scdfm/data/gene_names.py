@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,7 +37,7 @@ def read_genes(source: Source, column: str | None = None) -> Genes:
     """
     if not len(source.genes):
         raise DataError(f"{source.name} holds no genes; expected their names in var")
-    kept, note = _measured(source.var)
+    kept, note = measured(source.var)
     names, said = source.genes, list[str]()
     if column is not None:
         names, said = _by_column(source, column, kept)
@@ -57,7 +57,7 @@ def read_genes(source: Source, column: str | None = None) -> Genes:
     return Genes(names, columns, (*([note] if note else []), *said))
 
 
-def _measured(var: pd.DataFrame) -> tuple[npt.NDArray[np.bool_], str | None]:
+def measured(var: pd.DataFrame) -> tuple[npt.NDArray[np.bool_], str | None]:
     """Which rows of var are genes, and what the others are."""
     for column in FEATURE_TYPES:
         if column not in var.columns:
@@ -69,6 +69,34 @@ def _measured(var: pd.DataFrame) -> tuple[npt.NDArray[np.bool_], str | None]:
             note = f"{int((~genes).sum())} features are left out: var['{column}'] says that they are no genes ({others})"
             return genes, note
     return np.ones(len(var), dtype=bool), None
+
+
+def spellings(source: Source) -> dict[str | None, frozenset[str]]:
+    """Names of the genes by the column of var that holds them, or None for the index: columns of mostly different texts."""
+    kept, _ = measured(source.var)
+    var = source.var.iloc[np.flatnonzero(kept)]
+    found: dict[str | None, frozenset[str]] = {None: frozenset(np.char.strip(source.genes[kept]).tolist())}
+    for column in map(str, var.columns):
+        values = var[column] if list(var.columns).count(column) == 1 else None
+        if values is None or pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+            continue
+        names = frozenset(values.dropna().astype(str).str.strip()) - {""}
+        if 2 * len(names) > len(var) and names != found[None]:
+            found[column] = names
+    return found
+
+
+def elsewhere(source: Source, targets: Collection[str]) -> str | None:
+    """In which column of var most `targets` are found that are no names of the index, in words; None where in none."""
+    found = spellings(source)
+    shares = {column: len(names.intersection(targets)) for column, names in found.items()}
+    best = max(shares, key=lambda column: (shares[column], column is None))
+    if best is None or 2 * shares[best] < len(targets) or 2 * shares[None] >= len(targets):
+        return None
+    return (
+        f"{shares[best]} of {len(targets)} targets are genes by var['{best}'], and {shares[None]} by the index of var, "
+        f"which names the genes: give --gene-column {best} (genes='{best}'), or nothing but their cells describes them"
+    )
 
 
 def _by_column(

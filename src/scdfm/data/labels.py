@@ -123,8 +123,8 @@ def check_control(labels: pd.Series, naming: Naming, key: str, name: str, strict
     beside = [label for label in untreated if label.strip() in CONTROL_SPELLINGS]
     if strict and beside and not CONTROL_SPELLINGS & set(naming.control):
         raise DataError(
-            f"{name}: {int(labels.isin(beside).sum())} cells of obs column '{key}' are labelled '{beside[0]}', which is none "
-            f"of the control labels given ({listed(naming.control)}); leave them out (--exclude {beside[0]}), or "
+            f"{name}: {int(labels.isin(beside).sum())} cells of obs column '{key}' are labelled '{beside[0]}', which is "
+            f"none of the control labels given ({listed(naming.control)}); leave them out (--exclude {beside[0]}), or "
             f"count them too (--control {beside[0]} beside the others)"
         )
 

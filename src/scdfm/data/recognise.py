@@ -7,22 +7,22 @@ from typing import Final
 
 # Words of untreated cells that may stand with anything in _BESIDE: `DMSO_TF`, `sgNT-1`, `0.1% DMSO`.
 _UNTREATED: Final = (
-    r"control|ctrl|ctl|cntrl|cntl|negctrl|negcontrol|ntctrl|nt|ntc|non ?target(?:ing|ed)?|no ?target|safe ?target(?:ing)?|"
-    r"safe ?harbou?r|neg(?:ative)? ?(?:control|ctrl|ctl)|no ?(?:drug|treatment|stim(?:ulation)?|cytokine|perturbation|site)|"
-    r"unperturbed|untreated|unstimulated|unstim|untransduced|vehicle|dmso|pbs|mock|scrambled?|scr|wild ?type|wt|"
-    r"intergenic|(?:one )?non gene site"
+    r"control|ctrl|ctl|cntrl|cntl|negctrl|negcontrol|ntctrl|nt|ntc|non ?target(?:ing|ed)?|no ?target|"
+    r"safe ?target(?:ing)?|safe ?harbou?r|neg(?:ative)? ?(?:control|ctrl|ctl)|intergenic|(?:one )?non gene site|"
+    r"no ?(?:drug|treatment|stim(?:ulation)?|cytokine|perturbation|site)|unperturbed|untreated|unstimulated|unstim|"
+    r"untransduced|vehicle|dmso(?: tf)?|pbs|mock|scrambled?|scr|wild ?type|wt"
 )
-_BESIDE: Final = r"sg|si|sh|grna|sgrna|guide|cells?|treated|treatment|human|mouse|tf|only|a|b|g|\d+|%"
+_BESIDE: Final = r"sg|grna|sgrna|guide|cells?|treated|treatment|human|mouse|only|g|\d+|%"
 _CONTROL: Final = re.compile(
-    rf"(?:(?:sg|si|sh) ?|(?:{_BESIDE}) )*(?:{_UNTREATED})g?(?: (?:{_UNTREATED}|{_BESIDE})g?)*"
+    rf"(?:(?:sg|si|sh) ?|(?:human|mouse|\d+|%) )*(?:{_UNTREATED})g?(?: (?:{_UNTREATED}|{_BESIDE})g?)*"
 )
 # Alone these are untreated cells only where no other label is: in screens of guides they mean that none was found.
 _NONE: Final = re.compile(r"none|neg|negative|no ?(?:guide|sgrna|grna)s?")
 _UNASSIGNED: Final = re.compile(
     r"|nan|na|n a|null|none|neg|negative|unassigned|not ?assigned|unknown|undetermined|undefined|undetected|unmapped|"
     r"unlabel(?:l)?ed|missing|ambiguous|ambient|multi|multiple(?: .*)?|multiplets?|doublets?|triplets?|collision|"
-    r"no ?(?:guides?|sgrnas?|grnas?|calls?|labels?|assignments?|protospacers?|barcodes?)|not ?(?:detected|called|available)|"
-    r"low ?quality|fail(?:ed)?|filtered|excluded|to ?remove"
+    r"no ?(?:guides?|sgrnas?|grnas?|calls?|labels?|assignments?|protospacers?|barcodes?)|"
+    r"not ?(?:detected|called|available)|low ?quality|fail(?:ed)?|filtered|excluded|to ?remove"
 )
 # Symbols of genes that the words above would take: NT5E is no non-targeting guide, WT1 no wild type.
 _SYMBOL: Final = re.compile(r"(?:WT|SCR|CTL|PBS|CTRL|MOCK|NEG|NTC?[A-Z]|NTC?\d+[A-Z])[A-Z]*\d*[A-Z]*\d*")
@@ -36,7 +36,7 @@ def looks_like_control(label: str) -> bool:
     symbols = [part for part in parts if _SYMBOL.fullmatch(part) and not _SHORT.fullmatch(part)]
     if symbols or label.strip()[-1:] in ("_", "-", "."):
         return False
-    return bool(_CONTROL.fullmatch(_words(label)))
+    return all(_CONTROL.fullmatch(_words(part)) for part in parts)
 
 
 def may_be_control(label: str) -> bool:

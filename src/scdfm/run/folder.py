@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from scdfm.config import Config
 from scdfm.data import CellTable, Split, Vocabulary
 from scdfm.data.cells import cells_of
-from scdfm.data.conditions import canonical, control_of
+from scdfm.data.conditions import canonical, control_of, parse
 from scdfm.data.design import Design
 from scdfm.data.encoding import ConditionEncoder
 from scdfm.data.features import FeatureTable, Standardiser
@@ -40,7 +40,7 @@ from scdfm.data.naming import Naming
 from scdfm.data.source import open_source
 from scdfm.data.split import UNKNOWN
 from scdfm.encoded import ConditionShape
-from scdfm.errors import RunError
+from scdfm.errors import RunError, ScdfmError
 from scdfm.files import written_whole
 from scdfm.model import VelocityField
 from scdfm.prior import EffectPrior, Spread
@@ -236,6 +236,22 @@ class Run:
         # The graph is left out: nobody asks a field that corrects nothing.
         run.field = build_field(self.config, self.vocabulary, None, shape).eval()
         return run
+
+    def knows(self, name: str) -> bool:
+        """Whether every target and every covariate of the condition `name` is one that the run was trained on or has
+        features of."""
+        manifest = self.manifest
+        try:
+            condition = parse(manifest.naming.canonical(name))
+        except ScdfmError:
+            return False
+        targets = {*manifest.targets, *(manifest.features.names if manifest.features else ())}
+        values = manifest.conditions.covariates
+        return (
+            bool(condition.perturbations)
+            and all(one.target in targets for one in condition.perturbations)
+            and all(value in values.get(key, ()) for key, value in condition.covariates)
+        )
 
     def predict(
         self,

@@ -12,6 +12,7 @@ from scdfm.data.conditions import CONTROL, CONTROL_SPELLINGS, covariates, parse,
 from scdfm.data.design import Design
 from scdfm.data.inspection.columns import Guess
 from scdfm.data.inspection.values import Matrix
+from scdfm.data.naming import Naming
 from scdfm.data.splits import make_split
 from scdfm.errors import ScdfmError
 
@@ -21,6 +22,7 @@ TARGET_SUM = "10000"
 def fit_line(
     file: str,
     perturbation: Guess,
+    naming: Naming,
     design: Design,
     matrix: Matrix,
     smiles: Guess | None,
@@ -31,8 +33,7 @@ def fit_line(
     line = ["scdfm", "fit", file, "--out", "run"]
     if perturbation.column != "perturbation":
         line += ["--perturbation-key", perturbation.column]
-    if str(perturbation.value) not in CONTROL_SPELLINGS:
-        line += ["--control", str(perturbation.value)]
+    line += naming_words(naming)
     if matrix.layer is not None:
         line += ["--layer", matrix.layer]
     if matrix.kind == "counts":
@@ -57,6 +58,16 @@ def fit_line(
         line += ["--features", f"smiles:{smiles.column}"]
     split = _split(sorted(sizes), design, smiles is not None, not drugs)
     return None if split is None else (*line, *split)
+
+
+def naming_words(naming: Naming) -> list[str]:
+    """The options that say how a file names genes and conditions."""
+    several = () if set(naming.control) <= CONTROL_SPELLINGS else naming.control
+    words = [word for label in several for word in ("--control", label)]
+    words += [word for label in naming.exclude for word in ("--exclude", label)]
+    words += [] if naming.separator is None else ["--separator", naming.separator]
+    words += [word for pattern in naming.guides for word in ("--guides", pattern)]
+    return words + ([] if naming.genes is None else ["--gene-column", naming.genes])
 
 
 def _split(conditions: list[str], design: Design, described: bool, genes: bool) -> list[str] | None:
