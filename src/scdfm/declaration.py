@@ -13,6 +13,8 @@ from scdfm.errors import ConfigError
 from scdfm.section import Section, checked, merged, read_toml
 
 TABLE = "data"
+Values = Literal["log1p", "log2", "log10", "log1p-twice", "linear"]
+"""What numbers can be declared to be: natural, binary or decimal logarithms of 1 + x, log1p taken twice, or none."""
 
 
 class DataConfig(Section):
@@ -51,9 +53,16 @@ class DataConfig(Section):
     """Declares raw counts and normalises them to this total ('median' or a number), then log1p. Without it the values
     are declared log1p, and checked."""
     layer: str | None = None
-    """Layer to read instead of X."""
+    """Layer to read instead of X; raw is the matrix of .raw, with its own genes."""
     min_cells: Annotated[int, Field(ge=1)] = 1
     """Leave out perturbed conditions of fewer cells."""
+    values: Values | None = None
+    """What the numbers are, taken at its word: log1p, log2 or log10 of 1 + x, log1p-twice, or linear (counts, also with
+    fractions or normalised; needs --target-sum). Without it log1p, with --target-sum counts, both checked."""
+    min_genes: Annotated[int, Field(ge=0)] = 0
+    """Leave out cells with fewer genes above 0; 1 leaves out empty ones."""
+    dose_unit_key: str | None = None
+    """Column of obs with the unit of each dose, where it stands beside it; doses become uM, or ug/ml."""
     subset: dict[str, str] = Field(default_factory=dict)
     """Keep cells with COLUMN=VALUE in obs; may be repeated."""
 

@@ -200,7 +200,7 @@ def test_values_are_checked_on_the_way(screen: ad.AnnData, tmp_path: Path) -> No
     assert "look like raw counts" in message(X)
     X.data[:] = 0
     assert "holds only zeros" in message(X)
-    assert "raw counts (whole numbers)" in message(screen.X, target_sum=1e4)
+    assert "holds log1p values" in message(screen.X, target_sum=1e4)
     assert "raw counts (whole numbers)" in message(screen.X, target_sum="median")
 
 

@@ -16,6 +16,7 @@ from scdfm.cli.options import (
     config_of,
     names_of,
     seconds_of,
+    warn,
 )
 from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
@@ -73,9 +74,8 @@ def fit(
     cells = screen.read(data)
     from scdfm.training import fit as fit_cells
 
-    say = None if quiet else typer.echo
     run = fit_cells(
-        cells, config=options, out=out, resume=resume, progress=not quiet, say=say, seconds=seconds
+        cells, config=options, out=out, resume=resume, progress=not quiet, say=warn, seconds=seconds
     )
     if not is_first():
         return

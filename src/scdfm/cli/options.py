@@ -18,6 +18,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 
 
+def warn(text: str) -> None:
+    """Say what changes the meaning of a command's numbers; --quiet does not hide it."""
+    typer.echo(text, err=True)
+
+
 def config_of(
     preset: str, file: Path | None, settings: list[str], split: str | None, fold: int | None, max_steps: int | None,
     seed: int | None,
@@ -25,11 +30,12 @@ def config_of(
     """Preset, then file, then --set, then the options with flags of their own."""
     from scdfm.config import Config, SplitConfig
 
-    config = Config.preset(preset)
+    over: dict[str, Any] = {"split": {} if split is None else SplitConfig.named(split)}
+    # The kind of split comes first too: the file and --set may hold options that go with it alone.
+    config = Config.preset(preset).updated(over, where="command line")
     if file is not None:
         config = Config.load(file, config)
     config = config.with_settings(settings)
-    over: dict[str, Any] = {"split": {} if split is None else SplitConfig.named(split)}
     if fold is not None:
         over["split"]["fold"] = fold
     if max_steps is not None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from scdfm.cli.app import app
-from scdfm.cli.options import DataArgument, Quiet
+from scdfm.cli.options import DataArgument, Quiet, warn
 from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
 
@@ -29,10 +29,19 @@ def evaluate(
     ] = None,
     protocol: Annotated[str, typer.Option(help="scdfm or paper.")] = "scdfm",
     name: Annotated[str, typer.Option(help="Name of the predictions in the tables.")] = "model",
+    predicted_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of obs with the predictions' conditions, where it is another than the real cells'."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Score predictions beside simple baselines and write tables and a report."""
+    """Score predictions beside simple baselines and write tables and a report.
+
+    With --run the real cells are read as the run's were; options given here go over that.
+    """
     from scdfm.files import new_folder
     from scdfm.report import evaluate_files
 
@@ -41,12 +50,15 @@ def evaluate(
         from scdfm.run import Run
 
         training = Run.load(run)
+        screen = screen.over(training.manifest.reading)
     cells = screen.read(real)
     result = evaluate_files(
         predicted, cells, new_folder(out), training=training, protocol=protocol,  # type: ignore[arg-type]
-        name=name, seed=seed, backed=screen.backed, progress=not quiet,
+        name=name, seed=seed, predicted_key=predicted_key, backed=screen.backed, progress=not quiet,
         provenance={"command": shlex.join(["scdfm", *sys.argv[1:]])},
     )  # fmt: skip
+    for note in result.table.attrs["notes"]:
+        warn(note)
     typer.echo(result.text)
     typer.echo(f"\nreport: {result.path}")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from scdfm.cli.options import warn
 from scdfm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,11 +52,16 @@ def declared(config: Path | None, given: dict[str, Any], **defaults: Any) -> Dat
 
 @dataclass(frozen=True)
 class Reader:
-    """How a command reads its screen: what was declared, and whether cells stay on disk."""
+    """How a command reads its screen: what was declared, and whether cells stay on disk; `given` declares over defaults."""
 
     declared: DataConfig
     backed: bool | None
     config: Path | None
+    given: Callable[..., DataConfig]
+
+    def over(self, defaults: dict[str, Any]) -> Reader:
+        """This reader with other options where none were given."""
+        return replace(self, declared=self.given(**defaults))
 
     def read(self, data: Path) -> CellTable:
         """The cells of the file."""
@@ -64,11 +70,9 @@ class Reader:
 
         cells = read_cells(data, **self.declared.options(), backed=self.backed)
         for note in cells.notes:
-            typer.echo(f"{data}: {note}", err=True)
+            warn(f"{data}: {note}")
         if self.backed is None and isinstance(cells.X, StoredMatrix):
-            typer.echo(
-                f"{data}: larger than 2 GiB, so its cells stay on disk (--in-memory: do not)", err=True
-            )
+            warn(f"{data}: larger than 2 GiB, so its cells stay on disk (--in-memory: do not)")
         return cells
 
     def require_data_alone(self, command: str) -> None:
@@ -102,7 +106,13 @@ def reads_screen(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..
         def wrapped(**values: Any) -> None:
             given = {name: values.pop(name) for name in annotations}
             config, backed = given.pop("config"), given.pop("backed")
-            command(screen=Reader(declared(config, given, **defaults), backed, config), **values)
+            reader = Reader(
+                declared(config, given, **defaults),
+                backed,
+                config,
+                functools.partial(declared, config, given),
+            )
+            command(screen=reader, **values)
 
         wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -7,30 +7,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
+from scdfm.data import remarks
 from scdfm.data.conditions import (
     CONTROL,
     Condition,
     control_of,
     near,
-    targets,
 )
 from scdfm.data.conditions import covariates as covariates_of
 from scdfm.data.design import Design
-from scdfm.data.gene_names import elsewhere, read_genes, unique_names
+from scdfm.data.gene_names import read_genes, unique_names
 from scdfm.data.labels import Labelled, chosen_rows, label_cells, listed
 from scdfm.data.naming import Naming
 from scdfm.data.source import Source, open_source
 from scdfm.data.stored import BLOCK_ROWS, Matrix, content_digest, in_memory
 from scdfm.data.stored import subset as chosen
-from scdfm.data.streaming import log1p_values
-from scdfm.data.values import Scale, TargetSum, checked_target_sum
+from scdfm.data.streaming import genes_found, log1p_values
+from scdfm.data.values import Reading, Scale, TargetSum, ValuesError, checked_target_sum
+from scdfm.declaration import Values
 from scdfm.errors import ConditionError, DataError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class CellTable:
     `perturbation_key`; `codes` [N] are places in `conditions`; `spelling` maps a condition to its label in the file,
     whose words are those of `naming`; `notes` say what was left out, and which labels may mean something else.
     All untreated cells are the one condition `control`; `match` [N] is the code of each cell's control-matching group.
+    `notes` say what was read otherwise than its owner may think.
     """
 
     X: Matrix
@@ -272,9 +274,12 @@ def read_cells(
     time_key: str | None = None,
     match_controls: Sequence[str] | None = None,
     control_fallback: Literal["error", "all"] = "error",
+    values: Values | None = None,
+    min_genes: int = 0,
+    dose_unit_key: str | None = None,
     backed: bool | None = None,
 ) -> CellTable:
-    """Read a screen from `.h5ad`, `.zarr` or an AnnData; its matrix becomes CSR, never dense.
+    """Read a screen from `.h5ad`, `.h5mu`, `.zarr` or an AnnData; its matrix becomes CSR, never dense.
 
     perturbation_key: the obs column of condition labels, made canonical (`scdfm.data.conditions.canonical`), or
         columns that name a combination together, joined by `+`: `Drug1+Drug2`.
@@ -290,13 +295,19 @@ def read_cells(
         var['feature_types'] says are no genes (guides, antibodies) are left out in any case.
     target_sum: None declares the values log1p; a number or "median" declares them raw counts, which become
         log1p(count · target_sum / total of the cell). Either declaration is checked.
-    layer: the layer to read instead of X.
+    values: what the numbers are, taken at its word: natural logarithms of 1 + x ("log1p"), "log2" or "log10" of it,
+        "log1p-twice", or no logarithm ("linear": counts, also with fractions or normalised; needs target_sum). They
+        become log1p; with a target_sum they are undone first, then normalised.
+    layer: the layer to read instead of X; "raw" is the matrix of `.raw`, with its own genes.
     subset: keep the cells with these values, column by column.
     min_cells: conditions (control aside) with fewer cells are left out.
+    min_genes: cells with fewer genes of a value other than 0 are left out; 1 leaves out empty ones.
     covariates: obs columns, such as the cell type, whose values join the names of perturbed conditions
         (`A|cell_type=B cells`).
     dose_key: the obs column of doses in the user's unit, kept as they are: a number for every target of the cell's
         label, or numbers joined by `+`, one per target in the order of the label. Controls need none.
+        Amounts with units ("100 nM") become µM, or µg/ml.
+    dose_unit_key: the obs column of the units of doses, where they stand beside the numbers.
     time_key: the obs column of times (`|time=24`), likewise.
     match_controls: obs columns that a perturbed cell shares with its control cells; without it the covariates.
     control_fallback: "error" refuses perturbed cells without matching control cells, "all" gives them all.
@@ -307,11 +318,21 @@ def read_cells(
     or ConditionError where the file, a column, a label or a value is not as expected.
     """
     match = match_controls if match_controls is None else tuple(match_controls)
-    design = Design(tuple(covariates), dose_key, time_key, match, control_fallback)
+    design = Design(tuple(covariates), dose_key, time_key, match, control_fallback, dose_unit_key)
     naming = Naming(control, exclude, separator, guides, genes)  # type: ignore[arg-type]
     with open_source(path_or_adata) as source:
         return cells_of(
-            source, perturbation_key, naming, target_sum, layer, subset, min_cells, design, backed
+            source,
+            perturbation_key,
+            naming,
+            target_sum,
+            layer,
+            subset,
+            min_cells,
+            design,
+            backed,
+            values=values,
+            min_genes=min_genes,
         )
 
 
@@ -326,26 +347,35 @@ def cells_of(
     design: Design = Design(),  # noqa: B008
     backed: bool | None = None,
     strict: bool = True,
+    values: Values | None = None,
+    min_genes: int = 0,
 ) -> CellTable:
     """The table of an opened screen; the options are those of `read_cells`.
 
     strict: False for a file that is read as another was, and need not hold every label that `naming` names.
     """
-    target_sum = checked_target_sum(target_sum)
+    reading = Reading(checked_target_sum(target_sum), values)
     if min_cells < 1:
         raise DataError(f"min_cells is {min_cells}; expected at least 1")
     asked = chosen_rows(source.obs, subset, source.name)
+    opened, source = source, source.at(layer)
+    genes = read_genes(source, naming.genes)
+    where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
+    if min_genes > 0:
+        asked = _with_genes(source.matrix(layer), asked, min_genes, where, genes.columns)
     labelled = label_cells(
         source.obs, asked, perturbation_key, naming, design, source.name, min_cells, strict
     )
-    rows, genes = labelled.rows, read_genes(source, naming.genes)
+    rows = labelled.rows
     conditions = (CONTROL, *sorted(set(labelled.names) - {CONTROL}))
     obs = _obs(source.obs, labelled, perturbation_key, conditions, design)
-    where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
-    X, scale = log1p_values(
-        source.matrix(layer), rows if len(rows) < len(source.obs) else None, target_sum, obs.index.tolist(),
-        genes.names.tolist(), where, backed, genes.columns,
-    )  # fmt: skip
+    try:
+        X, scale = log1p_values(
+            source.matrix(layer), rows if len(rows) < len(source.obs) else None, reading, obs.index.tolist(),
+            genes.names.tolist(), where, backed, genes.columns,
+        )  # fmt: skip
+    except ValuesError as error:
+        raise type(error)(f"{error}{remarks.other_matrices(opened, layer)}") from error
     return CellTable(
         X=X,
         genes=genes.names,
@@ -357,19 +387,28 @@ def cells_of(
         spelling={name: labelled.spelling[name] for name in conditions},
         match=labelled.match,
         naming=labelled.naming,
-        source=source.path,
+        source=None if source.path is None else source.path.absolute(),
         design=design,
-        notes=(*genes.notes, *labelled.notes, *_otherwise_named(source, naming, conditions)),
-    )
+        notes=(
+            *source.notes, *genes.notes, *labelled.notes, *remarks.of_genes(source, naming, conditions),
+            *remarks.of_doses(source.obs, design), *remarks.of_values(X, scale, reading, obs.index, where),
+        ),
+    )  # fmt: skip
 
 
-def _otherwise_named(source: Source, naming: Naming, conditions: Sequence[str]) -> list[str]:
-    """Where targets are found that the index of var does not name, in words."""
-    every = {target for condition in conditions for target in targets(condition)}
-    note = (
-        None if naming.genes is not None or every & set(source.genes.tolist()) else elsewhere(source, every)
-    )
-    return [] if note is None else [note]
+def _with_genes(
+    matrix: Any,
+    rows: npt.NDArray[np.int64],
+    min_genes: int,
+    where: str,
+    columns: npt.NDArray[np.int64] | None,
+) -> npt.NDArray[np.int64]:
+    kept = rows[genes_found(matrix, rows, where, columns) >= min_genes]
+    if not len(kept):
+        raise DataError(
+            f"{where}: no cell has {min_genes} genes; expected some: lower min_genes (--min-genes)"
+        )
+    return kept
 
 
 def _obs(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,19 @@ from scdfm.data.conditions import (
     parse,
     spelled_parts,
 )
+from scdfm.data.doses import different_units, in_one_unit, unit_column, with_units
 from scdfm.data.naming import Naming
+from scdfm.data.tables import plain, unreadable
 from scdfm.errors import DataError
+
+_OPTIONS: Final = {
+    f"{what} column": f" with {option} (--{option.replace('_', '-')})"
+    for what, option in (
+        ("perturbation", "perturbation_key"), ("covariate", "covariates"), ("dose", "dose_key"), ("time", "time_key"),
+        ("match_controls", "match_controls"), ("subset", "subset"), ("dose unit", "dose_unit_key"),
+    )
+}  # fmt: skip
+"""The option that names a column, as an error says it."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class Design:
 
     Control cells are matched to perturbed ones by `match_controls` (None: by the covariates; empty: not at all).
     A group of perturbed cells without control cells is an error, or with `control_fallback` "all" it takes
-    every control cell.
+    every control cell. `dose_unit_key` names the units of doses, where they stand in a column of their own.
     """
 
     covariates: tuple[str, ...] = ()
@@ -43,12 +54,17 @@ class Design:
     time_key: str | None = None
     match_controls: tuple[str, ...] | None = None
     control_fallback: Literal["error", "all"] = "error"
+    dose_unit_key: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("covariates", "match_controls"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        if self.dose_unit_key is not None and self.dose_key is None:
+            raise DataError(
+                "dose_unit_key is the column of the units of doses; name that of the doses too, with dose_key (--dose-key)"
+            )
         if self.control_fallback not in ("error", "all"):
             raise DataError(f"control_fallback '{self.control_fallback}': expected error or all")
         for key in self.covariates:
@@ -96,17 +112,40 @@ def labels_of(obs: pd.DataFrame, key: str, name: str) -> pd.Series:
 
 
 def column_of(obs: pd.DataFrame, column: str, what: str, name: str) -> pd.Series:
-    """A column of obs; DataError names those there are."""
+    """A column of obs; DataError names those there are, and the option of `what` that names one."""
+    column = column if column in obs.columns else plain(column)
     if column not in obs.columns:
+        if why := unreadable(obs).get(column):
+            raise DataError(
+                f"{name}: {what} '{column}' of obs cannot be read ({why}); write it anew (write_h5ad)"
+            )
         known = [str(other) for other in obs.columns]
         raise DataError(
             f"{name}: {what} '{column}' is not in obs; its columns are {', '.join(known) or 'none'}{near(column, known)}"
+            f": name one of them{_OPTIONS.get(what, '')}"
         )
     if (repeats := list(obs.columns).count(column)) > 1:
         raise DataError(
             f"{name}: obs has {repeats} columns named '{column}', expected one; rename the others"
         )
     return obs[column]
+
+
+def _doses(
+    obs: pd.DataFrame, labels: pd.Series, design: Design, amounts: pd.Categorical, name: str
+) -> pd.Categorical:
+    """The doses as numbers in one unit; DataError where units beside them would be passed over."""
+    key, unit_key = str(design.dose_key), design.dose_unit_key
+    where = f"{name}: obs column '{key}'"
+    if unit_key is not None:
+        units = texts(column_of(obs, unit_key, "dose unit column", name))
+        amounts = with_units(amounts, units, f"{name}: obs column '{unit_key}'")
+    elif (beside := unit_column(obs, key)) and len(units_there := different_units(obs, beside)) > 1:
+        raise DataError(
+            f"{where} holds doses in different units ({', '.join(units_there)} in '{beside}'); expected one: name that "
+            f"column with dose_unit_key (--dose-unit-key {beside}), and they become uM or ug/ml"
+        )
+    return in_one_unit(amounts, labels, where)
 
 
 def texts(values: pd.Series) -> pd.Categorical:
@@ -121,7 +160,7 @@ def texts(values: pd.Series) -> pd.Categorical:
 
 def _text(value: object) -> str:
     # str of a float32 is as short as its own precision allows; as a float64 it would be 0.10000000149.
-    return number_text(float(str(value))) if isinstance(value, float | np.floating) else str(value).strip()
+    return number_text(float(str(value))) if isinstance(value, float | np.floating) else plain(value)
 
 
 @dataclass(frozen=True)
@@ -155,6 +194,8 @@ class Designed:
                         continue
                 if column not in columns:
                     columns[column] = texts(column_of(obs, column, what, name))
+        if design.dose_key:
+            columns[design.dose_key] = _doses(obs, labels, design, columns[design.dose_key], name)
         return cls(design, columns, obs.index.astype(str).to_numpy(dtype=object), name)
 
     def take(self, rows: npt.NDArray[Any]) -> Designed:

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scdfm.data.conditions import CONTROL, CONTROL_SPELLINGS, near
-from scdfm.data.design import Design, Designed, column_of, labels_of
+from scdfm.data.conditions import CONTROL, CONTROL_SPELLINGS, near, number_text
+from scdfm.data.design import Design, Designed, column_of, labels_of, texts
 from scdfm.data.naming import MISSING, Naming
 from scdfm.data.recognise import looks_like_control, looks_unassigned
+from scdfm.data.tables import plain
 from scdfm.errors import DataError
 
 
@@ -74,19 +75,35 @@ def chosen_rows(obs: pd.DataFrame, subset: Mapping[str, str] | None, name: str) 
     """The rows of the cells that have the values of `subset`, column by column."""
     chosen = np.ones(len(obs), dtype=bool)
     for column, value in (subset or {}).items():
-        values = column_of(obs, column, "subset column", name).astype(str).to_numpy()
-        if str(value) not in set(values):
-            known = sorted(set(values))
-            raise DataError(
-                f"{name}: subset {column}={value} matches no cell; values of '{column}' are "
-                f"{listed(known)}{near(str(value), known)}"
-            )
-        chosen &= values == str(value)
+        chosen &= having(
+            column_of(obs, column, "subset column", name), value, f"{name}: subset {column}={value}"
+        )
     if not len(obs):
         raise DataError(f"{name} holds no cells; expected at least one control and one perturbed cell")
     if not chosen.any():
         raise DataError(f"{name}: no cell has all of the subset {dict(subset or {})}; ask for fewer columns")
     return np.flatnonzero(chosen)
+
+
+def spellings(value: object) -> tuple[str, ...]:
+    """How `texts` may write a value that a user gives: as it is, or as the shortest number."""
+    text = plain(value)
+    try:
+        return text, number_text(float(text))
+    except ValueError:
+        return (text,)
+
+
+def having(values: pd.Series, value: object, where: str) -> npt.NDArray[np.bool_]:
+    """Which cells have `value` in a column, compared as texts without blanks around them, numbers as they are shortest."""
+    found = texts(values)
+    known = [str(text) for text in found.categories]
+    wanted = next((text for text in spellings(value) if text in known), None)
+    if wanted is None:
+        raise DataError(
+            f"{where} matches no cell; values of '{values.name}' are {listed(known)}{near(str(value), known)}"
+        )
+    return np.asarray(found.codes == known.index(wanted))
 
 
 def require_labels(labels: pd.Series, key: str, name: str) -> None:

@@ -27,6 +27,7 @@ from scdfm.data.validation import (
     validation_targets,
 )
 from scdfm.errors import ConditionError, DataError
+from scdfm.files import read_text
 
 if TYPE_CHECKING:
     from scdfm.data.cells import CellTable
@@ -173,6 +174,7 @@ def column_split(cells: CellTable, column: str, validation_fraction: float = 0.1
         known = ", ".join(map(str, cells.obs.columns))
         raise DataError(
             f"split column '{column}' is not in obs; columns are {known}{near(column, map(str, cells.obs.columns))}"
+            ": name one of them with --split obs:COLUMN (split.column)"
         )
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
     values = cells.obs[column].astype(str).str.strip().to_numpy()
@@ -336,8 +338,7 @@ def _tested_combinations(names: Mapping[str, str], fold: int, test_fraction: flo
 def _read_lists(path: Path, naming: Naming) -> dict[str, list[str]]:
     """The canonical lists of a split file."""
     try:
-        with path.open("rb") as handle:
-            values = tomllib.load(handle)
+        values = tomllib.loads(read_text(path))
     except OSError as error:
         raise DataError(f"split file {path} cannot be read ({error.strerror}); check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -45,19 +45,21 @@ def evaluate_files(
     metrics: Iterable[str] | None = None,
     provenance: Mapping[str, Any] | None = None,
     seed: int = 0,
+    predicted_key: str | None = None,
     backed: bool | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Score `predicted` against `real` and write `scores.csv`, `summary.csv`, `report.html` and `figures/`.
 
-    predicted: path, AnnData or CellTable, with its conditions under the same obs column and its control under the
-        same label as `real`. training: the run that predicted (adds its curves and provenance), a table of means, or
-        None. provenance: further lines for the report, such as the command. The other options: `evaluate`.
+    predicted: path, AnnData or CellTable, with its control under the same label as `real` and its conditions under
+        the same obs column, or under `predicted_key`. training: the run that predicted (adds its curves and
+        provenance), a table of means, or None. provenance: further lines for the report, such as the command. The
+        other options: `evaluate`.
     """
     key, control = real.perturbation_key, real.control
     table = evaluate(
         predicted, real, control, protocol, training, metrics, perturbation_key=key, name=name, seed=seed,
-        backed=backed, progress=progress,
+        predicted_key=predicted_key, backed=backed, progress=progress,
     )  # fmt: skip
     summary = summarise(table, seed=seed)
     out_dir = made(Path(out_dir))
@@ -76,6 +78,7 @@ def evaluate_files(
         perturbation_key=key,
         provenance=provenance,
         seed=seed,
+        predicted_key=predicted_key,
         backed=backed,
     )
     found = verdict(standings(table, name, seed), name)

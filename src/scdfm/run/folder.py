@@ -79,7 +79,7 @@ class Run:
     @classmethod
     def load(cls, path: str | Path) -> Run:
         """Open the run folder `path`; RunError when it is incomplete, damaged or of a newer version."""
-        path = Path(path)
+        path = Path(path).absolute()  # the working folder may change before a file is read
         if not path.is_dir():
             raise RunError(f"run folder {path} does not exist; give the --out folder of a fit")
         manifest = Manifest.load(path)
@@ -128,7 +128,7 @@ class Run:
         """What turns names of conditions into tensors, and knows which names the run can predict."""
         features = None
         if self.manifest.features is not None:
-            table, standardise = read_features(self.path / FEATURES, self.manifest)
+            table, standardise = read_features(self._file(FEATURES), self.manifest)
             features = standardise(table)
         return encoder_of(self.manifest, features)
 
@@ -139,7 +139,8 @@ class Run:
             raise RunError(
                 f"run {self.path} stores no means: it was converted without the data it was trained on"
             )
-        return checks.means_of(read_means(self.path / MEANS), self.genes, self.path / MEANS)
+        path = self._file(MEANS)
+        return checks.means_of(read_means(path), self.genes, path)
 
     @functools.cached_property
     def rates(self) -> torch.Tensor:
@@ -161,7 +162,7 @@ class Run:
         return self._prior(TRAINING_PRIOR) if TRAINING_PRIOR in self.manifest.digests else self.prior
 
     def _prior(self, name: str) -> EffectPrior:
-        prior = EffectPrior.load(self.path / name)
+        prior = EffectPrior.load(self._file(name))
         if list(prior.genes) != self.genes:
             raise RunError(
                 f"{self.path / name}: its genes are not the {len(self.genes)} genes of the run; {checks.REMEDY}"
@@ -189,7 +190,7 @@ class Run:
     @functools.cached_property
     def spread(self) -> Spread:
         """How training cells differ around the mean of their condition."""
-        return Spread.load(self.path / SPREAD, len(self.genes))
+        return Spread.load(self._file(SPREAD), len(self.genes))
 
     @property
     def log(self) -> pd.DataFrame:
@@ -202,11 +203,11 @@ class Run:
     def field(self) -> VelocityField:
         """The velocity field with the weights kept, in evaluation mode."""
         enabled = self.config.graph.enabled
-        graph = read_graph(self.path / GRAPH, len(self.vocabulary.tokens)) if enabled else None
+        graph = read_graph(self._file(GRAPH), len(self.vocabulary.tokens)) if enabled else None
         shape = self.encoder.shape(null=self.config.training.condition_dropout > 0)
         with torch.device("meta"):
             blank = build_field(self.config, self.vocabulary, None, shape)
-        path = self.path / WEIGHTS
+        path = self._file(WEIGHTS)
         weights = checks.fitting(read_tensors(path), blank, path)
         field = build_field(self.config, self.vocabulary, graph, shape)
         field.load_state_dict(weights)
@@ -219,7 +220,7 @@ class Run:
             raise RunError(
                 f"run {self.path} stores no control cells; give some with --controls (controls=...)"
             )
-        return read_controls(self.path / CONTROLS, self.manifest, Naming())
+        return read_controls(self._file(CONTROLS), self.manifest, Naming(), values="log1p")
 
     def untrained(self) -> Run | None:
         """This run at step 0: a field that corrects nothing, so that `predict` gives what the prior expects, in closed
@@ -252,6 +253,16 @@ class Run:
             and all(one.target in targets for one in condition.perturbations)
             and all(value in values.get(key, ()) for key, value in condition.covariates)
         )
+
+    def _file(self, name: str) -> Path:
+        """A file of this run, which must still be the one that was there when it was loaded."""
+        path = checks.own_file(self.path, name)
+        if file_digest(path) != self.manifest.digests.get(name):
+            raise RunError(
+                f"run {self.path}: {name} is another file than when this run was loaded; load the folder anew "
+                "(Run.load), or fit into a folder of its own"
+            )
+        return path
 
     def predict(
         self,
@@ -352,11 +363,15 @@ def encoder_of(manifest: Manifest, features: FeatureTable | None) -> ConditionEn
     return ConditionEncoder(Vocabulary(tuple(manifest.vocabulary)), manifest.conditions, known, features)
 
 
-def read_controls(cells: Any, manifest: Manifest, naming: Naming, target_sum: Any = None) -> CellTable:
-    """Control cells of a file or an AnnData, with the covariates and matching columns of the run."""
-    design = Design(**{**manifest.design, "dose_key": None, "time_key": None})  # controls need neither
+def read_controls(cells: Any, manifest: Manifest, naming: Naming, **numbers: Any) -> CellTable:
+    """Control cells of a file or an AnnData, with the covariates and matching columns of the run.
+
+    `numbers` are the options of `read_cells` that say what the numbers are.
+    """
+    without = {"dose_key": None, "time_key": None, "dose_unit_key": None}  # controls need none of them
+    design = Design(**{**manifest.design, **without})
     with open_source(cells) as source:
-        return cells_of(source, manifest.perturbation_key, naming, target_sum, design=design, strict=False)
+        return cells_of(source, manifest.perturbation_key, naming, design=design, strict=False, **numbers)
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

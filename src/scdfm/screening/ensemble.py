@@ -143,9 +143,8 @@ class Ensemble:
         if isinstance(controls, CellTable):
             table = controls
         else:
-            scale, manifest = self.first.manifest.scale, self.first.manifest
-            total = scale["target_sum"] if scale["declared"] == "counts" else None
-            table = read_controls(controls, manifest, manifest.naming, total)
+            manifest = self.first.manifest
+            table = read_controls(controls, manifest, manifest.naming, **manifest.numbers)
         modelled = {gene for run in self.runs for gene in run.genes}
         missing = sorted(modelled - set(map(str, table.genes)))
         if missing:

@@ -72,11 +72,9 @@ def _table(source: str | Path | AnnData | CellTable, ensemble: Ensemble, conditi
     from scdfm.data import CellTable
 
     manifest = ensemble.first.manifest
-    scale = manifest.scale
-    total = scale["target_sum"] if scale["declared"] == "counts" else None
     if condition is not None:
         table = source if isinstance(source, CellTable) else read_cells(
-            source, manifest.perturbation_key, target_sum=total, **manifest.design, **manifest.naming.to_dict()
+            source, manifest.perturbation_key, **manifest.numbers, **manifest.design, **manifest.naming.to_dict()
         )  # fmt: skip
         return table.select([manifest.naming.canonical(condition)])
     if isinstance(source, CellTable):
@@ -84,4 +82,5 @@ def _table(source: str | Path | AnnData | CellTable, ensemble: Ensemble, conditi
     # Every cell is one population here; cells_of checks values and genes, and wants a label to begin with.
     with open_source(source) as opened:
         one = pd.DataFrame({"population": "control"}, index=opened.obs.index.astype(str))
-        return cells_of(replace(opened, obs=one), "population", Naming(genes=manifest.naming.genes), total)
+        naming = Naming(genes=manifest.naming.genes)
+        return cells_of(replace(opened, obs=one), "population", naming, **manifest.numbers)

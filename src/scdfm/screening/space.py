@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from scdfm.data.conditions import CONTROL, COVARIATE_SIGN, SEPARATOR, canonical, parse
 from scdfm.errors import ConditionError
+from scdfm.files import read_text
 
 if TYPE_CHECKING:
     from scdfm.run import Run
@@ -66,7 +67,7 @@ def all_targets(run: Run) -> list[str]:
 def read_names(path: Path, what: str) -> list[str]:
     """The names in a text file, one a line; blank lines are left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConditionError(
             f"{what} {path} cannot be read ({error}); expected a text of one name a line"

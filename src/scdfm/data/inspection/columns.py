@@ -15,10 +15,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from scdfm.data.conditions import SEPARATOR
-from scdfm.data.design import labels_of
+from scdfm.data.design import labels_of, texts
+from scdfm.data.doses import UNITS, different_units, number_of, parts_of, unit_column, units_of, with_units
 from scdfm.data.features import smiles_column
 from scdfm.data.inspection.labels import Genes, Meaning, frequencies, meaning
 from scdfm.data.recognise import looks_like_control
+from scdfm.errors import DataError
 
 # Names in order of trust; the first that a file has wins among columns that are otherwise alike.
 PERTURBATION_NAMES: Final = (
@@ -80,9 +82,10 @@ def candidates(obs: pd.DataFrame, genes: Genes) -> list[Candidate]:
     """
     found = []
     for column in map(str, obs.columns):
-        if list(obs.columns).count(column) == 1 and not _smells_of_number(obs[column]):
-            if (meant := meaning(frequencies(obs[column]), genes)) is not None:
-                found.append(Candidate(column, meant, _rank(column, PERTURBATION_NAMES)))
+        if list(obs.columns).count(column) != 1 or _smells_of_number(obs[column]):
+            continue
+        if (meant := meaning(frequencies(obs[column]), genes)) is not None:
+            found.append(Candidate(column, meant, _rank(column, PERTURBATION_NAMES)))
     found.sort(
         key=lambda one: (
             not one.meaning.genetic,
@@ -210,9 +213,18 @@ def number_guess(
     """The column of doses or times among the usual `names`, or a note on one that has them but cannot be used."""
     note = None
     for column in named(obs, names, taken):
-        texts = obs.loc[~untreated, column].astype(str)
-        distinct = set(texts)
-        numbers = {part for text in distinct for part in text.split("+")}
+        amounts, unit = texts(obs.loc[~untreated, column]), unit_guess(obs, column, untreated)
+        try:
+            if unit is not None:
+                beside = texts(obs.loc[~untreated, unit.column])
+                amounts = with_units(amounts, beside, f"obs['{unit.column}']")
+        except DataError as error:
+            note = str(error)
+            continue
+        distinct = {"missing"} if (amounts.codes < 0).any() else set()
+        distinct |= set(map(str, amounts.categories))
+        units = units_of(distinct)
+        numbers = {number_of(part) for text in distinct for part in parts_of(text)}
         if not all(_is_amount(part) for part in numbers):
             note = f"obs['{column}'] holds texts that are no numbers ({_some(numbers)}): not used"
         elif len(numbers) == 1:
@@ -223,8 +235,19 @@ def number_guess(
             )
         else:
             ordered = sorted({float(part) for part in numbers})
-            return Guess(column, f"{len(ordered)} values from {ordered[0]:g} to {ordered[-1]:g}"), None
+            of = f" {' or '.join(sorted({UNITS[unit][0] for unit in units}))}" if units else ""
+            said = f"; written in {', '.join(units)}, read in{of}" if units else ""
+            return Guess(
+                column, f"{len(ordered)} values from {ordered[0]:g} to {ordered[-1]:g}{of}{said}"
+            ), None
     return None, note
+
+
+def unit_guess(obs: pd.DataFrame, dose: str, untreated: pd.Series) -> Guess | None:
+    """The column of the units of doses, where perturbed cells have different ones."""
+    column = unit_column(obs, dose)
+    units = [] if column is None else different_units(obs[~untreated], column)
+    return Guess(str(column), f"units of '{dose}': {', '.join(units)}") if len(units) > 1 else None
 
 
 def smiles_guess(

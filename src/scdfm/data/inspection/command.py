@@ -11,12 +11,10 @@ from scdfm.config import Config
 from scdfm.data.conditions import CONTROL, CONTROL_SPELLINGS, covariates, parse, targets
 from scdfm.data.design import Design
 from scdfm.data.inspection.columns import Guess
-from scdfm.data.inspection.values import Matrix
+from scdfm.data.kinds import Matrix
 from scdfm.data.naming import Naming
 from scdfm.data.splits import make_split
 from scdfm.errors import ScdfmError
-
-TARGET_SUM = "10000"
 
 
 def fit_line(
@@ -26,7 +24,7 @@ def fit_line(
     design: Design,
     matrix: Matrix,
     smiles: Guess | None,
-    names: Any,
+    sizes: Counter[str],
     drugs: bool,
 ) -> tuple[str, ...] | None:
     """The words of the command; options that are as by default are left out. None where nothing can be held out."""
@@ -34,18 +32,18 @@ def fit_line(
     if perturbation.column != "perturbation":
         line += ["--perturbation-key", perturbation.column]
     line += naming_words(naming)
-    if matrix.layer is not None:
-        line += ["--layer", matrix.layer]
-    if matrix.kind == "counts":
-        line += ["--target-sum", TARGET_SUM]
+    line += matrix.options or ()
+    if matrix.n_empty:
+        line += ["--min-genes", "1"]
     if design.covariates:
         line += ["--covariates", ",".join(design.covariates)]
     if design.dose_key:
         line += ["--dose-key", design.dose_key]
+    if design.dose_unit_key:
+        line += ["--dose-unit-key", design.dose_unit_key]
     if design.time_key:
         line += ["--time-key", design.time_key]
-    sizes = Counter(names.tolist())
-    sizes.pop(CONTROL, None)
+    sizes = Counter({name: size for name, size in sizes.items() if name != CONTROL})
     several = [name for name, size in sizes.items() if size > 1]
     if len(several) < len(sizes) / 2:
         line += ["--set", "training.min_cells=1"]

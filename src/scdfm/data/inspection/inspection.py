@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scdfm.data import gene_names
+from scdfm.data import gene_names, kinds
 from scdfm.data.conditions import CONTROL, SEPARATOR, perturbation_of, targets
 from scdfm.data.design import Design, labels_of
 from scdfm.data.gene_names import read_genes
-from scdfm.data.inspection import columns, decisions, pitfalls, values
+from scdfm.data.inspection import columns, decisions, pitfalls
 from scdfm.data.inspection.columns import Candidate, Guess
 from scdfm.data.inspection.command import fit_line
 from scdfm.data.inspection.labels import Genes, frequencies
@@ -41,8 +41,8 @@ class Inspection:
     file: str
     n_cells: int
     n_genes: int
-    matrices: tuple[values.Matrix, ...]
-    matrix: values.Matrix | None
+    matrices: tuple[kinds.Matrix, ...]
+    matrix: kinds.Matrix | None
     perturbation: Guess | None
     alternatives: tuple[Guess, ...] = ()
     covariates: tuple[Guess, ...] = ()
@@ -75,10 +75,10 @@ def inspect(path: str | Path | AnnData) -> Inspection:
 
     Raises DataError where it is no file of cells at all; whatever else is odd stands in `pitfalls`.
     """
-    with open_source(path) as source:
-        if not len(source.obs) or not len(source.genes):
+    with open_source(path, light=True) as source:
+        if not source.n_cells or not len(source.genes):
             raise DataError(
-                f"{source.name} holds {len(source.obs)} cells × {len(source.genes)} genes; expected a screen of cells"
+                f"{source.name} holds {source.n_cells} cells × {len(source.genes)} genes; expected a screen of cells"
             )
         return _Inspector(source).inspection()
 
@@ -90,13 +90,15 @@ class _Inspector:
         self.source = source
         self.obs = source.obs
         self.decisions: list[str] = []
-        self.notes: list[str] = []
+        self.notes: list[str] = list(source.notes)
         self.pitfalls: list[str] = []
-        self.matrices = values.matrices(source)
-        self.matrix = values.chosen(self.matrices)
+        self.matrices = kinds.matrices(source)
+        self.matrix = kinds.chosen(self.matrices)
+        self.source = source.at(self.matrix.layer if self.matrix else None)
+        self.pitfalls.extend(pitfalls.matrix_pitfalls(self.matrices, self.matrix))
         if self.matrix is None:
             self.pitfalls.append(
-                "no matrix holds counts or log1p values, which scdfm reads; store the counts as X or as a layer"
+                "no matrix holds counts or anything that log1p values can be made of; store the counts as X or as a layer"
             )
 
     def inspection(self) -> Inspection:
@@ -109,7 +111,7 @@ class _Inspector:
         self.pitfalls.extend(pitfalls.file_pitfalls(source, density, layer, column))
         common = (
             str(source.path or source.name),
-            len(self.obs),
+            source.n_cells,
             len(source.genes),
             tuple(self.matrices),
             matrix,
@@ -120,7 +122,7 @@ class _Inspector:
                 "no column of obs has a label of untreated cells such as control, DMSO or non-targeting "
                 f"(columns: {known}); give --perturbation-key and --control by hand"
             )
-            return Inspection(*common, None, pitfalls=tuple(self.pitfalls))
+            return Inspection(*common, None, notes=tuple(self.notes), pitfalls=tuple(self.pitfalls))
         best, others = found[0], found[1:]
         labels = labels_of(self.obs, best.column, source.name)
         self.decisions.extend(decisions.decisions(best, others, spellings, frequencies(labels), self.obs))
@@ -147,6 +149,7 @@ class _Inspector:
         self.pitfalls.extend([smiles_note] if smiles_note else [])
         genes, aliases = self._genes(best, spellings)
         self.pitfalls.extend(pitfalls.label_pitfalls(sorted(labels.unique()), naming, genes))
+        unit = columns.unit_guess(obs, dose.column, untreated) if dose else None
         found: dict[str, Any] = {
             "covariates": tuple(covariates), "dose": dose, "time": time, "smiles": smiles,
         }  # fmt: skip
@@ -154,6 +157,7 @@ class _Inspector:
             tuple(guess.column for guess in covariates),
             dose.column if dose else None,
             time.column if time else None,
+            dose_unit_key=unit.column if unit else None,
         )
         names = self._names(best, design)
         if names is not None:
@@ -182,7 +186,8 @@ class _Inspector:
         """The fit line, or a pitfall that says why there is none."""
         assert self.matrix is not None
         file = str(self.source.path or "DATA.h5ad")
-        line = fit_line(file, best.guess, best.meaning.naming, design, self.matrix, smiles, names, drugs)
+        sizes = self._sizes(names)
+        line = fit_line(file, best.guess, best.meaning.naming, design, self.matrix, smiles, sizes, drugs)
         if line is None:
             self.pitfalls.append(pitfalls.nothing_to_hold_out(drugs))
         return line
@@ -225,16 +230,25 @@ class _Inspector:
             self.pitfalls.append(f"the labels cannot be read as they are: {error}")
             return None
 
+    def _sizes(self, names: Any) -> Counter[str]:
+        """The number of cells of each of the `names` of the rows of obs."""
+        counts = self.source.counts
+        cells = np.ones(len(names), dtype=np.int64) if counts is None else counts.loc[self.obs.index]
+        sizes: Counter[str] = Counter()
+        for name, n in zip(names.tolist(), cells.tolist(), strict=True):
+            sizes[name] += n
+        return sizes
+
     def _conditions(
         self, names: Any, genes: Sequence[str], smiles: bool, aliases: dict[str, str]
     ) -> dict[str, Any]:
         """Numbers of conditions and cells, and pitfalls of the targets."""
-        sizes = Counter(names.tolist())
+        sizes = self._sizes(names)
+        self.pitfalls.extend(pitfalls.size_pitfalls(sizes))
         n_controls = sizes.pop(CONTROL, 0)
         plain = sorted({perturbation_of(name) for name in sizes})
         every = {target for name in plain for target in targets(name)}
         drugs = smiles or not every & set(genes)
-        self.pitfalls.extend(pitfalls.size_pitfalls(names))
         self.pitfalls.extend(pitfalls.target_pitfalls(plain, genes, drugs, aliases))
         return {
             "n_conditions": len(sizes),

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from scdfm.data.conditions import CONTROL, SEPARATOR, near, targets
+from scdfm.data.kinds import MEANING, OPTIONS, Matrix
 from scdfm.data.naming import Naming
 from scdfm.data.source import Source
 
@@ -45,9 +45,9 @@ def label_pitfalls(labels: Sequence[str], naming: Naming, genes: Sequence[str]) 
             )
 
 
-def size_pitfalls(names: npt.NDArray[np.object_]) -> Iterator[str]:
-    """Conditions and controls of too few cells."""
-    sizes = pd.Series(names.astype(str)).value_counts()
+def size_pitfalls(cells: Mapping[str, int]) -> Iterator[str]:
+    """Conditions and controls of too few `cells`."""
+    sizes = pd.Series(dict(cells), dtype=np.int64)
     n_controls = int(sizes.get(CONTROL, 0))
     if n_controls < FEW_CONTROLS:
         yield f"only {n_controls} control cells; every shift is measured from them, {FEW_CONTROLS} or more are better"
@@ -100,12 +100,43 @@ def file_pitfalls(source: Source, density: float, layer: str | None, column: str
             f"gene '{source.genes[repeated][0]}' stands more than once in var ({int(repeated.sum())} repeats), which "
             "scdfm refuses: adata.var_names_make_unique(), or sum the repeats, and write the file anew"
         )
-    gigabytes = len(source.obs) * len(source.genes) * density * 8 / 1e9
+    gigabytes = source.n_cells * len(source.genes) * density * 8 / 1e9
     if gigabytes > HUGE_GB:
         where = "X" if layer is None else f"layer '{layer}'"
         yield (
             f"{where} takes about {gigabytes:.0f} GB as sparse rows, which are kept on disk while they are used; see that "
             "the folder for temporary files has room, or read part of the cells with --subset"
+        )
+
+
+def matrix_pitfalls(found: Sequence[Matrix], used: Matrix | None) -> Iterator[str]:
+    """What the numbers of a file are, where it is not what one would take them for, and what reads them."""
+    for part in found:
+        meaning = MEANING.get(part.kind)
+        if part is used and meaning:
+            options = " ".join(OPTIONS[part.kind])
+            yield f"{part.name} holds {meaning} ({part.evidence}); {options} brings them to log1p values"
+        elif part.layer is None and meaning and used is not None:
+            yield f"X holds {meaning} ({part.evidence}), so {used.name} is used: {used.kind} ({used.evidence})"
+        elif part.layer is None and part.kind == "unreadable" and used is not None:
+            yield f"X {part.evidence}, so {used.name} is used: {used.kind} ({used.evidence})"
+        elif part.layer is None and meaning:
+            yield (
+                f"X holds {meaning} ({part.evidence}); nothing brings them back: store the counts, or log1p values from "
+                "before, as X or as a layer"
+            )
+    if used is None:
+        return
+    for part in found:
+        if part is not used and part.n_genes > used.n_genes and part.options:
+            yield (
+                f"{part.name} holds {part.kind} of {part.n_genes:,} genes, more than the {used.n_genes:,} of {used.name}: "
+                f"{' '.join(part.options)} reads it"
+            )
+    if used.n_empty:
+        yield (
+            f"{used.n_empty} cells of those seen have no gene above 0 and would pull means toward 0: --min-genes 1 leaves "
+            "such cells out"
         )
 
 
