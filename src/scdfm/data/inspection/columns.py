@@ -104,7 +104,7 @@ def candidates(obs: pd.DataFrame, genes: Genes) -> list[Candidate]:
 
 
 def says_more(obs: pd.DataFrame, one: Candidate, other: Candidate) -> bool:
-    """Whether each label of `one` has one label of `other`, more of them, and is not that label with something added."""
+    """Whether each label of `one` has one label of `other`, more of them, and seldom is that label with something added."""
     if one.meaning.n_perturbed <= other.meaning.n_perturbed or (
         one.meaning.naming.guides and not other.meaning.naming.guides
     ):
@@ -120,7 +120,7 @@ def says_more(obs: pd.DataFrame, one: Candidate, other: Candidate) -> bool:
         for fine, coarse in zip(pairs["one"], pairs["other"], strict=True)
     ]
     added = [words is not None and not set(filter(None, words)) & targets for words in left]
-    return not all(added)
+    return 2 * sum(added) < len(added)
 
 
 def _joined(obs: pd.DataFrame, genes: Genes, found: Sequence[Candidate]) -> list[Candidate]:
