@@ -201,7 +201,7 @@ def test_values_are_checked_on_the_way(screen: ad.AnnData, tmp_path: Path) -> No
     X.data[:] = 0
     assert "holds only zeros" in message(X)
     assert "holds log1p values" in message(screen.X, target_sum=1e4)
-    assert "raw counts (whole numbers)" in message(screen.X, target_sum="median")
+    assert "holds log1p values" in message(screen.X, target_sum="median")
 
 
 def test_csc_is_refused_on_disk_alone(screen: ad.AnnData, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class Condition:
         return name + "".join(f"{COVARIATE_SIGN}{key}={value}" for key, value in sorted(pairs))
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=1 << 18)  # several forms of the names of a screen of 50,000 conditions
 def parse(name: str, control: str = CONTROL) -> Condition:
     """The condition that a name stands for.
 
@@ -158,6 +158,8 @@ def number_text(value: float) -> str:
 
 def split_targets(text: str, signs: Sequence[str] = (SEPARATOR,)) -> list[str]:
     """Texts between the `signs` (the longest first) that stand outside of brackets: `(+)-JQ1` is one drug, not two."""
+    if not any(sign in text for sign in signs):  # nearly every name of a screen of singles
+        return [text.strip()]
     parts, depth, place = [""], 0, 0
     while place < len(text):
         depth += (text[place] == "(") - (text[place] == ")")
@@ -207,7 +209,8 @@ def perturbation(part: str) -> Perturbation:
 
 def _repeated(names: Iterable[str]) -> str | None:
     """The first in sorted order of the names that stand twice."""
-    return next((a for a, b in itertools.pairwise(sorted(names)) if a == b), None)
+    ordered = sorted(names)
+    return None if len(ordered) < 2 else next((a for a, b in itertools.pairwise(ordered) if a == b), None)
 
 
 def near(name: str, known: Iterable[str]) -> str:

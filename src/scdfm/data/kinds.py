@@ -176,6 +176,11 @@ def recognise(values: sp.csr_matrix) -> Recognised:
         return Recognised("counts", f"whole numbers up to {highest:g}")
     values = values.astype(np.float64)
     values.eliminate_zeros()
+    with np.errstate(over="ignore", invalid="ignore"):  # of values that no transform leaves so large
+        return _of_fractions(values, highest)
+
+
+def _of_fractions(values: sp.csr_matrix, highest: float) -> Recognised:
     fractions = f"fractions up to {highest:.4g}"
     if found := _undone(values, highest):
         kind, evidence = found
@@ -193,11 +198,6 @@ def recognise(values: sp.csr_matrix) -> Recognised:
 
 def _undone(values: sp.csr_matrix, highest: float) -> tuple[Kind, str] | None:
     """The transform whose undoing leaves one total for all cells, or multiples of one count in each; None without one."""
-    with np.errstate(over="ignore", invalid="ignore"):  # of values that no transform leaves so large
-        return _told(values, highest)
-
-
-def _told(values: sp.csr_matrix, highest: float) -> tuple[Kind, str] | None:
     undone = {name: _with(values, UNDO[name]) for name in UNDO if name == "linear" or highest <= MOST[name]}
     spreads = {name: _spread(each) for name, each in undone.items()}
     best = min(spreads, key=lambda name: spreads[name])

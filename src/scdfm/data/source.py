@@ -21,6 +21,7 @@ from scdfm.data.conditions import near
 from scdfm.data.tables import (
     MANY,
     READ_ERRORS,
+    UNSEEN,
     distinct,
     is_read_error,
     read_distinct,
@@ -110,34 +111,36 @@ class Source:
 
 
 @contextlib.contextmanager
-def open_source(path_or_adata: Any, light: bool = False) -> Iterator[Source]:
+def open_source(path_or_adata: Any, rank: Callable[[str], int] | None = None) -> Iterator[Source]:
     """The screen at a path, or in an AnnData or MuData, for as long as the block lasts.
 
-    light: of many cells obs holds each kind once, with its number of cells (`tables.distinct`): what can be looked at.
+    rank: given, obs of many cells holds each kind of them once, with its number of cells, which is enough to look at;
+    columns of low rank tell kinds apart first (`tables.distinct`).
     """
     if isinstance(path_or_adata, str | Path):
         path = Path(path_or_adata)
         with _open_group(path) as group:
-            yield _from_group(group, path, light)
+            yield _from_group(group, path, rank)
         return
     if isinstance(modalities := getattr(path_or_adata, "mod", None), Mapping):
         name = _modality(modalities, "MuData")
         others = {other: tidied(part.obs) for other, part in modalities.items() if other != name}
-        yield _with_shared(_from_adata(modalities[name], False), tidied(path_or_adata.obs), others, name)
+        yield _with_shared(_from_adata(modalities[name], None), tidied(path_or_adata.obs), others, name)
         return
     if not all(hasattr(path_or_adata, name) for name in ("obs", "var_names", "layers", "X")):
         raise DataError(f"cells: expected a path or an AnnData, found a {type(path_or_adata).__name__}")
-    yield _from_adata(path_or_adata, light)
+    yield _from_adata(path_or_adata, rank)
 
 
-def _from_adata(adata: Any, light: bool) -> Source:
+def _from_adata(adata: Any, rank: Callable[[str], int] | None) -> Source:
     raw = getattr(adata, "raw", None)
     var = tidied(adata.var) if hasattr(adata, "var") else pd.DataFrame(index=adata.var_names)
     obs, counts = tidied(adata.obs), None
-    if light and len(obs) > MANY:
+    if rank is not None and len(obs) > MANY:
         obs, counts = distinct(
-            ((name, partial(obs.iloc.__getitem__, (slice(None), at))) for at, name in enumerate(obs)),
+            [(name, partial(obs.iloc.__getitem__, (slice(None), at))) for at, name in enumerate(obs)],
             len(obs),
+            rank,
         )
     return Source(
         name="AnnData",
@@ -196,7 +199,7 @@ def _open_group(path: Path) -> Iterator[Any]:
         yield file
 
 
-def _from_group(group: Any, path: Path, light: bool) -> Source:
+def _from_group(group: Any, path: Path, rank: Callable[[str], int] | None) -> Source:
     try:
         keys = set(group.keys())
         if "mod" in keys and "X" not in keys:
@@ -205,7 +208,9 @@ def _from_group(group: Any, path: Path, light: bool) -> Source:
         counts = None
         tables = [read_table(group[name]) for name in ("var",) if name in keys]
         if "obs" in keys:
-            obs, counts = read_distinct(group["obs"]) if light else (read_table(group["obs"]), None)
+            obs, counts = (
+                (read_table(group["obs"]), None) if rank is None else read_distinct(group["obs"], rank)
+            )
             tables.insert(0, obs)
         raw = _raw_of(group, keys)
         raw_var = None if raw is None else read_table(raw[1])
@@ -228,9 +233,12 @@ def _from_group(group: Any, path: Path, light: bool) -> Source:
             return None
         return _opened(group["X"] if layer is None else group[f"layers/{layer}"])
 
+    unseen = obs.attrs.get(UNSEEN, [])
     notes = tuple(
         f"obs['{column}'] cannot be read and is left out ({why})" for column, why in unreadable(obs).items()
     )
+    if unseen:
+        notes += (f"of so many cells these columns of obs are not looked at: {', '.join(unseen)}",)
     return Source(
         path.name, path, obs, var, _genes(var), layers, open_matrix, raw_var,
         None if raw is None else lambda: _opened(raw[0]), notes, counts, _seed(group),
@@ -263,7 +271,7 @@ def _opened(element: Any) -> Any:
 def _from_modalities(group: Any, path: Path) -> Source:
     """The genes' modality of a MuData file, with what the whole file and its other modalities say of the cells."""
     name = _modality(group["mod"], str(path))
-    source = _from_group(group[f"mod/{name}"], path, light=False)
+    source = _from_group(group[f"mod/{name}"], path, None)
     others = {
         str(other): read_table(group[f"mod/{other}/obs"])
         for other in group["mod"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -23,11 +23,13 @@ READ_ERRORS: Final = (
 BYTE_ORDER_MARK: Final = "\ufeff"
 UNREADABLE: Final = "unreadable"
 """Key in a table's attrs: the columns that could not be read, each with the reason."""
+UNSEEN: Final = "unseen"
+"""Key in the attrs of a table of distinct rows: the columns left out because they would make too many of them."""
 MANY: Final = 500_000
 """Rows from which a table is looked at by its distinct rows."""
 _CHUNK: Final = 1_000_000  # texts that are read at once
 _VALUES: Final = 100_000  # different values of a column that still tell kinds of cells apart
-_KINDS: Final = 1_000_000  # kinds of cells, of all columns together
+_KINDS: Final = 300_000  # kinds of cells, of all columns together
 
 
 def reason(error: BaseException) -> str:
@@ -62,30 +64,34 @@ def read_table(element: Any) -> Any:
             return tidied(table)
 
 
-def read_distinct(element: Any) -> tuple[Any, pd.Series[int] | None]:
-    """The table of `read_table`, or of MANY rows the distinct ones of it with their numbers; column by column, so that
-    never more than one of them is in memory."""
+def read_distinct(element: Any, rank: Callable[[str], int]) -> tuple[Any, pd.Series[int] | None]:
+    """The table of `read_table`, or of MANY rows the distinct ones of it with their numbers (`distinct`); column by
+    column, so that never more than one of them is in memory."""
     names = _column_names(element)
     if names is None or (n := _length(element)) <= MANY:
         return read_table(element), None
     with warnings.catch_warnings(action="ignore"):
         lacking: dict[str, str] = {}
-        table, counts = distinct(((name, _reader(element, name, n, lacking)) for name in names), n)
+        table, counts = distinct([(name, _reader(element, name, n, lacking)) for name in names], n, rank)
     table.attrs[UNREADABLE] = lacking
     return tidied(table), counts
 
 
-def distinct(columns: Iterable[tuple[str, Callable[[], Any]]], n: int) -> tuple[pd.DataFrame, pd.Series[int]]:
+def distinct(
+    columns: Sequence[tuple[str, Callable[[], Any]]], n: int, rank: Callable[[str], int]
+) -> tuple[pd.DataFrame, pd.Series[int]]:
     """The distinct rows of a table of `n` rows, in the order of their first, and how many rows each stands for.
 
     columns: names, and what reads each. Those with a value of its own for almost every row tell no kinds of rows
-    apart and are left out, as are those that cannot be read (None). The index holds the places of the first rows.
+    apart and are left out, as are those that cannot be read (None), and those of the highest `rank` that would make
+    more than _KINDS of rows. The index holds the places of the first rows.
     """
+    unseen: list[str] = []
     row, kinds = np.zeros(n, dtype=np.int64), 1
     kept: dict[
         str, tuple[Any, npt.NDArray[np.int64]]
     ] = {}  # values of each column, and their codes by kind of row
-    for name, read in columns:
+    for name, read in sorted(columns, key=lambda column: rank(column[0])):
         values = read()
         coded = None if values is None else _coded(values)
         if coded is None:
@@ -93,6 +99,7 @@ def distinct(columns: Iterable[tuple[str, Callable[[], Any]]], n: int) -> tuple[
         codes, found = coded
         merged, pairs = pd.factorize(row * (len(found) + 1) + codes + 1)
         if len(pairs) > _KINDS:
+            unseen.append(name)
             continue
         before, code = np.divmod(pairs, len(found) + 1)
         kept = {other: (each, old[before]) for other, (each, old) in kept.items()}
@@ -100,7 +107,9 @@ def distinct(columns: Iterable[tuple[str, Callable[[], Any]]], n: int) -> tuple[
         row, kinds = merged, len(pairs)
     first = np.empty(kinds, dtype=np.int64)
     first[row[::-1]] = np.arange(n - 1, -1, -1)  # of several the last that is written stays
-    table = pd.DataFrame({name: _taken(*pair) for name, pair in kept.items()}, index=pd.Index(first))
+    ordered = [name for name, _ in columns if name in kept]
+    table = pd.DataFrame({name: _taken(*kept[name]) for name in ordered}, index=pd.Index(first))
+    table.attrs[UNSEEN] = unseen
     return table, pd.Series(np.bincount(row, minlength=kinds), index=table.index)
 
 

@@ -73,18 +73,19 @@ class Candidate:
         return Guess(self.column, f"{usual}{n} labels, '{control}' among them", control)
 
 
-def candidates(obs: pd.DataFrame, genes: Genes) -> list[Candidate]:
+def candidates(obs: pd.DataFrame, genes: Genes, counts: pd.Series[int] | None = None) -> list[Candidate]:
     """Columns that may hold the perturbation of each cell, the likeliest first.
 
     Before all others comes a column whose targets are genes of the file, and names them instead of their guides; then
     one with a usual name; then the one of most labels. A column that says more of the cells than the likeliest, each of
     its labels having one label there, comes first in its place, unless it only adds a dose, a guide or a sample to it.
+    counts: the number of cells that each row of obs stands for.
     """
     found = []
     for column in map(str, obs.columns):
         if list(obs.columns).count(column) != 1 or _smells_of_number(obs[column]):
             continue
-        if (meant := meaning(frequencies(obs[column]), genes)) is not None:
+        if (meant := meaning(frequencies(obs[column], counts), genes)) is not None:
             found.append(Candidate(column, meant, _rank(column, PERTURBATION_NAMES)))
     found.sort(
         key=lambda one: (
@@ -281,6 +282,16 @@ def split_columns(obs: pd.DataFrame, conditions: npt.NDArray[np.object_], untrea
         if _SPLIT_VALUES >= set(values) > {"train"} and decides(pd.Series(conditions[treated]), values):
             found.append(column)
     return found
+
+
+def importance(column: str) -> int:
+    """What a column of obs tells by its name: 0 what was done, 1 to which cells, 3 in which batch, 2 anything else."""
+    if _rank(column, PERTURBATION_NAMES) < len(PERTURBATION_NAMES):
+        return 0
+    usual = (*COVARIATE_NAMES, *CONTEXT_NAMES, *DOSE_NAMES, *TIME_NAMES)
+    return (
+        1 if _rank(column, usual) < len(usual) else 3 if _rank(column, BATCH_NAMES) < len(BATCH_NAMES) else 2
+    )
 
 
 def named(obs: pd.DataFrame, names: Sequence[str], taken: Sequence[str]) -> list[str]:

@@ -75,7 +75,7 @@ def inspect(path: str | Path | AnnData) -> Inspection:
 
     Raises DataError where it is no file of cells at all; whatever else is odd stands in `pitfalls`.
     """
-    with open_source(path, light=True) as source:
+    with open_source(path, columns.importance) as source:
         if not source.n_cells or not len(source.genes):
             raise DataError(
                 f"{source.name} holds {source.n_cells} cells × {len(source.genes)} genes; expected a screen of cells"
@@ -105,7 +105,7 @@ class _Inspector:
         """Everything that is found."""
         source, matrix = self.source, self.matrix
         spellings = gene_names.spellings(source)
-        found = columns.candidates(self.obs, spellings)
+        found = columns.candidates(self.obs, spellings, source.counts)
         column = found[0].meaning.naming.genes if found else None
         density, layer = (matrix.density, matrix.layer) if matrix else (0.0, None)
         self.pitfalls.extend(pitfalls.file_pitfalls(source, density, layer, column))
@@ -125,7 +125,9 @@ class _Inspector:
             return Inspection(*common, None, notes=tuple(self.notes), pitfalls=tuple(self.pitfalls))
         best, others = found[0], found[1:]
         labels = labels_of(self.obs, best.column, source.name)
-        self.decisions.extend(decisions.decisions(best, others, spellings, frequencies(labels), self.obs))
+        self.decisions.extend(
+            decisions.decisions(best, others, spellings, self._frequencies(labels), self.obs)
+        )
         alternatives = tuple(other.guess for other in others)
         return Inspection(*common, best.guess, alternatives, **self._design(best, labels, spellings))
 
@@ -229,6 +231,9 @@ class _Inspector:
         except ScdfmError as error:
             self.pitfalls.append(f"the labels cannot be read as they are: {error}")
             return None
+
+    def _frequencies(self, labels: pd.Series) -> Counter[str]:
+        return frequencies(labels, self.source.counts)
 
     def _sizes(self, names: Any) -> Counter[str]:
         """The number of cells of each of the `names` of the rows of obs."""

@@ -47,10 +47,15 @@ class Meaning:
         return 2 * len(self.measured) >= len(self.targets)
 
 
-def frequencies(values: pd.Series) -> Counter[str]:
-    """Cells of each label, blanks around it dropped; missing ones as `nan`."""
-    found: Counter[str] = Counter({MISSING: missing} if (missing := int(values.isna().sum())) else {})
-    for label, count in values.value_counts().items():
+def frequencies(values: pd.Series, counts: pd.Series[int] | None = None) -> Counter[str]:
+    """Cells of each label, blanks around it dropped; missing ones as `nan`. counts: cells that each row stands for."""
+    cells = pd.Series(1, index=values.index) if counts is None else counts.loc[values.index]
+    lacking = values.isna().to_numpy()
+    found: Counter[str] = Counter({MISSING: missing} if (missing := int(cells[lacking].sum())) else {})
+    each: pd.Series[int] = (
+        cells[~lacking].groupby(values[~lacking].to_numpy(), observed=True, sort=False).sum()
+    )
+    for label, count in each.sort_values(ascending=False, kind="stable").items():
         if count:
             found[str(label).strip()] += int(count)
     return found
