@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from anndata.io import write_elem
 
 SYMBOLS = (
     "AHR",
@@ -40,6 +43,20 @@ class Layout:
     words: tuple[str, ...]
     """Options that the fit line must hold."""
     log1p: bool = False
+    beside: dict[str, ad.AnnData] = field(default_factory=dict)
+    """Further modalities by name, those of a MuData file."""
+
+    def write(self, path: Path) -> None:
+        """Write the file: an `.h5ad`, or a `.h5mu` where there are further modalities."""
+        if not self.beside:
+            self.adata.write_h5ad(path)
+            return
+        with h5py.File(path, "w") as file:
+            file.attrs.update({"encoding-type": "MuData", "encoding-version": "0.1.0"})
+            for name, part in {"rna": self.adata, **self.beside}.items():
+                write_elem(file, f"mod/{name}", part)
+            write_elem(file, "obs", pd.DataFrame(index=self.adata.obs.index))
+            write_elem(file, "var", pd.DataFrame(index=self.adata.var.index))
 
     @property
     def values(self) -> np.ndarray:
@@ -249,7 +266,7 @@ def sciplex() -> Layout:
         for drug, dose, n in (("Vehicle", 0, 30), *((d, u, 6) for d in drugs for u in (10, 100, 1000))):
             own = drug != "Vehicle"
             rows += [((drug,) if own else (), f"{drug}@{dose}|cell_type={kind}" if own else "control", {
-                "cell_type": kind, "dose": float(dose), "product_name": drug, "treatment": f"S{drugs.index(drug) if own else 0}",
+                "cell_type": kind, "dose": float(dose), "product_name": drug, "culture_plate": f"plate{cell % 2}",
                 "target": "HDAC" if own else "Vehicle", "replicate": f"rep{cell % 2}", "vehicle": not own,
             }) for cell in range(n)]  # fmt: skip
     index = [f"{gene}.{place}" for place, gene in enumerate(ENSEMBL)]
@@ -264,7 +281,7 @@ def sciplex() -> Layout:
 
 
 def frangieh() -> Layout:
-    """Frangieh 2021 as scPerturb ships it: genes in obs['perturbation'], the culture in perturbation_2, unassigned cells."""
+    """Frangieh 2021 as scPerturb ships it: cultures in perturbation_2, cells without a gene."""
     rows: list[tuple[Members, str | None, dict[str, object]]] = []
     for culture in ("Control", "IFNγ", "Co-culture"):
         for target, n in (("control", 24), ("nan", 6), *((target, 8) for target in TARGETS[:5])):
@@ -278,9 +295,28 @@ def frangieh() -> Layout:
     return layout(rows, ("--covariates perturbation_2", "--exclude nan"))
 
 
+def papalexi() -> Layout:
+    """Papalexi 2021 as pertpy ships it: MuData, obs['gene_target'] beside Perturbed/NT and guides such as STAT1g2."""
+    rows: list[tuple[Members, str | None, dict[str, object]]] = []
+    for target, n in (("NT", 60), *((target, 14) for target in TARGETS)):
+        for cell in range(n):
+            own, guide = target in TARGETS, f"{target}g{cell % 3 + 1}"
+            rows.append(((target,) if own else (), target if own else "control", {
+                "orig.ident": "Lane1", "MULTI_ID": f"rep{cell % 2}-tx", "guide_ID": guide, "con": "tx",
+                "NT": guide if own else "NT",
+                "perturbation": "Perturbed" if own else "NT", "replicate": f"rep{cell % 2}", "gene_target": target,
+                "S.Score": 0.1, "Phase": "G1",
+            }))  # fmt: skip
+    made = layout(rows, ("--perturbation-key gene_target", "--control NT"), by_id(SYMBOLS))
+    adt = ad.AnnData(np.ones((len(rows), 4), dtype=np.float32), obs=pd.DataFrame(index=made.adata.obs.index),
+                     var=pd.DataFrame(index=["CD86", "PDL1", "PDL2", "CD366"]))  # fmt: skip
+    return replace(made, beside={"adt": adt})
+
+
 LAYOUTS: dict[str, Callable[[], Layout]] = {
     made.__name__: made
     for made in (
         replogle, gears_norman, scperturb_norman, census, vcc_2025, vcc_2026, parse_pbmc, tahoe, sciplex, frangieh,
+        papalexi,
     )
 }  # fmt: skip

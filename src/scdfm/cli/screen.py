@@ -58,17 +58,24 @@ class Reader:
     backed: bool | None
     config: Path | None
     given: Callable[..., DataConfig]
+    strict: bool = True
+    """False where the options are those of another file, whose labels this one need not all hold."""
 
     def over(self, defaults: dict[str, Any]) -> Reader:
-        """This reader with other options where none were given."""
-        return replace(self, declared=self.given(**defaults))
+        """This reader with the options of another file where none were given."""
+        return replace(self, declared=self.given(**defaults), strict=False)
 
     def read(self, data: Path) -> CellTable:
         """The cells of the file."""
-        from scdfm.data import read_cells
+        from scdfm.data.cells import read_cells, read_like
         from scdfm.data.stored import StoredMatrix
 
-        cells = read_cells(data, **self.declared.options(), backed=self.backed)
+        options = self.declared.options()
+        cells = (
+            read_cells(data, **options, backed=self.backed)
+            if self.strict
+            else read_like(data, options, self.backed)
+        )
         for note in cells.notes:
             warn(f"{data}: {note}")
         if self.backed is None and isinstance(cells.X, StoredMatrix):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -336,6 +336,21 @@ def read_cells(
         )
 
 
+def read_like(
+    path_or_adata: str | Path | AnnData, options: Mapping[str, Any], backed: bool | None = None
+) -> CellTable:
+    """Read a screen with the `options` of `read_cells` that another was read with, whose labels it need not all hold, nor
+    its column of gene names."""
+    rest = dict(options)
+    names, columns = (
+        {entry.name: rest.pop(entry.name) for entry in fields(kind) if entry.name in rest}
+        for kind in (Naming, Design)
+    )
+    naming, design = Naming(**names), Design(**columns)
+    with open_source(path_or_adata) as source:
+        return cells_of(source, naming=naming, design=design, backed=backed, strict=False, **rest)
+
+
 def cells_of(
     source: Source,
     perturbation_key: str = "perturbation",
@@ -352,14 +367,16 @@ def cells_of(
 ) -> CellTable:
     """The table of an opened screen; the options are those of `read_cells`.
 
-    strict: False for a file that is read as another was, and need not hold every label that `naming` names.
+    strict: False for a file that is read as another was, and need not hold every label that `naming` names, nor its
+    column of gene names.
     """
     reading = Reading(checked_target_sum(target_sum), values)
     if min_cells < 1:
         raise DataError(f"min_cells is {min_cells}; expected at least 1")
     asked = chosen_rows(source.obs, subset, source.name)
     opened, source = source, source.at(layer)
-    genes = read_genes(source, naming.genes)
+    named = strict or naming.genes in source.var.columns
+    genes = read_genes(source, naming.genes if named else None)
     where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
     if min_genes > 0:
         asked = _with_genes(source.matrix(layer), asked, min_genes, where, genes.columns)

@@ -139,7 +139,7 @@ def _read(
     only holds where it has the column."""
     with open_source(source) as opened:
         obs, name = opened.obs, f"prediction {opened.name}"
-        key, notes = _label_column(obs, key, own_key, control, real, name)
+        key, notes = _label_column(obs, key, own_key, naming, real, name)
         kept = obs[key].notna().to_numpy()
         if not kept.all():
             raise DataError(

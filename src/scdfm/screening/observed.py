@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scdfm.data import read_cells
-from scdfm.data.cells import cells_of
+from scdfm.data.cells import cells_of, read_like
 from scdfm.data.naming import Naming
 from scdfm.data.source import open_source
 from scdfm.data.stored import in_memory, subset
@@ -73,9 +72,9 @@ def _table(source: str | Path | AnnData | CellTable, ensemble: Ensemble, conditi
 
     manifest = ensemble.first.manifest
     if condition is not None:
-        table = source if isinstance(source, CellTable) else read_cells(
-            source, manifest.perturbation_key, **manifest.numbers, **manifest.design, **manifest.naming.to_dict()
-        )  # fmt: skip
+        key = {"perturbation_key": manifest.perturbation_key}
+        options = key | manifest.numbers | manifest.design | manifest.naming.to_dict()
+        table = source if isinstance(source, CellTable) else read_like(source, options)
         return table.select([manifest.naming.canonical(condition)])
     if isinstance(source, CellTable):
         return source
@@ -83,4 +82,4 @@ def _table(source: str | Path | AnnData | CellTable, ensemble: Ensemble, conditi
     with open_source(source) as opened:
         one = pd.DataFrame({"population": "control"}, index=opened.obs.index.astype(str))
         naming = Naming(genes=manifest.naming.genes)
-        return cells_of(replace(opened, obs=one), "population", naming, **manifest.numbers)
+        return cells_of(replace(opened, obs=one), "population", naming, strict=False, **manifest.numbers)
