@@ -170,7 +170,6 @@ def test_a_file_without_a_control_label_is_explained() -> None:
 @pytest.mark.parametrize(
     ("labels", "genes", "words"),
     [
-        (["control", "A", "A_B"], ("A", "B"), "1 labels look like combinations joined by '_' (first: 'A_B')"),
         (["control", "HLA-A", "A-B", "A"], ("A", "B", "HLA-A"), "combinations joined by '-' (first: 'A-B')"),
         (["control", "A|x"], ("A",), "1 labels hold '|' (first: 'A|x')"),
         (["control", "A@x"], ("A",), "1 labels hold '@' (first: 'A@x')"),

@@ -101,7 +101,7 @@ class Manifest(BaseModel):
     control: str
     """The first of the labels of untreated cells."""
     names: dict[str, Any] = {}
-    """How the file names genes and conditions (from format 7 on)."""
+    """How the file names genes and conditions."""
     design: dict[str, Any] = {}
     """Columns of obs that hold covariates, dose and time, and those that match controls."""
     conditions: ConditionSchema = ConditionSchema()
