@@ -72,7 +72,8 @@ def main() -> None:
         gigabytes, cpu = used.ru_maxrss / 2**20, used.ru_utime + used.ru_stime
         print(done.stdout, done.stderr)
         print(
-            f"{n:,} cells, {path.stat().st_size / 1e9:.2f} GB: {seconds:.1f} s ({cpu:.1f} s of one core), {gigabytes:.2f} GiB at most"
+            f"{n:,} cells, {path.stat().st_size / 1e9:.2f} GB: {seconds:.1f} s ({cpu:.1f} s of one core), "
+            f"{gigabytes:.2f} GiB at most"
         )
 
 

@@ -95,9 +95,11 @@ def fit(
 
 
 @app.command()
+@reads_screen()
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder of a fit.", show_default=False)],
     out: Annotated[Path, typer.Option(help="File to write (.h5ad or .zarr).", show_default=False)],
+    screen: Reader,
     conditions: Annotated[
         list[str] | None,
         typer.Option(
@@ -123,7 +125,10 @@ def predict(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Generate whole populations for conditions, measured or not."""
+    """Generate whole populations for conditions, measured or not.
+
+    The file of --controls is read as the run's cells were; options on columns, labels and numbers are about it alone.
+    """
     if sum([bool(conditions), test, all_pairs_of is not None]) != 1:
         raise ConfigError(
             "predict: choose exactly one of --conditions A+B,C, --test and --all-pairs-of A,B,C"
@@ -149,7 +154,14 @@ def predict(
             for pair in itertools.combinations(dict.fromkeys(names_of(all_pairs_of, run=source)), 2)
         ]
     written = source.predict_to(
-        out, names, controls, n_cells=cells, seed=seed, resume=resume, overwrite=overwrite, progress=not quiet
+        out,
+        names,
+        screen.controls(controls, source),
+        n_cells=cells,
+        seed=seed,
+        resume=resume,
+        overwrite=overwrite,
+        progress=not quiet,
     )
     if not is_first():
         return

@@ -17,6 +17,7 @@ from scdfm.errors import ConfigError
 if TYPE_CHECKING:
     from scdfm.data import CellTable
     from scdfm.declaration import DataConfig
+    from scdfm.run import Run
 
 NONE = "none"
 """What stands for an empty list of columns."""
@@ -80,6 +81,22 @@ class Reader:
             warn(f"{data}: {note}")
         if self.backed is None and isinstance(cells.X, StoredMatrix):
             warn(f"{data}: larger than 2 GiB, so its cells stay on disk (--in-memory: do not)")
+        return cells
+
+    def controls(self, file: Path | None, run: Run) -> CellTable | None:
+        """The control cells of a file, read as those of the run but for the options given; None without a file."""
+        from scdfm.run.controls import read_controls
+
+        if file is None:
+            if self.declared != self.given() or self.backed is not None:
+                raise ConfigError(
+                    "options that say how a file is read go with --controls FILE here; give it, or leave them out"
+                )
+            return None
+        declared = self.given(**run.manifest.control_reading)
+        cells = read_controls(file, run.manifest, declared.options(), self.backed)
+        for note in cells.notes:
+            warn(f"{file}: {note}")
         return cells
 
     def require_data_alone(self, command: str) -> None:

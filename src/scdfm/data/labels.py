@@ -135,7 +135,7 @@ def check_control(labels: pd.Series, naming: Naming, key: str, name: str, strict
     if not untreated:
         raise DataError(
             f"{name}: no cell of obs column '{key}' is labelled '{naming.control[0]}' alone, which control cells are "
-            f"expected to be; name their label with control; most frequent are {listed(frequent)}"
+            f"expected to be; name their label with control (--control); most frequent are {listed(frequent)}"
         )
     beside = [label for label in untreated if label.strip() in CONTROL_SPELLINGS]
     if strict and beside and not CONTROL_SPELLINGS & set(naming.control):

@@ -30,7 +30,7 @@ from scdfm.data.tables import (
     tidied,
     unreadable,
 )
-from scdfm.errors import DataError
+from scdfm.errors import DataError, ScdfmError
 
 RAW: Final = "raw"
 """Name that the matrix and the genes of `.raw` are read by, as if it were a layer."""
@@ -214,6 +214,8 @@ def _from_group(group: Any, path: Path, rank: Callable[[str], int] | None) -> So
             tables.insert(0, obs)
         raw = _raw_of(group, keys)
         raw_var = None if raw is None else read_table(raw[1])
+    except ScdfmError:
+        raise
     except Exception as error:
         if is_read_error(error):
             raise _unreadable(path, error) from error

@@ -29,7 +29,7 @@ MANY: Final = 500_000
 """Rows from which a table is looked at by its distinct rows."""
 _CHUNK: Final = 1_000_000  # texts that are read at once
 _VALUES: Final = 100_000  # different values of a column that still tell kinds of cells apart
-_KINDS: Final = 300_000  # kinds of cells, of all columns together
+_KINDS: Final = 200_000  # kinds of cells, of all columns together
 
 
 def reason(error: BaseException) -> str:
@@ -87,40 +87,84 @@ def distinct(
     more than _KINDS of rows. The index holds the places of the first rows.
     """
     unseen: list[str] = []
-    row, kinds = np.zeros(n, dtype=np.int64), 1
+    row = np.zeros(n, dtype=np.int32)
     kept: dict[
         str, tuple[Any, npt.NDArray[np.int64]]
     ] = {}  # values of each column, and their codes by kind of row
+    kinds = 1
     for name, read in sorted(columns, key=lambda column: rank(column[0])):
         values = read()
         coded = None if values is None else _coded(values)
         if coded is None:
             continue
         codes, found = coded
-        merged, pairs = pd.factorize(row * (len(found) + 1) + codes + 1)
+        width = len(found) + 1
+        pairs = _pairs(row, codes, kinds, width)
         if len(pairs) > _KINDS:
             unseen.append(name)
             continue
-        before, code = np.divmod(pairs, len(found) + 1)
+        _renumber(row, codes, pairs, width)
+        before, code = np.divmod(pairs, width)
         kept = {other: (each, old[before]) for other, (each, old) in kept.items()}
         kept[name] = (found, code - 1)
-        row, kinds = merged, len(pairs)
-    first = np.empty(kinds, dtype=np.int64)
-    first[row[::-1]] = np.arange(n - 1, -1, -1)  # of several the last that is written stays
+        kinds = len(pairs)
+    first = np.full(kinds, n, dtype=np.int64)
+    for start in range(
+        (n - 1) // _CHUNK * _CHUNK, -1, -_CHUNK
+    ):  # of several writes to one place the last stays
+        part = row[start : start + _CHUNK]
+        first[part[::-1]] = np.arange(start + len(part) - 1, start - 1, -1)
+    order = np.argsort(first)
     ordered = [name for name, _ in columns if name in kept]
-    table = pd.DataFrame({name: _taken(*kept[name]) for name in ordered}, index=pd.Index(first))
+    data = {name: _taken(kept[name][0], kept[name][1][order]) for name in ordered}
+    table = pd.DataFrame(data, index=pd.Index(first[order]))
     table.attrs[UNSEEN] = unseen
-    return table, pd.Series(np.bincount(row, minlength=kinds), index=table.index)
+    return table, pd.Series(np.bincount(row, minlength=kinds)[order], index=table.index)
 
 
-def _coded(values: Any) -> tuple[npt.NDArray[np.int64], Any] | None:
+def _pairs(
+    row: npt.NDArray[np.int32], codes: npt.NDArray[np.integer[Any]], kinds: int, width: int
+) -> npt.NDArray[np.int64]:
+    """The pairs of a kind of row and a code (-1: missing) that there are, each as kind · width + code + 1, ascending."""
+    seen = np.zeros(kinds * width, dtype=bool)
+    for start in range(0, len(row), _CHUNK):
+        seen[_keys(row, codes, start, width)] = True
+    return np.flatnonzero(seen)
+
+
+def _renumber(
+    row: npt.NDArray[np.int32], codes: npt.NDArray[np.integer[Any]], pairs: npt.NDArray[np.int64], width: int
+) -> None:
+    """Make `row` the place of each row's pair among the `pairs`, in place."""
+    for start in range(0, len(row), _CHUNK):
+        row[start : start + _CHUNK] = np.searchsorted(pairs, _keys(row, codes, start, width))
+
+
+def _keys(
+    row: npt.NDArray[np.int32], codes: npt.NDArray[np.integer[Any]], start: int, width: int
+) -> npt.NDArray[np.int64]:
+    part = slice(start, start + _CHUNK)
+    return row[part].astype(np.int64) * width + codes[part] + 1
+
+
+def _coded(values: Any) -> tuple[npt.NDArray[np.integer[Any]], Any] | None:
     """The code of each row (-1: missing) and the values by code; None where there are too many."""
     values = values.array if isinstance(values, pd.Series) else values
     if isinstance(values, pd.Categorical):
-        codes, found = values.codes.astype(np.int64), values.categories.to_frame(index=False)
-        return (codes, found) if len(found) <= _VALUES else None
-    codes, found = pd.factorize(values)
-    return (codes.astype(np.int64), found) if len(found) <= _VALUES else None
+        found = values.categories.to_frame(index=False)
+        return (values.codes, found) if len(found) <= _VALUES else None
+    parts = []
+    known = pd.Index([])
+    for start in range(
+        0, len(values), _CHUNK
+    ):  # a table of all values at once takes as much memory as the rest
+        codes, new = pd.factorize(pd.Series(values[start : start + _CHUNK]))
+        further = new[~new.isin(known)]
+        known = further if not len(known) else known.append(further)
+        if len(known) > _VALUES:
+            return None
+        parts.append(np.append(known.get_indexer(new), -1).astype(np.int32)[codes])
+    return np.concatenate(parts), known
 
 
 def _taken(found: Any, codes: npt.NDArray[np.int64]) -> Any:

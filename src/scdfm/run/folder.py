@@ -31,13 +31,10 @@ from safetensors.torch import load_file, save_file
 
 from scdfm.config import Config
 from scdfm.data import CellTable, Split, Vocabulary
-from scdfm.data.cells import cells_of
 from scdfm.data.conditions import canonical, control_of, parse
-from scdfm.data.design import Design
 from scdfm.data.encoding import ConditionEncoder
 from scdfm.data.features import FeatureTable, Standardiser
 from scdfm.data.naming import Naming
-from scdfm.data.source import open_source
 from scdfm.data.split import UNKNOWN
 from scdfm.encoded import ConditionShape
 from scdfm.errors import RunError, ScdfmError
@@ -46,6 +43,7 @@ from scdfm.model import VelocityField
 from scdfm.prior import EffectPrior, Spread
 from scdfm.prior.kernel import every_target
 from scdfm.run import checks
+from scdfm.run.controls import read_controls
 from scdfm.run.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -220,7 +218,8 @@ class Run:
             raise RunError(
                 f"run {self.path} stores no control cells; give some with --controls (controls=...)"
             )
-        return read_controls(self._file(CONTROLS), self.manifest, Naming(), values="log1p")
+        stored = {**Naming().to_dict(), "target_sum": None, "values": "log1p"}
+        return read_controls(self._file(CONTROLS), self.manifest, self.manifest.control_reading | stored)
 
     def untrained(self) -> Run | None:
         """This run at step 0: a field that corrects nothing, so that `predict` gives what the prior expects, in closed
@@ -361,17 +360,6 @@ def encoder_of(manifest: Manifest, features: FeatureTable | None) -> ConditionEn
         genes = manifest.panel if manifest.config.model.perturbation == "genes" else []
         known = {*manifest.targets, *genes}
     return ConditionEncoder(Vocabulary(tuple(manifest.vocabulary)), manifest.conditions, known, features)
-
-
-def read_controls(cells: Any, manifest: Manifest, naming: Naming, **numbers: Any) -> CellTable:
-    """Control cells of a file or an AnnData, with the covariates and matching columns of the run.
-
-    `numbers` are the options of `read_cells` that say what the numbers are.
-    """
-    without = {"dose_key": None, "time_key": None, "dose_unit_key": None}  # controls need none of them
-    design = Design(**{**manifest.design, **without})
-    with open_source(cells) as source:
-        return cells_of(source, manifest.perturbation_key, naming, design=design, strict=False, **numbers)
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -196,7 +196,7 @@ class Manifest(BaseModel):
     def reading(self) -> dict[str, Any]:
         """The options of `read_cells` that the run's cells were read with, but for the choice among them."""
         said = {"perturbation_key": self.perturbation_key, "layer": self.scale["layer"], **self.numbers}
-        return said | self.naming.to_dict() | self.design
+        return said | self.naming.to_dict() | (self.design or Design().to_dict())
 
     @property
     def control_reading(self) -> dict[str, Any]:

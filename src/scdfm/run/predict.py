@@ -20,8 +20,9 @@ from scdfm.data.conditions import covariates, number_text, parse, perturbation_o
 from scdfm.errors import ConditionError, DataError
 from scdfm.flow import Noise, Start, generate
 from scdfm.prior import PriorStart
+from scdfm.run.controls import read_controls
 from scdfm.run.extrapolation import extrapolated
-from scdfm.run.folder import CONTROLS, read_controls
+from scdfm.run.folder import CONTROLS
 from scdfm.seeds import numpy_rng, torch_rng
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def control_table(run: Run, controls: CellTable | ad.AnnData | str | Path) -> Ce
     """The control cells of `controls`, at the run's scale."""
     scale = run.manifest.scale
     if not isinstance(controls, CellTable):
-        controls = read_controls(controls, run.manifest, run.manifest.naming, **run.manifest.numbers)
+        controls = read_controls(controls, run.manifest)
     found = controls.scale.target_sum
     if None not in (found, scale["target_sum"]) and found != scale["target_sum"]:
         raise DataError(

@@ -138,13 +138,9 @@ class Ensemble:
         if controls is None:
             return self.first.controls
         from scdfm.data import CellTable
-        from scdfm.run.folder import read_controls
+        from scdfm.run.controls import read_controls
 
-        if isinstance(controls, CellTable):
-            table = controls
-        else:
-            manifest = self.first.manifest
-            table = read_controls(controls, manifest, manifest.naming, **manifest.numbers)
+        table = controls if isinstance(controls, CellTable) else read_controls(controls, self.first.manifest)
         modelled = {gene for run in self.runs for gene in run.genes}
         missing = sorted(modelled - set(map(str, table.genes)))
         if missing:
