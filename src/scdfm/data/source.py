@@ -153,6 +153,7 @@ def _from_adata(adata: Any, rank: Callable[[str], int] | None) -> Source:
         seed=_seed({"uns": getattr(adata, "uns", {})}),
         raw_var=None if raw is None else tidied(raw.var),
         open_raw=None if raw is None else lambda: raw.X,
+        notes=_unseen(obs),
         counts=counts,
     )
 
@@ -235,12 +236,10 @@ def _from_group(group: Any, path: Path, rank: Callable[[str], int] | None) -> So
             return None
         return _opened(group["X"] if layer is None else group[f"layers/{layer}"])
 
-    unseen = obs.attrs.get(UNSEEN, [])
     notes = tuple(
         f"obs['{column}'] cannot be read and is left out ({why})" for column, why in unreadable(obs).items()
     )
-    if unseen:
-        notes += (f"of so many cells these columns of obs are not looked at: {', '.join(unseen)}",)
+    notes += _unseen(obs)
     return Source(
         path.name, path, obs, var, _genes(var), layers, open_matrix, raw_var,
         None if raw is None else lambda: _opened(raw[0]), notes, counts, _seed(group),
@@ -251,6 +250,12 @@ def _genes(var: pd.DataFrame) -> npt.NDArray[np.str_]:
     """The names of the genes, without blanks around them."""
     names = np.asarray(var.index.astype(str), dtype=np.str_)
     return np.char.strip(names) if len(names) else names
+
+
+def _unseen(obs: pd.DataFrame) -> tuple[str, ...]:
+    """Which columns of many cells are not looked at."""
+    unseen = obs.attrs.get(UNSEEN, [])
+    return (f"of so many cells these columns of obs are not looked at: {', '.join(unseen)}",) if unseen else ()
 
 
 def _raw_of(group: Any, keys: set[str]) -> tuple[Any, Any] | None:

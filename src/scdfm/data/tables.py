@@ -27,8 +27,9 @@ UNSEEN: Final = "unseen"
 """Key in the attrs of a table of distinct rows: the columns left out because they would make too many of them."""
 MANY: Final = 500_000
 """Rows from which a table is looked at by its distinct rows."""
-_CHUNK: Final = 1_000_000  # texts that are read at once
+_CHUNK: Final = 1_000_000  # rows that are worked on at once
 _VALUES: Final = 100_000  # different values of a column that still tell kinds of cells apart
+_LOOKED_UP: Final = 1 << 23  # pairs whose places a table holds
 _KINDS: Final = 200_000  # kinds of cells, of all columns together
 
 
@@ -136,8 +137,13 @@ def _renumber(
     row: npt.NDArray[np.int32], codes: npt.NDArray[np.integer[Any]], pairs: npt.NDArray[np.int64], width: int
 ) -> None:
     """Make `row` the place of each row's pair among the `pairs`, in place."""
+    place = None
+    if pairs[-1] < _LOOKED_UP:
+        place = np.zeros(int(pairs[-1]) + 1, dtype=np.int32)
+        place[pairs] = np.arange(len(pairs))
     for start in range(0, len(row), _CHUNK):
-        row[start : start + _CHUNK] = np.searchsorted(pairs, _keys(row, codes, start, width))
+        keys = _keys(row, codes, start, width)
+        row[start : start + _CHUNK] = np.searchsorted(pairs, keys) if place is None else place[keys]
 
 
 def _keys(
@@ -239,8 +245,10 @@ def _texts(element: Any) -> pd.Categorical | None:
     """The texts of an array as a categorical; None where they hardly repeat, as names of cells do."""
     place: dict[Any, int] = {}
     parts = []
-    for start in range(0, element.shape[0], _CHUNK):
-        codes, found = pd.factorize(np.asarray(element[start : start + _CHUNK], dtype=object))
+    for start in range(0, element.shape[0], 2 * _VALUES):
+        codes, found = pd.factorize(np.asarray(element[start : start + 2 * _VALUES], dtype=object))
+        if len(found) > _VALUES:
+            return None
         parts.append(np.array([place.setdefault(text, len(place)) for text in found], dtype=np.int32)[codes])
         if len(place) > _VALUES:
             return None
