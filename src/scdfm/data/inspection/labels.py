@@ -116,7 +116,7 @@ def separator(labels: Sequence[str], genes: Iterable[str]) -> str | None:
         fits = [
             label
             for label in holding
-            if all(_is_part(part, known - {label}, beside) for part in _split(label, (sign,)))
+            if all(_is_part(part, known - {label}, genes, beside) for part in _split(label, (sign,)))
         ]
         if len(fits) >= _MOST * len(holding):
             return sign
@@ -204,10 +204,11 @@ def _control_parts(label: str, signs: Sequence[str]) -> list[str]:
     return parts if all(map(looks_like_control, parts)) else [label]
 
 
-def _is_part(part: str, known: set[str], beside: set[str]) -> bool:
-    return bool(part) and (
-        part in known or part in beside or part in CONTROL_SPELLINGS or looks_like_control(part)
-    )
+def _is_part(part: str, known: set[str], genes: set[str], beside: set[str]) -> bool:
+    """Whether a part of a label is a name: of a gene or its guide, of another label, or of control cells."""
+    if not part or part in known or part in beside or part in CONTROL_SPELLINGS:
+        return bool(part)
+    return looks_like_control(part) or _pattern_of(part, genes) is not None
 
 
 def _is_absent(part: str, genes: Iterable[str], joined: bool) -> bool:
