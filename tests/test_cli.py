@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -144,6 +145,12 @@ def test_names_come_from_files_too_commas_and_all(tmp_path):
     assert names_of("A+B, C,", f"@{file}") == ["A+B", "C", "A+B|cell_type=T cells, CD4", "1,2-X@5"]
     with pytest.raises(ScdfmError, match="file of names .*none.txt cannot be read"):
         names_of(f"@{tmp_path / 'none.txt'}")
+    known = {"2,4-D", "Fluorouracil (5-Fluoracil, 5-FU)", "(+)-JQ1", "A", "B"}
+    run = SimpleNamespace(knows=lambda name: {one.split("@")[0] for one in name.split("+B")} <= known | {""})
+    given = "Fluorouracil (5-Fluoracil, 5-FU)@100,(+)-JQ1@1, 2,4-D@5 ,A,B"
+    names = ["Fluorouracil (5-Fluoracil, 5-FU)@100", "(+)-JQ1@1", "2,4-D@5", "A", "B"]
+    assert names_of(given, run=run) == names
+    assert names_of(given)[2:4] == ["2", "4-D@5"]  # nobody knows the name
     file.write_text("\n")
     with pytest.raises(ScdfmError, match="holds no name; expected one a line"):
         names_of(f"@{file}")
