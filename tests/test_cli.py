@@ -16,6 +16,7 @@ import pytest
 
 import scdfm
 from scdfm.cli.options import names_of
+from scdfm.data import targets
 from scdfm.errors import ScdfmError
 
 SMALL = [
@@ -146,7 +147,7 @@ def test_names_come_from_files_too_commas_and_all(tmp_path):
     with pytest.raises(ScdfmError, match="file of names .*none.txt cannot be read"):
         names_of(f"@{tmp_path / 'none.txt'}")
     known = {"2,4-D", "Fluorouracil (5-Fluoracil, 5-FU)", "(+)-JQ1", "A", "B"}
-    run = SimpleNamespace(knows=lambda name: {one.split("@")[0] for one in name.split("+B")} <= known | {""})
+    run = SimpleNamespace(knows=lambda name: set(targets(name)) <= known)
     given = "Fluorouracil (5-Fluoracil, 5-FU)@100,(+)-JQ1@1, 2,4-D@5 ,A,B"
     names = ["Fluorouracil (5-Fluoracil, 5-FU)@100", "(+)-JQ1@1", "2,4-D@5", "A", "B"]
     assert names_of(given, run=run) == names

@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 from scdfm.data import read_cells
+from scdfm.data.inspection import inspect
 from scdfm.errors import DataError
 
 COUNTS = np.array([[1, 0, 3, 9], [2, 5, 0, 1], [4, 1, 1, 7], [0, 2, 2, 5]], dtype=np.float32)
@@ -64,3 +65,18 @@ def test_targets_that_another_column_names_are_told() -> None:
     assert "1 of 1 targets are genes by var['symbol']" in note
     assert "--gene-column symbol" in note
     assert not read_cells(screen(var), target_sum=100, genes="symbol").notes
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (["A1.7", "B2.1", "C3.1", "D4.1"], "without the version that var has ('A1' is 'A1.7'): take it off"),
+        (["a1", "B", "C", "D"], "in another case than var has ('A1' is 'a1'): rename the labels"),
+    ],
+)
+def test_targets_that_are_spelled_otherwise_are_told(index: list[str], words: str) -> None:
+    adata = screen(pd.DataFrame(index=index))
+    adata.obs["perturbation"] = ["control", "control", "A1", "A1"]
+    (note,) = read_cells(adata, target_sum=100).notes
+    assert words in note
+    assert any(words in pitfall for pitfall in inspect(adata).pitfalls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,8 @@ from scdfm.errors import DataError
 FEATURE_TYPES: Final = ("feature_types", "feature_type")
 """Columns of var in which 10x files say what a feature is."""
 GENE_EXPRESSION: Final = "Gene Expression"
+_VERSION: Final = re.compile(r"(?<=\d)\.\d+$")
+_WITHOUT_VERSION: Final = "take it off (adata.var_names = adata.var_names.str.split('.').str[0])"
 
 
 @dataclass(frozen=True)
@@ -87,16 +90,36 @@ def spellings(source: Source) -> dict[str | None, frozenset[str]]:
 
 
 def elsewhere(source: Source, targets: Collection[str]) -> str | None:
-    """In which column of var most `targets` are found that are no names of the index, in words; None where in none."""
+    """How var spells most `targets` that are no names of its index, in words: in a column, without the version of Ensembl
+    ids, or in another case. None where the index names half of them, or nothing does."""
     found = spellings(source)
     shares = {column: len(names.intersection(targets)) for column, names in found.items()}
     best = max(shares, key=lambda column: (shares[column], column is None))
-    if best is None or 2 * shares[best] < len(targets) or 2 * shares[None] >= len(targets):
+    if 2 * shares[None] >= len(targets):
         return None
-    return (
-        f"{shares[best]} of {len(targets)} targets are genes by var['{best}'], and {shares[None]} by the index of var, "
-        f"which names the genes: give --gene-column {best} (genes='{best}'), or nothing but their cells describes them"
-    )
+    if best is not None and 2 * shares[best] >= len(targets):
+        return (
+            f"{shares[best]} of {len(targets)} targets are genes by var['{best}'], and {shares[None]} by the index of var, "
+            f"which names the genes: give --gene-column {best} (genes='{best}'), or nothing but their cells describes them"
+        )
+    plain = {_VERSION.sub("", name): name for name in sorted(found[None])}
+    cases = {name.lower(): name for name in sorted(found[None])}
+    for what, remedy, same in (
+        ("without the version that", _WITHOUT_VERSION, {target: plain.get(target) for target in targets}),
+        (
+            "in another case than",
+            "rename the labels",
+            {target: cases.get(target.lower()) for target in targets},
+        ),
+    ):
+        spelled = {target: name for target, name in sorted(same.items()) if name is not None}
+        if spelled and 2 * len(spelled) >= len(targets):
+            target, name = next(iter(spelled.items()))
+            return (
+                f"{len(spelled)} of {len(targets)} targets are genes of this file {what} var has ('{target}' is '{name}'): "
+                f"{remedy}, or nothing but their cells describes them"
+            )
+    return None
 
 
 def _by_column(

@@ -254,7 +254,8 @@ class _Inspector:
         plain = sorted({perturbation_of(name) for name in sizes})
         every = {target for name in plain for target in targets(name)}
         drugs = smiles or not every & set(genes)
-        self.pitfalls.extend(pitfalls.target_pitfalls(plain, genes, drugs, aliases))
+        told = gene_names.elsewhere(self.source, every) if drugs and not smiles else None
+        self.pitfalls.extend([told] if told else pitfalls.target_pitfalls(plain, genes, drugs, aliases))
         return {
             "n_conditions": len(sizes),
             "targets": dict(sorted(Counter(len(targets(name)) for name in sizes).items())),

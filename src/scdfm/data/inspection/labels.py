@@ -21,7 +21,7 @@ _MOST: Final = 0.8
 """Share of labels that must fit a separator or a pattern of guides."""
 _BEFORE: Final = ("", "sg", "sg-", "sg_", "sgRNA_", "gRNA_", "g", "si", "sh")
 """What may stand before the gene in the name of a guide."""
-_GUIDE: Final = re.compile(r"(?P<gene>.+?)(?P<sign>[-_.]?(?:sg|grna|sgrna|guide)[-_.]?)\d+", re.IGNORECASE)
+_GUIDE: Final = re.compile(r"(?P<gene>.+?)(?P<sign>[-_.](?:sg|grna|sgrna|guide)[-_.]?)\d+", re.IGNORECASE)
 
 Genes = Mapping[str | None, frozenset[str]]
 """Names of genes by the column of var that holds them; None is the index."""
