@@ -47,8 +47,8 @@ def test_test_conditions_of_unknown_targets_are_left_out_and_named(call, tmp_pat
     adata.write_h5ad(tmp_path / "s.h5ad")
     where, lost = tmp_path / "run", sum(part == "test" for part in parts.values()) - 1
     said = rf"{lost} of {lost + 1} test conditions cannot be predicted, since training tells nothing .*{re.escape(new)}"
-    code, out, _ = call("fit", tmp_path / "s.h5ad", "--out", where, "--split", "obs:part", *SMALL[:-1])
-    assert (code, bool(re.search(said, out))) == (0, True)
+    code, _, err = call("fit", tmp_path / "s.h5ad", "--out", where, "--split", "obs:part", *SMALL[:-1])
+    assert (code, bool(re.search(said, err))) == (0, True)
     code, _, err = call("predict", where, "--out", tmp_path / "p.h5ad", "--test", "--cells", 6, "--quiet")
     assert (code, bool(re.search(said, err))) == (0, True)
     assert list(ad.read_h5ad(tmp_path / "p.h5ad").obs["perturbation"].unique()) == [known]
