@@ -255,7 +255,9 @@ def _genes(var: pd.DataFrame) -> npt.NDArray[np.str_]:
 def _unseen(obs: pd.DataFrame) -> tuple[str, ...]:
     """Which columns of many cells are not looked at."""
     unseen = obs.attrs.get(UNSEEN, [])
-    return (f"of so many cells these columns of obs are not looked at: {', '.join(unseen)}",) if unseen else ()
+    return (
+        (f"of so many cells these columns of obs are not looked at: {', '.join(unseen)}",) if unseen else ()
+    )
 
 
 def _raw_of(group: Any, keys: set[str]) -> tuple[Any, Any] | None:
