@@ -52,7 +52,7 @@ def test_test_conditions_of_unknown_targets_are_left_out_and_named(call, tmp_pat
     code, _, err = call("predict", where, "--out", tmp_path / "p.h5ad", "--test", "--cells", 6, "--quiet")
     assert (code, bool(re.search(said, err))) == (0, True)
     assert list(ad.read_h5ad(tmp_path / "p.h5ad").obs["perturbation"].unique()) == [known]
-    code, out, _ = call(
+    code, _, _ = call(
         "evaluate", tmp_path / "p.h5ad", tmp_path / "s.h5ad", "--run", where, "--out", tmp_path / "e"
     )
     assert code == 0
