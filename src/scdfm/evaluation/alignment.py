@@ -77,6 +77,8 @@ def align(
                 "subset goes with a file or an AnnData; give it to read_cells to choose cells of a table"
             )
         table, key = real, perturbation_key or real.perturbation_key
+        if key != real.perturbation_key:  # a table has its column: this one is of the prediction
+            predicted_key = predicted_key or key
         same = control in (CONTROL, *real.naming.control)
         naming = real.naming if same else replace(real.naming, control=control)  # type: ignore[arg-type]
     else:
