@@ -244,3 +244,13 @@ def test_many_rows_cost_few_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module.os, "preadv", lambda *given: calls.append(given) or read(*given))
     cells.X[np.arange(0, 200, 2)]
     assert len(calls) == 2
+
+
+def test_rows_are_the_same_without_the_call_that_reads_anywhere(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = read_cells(path, backed=True)
+    rows = np.array([5, 1, 200, 7])
+    expected = cells.X[rows].toarray()
+    monkeypatch.delattr(module.os, "preadv")
+    np.testing.assert_array_equal(cells.X[rows].toarray(), expected)

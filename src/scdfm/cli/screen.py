@@ -85,10 +85,11 @@ class Reader:
 
     def controls(self, file: Path | None, run: Run) -> CellTable | None:
         """The control cells of a file, read as those of the run but for the options given; None without a file."""
+        from scdfm.declaration import DataConfig
         from scdfm.run.controls import read_controls
 
         if file is None:
-            if self.declared != self.given() or self.backed is not None:
+            if self.declared != DataConfig() or self.backed is not None:
                 raise ConfigError(
                     "options that say how a file is read go with --controls FILE here; give it, or leave them out"
                 )
