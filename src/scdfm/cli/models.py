@@ -16,6 +16,7 @@ from scdfm.cli.options import (
     config_of,
     names_of,
     seconds_of,
+    warn,
 )
 from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
@@ -73,9 +74,8 @@ def fit(
     cells = screen.read(data)
     from scdfm.training import fit as fit_cells
 
-    say = None if quiet else typer.echo
     run = fit_cells(
-        cells, config=options, out=out, resume=resume, progress=not quiet, say=say, seconds=seconds
+        cells, config=options, out=out, resume=resume, progress=not quiet, say=warn, seconds=seconds
     )
     if not is_first():
         return
@@ -95,12 +95,16 @@ def fit(
 
 
 @app.command()
+@reads_screen()
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder of a fit.", show_default=False)],
     out: Annotated[Path, typer.Option(help="File to write (.h5ad or .zarr).", show_default=False)],
+    screen: Reader,
     conditions: Annotated[
         list[str] | None,
-        typer.Option(help="Conditions, separated by commas: A+B,C, or @FILE of one a line. May be repeated."),
+        typer.Option(
+            help="Conditions, separated by commas: A+B,C, or @FILE of one a line (names may hold commas). May be repeated."
+        ),
     ] = None,
     test: Annotated[
         bool, typer.Option("--test", help="The test conditions of the run's split that can be predicted.")
@@ -121,7 +125,10 @@ def predict(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Generate whole populations for conditions, measured or not."""
+    """Generate whole populations for conditions, measured or not.
+
+    The file of --controls is read as the run's cells were; options on columns, labels and numbers are about it alone.
+    """
     if sum([bool(conditions), test, all_pairs_of is not None]) != 1:
         raise ConfigError(
             "predict: choose exactly one of --conditions A+B,C, --test and --all-pairs-of A,B,C"
@@ -140,11 +147,21 @@ def predict(
             if is_first():
                 typer.echo(untold(left, len(asked)), err=True)
     if conditions:
-        names = names_of(*conditions)
+        names = names_of(*conditions, run=source)
     if all_pairs_of is not None:
-        names = ["+".join(pair) for pair in itertools.combinations(dict.fromkeys(names_of(all_pairs_of)), 2)]
+        names = [
+            "+".join(pair)
+            for pair in itertools.combinations(dict.fromkeys(names_of(all_pairs_of, run=source)), 2)
+        ]
     written = source.predict_to(
-        out, names, controls, n_cells=cells, seed=seed, resume=resume, overwrite=overwrite, progress=not quiet
+        out,
+        names,
+        screen.controls(controls, source),
+        n_cells=cells,
+        seed=seed,
+        resume=resume,
+        overwrite=overwrite,
+        progress=not quiet,
     )
     if not is_first():
         return

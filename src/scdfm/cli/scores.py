@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from scdfm.cli.app import app
-from scdfm.cli.options import DataArgument, Quiet
+from scdfm.cli.options import DataArgument, Quiet, warn
 from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
 
@@ -39,10 +39,19 @@ def evaluate(
             "among them. Without it all others of the protocol."
         ),
     ] = None,
+    predicted_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of obs with the predictions' conditions, where it is another than the real cells'."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Score predictions beside simple baselines and write tables and a report."""
+    """Score predictions beside simple baselines and write tables and a report.
+
+    With --run the real cells are read as the run's were; options given here go over that.
+    """
     from scdfm.files import new_folder
     from scdfm.report import evaluate_files
 
@@ -51,13 +60,16 @@ def evaluate(
         from scdfm.run import Run
 
         training = Run.load(run)
+        screen = screen.over(training.manifest.reading)
     asked, cells = screen.counts(predicted, real) if protocol == "vcc2026" else (predicted, screen.read(real))
     result = evaluate_files(
         asked, cells, new_folder(out), training=training, protocol=protocol,  # type: ignore[arg-type]
         metrics=None if metrics is None else [one.strip() for one in metrics.split(",")],
-        name=name, seed=seed, backed=screen.backed, progress=not quiet,
+        name=name, seed=seed, predicted_key=predicted_key, backed=screen.backed, progress=not quiet,
         provenance={"command": shlex.join(["scdfm", *sys.argv[1:]])},
     )  # fmt: skip
+    for note in result.table.attrs["notes"]:
+        warn(note)
     typer.echo(result.text)
     typer.echo(f"\nreport: {result.path}")
 

@@ -65,6 +65,7 @@ def evaluate(
     metrics: Iterable[str] | None = None,
     *,
     perturbation_key: str | None = None,
+    predicted_key: str | None = None,
     name: str = "model",
     subset: Mapping[str, str] | None = None,
     conditions: Sequence[str] | None = None,
@@ -85,6 +86,9 @@ def evaluate(
         (`perturbation_key`, else `perturbation`). Real cells of a path that holds counts, covariates, doses or times are
         read first: `real=read_cells(path, covariates=["cell_type"])`. Genes are aligned by name. `predicted` None
         scores the simple rules alone. The prediction needs no control cells: the real ones are the control of every score.
+        Values of it below 0 are scored as they are, and told in the notes.
+    predicted_key: the prediction's condition column; without it `perturbation_key`, or the only one whose labels are
+        conditions of the real cells.
     control: the label of control cells. subset: obs columns and values that choose cells.
     protocol: `scdfm`, or `paper`, the published one (docs/evaluation.md tells them apart); `release` is the
         release of cell-eval whose names and definitions `paper` follows. Or `vcc2026`, the Virtual Cell Challenge
@@ -133,6 +137,7 @@ def evaluate(
         subset=subset,
         conditions=conditions,
         check_scale=check_scale,
+        predicted_key=predicted_key,
         training_control=training_control_of(training),
         backed=backed,
     )

@@ -132,6 +132,7 @@ def tested(population: Population, conditions: Sequence[str], control: str) -> t
         group = placed
     else:
         X = taken(population.X, rows)
+    X = _from_zero(X)
     if not X.has_sorted_indices:
         X = X.sorted_indices()
     table = anndata.AnnData(
@@ -156,6 +157,14 @@ def tested(population: Population, conditions: Sequence[str], control: str) -> t
     # At U of exactly n·m/2 the compiled kernel still subtracts the continuity correction; p is 1 there.
     level = u == sizes[:, None] * population.n_cells(control) / 2
     return np.where(level, 1.0, np.clip(p_value, 0, 1)), np.where(level, 0.0, z)
+
+
+def _from_zero(X: sparse.csr_matrix) -> sparse.csr_matrix:
+    """X with the genes that have negative values raised to 0: ranks stay, and sparse tests take 0 for the smallest."""
+    if not X.nnz or X.data.min() >= 0:
+        return X
+    lowest = np.minimum(np.asarray(X.min(axis=0).todense()).ravel(), 0)
+    return sparse.csr_matrix(X.toarray() - lowest)
 
 
 def _exact(p_value: Floats, population: Population, condition: str, control: str) -> None:

@@ -45,22 +45,24 @@ def evaluate_files(
     metrics: Iterable[str] | None = None,
     provenance: Mapping[str, Any] | None = None,
     seed: int = 0,
+    predicted_key: str | None = None,
     backed: bool | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Score `predicted` against `real` and write `scores.csv`, `summary.csv`, `report.html` and `figures/`.
 
-    predicted: path, AnnData or CellTable, with its conditions under the same obs column and its control under the
-        same label as `real`. Protocol vcc2026 takes Counts (`read_counts`) of both, writes `scaled.csv` too, and draws
-        no populations. training: the run that predicted (adds its curves and provenance), a table of means, or
-        None. provenance: further lines for the report, such as the command. The other options: `evaluate`.
+    predicted: path, AnnData or CellTable, with its control under the same label as `real` and its conditions under
+        the same obs column, or under `predicted_key`. Protocol vcc2026 takes Counts (`read_counts`) of both, writes
+        `scaled.csv` too, and draws no populations. training: the run that predicted (adds its curves and provenance), a
+        table of means, or None. provenance: further lines for the report, such as the command. The other options:
+        `evaluate`.
     """
     columns: dict[str, Any] = {}
     if isinstance(real, CellTable):
         columns = {"control": real.control, "perturbation_key": real.perturbation_key}
     table = evaluate(
         predicted, real, protocol=protocol, training=training, metrics=metrics, name=name, seed=seed,
-        backed=backed, progress=progress, **columns,
+        predicted_key=predicted_key, backed=backed, progress=progress, **columns,
     )  # fmt: skip
     summary = summarise(table, seed=seed)
     files, text = {"scores.csv": table, "summary.csv": summary}, plain(summary)
@@ -83,6 +85,7 @@ def evaluate_files(
         model=name,
         provenance=provenance,
         seed=seed,
+        predicted_key=predicted_key,
         backed=backed,
         **columns,
     )

@@ -48,13 +48,14 @@ def write(
     subset: Mapping[str, str] | None = None,
     provenance: Mapping[str, Any] | None = None,
     seed: int = 0,
+    predicted_key: str | None = None,
     backed: bool | None = None,
 ) -> Path:
     """Write `report.html` and `figures/` into `out_dir` (made if need be); returns the path of the page.
 
     table: what `scdfm.evaluate` gave for `predicted` and `real` (long: model, condition, metric, value, n_cells).
-    predicted, real, control, perturbation_key, subset: as for `evaluate`. Without cells (None) the report holds
-        scores alone.
+    predicted, real, control, perturbation_key, predicted_key, subset: as for `evaluate`. Without cells (None) the
+        report holds scores alone.
     run: the run that predicted; adds training curves and its provenance.
     model: the one of `table` that the report is about; needed where the table holds several besides references.
     provenance: further lines on where the numbers come from. seed: of the intervals and of the cells drawn.
@@ -82,6 +83,7 @@ def write(
             subset=subset,
             conditions=scored,
             check_scale=False,
+            predicted_key=predicted_key,
             backed=backed,
         )
         populations = Populations.of(pair)

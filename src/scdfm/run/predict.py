@@ -15,17 +15,22 @@ import scipy.sparse as sp
 import torch
 from tqdm.auto import tqdm
 
-from scdfm.data import CONTROL, CellTable, canonical
-from scdfm.data.conditions import covariates, perturbation_of
+from scdfm.data import CONTROL, CellTable
+from scdfm.data.conditions import covariates, number_text, parse, perturbation_of, targets
 from scdfm.errors import ConditionError, DataError
 from scdfm.flow import Noise, Start, generate
 from scdfm.prior import PriorStart
+from scdfm.run.controls import read_controls
 from scdfm.run.extrapolation import extrapolated
-from scdfm.run.folder import CONTROLS, read_controls
+from scdfm.run.folder import CONTROLS
 from scdfm.seeds import numpy_rng, torch_rng
 
 if TYPE_CHECKING:
     from scdfm.run.folder import Run
+
+
+TARGETS = "targets"
+"""Column of predicted cells with the targets of their condition, without dose, covariates and time."""
 
 
 def predict(
@@ -50,7 +55,8 @@ def predict(
     seed: each condition draws from streams of its own, so a population does not depend on what else is asked.
 
     Returns AnnData [conditions · n_cells, genes] of log1p expression; obs holds the condition under the run's
-    perturbation key, its covariates, and `source_control`, the name of the control cell; uns["scdfm"] the provenance,
+    perturbation key, what its name holds in columns of their own (covariates, dose and time under the run's keys, and
+    `targets`), and `source_control`, the name of the control cell; uns["scdfm"] the provenance,
     with the conditions that are `extrapolated` and, in `extrapolated_because`, why. Raises ConditionError for a
     condition the run knows too little of, or without control cells, DataError for controls that do not fit the run.
     """
@@ -82,7 +88,7 @@ def condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
         conditions = run.split.test
     if isinstance(conditions, str):
         conditions = [conditions]
-    names = list(dict.fromkeys(canonical(name, run.manifest.control) for name in conditions))
+    names = list(dict.fromkeys(run.manifest.naming.canonical(name) for name in conditions))
     if not names:
         raise ConditionError("no condition to predict: give at least one name, e.g. 'A' or 'A+B'")
     populations = run.manifest.control_populations
@@ -100,8 +106,7 @@ def control_table(run: Run, controls: CellTable | ad.AnnData | str | Path) -> Ce
     """The control cells of `controls`, at the run's scale."""
     scale = run.manifest.scale
     if not isinstance(controls, CellTable):
-        target_sum = scale["target_sum"] if scale["declared"] == "counts" else None
-        controls = read_controls(controls, run.manifest, run.manifest.control, target_sum)
+        controls = read_controls(controls, run.manifest)
     found = controls.scale.target_sum
     if None not in (found, scale["target_sum"]) and found != scale["target_sum"]:
         raise DataError(
@@ -202,6 +207,27 @@ def _population(
     return cells.float().cpu().numpy()
 
 
+def _said_alone(run: Run, names: list[str]) -> dict[str, np.ndarray]:
+    """What the names of conditions hold together, in columns of their own, as a screen's file has it: the targets, and
+    under the run's keys the dose (numbers; of different ones those of each target, joined by `+`) and the time."""
+    said = [parse(name) for name in names]
+    columns = {TARGETS: np.array(["+".join(targets(name)) or CONTROL for name in names], dtype=object)}
+    design = run.manifest.design
+    if key := design.get("dose_key"):
+        columns[key] = _numbers([[one.dose for one in condition.perturbations] for condition in said])
+    if key := design.get("time_key"):
+        columns[key] = _numbers([[condition.time] for condition in said])
+    return columns
+
+
+def _numbers(values: list[list[float | None]]) -> np.ndarray:
+    """One number for each list whose numbers are all the same, NaN where there is none; else all of them as texts."""
+    if all(len(set(each)) < 2 for each in values):
+        return np.array([each[0] if each and each[0] is not None else np.nan for each in values])
+    texts = [["" if one is None else number_text(one) for one in each] for each in values]
+    return np.array(["+".join(each if len(set(each)) > 1 else each[:1]) for each in texts], dtype=object)
+
+
 def _as_adata(
     run: Run,
     names: list[str],
@@ -219,6 +245,7 @@ def _as_adata(
     }  # fmt: skip
     for key in run.manifest.conditions.covariates:
         columns[key] = pd.Categorical(np.repeat([covariates(name)[key] for name in names], n_cells))
+    columns |= {key: np.repeat(values, n_cells) for key, values in _said_alone(run, names).items()}
     obs = pd.DataFrame(columns, index=pd.Index(index, name="cell"))
     beyond = extrapolated(run, names)
     adata = ad.AnnData(cells, obs=obs, var=pd.DataFrame(index=pd.Index(genes, name="gene")))

@@ -9,7 +9,6 @@ OUT                       .h5ad or .zarr, under its name only when it is complet
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,10 @@ import torch
 from tqdm.auto import tqdm
 
 from scdfm.data import CellTable
-from scdfm.data.source import READ_ERRORS, reason
+from scdfm.data.conditions import number_text
+from scdfm.data.tables import READ_ERRORS, reason
 from scdfm.errors import DataError, RunError
-from scdfm.files import recorded_folder, require_place, written_whole
+from scdfm.files import flush, recorded_folder, require_place, written_whole
 from scdfm.processes import launched, together, wait_for_all
 from scdfm.run.extrapolation import extrapolated
 from scdfm.run.predict import condition_names, control_table, predict
@@ -143,7 +143,7 @@ class Shards:
                 write_elem(group, "X", X, dataset_kwargs={"compression": "gzip"} if _is_hdf5(group) else {})
             else:
                 sparse_dataset(group["X"]).append(X)
-            obs.append(shard.obs.astype(str))
+            obs.append(shard.obs)
             said = shard.uns["scdfm"]
             reasons |= dict(zip(said["extrapolated"], said["extrapolated_because"], strict=True))
         names = [name for part in self.conditions for name in part]
@@ -151,7 +151,8 @@ class Shards:
         key = self.run.manifest.perturbation_key
         table[key] = pd.Categorical(table[key], categories=pd.Index(names))
         for column in table.columns.drop(key):
-            table[column] = table[column].astype("category")
+            if not pd.api.types.is_numeric_dtype(table[column]):
+                table[column] = table[column].map(_text).astype("category")
         write_elem(group, "obs", table)
         write_elem(group, "var", first.var)
         beyond = {
@@ -190,7 +191,7 @@ def predict_to(
     labels of all predicted cells (some 200 bytes each). Raises DataError where `out` or its parts exist, or
     `resume` meets another request (RunError), and what `predict` raises.
     """
-    out, place = Path(out), launched()
+    out, place = Path(out).absolute(), launched()
     rank, world = (0, 1) if place is None else (place.rank, place.world)
     with together(not torch.cuda.is_available(), LONGEST_WAIT):
         if rank == 0:
@@ -293,6 +294,13 @@ def _clear(parts: Path) -> None:
     shutil.rmtree(parts)
 
 
+def _text(value: Any) -> str:
+    """A value as text, numbers as short as they can be."""
+    if isinstance(value, float):
+        return "" if value != value else number_text(value)
+    return str(value)
+
+
 def _remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     if path.is_dir():
@@ -303,8 +311,4 @@ def _remove(path: Path) -> None:
 def _flush(path: Path) -> None:
     """Have the disk hold a file, or all of a store."""
     for place in (path, *path.rglob("*")) if path.suffix == ".zarr" else (path,):
-        handle = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        flush(place)

@@ -138,14 +138,9 @@ class Ensemble:
         if controls is None:
             return self.first.controls
         from scdfm.data import CellTable
-        from scdfm.run.folder import read_controls
+        from scdfm.run.controls import read_controls
 
-        if isinstance(controls, CellTable):
-            table = controls
-        else:
-            scale, manifest = self.first.manifest.scale, self.first.manifest
-            total = scale["target_sum"] if scale["declared"] == "counts" else None
-            table = read_controls(controls, manifest, manifest.control, total)
+        table = controls if isinstance(controls, CellTable) else read_controls(controls, self.first.manifest)
         modelled = {gene for run in self.runs for gene in run.genes}
         missing = sorted(modelled - set(map(str, table.genes)))
         if missing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scdfm.data.conditions import CONTROL
 from scdfm.data.design import Design
 from scdfm.data.labels import chosen_rows, label_cells
+from scdfm.data.naming import Naming
 from scdfm.data.source import Source, open_source
-from scdfm.data.values import Check, to_csr, totals
+from scdfm.data.values import Check, Reading, to_csr, totals
 from scdfm.errors import DataError
-from scdfm.evaluation.alignment import predicted_names
 from scdfm.evaluation.pseudobulk import Floats, Rows, taken
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Counts:
 def read_counts(
     path_or_adata: str | Path | AnnData,
     perturbation_key: str = "perturbation",
-    control: str = CONTROL,
+    control: str | Sequence[str] = CONTROL,
     layer: str | None = None,
     subset: Mapping[str, str] | None = None,
     min_cells: int = 1,
@@ -100,15 +100,16 @@ def read_counts(
     perturbation_key, control, layer, subset, min_cells: as in `scdfm.read_cells`. need_control: False accepts cells
     without control, a prediction. Raises DataError where values are no counts (whole numbers, at most a million a cell).
     """
+    naming = Naming(control=(control,) if isinstance(control, str) else tuple(control))
     with open_source(path_or_adata) as source:
         if need_control:
             asked = chosen_rows(source.obs, subset, source.name)
             found = label_cells(
-                source.obs, asked, perturbation_key, control, Design(), source.name, min_cells
+                source.obs, asked, perturbation_key, naming, Design(), source.name, min_cells
             )
             rows, names = found.rows, found.names.astype(str)
         else:
-            rows, names = _predicted(source, perturbation_key, control, subset)
+            rows, names = _predicted(source, perturbation_key, naming, subset)
         labels = source.obs[perturbation_key].iloc[rows]
         where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
         chosen = None if len(rows) == len(source.obs) else rows
@@ -122,7 +123,7 @@ def read_counts(
 
 
 def _predicted(
-    source: Source, key: str, control: str, subset: Mapping[str, str] | None
+    source: Source, key: str, naming: Naming, subset: Mapping[str, str] | None
 ) -> tuple[Rows, NDArray[np.str_]]:
     """Rows and conditions of predicted cells; `subset` holds where the prediction has its columns."""
     own = {column: value for column, value in (subset or {}).items() if column in source.obs.columns}
@@ -138,8 +139,9 @@ def _predicted(
             f"prediction {source.name}: {missing} cells have no label in obs column '{key}'; expected one for each "
             "cell: label them, or remove these cells"
         )
-    names = predicted_names(source.obs.iloc[rows], key, control, Design(), f"prediction {source.name}")
-    return rows, names.astype(str)
+    labels = source.obs[key].iloc[rows].astype(str)
+    naming = naming.of_labels(list(labels.unique()))
+    return rows, labels.map({text: naming.canonical(text) for text in labels.unique()}).to_numpy().astype(str)
 
 
 def _checked(
@@ -156,7 +158,7 @@ def _checked(
             f"({int(broken.sum())} such values); protocol vcc2026 scores raw counts (whole numbers): name the layer "
             "that holds them (layer=, --layer), or score log1p values with protocol scdfm"
         )
-    check = Check(True, source.genes.tolist(), where)
+    check = Check(Reading(target_sum=1.0), source.genes.tolist(), where)
     check.block(csr, cells)
     check.whole()
     csr = csr.astype(np.float64)
