@@ -104,9 +104,7 @@ def read_counts(
     with open_source(path_or_adata) as source:
         if need_control:
             asked = chosen_rows(source.obs, subset, source.name)
-            found = label_cells(
-                source.obs, asked, perturbation_key, naming, Design(), source.name, min_cells
-            )
+            found = label_cells(source.obs, asked, perturbation_key, naming, Design(), source.name, min_cells)
             rows, names = found.rows, found.names.astype(str)
         else:
             rows, names = _predicted(source, perturbation_key, naming, subset)
