@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 
 import scdfm
 from scdfm.cli.options import names_of
+from scdfm.data import targets
 from scdfm.errors import ScdfmError
 
 SMALL = [
@@ -45,12 +47,12 @@ def test_test_conditions_of_unknown_targets_are_left_out_and_named(call, tmp_pat
     adata.write_h5ad(tmp_path / "s.h5ad")
     where, lost = tmp_path / "run", sum(part == "test" for part in parts.values()) - 1
     said = rf"{lost} of {lost + 1} test conditions cannot be predicted, since training tells nothing .*{re.escape(new)}"
-    code, out, _ = call("fit", tmp_path / "s.h5ad", "--out", where, "--split", "obs:part", *SMALL[:-1])
-    assert (code, bool(re.search(said, out))) == (0, True)
+    code, _, err = call("fit", tmp_path / "s.h5ad", "--out", where, "--split", "obs:part", *SMALL[:-1])
+    assert (code, bool(re.search(said, err))) == (0, True)
     code, _, err = call("predict", where, "--out", tmp_path / "p.h5ad", "--test", "--cells", 6, "--quiet")
     assert (code, bool(re.search(said, err))) == (0, True)
     assert list(ad.read_h5ad(tmp_path / "p.h5ad").obs["perturbation"].unique()) == [known]
-    code, out, _ = call(
+    code, _, _ = call(
         "evaluate", tmp_path / "p.h5ad", tmp_path / "s.h5ad", "--run", where, "--out", tmp_path / "e"
     )
     assert code == 0
@@ -144,6 +146,12 @@ def test_names_come_from_files_too_commas_and_all(tmp_path):
     assert names_of("A+B, C,", f"@{file}") == ["A+B", "C", "A+B|cell_type=T cells, CD4", "1,2-X@5"]
     with pytest.raises(ScdfmError, match="file of names .*none.txt cannot be read"):
         names_of(f"@{tmp_path / 'none.txt'}")
+    known = {"2,4-D", "Fluorouracil (5-Fluoracil, 5-FU)", "(+)-JQ1", "A", "B"}
+    run = SimpleNamespace(knows=lambda name: set(targets(name)) <= known)
+    given = "Fluorouracil (5-Fluoracil, 5-FU)@100,(+)-JQ1@1, 2,4-D@5 ,A,B"
+    names = ["Fluorouracil (5-Fluoracil, 5-FU)@100", "(+)-JQ1@1", "2,4-D@5", "A", "B"]
+    assert names_of(given, run=run) == names
+    assert names_of(given)[2:4] == ["2", "4-D@5"]  # nobody knows the name
     file.write_text("\n")
     with pytest.raises(ScdfmError, match="holds no name; expected one a line"):
         names_of(f"@{file}")
@@ -352,3 +360,91 @@ def test_a_fit_that_keeps_the_prior_says_so(call, screen, tmp_path):
         "training.keep=last",
     )
     assert (code, "step 0:" in out) == (0, False)
+
+
+def test_named_targets_go_with_a_split_of_the_command_line(call, screen, tmp_path):
+    target = sorted(scdfm.read_cells(screen).conditions)[0].split("+")[0]
+    (tmp_path / "c.toml").write_text(f'[split]\ntargets = ["{target}"]\n', encoding="utf-8-sig")
+    for where, given in (
+        ("a", ("--set", f'split.targets=["{target}"]')),
+        ("b", ("--config", tmp_path / "c.toml")),
+    ):
+        code, _, err = call(
+            "fit", screen, "--out", tmp_path / where, "--split", "holdout", *given, *SMALL, "--max-steps", 1
+        )
+        assert code == 0, err
+        assert all(target in name.split("+") for name in scdfm.Run.load(tmp_path / where).split.test)
+
+
+def test_real_cells_are_read_as_the_run_read_them(call, tmp_path):
+    """Column, control label, layer and total come from the run; what is given on the command line goes over them."""
+    adata = scdfm.simulate(n_genes=50, n_targets=5, cells_per_condition=12, n_controls=30, seed=3)
+    adata.obs = adata.obs.rename(columns={"perturbation": "gene"})
+    adata.obs["gene"] = adata.obs["gene"].astype(str).replace({"control": "NT"})
+    adata.write_h5ad(tmp_path / "s.h5ad")
+    reading = ("--perturbation-key", "gene", "--control", "NT", "--layer", "counts", "--target-sum", 5000)
+    code, _, err = call(
+        "fit", tmp_path / "s.h5ad", "--out", tmp_path / "run", *reading, *SMALL, "--max-steps", 1
+    )
+    assert code == 0, err
+    code, _, err = call(
+        "predict", tmp_path / "run", "--test", "--cells", 6, "--out", tmp_path / "p.h5ad", "--quiet"
+    )
+    assert code == 0, err
+    code, _, err = call(
+        "evaluate",
+        tmp_path / "p.h5ad",
+        tmp_path / "s.h5ad",
+        "--run",
+        tmp_path / "run",
+        "--out",
+        tmp_path / "e",
+        "--quiet",
+    )
+    assert code == 0, err
+    scores = pd.read_csv(tmp_path / "e" / "scores.csv")
+    cells = scdfm.read_cells(tmp_path / "s.h5ad", "gene", "NT", 5000, "counts")
+    run = scdfm.Run.load(tmp_path / "run")
+    by_hand = scdfm.evaluate(tmp_path / "p.h5ad", cells, training=run)
+    first = scores[(scores["model"] == "model") & (scores["metric"] == "l2")]["value"].to_numpy()
+    np.testing.assert_allclose(
+        first, by_hand.query("model == 'model' and metric == 'l2'")["value"], rtol=1e-6
+    )
+    code, _, err = call(
+        "evaluate", tmp_path / "p.h5ad", tmp_path / "s.h5ad", "--run", tmp_path / "run", "--out", tmp_path / "f",
+        "--layer", "nowhere",
+    )  # fmt: skip
+    assert (code, "no layer 'nowhere'" in err) == (2, True)
+
+
+def test_what_changes_the_meaning_is_said_with_quiet(call, screen, tmp_path):
+    adata = ad.read_h5ad(screen)
+    adata.X = np.expm1(adata.X.toarray())
+    adata.write_h5ad(tmp_path / "s.h5ad")
+    code, _, err = call(
+        "fit",
+        tmp_path / "s.h5ad",
+        "--out",
+        tmp_path / "run",
+        "--target-sum",
+        10000,
+        *SMALL,
+        "--max-steps",
+        1,
+        "--quiet",
+    )
+    assert (code, "taken for corrected or normalised counts" in err) == (0, True)
+
+
+def test_options_of_a_file_of_controls_go_with_it(call, run, screen, tmp_path):
+    adata = ad.read_h5ad(screen)
+    control = adata[(adata.obs["perturbation"] == "control").to_numpy()].copy()
+    control.obs = pd.DataFrame({"guide": "NT"}, index=control.obs_names)
+    control.X = control.layers["counts"]
+    control.write_h5ad(tmp_path / "c.h5ad")
+    name = scdfm.Run.load(run).split.test[0]
+    words = ("predict", run, "--conditions", name, "--cells", 3, "--out", tmp_path / "p.h5ad", "--overwrite")
+    given = ("--perturbation-key", "guide", "--control", "NT", "--target-sum", 10000)
+    assert call(*words, "--controls", tmp_path / "c.h5ad", *given)[0] == 0
+    code, _, err = call(*words, *given)
+    assert (code, "go with --controls FILE" in err) == (2, True)

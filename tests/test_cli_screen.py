@@ -19,7 +19,8 @@ from scdfm.errors import ScdfmError
 
 OPTIONS = (
     "--perturbation-key", "--control", "--covariates", "--dose-key", "--time-key", "--match-controls",
-    "--control-fallback", "--target-sum", "--layer", "--min-cells", "--subset", "--backed", "--config",
+    "--control-fallback", "--target-sum", "--layer", "--min-cells", "--subset", "--backed", "--config", "--exclude",
+    "--separator", "--guides", "--gene-column",
 )  # fmt: skip
 
 
@@ -100,6 +101,25 @@ def test_a_file_declares_what_flags_do_and_flags_go_over_it(screen: Path, tmp_pa
     )
     # Of the same file, Config takes the rest.
     assert Config.load(tmp_path / "c.toml") == Config(seed=7)
+
+
+def test_labels_are_flags_that_may_be_repeated(tmp_path: Path) -> None:
+    labels = ["NT_sg1", "DMSO", "X_sg1|Y_sg2", "X_sg2", "Y_sg1", "nobody, knows"]
+    obs = pd.DataFrame({"guide": labels}, index=[f"c{i}" for i in range(6)])
+    var = pd.DataFrame({"symbol": ["X", "Y"]}, index=["E1", "E2"])
+    values = np.log1p(np.arange(1, 13).reshape(6, 2) / 7).astype(np.float32)
+    ad.AnnData(values, obs=obs, var=var).write_h5ad(tmp_path / "x.h5ad")
+    flags = [
+        "--perturbation-key", "guide", "--control", "NT_*", "--control", "DMSO", "--exclude", "nobody, knows",
+        "--separator", "|", "--guides", "GENE_sg*", "--gene-column", "symbol",
+    ]  # fmt: skip
+    said = shown(tmp_path / "x.h5ad", *flags)
+    assert said.splitlines()[-4:] == ["control: [0, 1]", "X: [0, 1]", "X+Y: [0, 1]", "Y: [0, 1]"]
+    (tmp_path / "c.toml").write_text(
+        '[data]\nperturbation_key = "guide"\ncontrol = ["NT_*", "DMSO"]\nexclude = ["nobody, knows"]\nseparator = "|"\n'
+        'guides = ["GENE_sg*"]\ngenes = "symbol"\n'
+    )
+    assert shown(tmp_path / "x.h5ad", "--config", tmp_path / "c.toml") == said
 
 
 def test_the_declaration_holds_every_option_of_read_cells() -> None:

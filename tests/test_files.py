@@ -6,13 +6,15 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from scdfm.errors import DataError, DiskFullError
-from scdfm.files import new_folder, write_json, written_whole
+from scdfm.files import new_folder, write_json, write_text, written_whole
 from scdfm.seeds import derive, numpy_rng, torch_rng
 
 
@@ -125,3 +127,28 @@ def test_streams_are_repeatable_and_distinct():
     assert torch.equal(torch.rand(3, generator=torch_rng(3, "x")), torch.rand(3, generator=torch_rng(3, "x")))
     draws = np.array([numpy_rng(0, "u", i).random() for i in range(2000)])
     assert abs(draws.mean() - 0.5) < 4 * np.sqrt(1 / 12 / 2000)  # streams of neighbouring names are unrelated
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    from scdfm.data.splits import file_split
+    from scdfm.screening.space import read_names
+
+    (tmp_path / "names.txt").write_text("A+B\nC\n", encoding="utf-8-sig")
+    assert read_names(tmp_path / "names.txt", "names") == ["A+B", "C"]
+    (tmp_path / "split.toml").write_text('test = ["A"]\n', encoding="utf-8-sig")
+    assert file_split(tmp_path / "split.toml", ["A", "B", "C"]).test == ("A",)
+
+
+def test_folders_that_the_system_does_not_open_are_not_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def without_folders(path: Any, *given: Any, **options: Any) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *given, **options)
+
+    monkeypatch.setattr(os, "open", without_folders)
+    write_text(tmp_path / "a.txt", "text")
+    assert (tmp_path / "a.txt").read_text() == "text"

@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     )
     from scdfm.declaration import DataConfig
     from scdfm.errors import ScdfmError
-    from scdfm.evaluation import differences, evaluate, evaluate_against, summarise
+    from scdfm.evaluation import (
+        differences,
+        evaluate,
+        evaluate_against,
+        hits,
+        read_counts,
+        scaled,
+        summarise,
+    )
     from scdfm.run import Run
     from scdfm.screening import Identification, Screen, identify, interactions, screen
     from scdfm.training import fit
@@ -55,6 +63,9 @@ _HOMES = {
     "differences": "scdfm.evaluation",
     "evaluate": "scdfm.evaluation",
     "evaluate_against": "scdfm.evaluation",
+    "hits": "scdfm.evaluation",
+    "read_counts": "scdfm.evaluation",
+    "scaled": "scdfm.evaluation",
     "summarise": "scdfm.evaluation",
     "benchmark": "scdfm.benchmarking",
     "Run": "scdfm.run",
@@ -87,11 +98,14 @@ __all__ = [
     "evaluate_against",
     "file_split",
     "fit",
+    "hits",
     "holdout_split",
     "identify",
     "interactions",
     "make_split",
     "read_cells",
+    "read_counts",
+    "scaled",
     "screen",
     "simulate",
     "summarise",

@@ -7,32 +7,64 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from scdfm.errors import ConfigError
 from scdfm.section import Section, checked, merged, read_toml
 
 TABLE = "data"
+Values = Literal["log1p", "log2", "log10", "log1p-twice", "linear"]
+"""What numbers can be declared to be: natural, binary or decimal logarithms of 1 + x, log1p taken twice, or none."""
 
 
 class DataConfig(Section):
-    """Columns, scale and choice of the cells of a screen; `scdfm.read_cells` says what each of them does.
+    """Columns, names, scale and choice of the cells of a screen; `scdfm.read_cells` says what each of them does.
 
     `read_cells(path, **DataConfig.load("screen.toml").options())` reads what the command line reads with
-    `--config screen.toml`.
+    `--config screen.toml`. The flags of the command line are made of these fields.
     """
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     perturbation_key: str = "perturbation"
-    control: str = "control"
-    target_sum: float | Literal["median"] | None = None
-    layer: str | None = None
+    """Column of obs that holds the condition of each cell; Drug1+Drug2 joins two columns."""
+    control: str | tuple[str, ...] = "control"
+    """Label of the control cells in that column, * for any text; may be repeated."""
+    exclude: tuple[str, ...] = ()
+    """Label of cells to leave out, * for any text, nan also for missing labels; may be repeated."""
+    separator: str | None = None
+    """What joins targets in labels beside +: |, __, _, ; or a comma."""
+    guides: tuple[str, ...] = ()
+    """Pool guides to genes by their names: GENE_sg*, where GENE stands for the gene; may be repeated."""
+    genes: str | None = None
+    """Column of var that names genes, such as gene_name; without it the index."""
     covariates: tuple[str, ...] = ()
+    """Columns of obs, separated by commas, that join the names of conditions: A|cell_type=B."""
     dose_key: str | None = None
+    """Column of obs with the dose: a number, or one per target joined by +. Targets become A@DOSE."""
     time_key: str | None = None
+    """Column of obs with the time, a number. Conditions become A|time=24."""
     match_controls: tuple[str, ...] | None = None
+    """Columns of obs, separated by commas, that a cell shares with its controls; none for no column. Without it the
+    covariates."""
     control_fallback: Literal["error", "all"] = "error"
+    """error, or all: cells without control cells of their own take every control cell."""
+    target_sum: float | Literal["median"] | None = None
+    """Declares raw counts and normalises them to this total ('median' or a number), then log1p. Without it the values
+    are declared log1p, and checked."""
+    layer: str | None = None
+    """Layer to read instead of X; raw is the matrix of .raw, with its own genes."""
     min_cells: Annotated[int, Field(ge=1)] = 1
+    """Leave out perturbed conditions of fewer cells."""
+    values: Values | None = None
+    """What the numbers are, taken at its word: log1p, log2 or log10 of 1 + x, log1p-twice, or linear (counts, also with
+    fractions or normalised; needs --target-sum). Without it log1p, with --target-sum counts, both checked."""
+    min_genes: Annotated[int, Field(ge=0)] = 0
+    """Leave out cells with fewer genes above 0; 1 leaves out empty ones."""
+    dose_unit_key: str | None = None
+    """Column of obs with the unit of each dose, where it stands beside it; doses become uM, or ug/ml."""
     subset: dict[str, str] = Field(default_factory=dict)
+    """Keep cells with COLUMN=VALUE in obs; may be repeated."""
 
     @field_validator("target_sum", mode="plain")
     @classmethod

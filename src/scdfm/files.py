@@ -34,9 +34,9 @@ def written_whole(path: str | Path, size: int | None = None) -> Iterator[Path]:
     temporary = _neighbour(path)
     try:
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         temporary.replace(path)
-        _flush(path.parent)
+        flush(path.parent)
     except BaseException as error:
         written = temporary.stat().st_size if temporary.exists() else 0
         temporary.unlink(missing_ok=True)
@@ -100,6 +100,8 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def _runs(process: int) -> bool:
+    if os.name == "nt":  # where os.kill ends a process whatever the signal
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -109,12 +111,23 @@ def _runs(process: int) -> bool:
     return True
 
 
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Have the disk hold what was written to a file, or to a folder where the system opens folders (Windows does not)."""
+    try:
+        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():
+            return
+        raise
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file, without the mark that some editors put before it."""
+    return Path(path).read_text(encoding="utf-8-sig")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -166,7 +179,7 @@ def recorded_folder(path: str | Path, name: str, record: dict[str, Any], resume:
         write_json(new_folder(path) / name, record)
         return path
     try:
-        found = dict(json.loads((path / name).read_text(encoding="utf-8")))
+        found = dict(json.loads(read_text(path / name)))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{path / name} cannot be read as JSON ({error}); choose another --out") from error
     differing = [key for key, value in record.items() if found.get(key) != value]

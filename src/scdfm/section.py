@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from scdfm.errors import ConfigError
+from scdfm.files import read_text
 
 
 class Section(BaseModel):
@@ -53,8 +54,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The values of a TOML file of options."""
     try:
-        with Path(path).open("rb") as handle:
-            return tomllib.load(handle)
+        return tomllib.loads(read_text(path))
     except OSError as error:
         raise ConfigError(f"config file {path} cannot be read ({error.strerror}); check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

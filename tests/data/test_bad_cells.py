@@ -129,7 +129,7 @@ IN_MEMORY: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "not logarithmic": (
         lambda: adata(with_value(21.5)),
         {},
-        "21.5 for gene 'G3' .* pass target_sum for raw counts, or take the logarithm",
+        "21.5 for gene 'G3' .* pass target_sum .--target-sum 10000. for counts",
     ),
     "overflowed": (
         lambda: adata(np.full((6, 4), -1).astype(np.uint32)),
@@ -154,7 +154,7 @@ IN_MEMORY: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     ),
     "no cells": (lambda: adata()[:0], {}, "holds no cells"),
     "no genes": (lambda: adata()[:, :0], {}, "holds no genes"),
-    "no X": (no_x, {}, "AnnData has no X; name one of its layers: none"),
+    "no X": (no_x, {}, "AnnData has no X, no other layer"),
     "no such layer": (adata, {"layer": "counts"}, "no layer 'counts'; its layers are none"),
     "complex": (
         lambda: adata(np.full((6, 4), 1 + 1j)),
@@ -248,21 +248,25 @@ def replaced(name: str, value: Any) -> Callable[[h5py.File], None]:
 DAMAGE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "no obs": (delete("obs"), "is not an AnnData file: it has no obs and var"),
     "no var": (delete("var"), "is not an AnnData file"),
-    "no X": (delete("X"), "good.h5ad has no X; name one of its layers: none"),
+    "no X": (delete("X"), "good.h5ad has no X, no other layer"),
     "no X data": (delete("X/data"), "cannot be read"),
     "no indptr": (delete("X/indptr"), "cannot be read"),
     "columns out of range": (replaced("X/indices", np.full(24, 99, dtype=np.int32)), "cannot be read"),
     "negative columns": (replaced("X/indices", np.full(24, -1, dtype=np.int32)), "cannot be read"),
     "short indptr": (replaced("X/indptr", np.array([0, 4], dtype=np.int32)), "cannot be read"),
     "wild indptr": (replaced("X/indptr", np.array([0, 4, 900, 12, 16, 20, 24], dtype=np.int32)), "cannot be read"),
-    "no codes": (delete("obs/perturbation/codes"), "cannot be read as AnnData"),
-    "codes out of range": (replaced("obs/perturbation/codes", np.full(6, 9, dtype=np.int8)), "cannot be read as AnnData"),
+    "no codes": (delete("obs/perturbation/codes"), "column .perturbation. of obs cannot be read"),
+    "codes out of range": (
+        replaced("obs/perturbation/codes", np.full(6, 9, dtype=np.int8)),
+        "column .perturbation. of obs cannot be read",
+    ),
     "codes missing": (replaced("obs/perturbation/codes", np.full(6, -1, dtype=np.int8)), "6 cells have no label"),
     "an encoding of the future": (
-        lambda file: file["obs/line"].attrs.update({"encoding-version": "9.9.9"}),
-        "cannot be read as AnnData .IORegistryError: .* You may need to update",
+        lambda file: file["obs/perturbation"].attrs.update({"encoding-version": "9.9.9"}),
+        "column .perturbation. of obs cannot be read .IORegistryError: .* You may need to update",
     ),
-    "obs too short": (delete("obs/line"), "cannot be read as AnnData"),
+    "a column that is gone": (delete("obs/perturbation"), "column .perturbation. of obs cannot be read .KeyError"),
+    "no names of cells": (delete("obs/_index"), "cannot be read as AnnData"),
     "other shape": (lambda file: file["X"].attrs.update({"shape": np.array([3, 4])}), "expected .6, 4."),
 }  # fmt: skip
 

@@ -62,6 +62,7 @@ def test_the_table(cells: CellTable) -> None:
         "target_sum": None,
         "declared": "log1p",
         "layer": None,
+        "values": None,
     }
     assert cells.n == 10
 
@@ -234,6 +235,7 @@ def test_counts_are_normalised_as_scanpy_does(kind: type, sparse: bool) -> None:
         "target_sum": 1e4,
         "declared": "counts",
         "layer": None,
+        "values": None,
     }
     assert table.X[5].nnz == 0
 

@@ -64,9 +64,9 @@ def test_counts_in_a_layer_are_found_where_x_is_scaled() -> None:
     assert found.line is not None
     assert "--layer counts --target-sum 10000" in found.line
     del adata.layers["counts"], adata.layers["weights"]
-    one(refused := inspect(adata), "no matrix holds counts or log1p values")
+    one(refused := inspect(adata), "no matrix holds counts or anything that log1p values can be made of")
     assert refused.command is None
-    adata.X = np.expm1(np.abs(adata.X)) * 10
+    adata.X = np.expm1(adata.X + 1) * 10
     assert inspect(adata).matrices[0].kind == "normalised"
     adata.X[0, 0] = np.nan
     assert inspect(adata).matrices[0].kind == "unreadable"
@@ -170,7 +170,6 @@ def test_a_file_without_a_control_label_is_explained() -> None:
 @pytest.mark.parametrize(
     ("labels", "genes", "words"),
     [
-        (["control", "A", "A_B"], ("A", "B"), "1 labels look like combinations joined by '_' (first: 'A_B')"),
         (["control", "HLA-A", "A-B", "A"], ("A", "B", "HLA-A"), "combinations joined by '-' (first: 'A-B')"),
         (["control", "A|x"], ("A",), "1 labels hold '|' (first: 'A|x')"),
         (["control", "A@x"], ("A",), "1 labels hold '@' (first: 'A@x')"),

@@ -200,8 +200,8 @@ def test_values_are_checked_on_the_way(screen: ad.AnnData, tmp_path: Path) -> No
     assert "look like raw counts" in message(X)
     X.data[:] = 0
     assert "holds only zeros" in message(X)
-    assert "raw counts (whole numbers)" in message(screen.X, target_sum=1e4)
-    assert "raw counts (whole numbers)" in message(screen.X, target_sum="median")
+    assert "holds log1p values" in message(screen.X, target_sum=1e4)
+    assert "holds log1p values" in message(screen.X, target_sum="median")
 
 
 def test_csc_is_refused_on_disk_alone(screen: ad.AnnData, tmp_path: Path) -> None:
@@ -244,3 +244,13 @@ def test_many_rows_cost_few_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module.os, "preadv", lambda *given: calls.append(given) or read(*given))
     cells.X[np.arange(0, 200, 2)]
     assert len(calls) == 2
+
+
+def test_rows_are_the_same_without_the_call_that_reads_anywhere(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = read_cells(path, backed=True)
+    rows = np.array([5, 1, 200, 7])
+    expected = cells.X[rows].toarray()
+    monkeypatch.delattr(module.os, "preadv")
+    np.testing.assert_array_equal(cells.X[rows].toarray(), expected)

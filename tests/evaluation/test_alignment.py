@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pytest
 
@@ -55,7 +56,7 @@ def test_nothing_in_common(noisy, screen):
 
 def test_column_and_labels_are_asked_for(noisy, screen):
     with pytest.raises(
-        DataError, match="perturbation column 'guide' is not in obs; its columns are .*perturbation"
+        DataError, match="label column 'guide' is not in obs; its columns are .*perturbation.*--predicted-key"
     ):
         align(noisy, screen, perturbation_key="guide")
     unlabelled = noisy.copy()
@@ -111,7 +112,7 @@ def test_subset_chooses_real_cells_and_predictions_that_have_the_column(noisy, s
 
 def test_values_of_a_prediction_are_checked(noisy, screen):
     for value, message in (
-        (-0.5, "-0.5 for gene .*no negative value"),
+        (50, "50 for gene .*bring the prediction to log1p of counts per the total of the real cells"),
         (np.nan, "nan for gene .*a finite number"),
     ):
         bad = noisy.copy()
@@ -119,6 +120,52 @@ def test_values_of_a_prediction_are_checked(noisy, screen):
         bad.X[3, 4] = value
         with pytest.raises(DataError, match=message):
             align(bad, screen)
+
+
+@pytest.mark.parametrize("backed", [False, True])
+def test_values_below_zero_are_scored_as_they_are_and_told(noisy, screen, backed, tmp_path):
+    lowered = noisy.copy()
+    lowered.X = lowered.X.toarray() - 0.3
+    lowered.write_h5ad(tmp_path / "p.h5ad")
+    pair = align(tmp_path / "p.h5ad", screen, backed=backed)
+    assert [note for note in pair.notes if "predicted values are below 0 (lowest -0.3" in note]
+    name = pair.conditions[0]
+    wanted = noisy[(noisy.obs["perturbation"] == name).to_numpy()].X.toarray().mean(0) - 0.3
+    got = np.asarray(pair.predicted.X[pair.predicted.rows[name]].mean(0)).ravel()
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_ranks_do_not_ask_where_zero_is(noisy, screen):
+    """All values of a gene lowered alike leave every rank, and so every significant gene, as it was."""
+    options = {
+        "protocol": "paper",
+        "metrics": ["de_sig_genes_recall", "de_nsig_counts_pred"],
+        "references": False,
+    }
+    cells = noisy.to_memory() if hasattr(noisy, "to_memory") else noisy
+    control = screen.select(["control"]).to_adata()
+    both = ad.concat([cells[:, control.var_names], control], merge="same")
+    lowered = both.copy()
+    lowered.X = lowered.X.toarray() - 0.4
+    plain, low = (
+        evaluate(one, screen, check_scale=False, **options).set_index(["condition", "metric"])["value"]
+        for one in (both, lowered)
+    )
+    np.testing.assert_allclose(low, plain)
+
+
+def test_the_column_of_a_prediction_may_be_another(noisy, screen):
+    other = noisy.copy()
+    other.obs = other.obs.rename(columns={"perturbation": "condition"})
+    pair = align(other, screen)
+    assert pair.conditions == align(noisy, screen).conditions
+    assert "conditions of the prediction are read from its column 'condition'" in pair.notes
+    other.obs["again"] = other.obs["condition"]
+    with pytest.raises(
+        DataError, match=r"2 of its columns hold measured conditions \(condition, again\).*--predicted-key"
+    ):
+        align(other, screen)
+    assert align(other, screen, predicted_key="again").conditions == pair.conditions
 
 
 @pytest.fixture(scope="module")

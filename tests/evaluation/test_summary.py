@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
 from scdfm.errors import ConfigError, DataError
-from scdfm.evaluation.summary import differences, harm, interval, position, stratified, summarise
+from scdfm.evaluation.summary import calibration, differences, harm, interval, position, stratified, summarise
 
 
 def table(values: dict[str, dict[str, list[float]]], conditions: list[str] | None = None) -> pd.DataFrame:
@@ -238,3 +240,32 @@ def test_other_tables_are_refused(function):
         function(pd.DataFrame({"model": ["a"]}))
     with pytest.raises(DataError, match="no rows"):
         function(table({}))
+
+
+def test_calibration_mutes_what_cannot_tell():
+    """Of a metric that ranks the duplicate above the mean it says how far; of noise it says that it cannot tell."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for k in range(30):
+        c = f"A{k}"
+        means = {"no change": 2.0, "training mean": 1.5, "duplicate": 0.3, "ceiling": 0.2, "model": 1.0}
+        for model, mean in means.items():
+            rows.append((model, c, "mse", mean + rng.normal(0, 0.1), 9))
+            rows.append((model, c, "l2", rng.uniform(1, 2), 9))  # tells nothing
+            value = np.nan if model == "no change" else {"training mean": 0.6}.get(model, 0.61)
+            rows.append((model, c, "pearson_delta", value + rng.normal(0, 0.003), 9))
+            value = np.nan if model in ("no change", "training mean") else 0.7
+            rows.append((model, c, "pearson_delta_hat", value + rng.normal(0, 0.01), 9))
+            rows.append((model, c, "energy", np.nan if model == "duplicate" else mean, 9))
+    table = pd.DataFrame(rows, columns=["model", "condition", "metric", "value", "n_cells"])
+    found = calibration(table).set_index("metric")
+    assert found.loc["mse", ["negative", "positive", "reason"]].tolist() == ["training mean", "duplicate", ""]
+    assert found.loc["mse", "resolved"] == pytest.approx(1.2 / 1.5, abs=0.05)
+    assert found.loc["mse", "separation"] == 1
+    assert "does not tell duplicate from" in found.loc["l2", "reason"]
+    assert re.search("only [23]% of the way from training mean", found.loc["pearson_delta", "reason"])
+    assert found.loc["pearson_delta_hat", ["negative", "reason"]].tolist() == ["0", ""]
+    assert found.loc["pearson_delta_hat", "resolved"] == pytest.approx(0.7, abs=0.02)
+    assert found.loc["energy", ["positive", "reason"]].tolist() == ["ceiling", ""]
+    few = calibration(table[table["condition"].isin(["A0", "A1"])])
+    assert few["reason"].str.contains("2 conditions are too few").all()

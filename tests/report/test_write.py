@@ -343,3 +343,20 @@ def test_another_model_stands_beside(screen, tmp_path):
     assert set(found.table["model"]) >= {"scdfm", "rival"}
     alone = evaluate_files(predicted, real, tmp_path / "alone", name="scdfm", metrics=("l2",))
     assert 'id="duel"' not in alone.path.read_text(encoding="utf-8")
+
+
+def test_a_metric_that_cannot_tell_is_grey_and_says_why(tmp_path):
+    conditions = [f"A{k}" for k in range(12)]
+    table = scores(["mine", "no change", "training mean", "duplicate", "ceiling"], conditions)
+    sure = table["metric"].eq("ds") & table["model"].isin(["duplicate", "ceiling"])
+    table.loc[sure, "value"] += 5
+    text = write(tmp_path, table, None, None, model="mine").read_text(encoding="utf-8")
+    rows = re.findall(
+        r'<tr( class="mute")?><th scope="row">([^<]+)(?:<small>([^<]+)</small>)?</th><td>', text
+    )
+    found = {name.strip(): (mute, reason) for mute, name, reason in rows}
+    assert found["L2 ↓"][0]
+    assert "it does not tell duplicate from" in found["L2 ↓"][1]
+    assert found["DS ↑"] == ("", "")
+    assert re.search(r'<th scope="col" class="mute" title="it does not tell duplicate from [^"]+">L2 ↓', text)
+    assert '<th scope="col">DS ↑' in text

@@ -54,14 +54,13 @@ def test_columns_are_those_of_the_file(run, cells):
     source = cells.obs.loc[first["source_control"]]
     said = scdfm.data.conditions.parse(single)
     assert first["drug"] == single
-    assert first["drug_label"] == said.perturbations[0].target
+    assert first["targets"] == said.perturbations[0].target
     assert (first["uM"], first["hours"], first["line"]) == (said.perturbations[0].dose, said.time, "K562")
     assert first["plate"] == source["plate"]
     assert predicted.obs["plate"].nunique() == 2
     both = run.predict([pair], n_cells=2).obs.iloc[0]
-    assert both["uM"] == "+".join(
-        str(p.dose).removesuffix(".0") for p in scdfm.data.conditions.parse(pair).perturbations
-    )
+    doses = [p.dose for p in scdfm.data.conditions.parse(pair).perturbations]
+    assert doses[0] == doses[1] == both["uM"]  # as the file says it: one number for all targets of the label
 
 
 def test_a_prediction_is_read_back_by_its_columns(run, cells):
@@ -69,9 +68,9 @@ def test_a_prediction_is_read_back_by_its_columns(run, cells):
     names = [*run.split.test, run.split.train[0].split("@")[0] + "|line=K562"]
     obs = run.predict(names, n_cells=2).obs
     expected = np.repeat(names, 2).tolist()
-    assert predicted_names(obs, "drug", "control", cells.design, "p").tolist() == expected
+    assert predicted_names(obs, "drug", cells.naming, cells, "p").tolist() == expected
     assert (
-        predicted_names(obs.assign(drug=obs["drug_label"]), "drug", "control", cells.design, "p").tolist()
+        predicted_names(obs.assign(drug=obs["targets"]), "drug", cells.naming, cells, "p").tolist()
         == expected
     )
 

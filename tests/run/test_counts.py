@@ -215,7 +215,7 @@ def test_submissions_that_cannot_be(run, screen):
         (["--format", "csv"], "--format csv: expected scdfm or vcc"),
         (["--gene-axis", "g.txt"], "--gene-axis belongs to a submission"),
         (["--format", "vcc", "--resume"], "a submission is written at once"),
-        (["--target-sum", "10000"], "--target-sum says what --controls holds"),
+        (["--target-sum", "10000"], "go with --controls FILE here"),
         (["--format", "vcc"], "expected a name that ends in .h5ad"),
     ],
 )

@@ -94,6 +94,41 @@ def test_means_lie_between_prior_and_flow_as_far_as_the_manifest_says(run):
     np.testing.assert_array_equal(means(Shrinkage(follows=0, errs=1, missed=1), shrink=False), flow)
 
 
+def test_the_network_is_asked_for_the_condition_and_its_control_cells(run, monkeypatch):
+    """Which conditions, genes and control cells it is shown, chunk by chunk."""
+    asked = []
+    context = run.field.context
+
+    def told(control, genes, perturbation, condition, **start):
+        asked.append((control, genes, perturbation.tokens[condition]))
+        return context(control, genes, perturbation, condition, **start)
+
+    monkeypatch.setattr(run.field, "context", told)
+    name, other = run.split.test[0], run.split.train[0]
+    predicted = run.predict([name, other], n_cells=12, seed=3)
+    places = {int(token): place for place, token in enumerate(run.vocabulary.gene_ids(run.genes))}
+    stored = run.controls.to_adata().to_df()[run.genes]
+    seen = {condition: np.zeros(len(run.genes), dtype=bool) for condition in (name, other)}
+    for control, genes, tokens in asked:
+        row = next(place for place in (name, other) if (tokens == run.encoder.encode([place]).tokens).all())
+        sources = predicted.obs["source_control"][predicted.obs["perturbation"] == row]
+        columns = [places[int(gene)] for gene in genes]
+        np.testing.assert_allclose(control.numpy(), stored.loc[sources].to_numpy()[:, columns], rtol=1e-6)
+        seen[row][columns] = True
+    assert all(genes.all() for genes in seen.values())
+
+
+def test_conditions_draw_noise_of_their_own(run):
+    """Cells in the same place of two conditions have nothing in common."""
+    names = [run.split.test[0], run.split.train[0]]
+    predicted = run.predict(names, n_cells=200, seed=3)
+    one, other = (predicted[predicted.obs["perturbation"] == name].X.toarray() for name in names)
+    on = ((one > 0).mean(0) > 0.5) & ((other > 0).mean(0) > 0.5)
+    assert on.sum() > 4
+    same = [np.corrcoef(one[:, gene], other[:, gene])[0, 1] for gene in np.flatnonzero(on)]
+    assert abs(np.mean(same)) < 0.15
+
+
 def test_names_in_any_order_are_one_condition(run):
     a, b = run.split.test[0].split("+")
     assert list(run.predict([f"{b}+{a}", f"{a}+{b}"]).obs["perturbation"].cat.categories) == [
@@ -250,3 +285,57 @@ def test_some_genes_are_cut_out_of_chunks_and_solved_together_when_joint(run, tm
         run.predict(genes=[run.genes[0], "NO"])
     with pytest.raises(DataError, match="genes: none asked for"):
         run.predict(genes=[])
+
+
+def test_names_are_also_in_columns_of_their_own(tmp_path):
+    adata = scdfm.data.simulate_doses(n_genes=30, n_drugs=3, n_doses=3, cells_per_condition=12, n_controls=30)
+    cells = scdfm.read_cells(adata, "drug", dose_key="dose", target_sum=None)
+    run = scdfm.fit(
+        cells,
+        scdfm.Split("by hand", 0, ("drug1@0.01", "drug1@10", "drug2@0.01", "drug3@10"), (), ("drug2@10",)),
+        scdfm.Config().updated(OPTIONS | {"model": {**OPTIONS["model"], "perturbation": "drugs"}}),
+        out=tmp_path / "run", progress=False,
+    )  # fmt: skip
+    names = ["drug2@10", "drug1@0.01", "drug1@0.01+drug2@10"]
+    predicted = run.predict(names, n_cells=2)
+    assert list(predicted.obs["targets"][::2]) == ["drug2", "drug1", "drug1+drug2"]
+    assert list(predicted.obs["dose"][::2]) == ["10", "0.01", "0.01+10"]
+    assert run.predict(names[:2], n_cells=2).obs["dose"].tolist() == [10, 10, 0.01, 0.01]
+    written = run.predict_to(tmp_path / "p.h5ad", names[:2], n_cells=2)
+    table = scdfm.evaluate(written.path, cells, training=run, references=False)
+    assert set(table["condition"]) == set(names[:2])
+
+
+def test_a_run_whose_folder_was_fitted_anew_is_refused(screen, tmp_path):
+    def fit(seed: int) -> scdfm.Run:
+        config = scdfm.Config().updated(OPTIONS | {"seed": seed})
+        return scdfm.fit(scdfm.read_cells(screen), config=config, out=tmp_path / "run", progress=False)
+
+    old = fit(0)
+    shutil.rmtree(tmp_path / "run")
+    fit(1)
+    with pytest.raises(RunError, match="is another file than when this run was loaded; load the folder anew"):
+        old.predict(n_cells=2)
+    assert scdfm.Run.load(tmp_path / "run").predict(n_cells=2).n_obs
+
+
+def test_the_working_folder_may_change_after_a_run_is_loaded(run, monkeypatch, tmp_path):
+    monkeypatch.chdir(run.path.parent)
+    loaded = scdfm.Run.load(run.path.name)
+    monkeypatch.chdir(tmp_path)
+    assert loaded.predict(n_cells=2, seed=1).n_obs
+    written = loaded.predict_to("p.h5ad", n_cells=2)
+    monkeypatch.chdir(run.path.parent)
+    assert written.path.is_file()
+
+
+def test_controls_without_labels_are_taken_for_what_they_are(run, screen):
+    control = screen[(screen.obs["perturbation"] == "control").to_numpy()].copy()
+    del control.obs["perturbation"]
+    bare = run.predict(controls=control, n_cells=3)
+    np.testing.assert_array_equal(
+        bare.X.toarray(), run.predict(controls=scdfm.read_cells(screen), n_cells=3).X.toarray()
+    )
+    control.obs["guide"] = "non-targeting"
+    with pytest.raises(DataError, match=r"'perturbation' is not in obs; .*--perturbation-key"):
+        run.predict(controls=control, n_cells=3)

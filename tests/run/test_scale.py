@@ -87,10 +87,8 @@ def test_a_file_of_controls_may_have_labels_of_its_own(run, screen):
     controls = screen[(screen.obs["perturbation"] == "control").to_numpy()].copy()
     other = controls.copy()
     other.obs = pd.DataFrame({"guide": "safe"}, index=controls.obs.index)
-    with pytest.raises(DataError, match="perturbation column 'perturbation' is not in obs"):
-        run.read_controls(other)
     expected = run.predict([run.manifest.targets[0]], controls=controls)
-    for about in ({"perturbation_key": "guide", "control": "safe"}, {"perturbation_key": "none"}):
+    for about in ({"perturbation_key": "guide", "control": "safe"}, {}):
         table = run.read_controls(other, **about)
         found = run.predict(list(expected.obs["perturbation"].cat.categories), controls=table)
         np.testing.assert_array_equal(found.X.toarray(), expected.X.toarray())

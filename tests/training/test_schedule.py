@@ -12,7 +12,7 @@ from scdfm.config import TrainingConfig
 from scdfm.errors import RunError
 from scdfm.training.averaging import AveragedWeights
 from scdfm.training.checkpoint import SafetensorsIO, read_checkpoint
-from scdfm.training.module import learning_rate_factor
+from scdfm.training.module import learning_rate_factor, parameter_groups
 
 
 def test_warm_up_rises_linearly_then_a_cosine_falls_to_the_floor():
@@ -33,6 +33,14 @@ def test_published_schedule_is_torchs_cosine():
         assert schedule.get_last_lr()[0] == pytest.approx(5e-5 * learning_rate_factor(step, options))
         optimizer.step()
         schedule.step()
+
+
+def test_matrices_decay_and_nothing_else_does():
+    layer = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2))
+    decays = {id(p): group["weight_decay"] for group in parameter_groups(layer, 0.3) for p in group["params"]}
+    assert {name: decays[id(p)] for name, p in layer.named_parameters()} == {
+        "0.weight": 0.3, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0,
+    }  # fmt: skip
 
 
 def test_average_is_the_ramped_exponential_moving_average():

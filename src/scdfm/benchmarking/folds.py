@@ -16,7 +16,7 @@ from scdfm.data.conditions import near
 from scdfm.data.source import open_source
 from scdfm.data.splits import published_order
 from scdfm.errors import DataError
-from scdfm.evaluation.alignment import predicted_names
+from scdfm.evaluation.alignment import predicted_genes, predicted_names
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,9 @@ def predicted_in(piece: Piece, cells: CellTable) -> tuple[list[str], set[str]]:
                 f"cell as in the screen; its columns are {', '.join(known) or 'none'}{near(cells.perturbation_key, known)}"
             )
         obs = source.obs[source.obs[cells.perturbation_key].notna()]
-        names = predicted_names(
-            obs, cells.perturbation_key, cells.control, cells.design, f"{piece.label}: {path}"
-        )
-        return source.genes.tolist(), set(names) - {CONTROL}
+        names = predicted_names(obs, cells.perturbation_key, cells.naming, cells, f"{piece.label}: {path}")
+        genes = predicted_genes(source, cells.naming, piece.label).names.tolist()
+        return genes, set(names) - {CONTROL}
 
 
 def prediction_path(piece: Piece) -> Path:

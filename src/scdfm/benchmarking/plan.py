@@ -176,8 +176,10 @@ def make_plan(
     n_cells: int | None = None,
 ) -> Plan:
     """The plan that the arguments of `benchmark` describe; ConfigError where they cannot be."""
+    lead: Mapping[str, Any] = {}
     if isinstance(split, str):
-        split = _with(Config(), options).updated({"split": SplitConfig.named(split)}, "split").split
+        lead = {"split": SplitConfig.named(split)}
+        split = _with(Config().updated(lead, "split"), options).updated(lead, "split").split
     if folds is None:
         folds = (0,) if single(split) else FOLDS
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
@@ -185,7 +187,7 @@ def make_plan(
         split,
         tuple(folds),
         numbers,
-        contenders(models, options),
+        contenders(models, options, lead),
         protocol,
         None if metrics is None else tuple(metrics),
         n_cells,
@@ -193,11 +195,14 @@ def make_plan(
 
 
 def contenders(
-    models: str | Contender | Iterable[str | Contender], options: Options = None
+    models: str | Contender | Iterable[str | Contender],
+    options: Options = None,
+    lead: Mapping[str, Any] | None = None,
 ) -> tuple[Contender, ...]:
     """Contenders of names: a preset, `file:NAME=PRED.h5ad`, or `baselines`, which adds none.
 
-    Texts may hold several names, separated by commas. `options` are put over every preset.
+    Texts may hold several names, separated by commas. `options` are put over every preset, after `lead`: the kind of
+    split that they may go with.
     """
     given = [models] if isinstance(models, str | Contender) else list(models)
     names: list[str | Contender] = []
@@ -205,7 +210,7 @@ def contenders(
         names += [model] if isinstance(model, Contender) else [part.strip() for part in model.split(",")]
     if not names or "" in names:
         raise ConfigError("models: expected a preset, file:NAME=PRED.h5ad or baselines, found nothing")
-    return tuple(_contender(name, options) for name in names if name != BASELINES_ALONE)
+    return tuple(_contender(name, options, lead or {}) for name in names if name != BASELINES_ALONE)
 
 
 def _with(config: Config, options: Options) -> Config:
@@ -214,11 +219,11 @@ def _with(config: Config, options: Options) -> Config:
     return config.with_settings(list(options))
 
 
-def _contender(model: str | Contender, options: Options) -> Contender:
+def _contender(model: str | Contender, options: Options, lead: Mapping[str, Any]) -> Contender:
     if isinstance(model, Contender):
         return model
     if model in PRESETS:
-        return Contender(model, _with(Config.preset(model), options))
+        return Contender(model, _with(Config.preset(model).updated(lead, "split"), options))
     name, sign, path = model.removeprefix("file:").partition("=")
     if model.startswith("file:") and sign and path:
         return Contender(name.strip(), predictions=path.strip())

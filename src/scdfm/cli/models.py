@@ -15,9 +15,9 @@ from scdfm.cli.options import (
     Quiet,
     config_of,
     names_of,
-    number_or_text,
     require_free,
     seconds_of,
+    warn,
     write_h5ad,
 )
 from scdfm.cli.screen import Reader, reads_screen
@@ -80,9 +80,8 @@ def fit(
     cells = screen.read(data)
     from scdfm.training import fit as fit_cells
 
-    say = None if quiet else typer.echo
     run = fit_cells(
-        cells, config=options, out=out, resume=resume, progress=not quiet, say=say, seconds=seconds
+        cells, config=options, out=out, resume=resume, progress=not quiet, say=warn, seconds=seconds
     )
     if not is_first():
         return
@@ -102,12 +101,16 @@ def fit(
 
 
 @app.command()
+@reads_screen()
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder of a fit.", show_default=False)],
     out: Annotated[Path, typer.Option(help="File to write (.h5ad or .zarr).", show_default=False)],
+    screen: Reader,
     conditions: Annotated[
         list[str] | None,
-        typer.Option(help="Conditions, separated by commas: A+B,C, or @FILE of one a line. May be repeated."),
+        typer.Option(
+            help="Conditions, separated by commas: A+B,C, or @FILE of one a line (names may hold commas). May be repeated."
+        ),
     ] = None,
     test: Annotated[
         bool, typer.Option("--test", help="The test conditions of the run's split that can be predicted.")
@@ -118,21 +121,6 @@ def predict(
     controls: Annotated[
         Path | None,
         typer.Option(help="File with control cells; without it those stored with the run."),
-    ] = None,
-    perturbation_key: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of obs with the labels of --controls, if not the run's; none: all its cells are control cells."
-        ),
-    ] = None,
-    control: Annotated[
-        str | None, typer.Option(help="Label of the control cells in --controls, if not the run's.")
-    ] = None,
-    target_sum: Annotated[
-        str | None,
-        typer.Option(
-            help="--controls holds raw counts, to be normalised to this total (the run's): a number."
-        ),
     ] = None,
     cells: Annotated[
         int | None, typer.Option(help="Cells per condition; without it the run's sampling.cells.")
@@ -164,13 +152,15 @@ def predict(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Generate whole populations for conditions, measured or not."""
+    """Generate whole populations for conditions, measured or not.
+
+    The file of --controls is read as the run's cells were; options on columns, labels and numbers are about it alone.
+    """
     if sum([bool(conditions), test, all_pairs_of is not None]) != 1:
         raise ConfigError(
             "predict: choose exactly one of --conditions A+B,C, --test and --all-pairs-of A,B,C"
         )
-    about = {"perturbation_key": perturbation_key, "control": control, "target_sum": target_sum}
-    _consistent(form, gene_axis, resume, controls, about)
+    _consistent(form, gene_axis, resume)
     from scdfm.run import Run
     from scdfm.run.extrapolation import told, unknown, untold
 
@@ -185,13 +175,13 @@ def predict(
             if is_first():
                 typer.echo(untold(left, len(asked)), err=True)
     if conditions:
-        names = names_of(*conditions)
+        names = names_of(*conditions, run=source)
     if all_pairs_of is not None:
-        names = ["+".join(pair) for pair in itertools.combinations(dict.fromkeys(names_of(all_pairs_of)), 2)]
-    table = None if controls is None else source.read_controls(
-        controls, perturbation_key=perturbation_key, control=control,
-        target_sum=None if target_sum is None else number_or_text(target_sum),
-    )  # fmt: skip
+        names = [
+            "+".join(pair)
+            for pair in itertools.combinations(dict.fromkeys(names_of(all_pairs_of, run=source)), 2)
+        ]
+    table = screen.controls(controls, source)
     if form == "vcc":  # one process writes it, whole
         if is_first():
             _submit(source, out, names, table, cells, gene_axis, seed, overwrite, not quiet)
@@ -218,15 +208,8 @@ def predict(
         typer.echo(f"counts: {written.counts}")
 
 
-def _consistent(
-    form: str, gene_axis: Path | None, resume: bool, controls: Path | None, about: dict[str, str | None]
-) -> None:
-    """Refuse options that do not go with the format, or that speak of controls that are not given."""
-    if controls is None and any(value is not None for value in about.values()):
-        given = next(name for name, value in about.items() if value is not None)
-        raise ConfigError(
-            f"predict: --{given.replace('_', '-')} says what --controls holds; give a file with --controls"
-        )
+def _consistent(form: str, gene_axis: Path | None, resume: bool) -> None:
+    """Refuse options that do not go with the format."""
     if form not in ("scdfm", "vcc"):
         raise ConfigError(f"predict: --format {form}: expected scdfm or vcc")
     if gene_axis is not None and form != "vcc":

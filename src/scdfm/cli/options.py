@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scdfm.errors import ConfigError, DataError
+from scdfm.errors import ConditionError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from scdfm.config import Config
+    from scdfm.run import Run
 
 DataArgument = Annotated[Path, typer.Argument(help="Screen as .h5ad or .zarr.", show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+
+
+def warn(text: str) -> None:
+    """Say what changes the meaning of a command's numbers; --quiet does not hide it."""
+    typer.echo(text, err=True)
 
 
 def config_of(
@@ -24,11 +30,12 @@ def config_of(
     """Preset, then file, then --set, then the options with flags of their own."""
     from scdfm.config import Config, SplitConfig
 
-    config = Config.preset(preset)
+    over: dict[str, Any] = {"split": {} if split is None else SplitConfig.named(split)}
+    # The kind of split comes first too: the file and --set may hold options that go with it alone.
+    config = Config.preset(preset).updated(over, where="command line")
     if file is not None:
         config = Config.load(file, config)
     config = config.with_settings(settings)
-    over: dict[str, Any] = {"split": {} if split is None else SplitConfig.named(split)}
     if fold is not None:
         over["split"]["fold"] = fold
     if max_steps is not None:
@@ -38,8 +45,11 @@ def config_of(
     return config.updated(over, where="command line")
 
 
-def names_of(*texts: str) -> list[str]:
-    """The names in texts such as A+B,C; those of a file, one a line and with their commas, where a text is @FILE."""
+def names_of(*texts: str, run: Run | None = None) -> list[str]:
+    """The names in texts such as A+B,C; those of a file, one a line and with their commas, where a text is @FILE.
+
+    A comma within brackets, or in a name that `run` knows, is part of the name.
+    """
     from scdfm.screening.space import read_names
 
     names: list[str] = []
@@ -47,7 +57,7 @@ def names_of(*texts: str) -> list[str]:
         if text.startswith("@"):
             names += read_names(Path(text[1:]), "file of names")
         else:
-            names += [name.strip() for name in text.split(",") if name.strip()]
+            names += _joined([part for part in _between_commas(text) if part], run)
     return names
 
 
@@ -61,6 +71,28 @@ def seconds_of(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"time '{text}': expected a number and a unit, e.g. 90s, 30m or 2h")
     return seconds
+
+
+def _between_commas(text: str) -> list[str]:
+    """The texts between the commas that stand outside of brackets, or between all where brackets do not pair."""
+    from scdfm.data.conditions import split_targets
+
+    try:
+        return split_targets(text, (",",))
+    except ConditionError:
+        return [part.strip() for part in text.split(",")]
+
+
+def _joined(parts: list[str], run: Run | None) -> list[str]:
+    """The parts, those joined again that together are a name of the run: `2` and `4-D` are `2,4-D` where it knows that."""
+    names: list[str] = []
+    while parts and run is not None:
+        longest = range(len(parts), 1, -1)
+        joined = [(sign.join(parts[:n]), n) for n in longest for sign in (",", ", ")]
+        name, n = next((pair for pair in joined if run.knows(pair[0])), (parts[0], 1))
+        names.append(name)
+        parts = parts[n:]
+    return names + parts
 
 
 def number_or_text(text: str) -> float | str:

@@ -1,4 +1,4 @@
-"""Commands that score: evaluate, benchmark."""
+"""Commands that score: evaluate, hits, benchmark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from scdfm.cli.app import app
-from scdfm.cli.options import DataArgument, Quiet
+from scdfm.cli.options import DataArgument, Quiet, warn
 from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
 
@@ -27,17 +27,36 @@ def evaluate(
     run: Annotated[
         Path | None, typer.Option(help="Run folder: its training means make baselines and training curves.")
     ] = None,
-    protocol: Annotated[str, typer.Option(help="scdfm or paper.")] = "scdfm",
+    protocol: Annotated[
+        str,
+        typer.Option(help="scdfm, paper, or vcc2026 (raw counts; --layer is that of the measured cells)."),
+    ] = "scdfm",
     name: Annotated[str, typer.Option(help="Name of the predictions in the tables.")] = "model",
     against: Annotated[
         Path | None,
         typer.Option(help="Predicted cells of another model, compared pair by pair on what both predict."),
     ] = None,
     against_name: Annotated[str, typer.Option(help="Name of the other model in the tables.")] = "other",
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Metrics to score, separated by commas, de_recall, de_precision and de_direction (of the predicted cells) "
+            "among them. Without it all others of the protocol."
+        ),
+    ] = None,
+    predicted_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of obs with the predictions' conditions, where it is another than the real cells'."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Score predictions beside simple baselines and write tables and a report."""
+    """Score predictions beside simple baselines and write tables and a report.
+
+    With --run the real cells are read as the run's were; options given here go over that.
+    """
     from scdfm.files import new_folder
     from scdfm.report import evaluate_files
 
@@ -46,14 +65,64 @@ def evaluate(
         from scdfm.run import Run
 
         training = Run.load(run)
-    cells = screen.read(real)
+        screen = screen.over(training.manifest.reading)
+    asked, cells = screen.counts(predicted, real) if protocol == "vcc2026" else (predicted, screen.read(real))
     result = evaluate_files(
-        predicted, cells, new_folder(out), training=training, protocol=protocol,  # type: ignore[arg-type]
-        name=name, against=against, against_name=against_name, seed=seed, backed=screen.backed, progress=not quiet,
+        asked, cells, new_folder(out), training=training, protocol=protocol,  # type: ignore[arg-type]
+        metrics=None if metrics is None else [one.strip() for one in metrics.split(",")],
+        name=name, against=against, against_name=against_name, seed=seed, predicted_key=predicted_key,
+        backed=screen.backed, progress=not quiet,
         provenance={"command": shlex.join(["scdfm", *sys.argv[1:]])},
     )  # fmt: skip
+    for note in result.table.attrs["notes"]:
+        warn(note)
     typer.echo(result.text)
     typer.echo(f"\nreport: {result.path}")
+
+
+@app.command()
+@reads_screen()
+def hits(
+    predicted: Annotated[
+        Path, typer.Argument(help="Predicted cells (.h5ad), of scdfm or anybody.", show_default=False)
+    ],
+    real: Annotated[Path, typer.Argument(help="Measured cells (.h5ad, .zarr).", show_default=False)],
+    out: Annotated[Path, typer.Option(help="CSV file for the table.", show_default=False)],
+    screen: Reader,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder: its training means make the simple rules.")
+    ] = None,
+    signature: Annotated[
+        str | None,
+        typer.Option(help="UP.txt,DOWN.txt: files of genes to go up and down; either may be empty."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the predictions in the table.")] = "model",
+) -> None:
+    """How many true hits stand in the first 5, 10 and 20% of the ranked library, beside simple rules and chance."""
+    from scdfm.evaluation import hits as found_hits
+    from scdfm.files import written_whole
+
+    training = None
+    if run is not None:
+        from scdfm.run import Run
+
+        training = Run.load(run)
+    cells = screen.read(real)
+    weights = None
+    if signature is not None:
+        from scdfm.screening.ranking import signature as signature_of
+
+        up, _, down = signature.partition(",")
+        genes = [str(gene) for gene in cells.genes]
+        weights = {g: float(w) for g, w in zip(genes, signature_of(up, down, genes), strict=True) if w}
+    table = found_hits(
+        predicted, cells, training=training, perturbation_key=cells.perturbation_key, control=cells.control, name=name,
+        signature=weights, backed=screen.backed,
+    )  # fmt: skip
+    with written_whole(out) as path:
+        table.to_csv(path, index=False)
+    typer.echo(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
+    typer.echo(f"\ntable: {out}")
 
 
 @app.command()

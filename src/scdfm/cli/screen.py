@@ -2,137 +2,134 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from scdfm.cli.options import warn
 from scdfm.errors import ConfigError
 
 if TYPE_CHECKING:
     from scdfm.data import CellTable
     from scdfm.declaration import DataConfig
+    from scdfm.evaluation import Counts
+    from scdfm.run import Run
 
 NONE = "none"
 """What stands for an empty list of columns."""
 
 
-@dataclass(frozen=True)
-class Screen:
-    """What the options say of a file; each field is an option of every command under `reads_screen`, None: not given."""
+FLAGS: Final = {"genes": "--gene-column"}
+"""Options whose flag has another name than their key."""
+REPEATED: Final = frozenset({"control", "exclude", "guides", "subset"})
+"""Options that may be given several times, each time one label or pair."""
+_CONFIG: Final = typer.Option(
+    help="TOML file whose table `data` holds these options (perturbation_key = ...); options given here go over it."
+)
+_BACKED: Final = typer.Option(
+    "--backed/--in-memory",
+    help="Keep the expression on disk, or in memory. Without it: on disk from 2 GiB (8 bytes a stored value). "
+    "On disk needs as much scratch space, in TMPDIR; the numbers are the same.",
+)
 
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="TOML file whose table `data` holds these options (perturbation_key = ...); options given "
-            "here go over it."
-        ),
-    ] = None
-    perturbation_key: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of obs that holds the condition of each cell.", show_default="perturbation"
-        ),
-    ] = None
-    control: Annotated[
-        str | None, typer.Option(help="Label of the control cells in that column.", show_default="control")
-    ] = None
-    covariates: Annotated[
-        str | None,
-        typer.Option(
-            help="Columns of obs, separated by commas, that join the names of conditions: A|cell_type=B."
-        ),
-    ] = None
-    dose_key: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of obs with the dose: a number, or one per target joined by +. Targets become A@DOSE."
-        ),
-    ] = None
-    time_key: Annotated[
-        str | None, typer.Option(help="Column of obs with the time, a number. Conditions become A|time=24.")
-    ] = None
-    match_controls: Annotated[
-        str | None,
-        typer.Option(
-            help="Columns of obs, separated by commas, that a cell shares with its controls; none for no column. "
-            "Without it the covariates."
-        ),
-    ] = None
-    control_fallback: Annotated[
-        str | None,
-        typer.Option(
-            help="error, or all: cells without control cells of their own take every control cell.",
-            show_default="error",
-        ),
-    ] = None
-    target_sum: Annotated[
-        str | None,
-        typer.Option(
-            help="Declares raw counts and normalises them to this total ('median' or a number), then log1p. "
-            "Without it the values are declared log1p, and checked."
-        ),
-    ] = None
-    layer: Annotated[str | None, typer.Option(help="Layer to read instead of X.")] = None
-    min_cells: Annotated[
-        int | None, typer.Option(help="Leave out perturbed conditions of fewer cells.", show_default="1")
-    ] = None
-    subset: Annotated[
-        list[str] | None, typer.Option(help="Keep cells with COLUMN=VALUE in obs; may be repeated.")
-    ] = None
-    backed: Annotated[
-        bool | None,
-        typer.Option(
-            "--backed/--in-memory",
-            help="Keep the expression on disk, or in memory. Without it: on disk from 2 GiB (8 bytes a stored value). "
-            "On disk needs as much scratch space, in TMPDIR; the numbers are the same.",
-        ),
-    ] = None
 
-    def declared(self, **defaults: Any) -> DataConfig:
-        """The options given, over the table [data] of the file, over `defaults`."""
-        from scdfm.declaration import DataConfig
+def declared(config: Path | None, given: dict[str, Any], **defaults: Any) -> DataConfig:
+    """The options given, over the table [data] of the file, over `defaults`."""
+    from scdfm.declaration import DataConfig
 
-        given: dict[str, Any] = {
-            entry.name: getattr(self, entry.name)
-            for entry in fields(self)
-            if entry.name in DataConfig.model_fields
-        }
-        given |= {name: _columns(given[name]) for name in ("covariates", "match_controls")}
-        given["subset"] = None if self.subset is None else dict(map(_pair, self.subset))
-        given["target_sum"] = None if self.target_sum is None else _total(self.target_sum)
-        base = DataConfig(**defaults)
-        if self.config is not None:
-            base = DataConfig.load(self.config, base)
-        return base.updated(
-            {name: value for name, value in given.items() if value is not None}, "command line"
-        )
+    values = {name: value for name, value in given.items() if value is not None}
+    for name, become in _BECOME.items():
+        if name in values:
+            values[name] = become(values[name])
+    base = DataConfig(**defaults)
+    if config is not None:
+        base = DataConfig.load(config, base)
+    return base.updated(values, "command line")
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How a command reads its screen: what was declared, and whether cells stay on disk."""
+    """How a command reads its screen: what was declared, and whether cells stay on disk; `given` declares over defaults."""
 
     declared: DataConfig
     backed: bool | None
     config: Path | None
+    given: Callable[..., DataConfig]
+    strict: bool = True
+    """False where the options are those of another file, whose labels this one need not all hold."""
+
+    def over(self, defaults: dict[str, Any]) -> Reader:
+        """This reader with the options of another file where none were given."""
+        return replace(self, declared=self.given(**defaults), strict=False)
 
     def read(self, data: Path) -> CellTable:
         """The cells of the file."""
-        from scdfm.data import read_cells
+        from scdfm.data.cells import read_cells, read_like
         from scdfm.data.stored import StoredMatrix
 
-        cells = read_cells(data, **self.declared.options(), backed=self.backed)
+        options = self.declared.options()
+        cells = (
+            read_cells(data, **options, backed=self.backed)
+            if self.strict
+            else read_like(data, options, self.backed)
+        )
+        for note in cells.notes:
+            warn(f"{data}: {note}")
         if self.backed is None and isinstance(cells.X, StoredMatrix):
-            typer.echo(
-                f"{data}: larger than 2 GiB, so its cells stay on disk (--in-memory: do not)", err=True
-            )
+            warn(f"{data}: larger than 2 GiB, so its cells stay on disk (--in-memory: do not)")
         return cells
+
+    def controls(self, file: Path | None, run: Run) -> CellTable | None:
+        """The control cells of a file, read as those of the run but for the options given; None without a file."""
+        from scdfm.declaration import DataConfig
+        from scdfm.run.controls import read_controls
+
+        if file is None:
+            if self.declared != DataConfig() or self.backed is not None:
+                raise ConfigError(
+                    "options that say how a file is read go with --controls FILE here; give it, or leave them out"
+                )
+            return None
+        declared = self.given(**run.manifest.control_reading)
+        cells = read_controls(file, run.manifest, declared.options(), self.backed)
+        for note in cells.notes:
+            warn(f"{file}: {note}")
+        return cells
+
+    def counts(self, predicted: Path, real: Path) -> tuple[Counts, Counts]:
+        """The raw counts of a prediction (X) and of measured cells, which the layer is of."""
+        from scdfm.declaration import DataConfig
+        from scdfm.evaluation import read_counts
+
+        default = DataConfig()
+        for option in (
+            "target_sum",
+            "covariates",
+            "dose_key",
+            "time_key",
+            "match_controls",
+            "control_fallback",
+        ):
+            if getattr(self.declared, option) != getattr(default, option):
+                raise ConfigError(
+                    f"{option} is no option of protocol vcc2026, which scores the counts of one context; leave it out "
+                    "(choose cells with subset)"
+                )
+        if self.backed:
+            raise ConfigError(
+                "--backed is no option of protocol vcc2026, whose counts are in memory; leave it out"
+            )
+        given = self.declared
+        key, control, subset = given.perturbation_key, given.control, given.subset or None
+        return (
+            read_counts(predicted, key, control, subset=subset, need_control=False),
+            read_counts(real, key, control, given.layer, subset, given.min_cells),
+        )
 
     def require_data_alone(self, command: str) -> None:
         """Refuse a config file with tables that `command` would not use."""
@@ -148,13 +145,13 @@ class Reader:
 
 
 def reads_screen(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command with a parameter `screen`, a Reader, the options of Screen in its place, with `defaults`."""
+    """Give a command with a parameter `screen`, a Reader, the options of DataConfig in its place, with `defaults`."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        keyword = inspect.Parameter.KEYWORD_ONLY
+        keyword, annotations = inspect.Parameter.KEYWORD_ONLY, _annotations(defaults)
         options = [
             inspect.Parameter(name, keyword, default=None, annotation=annotation)
-            for name, annotation in _annotations(defaults).items()
+            for name, annotation in annotations.items()
         ]
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
@@ -163,8 +160,15 @@ def reads_screen(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..
 
         @functools.wraps(command)
         def wrapped(**values: Any) -> None:
-            screen = Screen(**{entry.name: values.pop(entry.name) for entry in fields(Screen)})
-            command(screen=Reader(screen.declared(**defaults), screen.backed, screen.config), **values)
+            given = {name: values.pop(name) for name in annotations}
+            config, backed = given.pop("config"), given.pop("backed")
+            reader = Reader(
+                declared(config, given, **defaults),
+                backed,
+                config,
+                functools.partial(declared, config, given),
+            )
+            command(screen=reader, **values)
 
         wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -174,19 +178,25 @@ def reads_screen(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..
 
 
 def _annotations(defaults: dict[str, Any]) -> dict[str, Any]:
-    """The options of Screen by name; --help shows what stands where they are not given."""
-    found: dict[str, Any] = {}
-    for name, annotation in get_type_hints(Screen, include_extras=True).items():
-        option = copy.copy(annotation.__metadata__[0])
-        option.show_default = str(defaults[name]) if name in defaults else option.show_default
-        found[name] = Annotated[annotation.__origin__, option]
-    return found
+    """The options by name; --help shows what stands where they are not given."""
+    from scdfm.declaration import DataConfig
+
+    found: dict[str, Any] = {"config": Annotated[Path | None, _CONFIG]}
+    for name, field in DataConfig.model_fields.items():
+        default = defaults.get(name, field.get_default(call_default_factory=True))
+        kind = list[str] if name in REPEATED else int if field.annotation is int else str
+        option = typer.Option(
+            FLAGS.get(name, f"--{name.replace('_', '-')}"), help=field.description,
+            show_default=str(default) if default else False,
+        )  # fmt: skip
+        found[name] = Annotated[kind | None, option]
+    return found | {"backed": Annotated[bool | None, _BACKED]}
 
 
-def _columns(text: str | None) -> tuple[str, ...] | None:
+def _columns(text: str) -> tuple[str, ...]:
     """The columns of A,B; none of `none`."""
-    if text is None or text == NONE:
-        return None if text is None else ()
+    if text == NONE:
+        return ()
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
@@ -199,8 +209,24 @@ def _total(text: str) -> float | Literal["median"]:
         raise ConfigError(f"--target-sum {text}: expected a number such as 10000, or median") from None
 
 
+def _labels(texts: list[str]) -> str | tuple[str, ...]:
+    """One label as it is, several as a tuple."""
+    return texts[0] if len(texts) == 1 else tuple(texts)
+
+
 def _pair(text: str) -> tuple[str, str]:
     column, sign, value = text.partition("=")
     if not sign or not column:
         raise ConfigError(f"--subset {text}: expected COLUMN=VALUE, e.g. dataset=norman19")
     return column, value
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    return dict(map(_pair, texts))
+
+
+_BECOME: Final[dict[str, Callable[[Any], Any]]] = {
+    "control": _labels, "exclude": tuple, "guides": tuple, "covariates": _columns, "match_controls": _columns,
+    "target_sum": _total, "subset": _pairs,
+}  # fmt: skip
+"""What becomes of the text of an option, where it is more than text or a number."""

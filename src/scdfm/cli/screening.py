@@ -68,9 +68,10 @@ def screen(
     from scdfm.run import Run
     from scdfm.screening import screen as screen_conditions
 
+    loaded = [Run.load(run) for run in runs]
     found = screen_conditions(
-        [Run.load(run) for run in runs], out=out, targets=None if targets is None else names_of(targets),
-        order=order, conditions=names_of(*conditions) if conditions else None, setting=setting, cells=cells,
+        loaded, out=out, targets=None if targets is None else names_of(targets, run=loaded[0]),
+        order=order, conditions=names_of(*conditions, run=loaded[0]) if conditions else None, setting=setting, cells=cells,
         rank_by=rank_by, propose=propose,
         keep_cells=keep_cells, controls=controls, seed=seed, resume=resume, progress=not quiet,
         say=None if quiet else typer.echo,
@@ -132,8 +133,9 @@ def identify(
     from scdfm.files import written_whole
     from scdfm.run import Run
 
-    found = Run.load(run).identify(
-        observed, condition=condition, order=order, targets=None if targets is None else names_of(targets),
+    loaded = Run.load(run)
+    found = loaded.identify(
+        observed, condition=condition, order=order, targets=None if targets is None else names_of(targets, run=loaded),
         setting=setting, screen=screen, cells=cells,
         shortlist=shortlist, controls=controls, seed=seed, progress=not quiet,
     )  # fmt: skip

@@ -66,7 +66,7 @@ class Condition:
         return name + "".join(f"{COVARIATE_SIGN}{key}={value}" for key, value in sorted(pairs))
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=1 << 18)  # several forms of the names of a screen of 50,000 conditions
 def parse(name: str, control: str = CONTROL) -> Condition:
     """The condition that a name stands for.
 
@@ -93,9 +93,9 @@ def parse(name: str, control: str = CONTROL) -> Condition:
         raise ConditionError(
             f"condition '{name}': expected targets joined by '+', found an empty one; rename it"
         )
-    named = [_perturbation(part) for part in parts if part not in absent]
-    present = tuple(perturbation for perturbation in named if perturbation.target not in absent)
-    if repeated := _repeated(perturbation.target for perturbation in present):
+    named = [perturbation(part) for part in parts if part not in absent]
+    present = tuple(one for one in named if one.target not in absent)
+    if repeated := _repeated(one.target for one in present):
         raise ConditionError(
             f"condition '{name}' names target '{repeated}' twice, expected each once; "
             f"rename it (to '{repeated}' where two guides hit one gene)"
@@ -142,7 +142,13 @@ def control_of(condition: str) -> str:
 
 def spelled_parts(name: str) -> list[str]:
     """The texts of a name's targets in the order and spelling that it gives them, absent ones included."""
-    return _parts(_setting(name)[0])
+    return split_targets(_setting(name)[0])
+
+
+def split_setting(name: str) -> tuple[str, str]:
+    """The text of a name's targets, and what stands behind it: `|cell_type=B`, or nothing."""
+    text, pairs = _setting(name)
+    return text, "".join(f"{COVARIATE_SIGN}{key}={value}" for key, value in reversed(pairs))
 
 
 def number_text(value: float) -> str:
@@ -150,20 +156,25 @@ def number_text(value: float) -> str:
     return repr(float(value)).removesuffix(".0").replace("e+", "e")
 
 
-def _parts(text: str) -> list[str]:
-    """Texts between the `+` signs that stand outside of brackets: `(+)-JQ1` is one drug, not two."""
-    parts, depth = [""], 0
-    for sign in text:
-        depth += (sign == "(") - (sign == ")")
-        if sign == SEPARATOR and depth == 0:
+def split_targets(text: str, signs: Sequence[str] = (SEPARATOR,)) -> list[str]:
+    """Texts between the `signs` (the longest first) that stand outside of brackets: `(+)-JQ1` is one drug, not two."""
+    if not any(sign in text for sign in signs):  # nearly every name of a screen of singles
+        return [text.strip()]
+    parts, depth, place = [""], 0, 0
+    while place < len(text):
+        depth += (text[place] == "(") - (text[place] == ")")
+        sign = next((sign for sign in signs if text.startswith(sign, place)), None) if depth == 0 else None
+        if sign is not None:
             parts.append("")
         else:
-            parts[-1] += sign
+            parts[-1] += text[place]
         if depth < 0:
             break
-    if depth and SEPARATOR in text:
+        place += len(sign or " ")
+    found = next((sign for sign in signs if sign in text), None) if depth else None
+    if found:
         raise ConditionError(
-            f"condition '{text}': brackets that do not pair hide which '+' joins targets; rename it"
+            f"condition '{text}': brackets that do not pair hide which '{found}' joins targets; rename it"
         )
     return [part.strip() for part in ([text] if depth else parts)]
 
@@ -190,14 +201,16 @@ def _setting(name: str) -> tuple[str, list[tuple[str, str]]]:
     return text, pairs
 
 
-def _perturbation(part: str) -> Perturbation:
+def perturbation(part: str) -> Perturbation:
+    """One target of a name, with its dose where what follows the last `@` is a number."""
     target, sign, dose = (piece.strip() for piece in part.rpartition(DOSE_SIGN))
     return Perturbation(target, float(dose)) if sign and target and _is_number(dose) else Perturbation(part)
 
 
 def _repeated(names: Iterable[str]) -> str | None:
     """The first in sorted order of the names that stand twice."""
-    return next((a for a, b in itertools.pairwise(sorted(names)) if a == b), None)
+    ordered = sorted(names)
+    return None if len(ordered) < 2 else next((a for a, b in itertools.pairwise(ordered) if a == b), None)
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import pandas as pd
 from scdfm.data.conditions import (
     COVARIATE_SIGN,
     KEY,
+    SEPARATOR,
     TIME,
     Condition,
     Perturbation,
@@ -24,7 +25,19 @@ from scdfm.data.conditions import (
     parse,
     spelled_parts,
 )
+from scdfm.data.doses import different_units, in_one_unit, unit_column, with_units
+from scdfm.data.naming import Naming
+from scdfm.data.tables import plain, unreadable
 from scdfm.errors import DataError
+
+_OPTIONS: Final = {
+    f"{what} column": f" with {option} (--{option.replace('_', '-')})"
+    for what, option in (
+        ("perturbation", "perturbation_key"), ("covariate", "covariates"), ("dose", "dose_key"), ("time", "time_key"),
+        ("match_controls", "match_controls"), ("subset", "subset"), ("dose unit", "dose_unit_key"),
+    )
+}  # fmt: skip
+"""The option that names a column, as an error says it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,7 @@ class Design:
 
     Control cells are matched to perturbed ones by `match_controls` (None: by the covariates; empty: not at all).
     A group of perturbed cells without control cells is an error, or with `control_fallback` "all" it takes
-    every control cell.
+    every control cell. `dose_unit_key` names the units of doses, where they stand in a column of their own.
     """
 
     covariates: tuple[str, ...] = ()
@@ -41,12 +54,17 @@ class Design:
     time_key: str | None = None
     match_controls: tuple[str, ...] | None = None
     control_fallback: Literal["error", "all"] = "error"
+    dose_unit_key: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("covariates", "match_controls"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        if self.dose_unit_key is not None and self.dose_key is None:
+            raise DataError(
+                "dose_unit_key is the column of the units of doses; name that of the doses too, with dose_key (--dose-key)"
+            )
         if self.control_fallback not in ("error", "all"):
             raise DataError(f"control_fallback '{self.control_fallback}': expected error or all")
         for key in self.covariates:
@@ -73,18 +91,61 @@ class Design:
         return asdict(self)
 
 
+def labels_of(obs: pd.DataFrame, key: str, name: str) -> pd.Series:
+    """The label of each cell as text, missing where it has none: obs[key], or where there is no such column the values
+    of several joined by `+`: `Drug1+Drug2`. A blank or missing value among several says that there is no further target.
+    """
+    columns = [part.strip() for part in key.split(SEPARATOR)]
+    if key in obs.columns or len(columns) < 2 or not all(columns):
+        labels = column_of(obs, key, "perturbation column", name)
+        return labels.astype(str).where(labels.notna().to_numpy(), None)
+    parts = [texts(column_of(obs, column, "perturbation column", name)) for column in columns]
+    joined = pd.DataFrame({place: part.codes for place, part in enumerate(parts)}, index=obs.index)
+    codes, each = joined.groupby(list(joined), sort=False).ngroup(), joined.drop_duplicates()
+    words = [
+        [str(part.categories[code]) for part, code in zip(parts, row, strict=True) if code >= 0]
+        for row in each.to_numpy()
+    ]
+    return codes.map({place: SEPARATOR.join(found) or None for place, found in enumerate(words)}).astype(
+        object
+    )
+
+
 def column_of(obs: pd.DataFrame, column: str, what: str, name: str) -> pd.Series:
-    """A column of obs; DataError names those there are."""
+    """A column of obs; DataError names those there are, and the option of `what` that names one."""
+    column = column if column in obs.columns else plain(column)
     if column not in obs.columns:
+        if why := unreadable(obs).get(column):
+            raise DataError(
+                f"{name}: {what} '{column}' of obs cannot be read ({why}); write it anew (write_h5ad)"
+            )
         known = [str(other) for other in obs.columns]
         raise DataError(
             f"{name}: {what} '{column}' is not in obs; its columns are {', '.join(known) or 'none'}{near(column, known)}"
+            f": name one of them{_OPTIONS.get(what, '')}"
         )
     if (repeats := list(obs.columns).count(column)) > 1:
         raise DataError(
             f"{name}: obs has {repeats} columns named '{column}', expected one; rename the others"
         )
     return obs[column]
+
+
+def _doses(
+    obs: pd.DataFrame, labels: pd.Series, design: Design, amounts: pd.Categorical, name: str
+) -> pd.Categorical:
+    """The doses as numbers in one unit; DataError where units beside them would be passed over."""
+    key, unit_key = str(design.dose_key), design.dose_unit_key
+    where = f"{name}: obs column '{key}'"
+    if unit_key is not None:
+        units = texts(column_of(obs, unit_key, "dose unit column", name))
+        amounts = with_units(amounts, units, f"{name}: obs column '{unit_key}'")
+    elif (beside := unit_column(obs, key)) and len(units_there := different_units(obs, beside)) > 1:
+        raise DataError(
+            f"{where} holds doses in different units ({', '.join(units_there)} in '{beside}'); expected one: name that "
+            f"column with dose_unit_key (--dose-unit-key {beside}), and they become uM or ug/ml"
+        )
+    return in_one_unit(amounts, labels, where)
 
 
 def texts(values: pd.Series) -> pd.Categorical:
@@ -99,7 +160,7 @@ def texts(values: pd.Series) -> pd.Categorical:
 
 def _text(value: object) -> str:
     # str of a float32 is as short as its own precision allows; as a float64 it would be 0.10000000149.
-    return number_text(float(str(value))) if isinstance(value, float | np.floating) else str(value).strip()
+    return number_text(float(str(value))) if isinstance(value, float | np.floating) else plain(value)
 
 
 @dataclass(frozen=True)
@@ -113,7 +174,7 @@ class Designed:
 
     @classmethod
     def read(
-        cls, obs: pd.DataFrame, labels: pd.Series, design: Design, control: str, key: str, name: str
+        cls, obs: pd.DataFrame, labels: pd.Series, design: Design, naming: Naming, key: str, name: str
     ) -> Designed:
         """The columns of `obs`; a covariate without a column is taken from the labels where all of them hold it."""
         columns: dict[str, pd.Categorical] = {}
@@ -127,14 +188,14 @@ class Designed:
                 if column == key and what != "match_controls column":
                     raise DataError(f"{name}: {what} '{column}' is the perturbation column; name another")
                 if what == "covariate column" and column not in obs.columns:
-                    held = labels.map(
-                        {x: dict(parse(x, control).covariates).get(column) for x in set(labels)}
-                    )
+                    held = labels.map({x: dict(naming.parse(x).covariates).get(column) for x in set(labels)})
                     if held.notna().all():
                         columns[column] = texts(held)
                         continue
                 if column not in columns:
                     columns[column] = texts(column_of(obs, column, what, name))
+        if design.dose_key:
+            columns[design.dose_key] = _doses(obs, labels, design, columns[design.dose_key], name)
         return cls(design, columns, obs.index.astype(str).to_numpy(dtype=object), name)
 
     def take(self, rows: npt.NDArray[Any]) -> Designed:
@@ -142,18 +203,18 @@ class Designed:
         columns = {key: values[rows] for key, values in self.columns.items()}
         return replace(self, columns=columns, cells=self.cells[rows])
 
-    def names(self, labels: pd.Series, control: str) -> tuple[npt.NDArray[np.object_], dict[str, str]]:
+    def names(self, labels: pd.Series, naming: Naming) -> tuple[npt.NDArray[np.object_], dict[str, str]]:
         """The condition [N] of every cell, `control` for untreated ones, and the label (the first in sorted order) of
         each condition."""
         label = pd.Categorical(labels)
-        known = [parse(str(text), control) for text in label.categories]
+        known = [naming.parse(str(text)) for text in label.categories]
         untreated = np.array([not condition.perturbations for condition in known], dtype=bool)[label.codes]
         used = [self.columns[key] for key in (*self.design.covariates, *self._numbers())]
         codes = {"label": label.codes.astype(np.int64)}
         codes |= {str(i): np.where(untreated, -1, values.codes) for i, values in enumerate(used)}
         group = pd.DataFrame(codes).groupby(list(codes), sort=False).ngroup().to_numpy()
         _, firsts = np.unique(group, return_index=True)
-        spelled = [(str(label[row]), self._name(row, str(label[row]), control)) for row in firsts]
+        spelled = [(str(label[row]), self._name(row, str(label[row]), naming)) for row in firsts]
         spelling = {name: text for text, name in sorted(spelled, reverse=True)}
         return np.array([name for _, name in spelled], dtype=object)[group], spelling
 
@@ -198,15 +259,15 @@ class Designed:
                 f"'{self.cells[np.argmax(missing)]}'); expected one for each: fill it in, or leave these cells out"
             )
 
-    def _name(self, row: int, label: str, control: str) -> str:
+    def _name(self, row: int, label: str, naming: Naming) -> str:
         """The canonical name of a cell from its label and columns."""
-        said = parse(label, control)
+        said = naming.parse(label)
         if not said.perturbations:
             undeclared = [key for key, _ in said.covariates if key not in self.design.covariates]
             if undeclared:
                 raise DataError(
                     f"{self.name}: control label '{label}' holds covariate '{undeclared[0]}', which is not declared; "
-                    f"name it with covariates, or label these cells '{control}'"
+                    f"name it with covariates, or label these cells '{naming.control[0]}'"
                 )
             return str(Condition())
         pairs = dict(said.covariates)
@@ -226,7 +287,7 @@ class Designed:
                 self._agree(row, label, TIME, number_text(said.time), number_text(time))
         perturbations = said.perturbations
         if self.design.dose_key:
-            perturbations = self._dosed(row, label, said, control, self.design.dose_key)
+            perturbations = self._dosed(row, naming.plain(label), said, self.design.dose_key)
         return str(Condition(perturbations, tuple(pairs.items()), time))
 
     def _given(self, key: str, row: int, what: str) -> str:
@@ -257,12 +318,10 @@ class Designed:
             )
         return value
 
-    def _dosed(
-        self, row: int, label: str, said: Condition, control: str, key: str
-    ) -> tuple[Perturbation, ...]:
+    def _dosed(self, row: int, label: str, said: Condition, key: str) -> tuple[Perturbation, ...]:
         """The label's targets with the dose column's number, or numbers in the order of the label."""
         text = self._given(key, row, "dose column")
-        parts = [parse(part, control).perturbations for part in spelled_parts(label)]
+        parts = [parse(part).perturbations for part in spelled_parts(label)]
         numbers = [text] if _is_float(text) else [piece.strip() for piece in text.split("+")]
         if len(numbers) == 1:
             numbers *= len(parts)

@@ -15,7 +15,6 @@ import scipy.sparse as sp
 from scipy.optimize import minimize_scalar
 
 from scdfm.data.stored import Matrix
-from scdfm.errors import DataError
 
 Floats = npt.NDArray[np.float64]
 
@@ -66,15 +65,6 @@ def base_of(X: Matrix) -> str:
         if np.isfinite(found).sum() > 0.5 * len(found):
             return base
     return ""
-
-
-def require_natural(X: Matrix, where: str) -> None:
-    """Raise DataError where values declared log1p are those of counts in a logarithm of another base."""
-    if (base := base_of(X)) in BASES:
-        raise DataError(
-            f"{where} holds log{base}(1 + x); expected natural logarithms, log1p: multiply the values by "
-            f"{BASES[base]:.7g} (the natural logarithm of {base})"
-        )
 
 
 class Rescaling(NamedTuple):

@@ -16,6 +16,7 @@ import numpy as np
 
 from scdfm.config import SplitConfig
 from scdfm.data.conditions import CONTROL, canonical, covariates, near, targets
+from scdfm.data.naming import Naming
 from scdfm.data.split import PARTS, Split, are_names, unmeasured
 from scdfm.data.validation import (
     finish,
@@ -26,6 +27,7 @@ from scdfm.data.validation import (
     validation_targets,
 )
 from scdfm.errors import ConditionError, DataError
+from scdfm.files import read_text
 
 if TYPE_CHECKING:
     from scdfm.data.cells import CellTable
@@ -172,6 +174,7 @@ def column_split(cells: CellTable, column: str, validation_fraction: float = 0.1
         known = ", ".join(map(str, cells.obs.columns))
         raise DataError(
             f"split column '{column}' is not in obs; columns are {known}{near(column, map(str, cells.obs.columns))}"
+            ": name one of them with --split obs:COLUMN (split.column)"
         )
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
     values = cells.obs[column].astype(str).str.strip().to_numpy()
@@ -210,7 +213,7 @@ def file_split(
     validation conditions are taken out of training.
     """
     measured = _spelled(conditions)
-    lists = _read_lists(Path(path), conditions.control if _is_table(conditions) else CONTROL)
+    lists = _read_lists(Path(path), _naming(conditions))
     for key, names in lists.items():
         for name in names:
             if name not in measured and name != CONTROL:
@@ -239,8 +242,7 @@ def named_split(
 ) -> Split:
     """The split whose test are the conditions named in `test`; the rest trains, validation is taken out of it."""
     measured = _spelled(conditions)
-    control = conditions.control if _is_table(conditions) else CONTROL
-    tested = [canonical(name, control) for name in test]
+    tested = [_naming(conditions).canonical(name) for name in test]
     for name in tested:
         if name not in measured:
             raise ConditionError(unmeasured(f"{kind} split: test condition", name, set(measured)))
@@ -276,6 +278,10 @@ def make_split(cells: CellTable | Iterable[str], config: SplitConfig | None = No
 def _is_table(cells: CellTable | Iterable[str]) -> TypeGuard[CellTable]:
     # By its attributes: importing CellTable would bring pandas into a module of names.
     return hasattr(cells, "spelling")
+
+
+def _naming(conditions: CellTable | Iterable[str]) -> Naming:
+    return conditions.naming if _is_table(conditions) else Naming()
 
 
 def _spelled(conditions: CellTable | Iterable[str]) -> dict[str, str]:
@@ -329,11 +335,10 @@ def _tested_combinations(names: Mapping[str, str], fold: int, test_fraction: flo
     return [name for name in shuffled if targets(name) in tested]
 
 
-def _read_lists(path: Path, control: str) -> dict[str, list[str]]:
+def _read_lists(path: Path, naming: Naming) -> dict[str, list[str]]:
     """The canonical lists of a split file."""
     try:
-        with path.open("rb") as handle:
-            values = tomllib.load(handle)
+        values = tomllib.loads(read_text(path))
     except OSError as error:
         raise DataError(f"split file {path} cannot be read ({error.strerror}); check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -347,4 +352,4 @@ def _read_lists(path: Path, control: str) -> dict[str, list[str]]:
     for key, names in values.items():
         if not are_names(names):
             raise DataError(f"split file {path}: {key} is {names!r}; expected a list of condition names")
-    return {key: [canonical(name, control) for name in names] for key, names in values.items()}
+    return {key: [naming.canonical(name) for name in names] for key, names in values.items()}

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -37,11 +37,13 @@ class Scratch:
     def __init__(self, dtype: Any) -> None:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         try:
-            self._file, path = tempfile.mkstemp(prefix="scdfm-")
-            Path(path).unlink()
+            # A name that goes at once, or on Windows with the process.
+            handle = tempfile.TemporaryFile(prefix="scdfm-", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise _no_room(error) from error
-        weakref.finalize(self, os.close, self._file)
+        self._turn = threading.Lock()
+        self._file = handle.fileno()
+        weakref.finalize(self, handle.close)
 
     def append(self, values: npt.NDArray[Any]) -> None:
         """Write `values` at the end."""
@@ -58,11 +60,21 @@ class Scratch:
         view, done = _bytes(out), 0
         for low, high in (spans * self.dtype.itemsize).tolist():
             while low < high:  # the system may return less than was asked for
-                got = os.preadv(self._file, [view[done : done + high - low]], low)
+                got = self._read_at(low, view[done : done + high - low])
                 if not got:
                     raise DataError("scratch file of the cells is cut short; read the cells again")
                 low, done = low + got, done + got
         return out
+
+    def _read_at(self, place: int, view: memoryview) -> int:
+        """Fill `view` with what stands at `place`; the number of bytes that there were."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file, [view], place)
+        with self._turn:  # without that call a file has one place for all threads
+            os.lseek(self._file, place, os.SEEK_SET)
+            read = os.read(self._file, len(view))
+        view[: len(read)] = read
+        return len(read)
 
 
 def _bytes(values: npt.NDArray[Any]) -> memoryview:
@@ -170,6 +182,11 @@ class StoredMatrix:
         """A view on some rows and columns, in the order given; nothing is read."""
         return StoredMatrix(self._file, _within(self._rows, rows), _within(self._columns, columns))
 
+    def row_lengths(self) -> Rows:
+        """Number of stored values in each row [N], over all columns of the file."""
+        lengths = np.diff(self._file.starts)
+        return lengths if self._rows is None else lengths[self._rows]
+
     def compacted(self) -> StoredMatrix:
         """These rows and columns in scratch files of their own, so that nothing else is read along with them."""
         writer = RowsWriter(self.shape[1])
@@ -198,6 +215,11 @@ def subset(X: Matrix, rows: Rows | None, columns: Rows | None = None) -> Matrix:
         return X.subset(rows, columns)
     chosen = X if rows is None else X[rows]
     return chosen if columns is None else chosen[:, columns]
+
+
+def row_lengths(X: Matrix) -> Rows:
+    """Number of stored values in each row [N]."""
+    return X.row_lengths() if isinstance(X, StoredMatrix) else np.diff(X.indptr).astype(np.int64)
 
 
 def in_memory(X: Matrix) -> sp.csr_matrix:

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from scdfm.data.source import READ_ERRORS, reason
+from scdfm.data.kinds import sample
 from scdfm.data.stored import BLOCK_ROWS, Matrix, RowsWriter, StoredMatrix
-from scdfm.data.values import Check, Scale, TargetSum, median_total, normalised, to_csr, to_log1p, totals
+from scdfm.data.tables import READ_ERRORS, reason
+from scdfm.data.values import Check, Reading, Scale, median_total, to_csr, to_log1p, totals
 from scdfm.errors import DataError
 
 STORED_ABOVE: Final = 2 << 30
@@ -21,54 +22,80 @@ Rows = npt.NDArray[np.int64]
 
 
 def log1p_values(
-    matrix: Any, rows: Rows | None, target_sum: TargetSum, cells: Sequence[str], genes: Sequence[str], where: str,
-    backed: bool | None = None,
+    matrix: Any, rows: Rows | None, reading: Reading, cells: Sequence[str], genes: Sequence[str], where: str,
+    backed: bool | None = None, columns: Rows | None = None,
 ) -> tuple[Matrix, Scale]:  # fmt: skip
     """Checked log1p values of the chosen `rows` (None: all) and their scale, as `to_log1p` gives them.
+
+    columns: those of `genes` in the matrix (None: all), ascending; the others count for nothing, totals included.
 
     backed: True streams them to a scratch file (8 bytes a stored value), False keeps them in memory; None decides
     by size: a matrix on disk of more than STORED_ABOVE bytes stays there.
     """
     stored = backed if backed is not None else _on_disk(matrix) and _size(matrix, rows) > STORED_ABOVE
     if not stored or len(getattr(matrix, "shape", ())) != 2:
-        return to_log1p(to_csr(matrix, rows, where), target_sum, cells, genes, where)
+        return to_log1p(_of(to_csr(matrix, rows, where), columns), reading, cells, genes, where)
     if getattr(matrix, "format", "csr") == "csc" and _on_disk(matrix):
         raise DataError(
             f"{where} is a CSC matrix, whose cells cannot be read one after another; expected CSR or dense for cells "
-            "that stay on disk: write it as CSR (adata.X = adata.X.tocsr()), or pass backed=False"
+            "that stay on disk: write it as CSR (adata.X = adata.X.tocsr()), or pass backed=False (--in-memory)"
         )
-    return _streamed(matrix, rows, target_sum, cells, genes, where)
+    return _streamed(matrix, rows, reading, cells, genes, where, columns)
 
 
 def _streamed(
-    matrix: Any, rows: Rows | None, target_sum: TargetSum, cells: Sequence[str], genes: Sequence[str], where: str
+    matrix: Any, rows: Rows | None, reading: Reading, cells: Sequence[str], genes: Sequence[str], where: str,
+    columns: Rows | None,
 ) -> tuple[StoredMatrix, Scale]:  # fmt: skip
     """One pass over `matrix`; a second, ahead of it, where the median total has to be known first."""
-    check = Check(target_sum is not None, genes, where)
-    target = None if target_sum is None else _target(matrix, rows, target_sum, cells, genes, where)
+    reading = reading.of(_of(_seen(matrix, rows, where), columns), where)
+    check = Check(reading, genes, where)
+    target = None
+    if reading.target_sum is not None:
+        target = _target(matrix, rows, reading, cells, genes, where, columns)
     writer = RowsWriter(len(genes))
-    for start, block in _row_blocks(matrix, rows, where):
+    for start, block in _row_blocks(matrix, rows, where, columns):
         check.block(block, cells[start : start + block.shape[0]])
-        writer.append(block if target is None else normalised(block, target))
+        writer.append(reading.converted(block if target is None else reading.linear(block), target))
     check.whole()
-    scale = Scale() if target is None else Scale(target_sum=target, declared="counts")
-    return writer.finished(), scale
+    return writer.finished(), reading.scale(target)
+
+
+def _seen(matrix: Any, rows: Rows | None, where: str) -> sp.csr_matrix:
+    """Some cells, by which values are recognised."""
+    try:
+        return sample(matrix, rows)
+    except (*READ_ERRORS, IndexError) as error:
+        raise DataError(
+            f"{where} cannot be read ({reason(error)}); write the file anew (write_h5ad)"
+        ) from error
 
 
 def _target(
-    matrix: Any, rows: Rows | None, target_sum: Any, cells: Sequence[str], genes: Sequence[str], where: str
+    matrix: Any, rows: Rows | None, reading: Reading, cells: Sequence[str], genes: Sequence[str], where: str,
+    columns: Rows | None,
 ) -> float:  # fmt: skip
-    if target_sum != "median":
-        return float(target_sum)
-    check, found = Check(True, genes, where), []
-    for start, block in _row_blocks(matrix, rows, where):
+    if reading.target_sum != "median":
+        return float(reading.target_sum or 0)
+    check, found = Check(reading, genes, where), []
+    for start, block in _row_blocks(matrix, rows, where, columns):
         check.block(block, cells[start : start + block.shape[0]])
-        found.append(totals(block))
+        found.append(totals(reading.linear(block)))
     check.whole()
     return median_total(np.concatenate(found))
 
 
-def _row_blocks(matrix: Any, rows: Rows | None, where: str) -> Iterator[tuple[int, sp.csr_matrix]]:
+def genes_found(matrix: Any, rows: Rows, where: str, columns: Rows | None) -> Rows:
+    """Number of genes (`columns`, None: all) with a value other than 0 in each of the ascending `rows`."""
+    if (_on_disk(matrix) and getattr(matrix, "format", "csr") == "csr") or not hasattr(matrix, "to_memory"):
+        parts = [np.diff(block.indptr) for _, block in _row_blocks(matrix, rows, where, columns)]
+        return np.concatenate(parts)
+    return np.diff(_of(to_csr(matrix, rows, where), columns).indptr)
+
+
+def _row_blocks(
+    matrix: Any, rows: Rows | None, where: str, columns: Rows | None
+) -> Iterator[tuple[int, sp.csr_matrix]]:
     """Blocks of the chosen rows as canonical CSR, each with the place of its first row among the chosen ones."""
     done = 0
     for low in range(0, matrix.shape[0], BLOCK_ROWS):
@@ -84,9 +111,14 @@ def _row_blocks(matrix: Any, rows: Rows | None, where: str) -> Iterator[tuple[in
             raise DataError(
                 f"{where} cannot be read ({reason(error)}); write the file anew (write_h5ad)"
             ) from error
-        block = to_csr(part, wanted, where)
+        block = _of(to_csr(part, wanted, where), columns)
         yield done, block
         done += block.shape[0]
+
+
+def _of(block: sp.csr_matrix, columns: Rows | None) -> sp.csr_matrix:
+    """The `columns` (ascending) of a canonical block, itself canonical."""
+    return block if columns is None else sp.csr_matrix(block[:, columns])
 
 
 def _on_disk(matrix: Any) -> bool:

@@ -1,28 +1,33 @@
 """Expression values: read into CSR without densifying, checked against what they were declared to be, normalised.
 
-Two declarations exist. `log1p`: values are log1p of normalised counts already. `counts`: whole numbers, to be
-brought to log1p(count · target_sum / total of the cell).
+Without a declaration values are log1p of normalised counts already, or, where a `target_sum` is given, counts to be
+brought to log1p(count · target_sum / total of the cell); both are checked. A declaration (`kinds.Values`) is taken at
+its word: logarithms of another kind become log1p, and with a `target_sum` anything is undone first, then normalised.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from scdfm.data.source import READ_ERRORS, reason
+from scdfm.data.kinds import MEANING, MOST, OPTIONS, UNDO, recognise, sample
+from scdfm.data.tables import READ_ERRORS, reason
+from scdfm.declaration import Values
 from scdfm.errors import DataError, ScdfmError
 
-MOST_LOG1P: Final = 20.0  # log1p of 480 million: no normalised count is larger
-MOST_COUNTS: Final = 1e9  # of one gene in one cell; beyond it lie integers that have overflowed
 _BLOCK_VALUES: Final = 8_000_000  # values of one dense block on its way to CSR
 
 
-class LooksLikeCountsError(DataError):
+class ValuesError(DataError):
+    """Values are not what they were declared to be; another matrix of the file may be."""
+
+
+class LooksLikeCountsError(ValuesError):
     """Values declared log1p are whole numbers, all of them."""
 
 
@@ -34,13 +39,15 @@ class Scale:
     """What the values of a table are: log1p of counts per `target_sum`.
 
     `declared` says what the file held: `counts` (normalised while reading) or `log1p` (`target_sum` is then
-    unknown, None), `layer` where in it they stood (None: X).
+    unknown, None), `layer` where in it they stood (None: X), `values` what they were declared or, without a
+    logarithm, recognised as (None: log1p, or whole counts).
     """
 
     transform: Literal["log1p"] = "log1p"
     target_sum: float | None = None
     declared: Literal["log1p", "counts"] = "log1p"
     layer: str | None = None
+    values: Values | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able mapping; `Scale(**mapping)` is its inverse."""
@@ -102,62 +109,175 @@ def _dense_to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None) -> sp.csr_mat
 
 
 def to_log1p(
-    csr: sp.csr_matrix, target_sum: TargetSum, cells: Sequence[str], genes: Sequence[str], where: str
+    csr: sp.csr_matrix, reading: Reading, cells: Sequence[str], genes: Sequence[str], where: str
 ) -> tuple[sp.csr_matrix, Scale]:
-    """Checked log1p values (float32) and their scale, from log1p values (`target_sum` None) or raw counts.
+    """Checked log1p values (float32) and their scale, from values that are read as `reading` says.
 
     Counts become log1p(count · target_sum / total of the cell); `median` takes the median total of the cells
     that have any count, as scanpy's normalize_total does. A cell without counts stays zero.
     """
-    check = Check(target_sum is not None, genes, where)
+    reading = reading.of(sample(csr), where)
+    check = Check(reading, genes, where)
     check.block(csr, cells)
     check.whole()
-    if target_sum is None:
-        return csr.astype(np.float32, copy=False), Scale()
-    target = median_total(totals(csr)) if target_sum == "median" else float(target_sum)
-    return normalised(csr, target), Scale(target_sum=target, declared="counts")
+    target = None
+    if reading.target_sum is not None:
+        csr = reading.linear(csr)
+        target = median_total(totals(csr)) if reading.target_sum == "median" else float(reading.target_sum)
+    return reading.converted(csr, target), reading.scale(target)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How values are read: as declared (`values`, `target_sum`), after `of` as they were then recognised.
+
+    strict: refuse values that are recognised as something else, and those that no log1p value or count can be; a
+    prediction's, which need not look like data, are only checked for what no score could be taken of.
+    """
+
+    target_sum: TargetSum = None
+    values: Values | None = None
+    strict: bool = True
+
+    def __post_init__(self) -> None:
+        if self.values is not None and self.values not in get_args(Values):
+            raise DataError(f"values '{self.values}': expected one of {', '.join(get_args(Values))}")
+        if self.values == "linear" and self.target_sum is None:
+            raise DataError(
+                "values 'linear' have no logarithm and need a total to be normalised to: give target_sum too "
+                "(--target-sum 10000, or median)"
+            )
+
+    @property
+    def expected(self) -> Values:
+        """What the values must be."""
+        return self.values or ("log1p" if self.target_sum is None else "linear")
+
+    @property
+    def whole(self) -> bool:
+        """Whether only whole counts will do."""
+        return self.values is None and self.target_sum is not None
+
+    def of(self, seen: sp.csr_matrix, where: str) -> Reading:
+        """This reading of values of which some are `seen`; ValuesError where they are recognised as something else."""
+        if self.values is not None or not self.strict:
+            return self
+        found = recognise(seen)
+        if found.kind not in MEANING and not (self.whole and found.kind == "log1p" and found.sure):
+            return self
+        if self.whole and found.kind in ("normalised", "fractional"):
+            return replace(self, values="linear")
+        if found.kind == "fractional" or (found.kind == "scaled" and seen.data.min() < 0):
+            return self  # refused with the name of the cell
+        if found.kind == "scaled":
+            raise ValuesError(
+                f"{where} looks like {MEANING['scaled']} ({found.evidence}); expected counts or log1p values: give those "
+                f"from before, or if they are log1p values, {_declare('log1p')}"
+            )
+        if found.kind == "log1p":
+            raise ValuesError(
+                f"{where} holds log1p values ({found.evidence}); expected counts, since target_sum is given: leave "
+                f"target_sum (--target-sum) out, or normalise them anew with {_declare('log1p')} beside it"
+            )
+        name, value = OPTIONS[found.kind]
+        remedy = (
+            _declare(value) if name == "--values" else f"pass target_sum={value} ({name} {value}, or median)"
+        )
+        may_be = not self.whole and seen.data.max() <= MOST["log1p"]
+        instead = f"; if they are log1p values, {_declare('log1p')}" if may_be else ""
+        raise ValuesError(
+            f"{where} looks like {MEANING[found.kind]} ({found.evidence}); expected "
+            f"{'counts' if self.whole else 'log1p values'}: {remedy}{instead}"
+        )
+
+    def linear(self, csr: sp.csr_matrix) -> sp.csr_matrix:
+        """Values without their logarithm, float64 unless they had none."""
+        return csr if self.expected == "linear" else _mapped(csr, UNDO[self.expected])
+
+    def converted(self, csr: sp.csr_matrix, target: float | None) -> sp.csr_matrix:
+        """log1p values (float32) of checked ones; with a `target`, of `linear` ones normalised to it."""
+        if target is not None:
+            return normalised(csr, target)
+        if self.expected == "log1p":
+            return csr.astype(np.float32, copy=False)
+        if self.expected == "log1p-twice":
+            return _mapped(csr, np.expm1).astype(np.float32)
+        return _mapped(csr, lambda x: x * np.log({"log2": 2.0, "log10": 10.0}[self.expected])).astype(
+            np.float32
+        )
+
+    def scale(self, target: float | None) -> Scale:
+        """What the values are once they are converted."""
+        return Scale(target_sum=target, declared="log1p" if target is None else "counts", values=self.values)
+
+
+def _mapped(csr: sp.csr_matrix, change: Callable[[Any], Any]) -> sp.csr_matrix:
+    """The stored values through `change`, which keeps 0, in float64."""
+    return sp.csr_matrix((change(csr.data.astype(np.float64)), csr.indices, csr.indptr), shape=csr.shape)
+
+
+def _declare(values: str) -> str:
+    return f"declare values='{values}' (--values {values})"
 
 
 @dataclass
 class Check:
-    """Holds values to what they were declared to be, block of cells by block of cells: counts, or log1p values."""
+    """Holds values to what a reading expects, block of cells by block of cells.
 
-    counts: bool
+    `negatives` counts values below 0, which only a reading that is not strict lets pass, and `lowest` is the lowest.
+    """
+
+    reading: Reading
     genes: Sequence[str]
     where: str
     empty: bool = True
     fractions: bool = False
+    negatives: int = 0
+    lowest: float = 0.0
 
     def block(self, csr: sp.csr_matrix, cells: Sequence[str]) -> None:
-        """Check the values of some `cells`; DataError names the first that cannot be."""
+        """Check the values of some `cells`; ValuesError names the first that cannot be."""
         values = _Values(csr, cells, self.genes, self.where)
         values.refuse(~np.isfinite(csr.data), "a finite number", "remove such cells or genes")
-        values.refuse(csr.data < 0, "no negative value", "give counts or log1p values, not scaled ones")
+        negative = csr.data < 0
+        if negative.any():
+            if self.reading.strict:
+                remedy = "give counts or log1p values from before they were scaled, centred or corrected"
+                values.refuse(negative, "no negative value", remedy)
+            self.negatives += int(negative.sum())
+            self.lowest = min(self.lowest, float(csr.data.min()))
         whole = np.rint(csr.data) == csr.data
         self.empty = self.empty and not csr.nnz
         self.fractions = self.fractions or not whole.all()
-        if not self.counts:
-            large = csr.data > MOST_LOG1P
-            if large.any():
-                self.whole()
-            remedy = "pass target_sum for raw counts, or take the logarithm (scanpy.pp.log1p)"
-            values.refuse(large, f"log1p values of at most {MOST_LOG1P:g}", remedy)
-            return
-        remedy = "leave target_sum out if these are log1p values, or choose the layer of counts"
-        values.refuse(~whole, "raw counts (whole numbers), since target_sum is given", remedy)
-        remedy = "an integer overflowed; count anew"
-        values.refuse(csr.data > MOST_COUNTS, f"at most {MOST_COUNTS:g} counts", remedy)
+        most = MOST[self.reading.expected]
+        large = csr.data > most
+        if self.reading.whole:
+            remedy = (
+                "leave target_sum (--target-sum) out if these are log1p values; if they are counts with fractions, "
+                f"{_declare('linear')} beside it, or choose the layer of counts"
+            )
+            values.refuse(~whole, "raw counts (whole numbers), since target_sum is given", remedy)
+        if self.reading.expected == "linear":
+            values.refuse(large, f"at most {most:g} counts", "an integer overflowed; count anew")
+        elif large.any():
+            self.whole()
+            remedy = "pass target_sum (--target-sum 10000) for counts, also normalised ones, which takes their logarithm"
+            if not self.reading.strict:
+                remedy = "bring the prediction to log1p of counts per the total of the real cells"
+            elif self.reading.values is not None:
+                remedy = "they are none: leave values (--values) out, and what they look like is said"
+            values.refuse(large, f"{self.reading.expected} values of at most {most:g}", remedy)
 
     def whole(self) -> None:
         """What only all blocks together can tell: that there are values, and that log1p values are no counts."""
         if self.empty:
-            raise DataError(
+            raise ValuesError(
                 f"{self.where} holds only zeros; expected expression values (is it the right layer?)"
             )
-        if not self.counts and not self.fractions:
+        if self.reading.values is None and self.reading.target_sum is None and not self.fractions:
             raise LooksLikeCountsError(
                 f"{self.where} holds whole numbers only, these look like raw counts; "
-                "expected log1p values: pass target_sum (for example 10000, or 'median')"
+                "expected log1p values: pass target_sum (for example 10000, or 'median'; --target-sum 10000)"
             )
 
 
@@ -209,7 +329,7 @@ class _Values:
         place = int(np.argmax(bad))
         row = int(np.searchsorted(self.csr.indptr, place, side="right")) - 1
         gene = self.genes[self.csr.indices[place]]
-        raise DataError(
+        raise ValuesError(
             f"{self.where}: {self.csr.data[place]:g} for gene '{gene}' in cell '{self.cells[row]}' "
             f"({int(bad.sum())} such values); expected {expected}: {remedy}"
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from scdfm.data.cells import CellTable, cells_of
+from scdfm.data.naming import Naming
 from scdfm.data.source import Source, open_source
 from scdfm.data.split import Split
 from scdfm.data.splits import named_split
@@ -50,7 +51,9 @@ def combosciplex(path: str | Path | AnnData | None = None, progress: bool = True
     origin: Any = download("combosciplex", progress=progress) if path is None else path
     with open_source(origin) as source:
         obs = relabelled(source, _labels(source), plus_label)
-        return cells_of(replace(source, obs=obs), LABEL, _CONTROL, "median", layer=_counts_layer(source))
+        return cells_of(
+            replace(source, obs=obs), LABEL, Naming((_CONTROL,)), "median", layer=_counts_layer(source)
+        )
 
 
 def combosciplex_split(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from scdfm.data.cells import CellTable, cells_of
+from scdfm.data.naming import Naming
 from scdfm.data.source import Source, open_source
 from scdfm.datasets.copies import LABEL, column, holds_counts, relabelled, symbols
 from scdfm.datasets.remote import download
@@ -47,7 +48,10 @@ def norman(path: str | Path | AnnData | None = None, progress: bool = True) -> C
         _check_controls(source, obs[LABEL])
         counts = holds_counts(source)
         return cells_of(
-            replace(source, obs=obs, genes=symbols(source)), LABEL, _CONTROL, TARGET_SUM if counts else None
+            replace(source, obs=obs, genes=symbols(source)),
+            LABEL,
+            Naming((_CONTROL,)),
+            TARGET_SUM if counts else None,
         )
 
 

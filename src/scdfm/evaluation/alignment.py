@@ -11,15 +11,18 @@ import numpy as np
 import pandas as pd
 
 from scdfm.data.cells import CellTable, read_cells
-from scdfm.data.conditions import CONTROL, canonical, near
-from scdfm.data.design import Design, Designed
+from scdfm.data.conditions import CONTROL, canonical, near, parse, targets
+from scdfm.data.design import Designed, texts
+from scdfm.data.gene_names import Genes, read_genes
+from scdfm.data.labels import spellings
+from scdfm.data.naming import Naming
 from scdfm.data.scales import rescaling
-from scdfm.data.source import open_source
-from scdfm.data.stored import StoredMatrix
+from scdfm.data.source import Source, open_source
+from scdfm.data.stored import Matrix, StoredMatrix, blocks
 from scdfm.data.stored import subset as chosen_cells
 from scdfm.data.streaming import log1p_values
-from scdfm.data.values import LooksLikeCountsError
-from scdfm.errors import ConditionError, ConfigError, DataError
+from scdfm.data.values import LooksLikeCountsError, Reading
+from scdfm.errors import ConditionError, ConfigError, DataError, ScdfmError
 from scdfm.evaluation.pseudobulk import Population, row_means
 
 if TYPE_CHECKING:
@@ -49,15 +52,18 @@ def align(
     predicted: Cells | None,
     real: Cells,
     *,
-    control: str = CONTROL,
+    control: str | Sequence[str] = CONTROL,
     perturbation_key: str | None = None,
     subset: Mapping[str, str] | None = None,
     conditions: Sequence[str] | None = None,
     check_scale: bool = True,
+    predicted_key: str | None = None,
     training_control: pd.Series[float] | None = None,
     backed: bool | None = None,
 ) -> Pair:
     """Read and align both; raises DataError or ConditionError where they do not fit (see `evaluate`).
+
+    predicted_key: column of the prediction's labels; without it the real cells', or the only one that holds them.
 
     `training_control`: mean log1p expression of the model's own control cells by gene, if it is known. The test of
     scales takes it where the prediction holds no control cells, and the predicted cells only for want of both.
@@ -68,10 +74,14 @@ def align(
                 "subset goes with a file or an AnnData; give it to read_cells to choose cells of a table"
             )
         table, key = real, perturbation_key or real.perturbation_key
-        control = real.control if control == CONTROL else control
+        if key != real.perturbation_key:  # a table has its column: this one is of the prediction
+            predicted_key = predicted_key or key
+        same = control in (CONTROL, *real.naming.control)
+        naming = real.naming if same else replace(real.naming, control=control)  # type: ignore[arg-type]
     else:
         key = perturbation_key or "perturbation"
         table = read_cells(real, key, control, subset=subset, backed=backed)
+        naming = table.naming
     truth = _population(table)
     if CONTROL not in truth.rows:
         raise DataError("real: no control cells; expected some, every score is taken against them")
@@ -82,14 +92,14 @@ def align(
     if predicted is None:
         chosen = _chosen(conditions, measured, measured)
         return Pair(None, truth, chosen, measured, tuple(matched))
-    claim = (
-        _population(predicted)
-        if isinstance(predicted, CellTable)
-        else _read(predicted, key, control, table.design, subset, backed)
-    )
+    told: list[str] = []
+    if isinstance(predicted, CellTable):
+        claim = _population(predicted)
+    else:
+        claim, told = _read(predicted, key, predicted_key, naming, table, subset, backed)
     _check_declared(predicted, table)
     genes, notes = _common_genes(claim, truth)
-    notes += matched
+    notes += told + matched
     claim, truth = _restricted(claim, genes), _restricted(truth, genes)
     scored, unmeasured = _common_conditions(claim, measured)
     if unmeasured:
@@ -120,20 +130,17 @@ def _population(table: CellTable) -> Population:
 def _read(
     source: Cells,
     key: str,
-    control: str,
-    design: Design,
+    own_key: str | None,
+    naming: Naming,
+    real: CellTable,
     subset: Mapping[str, str] | None,
     backed: bool | None,
-) -> Population:
-    """A prediction: like real cells, but it may come without control, and `subset` only holds where it has the column."""
+) -> tuple[Population, list[str]]:
+    """A prediction, with notes: like real cells, but it may come without control, and with values below 0; `subset`
+    only holds where it has the column."""
     with open_source(source) as opened:
         obs, name = opened.obs, f"prediction {opened.name}"
-        if key not in obs.columns:
-            known = [str(column) for column in obs.columns]
-            raise DataError(
-                f"{name}: perturbation column '{key}' is not in obs; its columns are {', '.join(known) or 'none'}"
-                f"{near(key, known)}: name it with perturbation_key"
-            )
+        key, notes = _label_column(obs, key, own_key, naming, real, name)
         kept = obs[key].notna().to_numpy()
         if not kept.all():
             raise DataError(
@@ -142,17 +149,16 @@ def _read(
             )
         for column, value in (subset or {}).items():
             if column in obs.columns:
-                kept &= (obs[column].astype(str) == str(value)).to_numpy()
+                kept &= np.isin(np.asarray(texts(obs[column]), dtype=object), spellings(value))
         rows = np.flatnonzero(kept)
-        names = predicted_names(obs.iloc[rows], key, control, design, name)
-        genes, cells = opened.genes, obs.index[rows].astype(str).tolist()
-        if pd.Index(genes).has_duplicates:
-            raise DataError(
-                f"{name}: gene names repeat; expected each once: make them unique (var_names_make_unique)"
-            )
+        names = predicted_names(obs.iloc[rows], key, naming, real, name)
+        genes, cells = predicted_genes(opened, naming, name), obs.index[rows].astype(str).tolist()
         chosen = None if kept.all() else rows
+        reading = Reading(strict=False)
         try:
-            X, _ = log1p_values(opened.matrix(None), chosen, None, cells, genes.tolist(), name, backed)
+            X, _ = log1p_values(
+                opened.matrix(None), chosen, reading, cells, genes.names.tolist(), name, backed, genes.columns
+            )
         except LooksLikeCountsError:
             raise DataError(
                 f"{name} holds whole numbers, these look like counts; expected log1p values as in the real cells: "
@@ -160,27 +166,104 @@ def _read(
             ) from None
     codes = pd.Categorical(names)
     places = {c: np.flatnonzero(codes.codes == i) for i, c in enumerate(codes.categories)}
-    return Population(X, np.asarray(genes), places)
+    return Population(X, np.asarray(genes.names), places), notes + _below_zero(X)
 
 
-def predicted_names(obs: pd.DataFrame, key: str, control: str, design: Design, name: str) -> np.ndarray:
-    """The conditions [n] of a prediction's cells, all of which have a label.
+def _label_column(
+    obs: pd.DataFrame, key: str, own: str | None, naming: Naming, real: CellTable, name: str
+) -> tuple[str, list[str]]:
+    """The column of a prediction's labels: the one given, the real cells', or the only one of measured conditions."""
+    if own is not None or key in obs.columns:
+        if (own or key) in obs.columns:
+            return own or key, []
+        known = [str(column) for column in obs.columns]
+        raise DataError(
+            f"{name}: label column '{own}' is not in obs; its columns are {', '.join(known) or 'none'}"
+            f"{near(str(own), known)}: name one of them with predicted_key (--predicted-key)"
+        )
+    measured = set(real.conditions)
+    fits = [
+        column for column in obs.columns
+        if list(obs.columns).count(column) == 1 and not pd.api.types.is_numeric_dtype(obs[column])
+        and not measured.isdisjoint(_read_names(obs, column, naming, real, name))
+    ]  # fmt: skip
+    if len(fits) == 1:
+        return fits[0], [f"conditions of the prediction are read from its column '{fits[0]}'"]
+    known = fits or [str(column) for column in obs.columns]
+    raise DataError(
+        f"{name}: perturbation column '{key}' of the real cells is not in obs, and {len(fits) or 'none'} of its columns "
+        f"{'hold' if fits else 'holds'} measured conditions ({', '.join(known) or 'none'}){near(key, known)}: name the one "
+        "to read with predicted_key (--predicted-key)"
+    )
 
-    What labels do not say of covariates, doses and times is taken from the columns of the real cells' `design`, where a
+
+def _read_names(obs: pd.DataFrame, column: str, naming: Naming, real: CellTable, name: str) -> set[str]:
+    """The conditions that a column would name, of its first cell of each label; none where it cannot be read so."""
+    first = obs[obs[column].notna()].drop_duplicates(column)
+    try:
+        return set(predicted_names(first, column, naming, real, name)) - {CONTROL}
+    except ScdfmError:
+        return set()
+
+
+def _below_zero(X: Matrix) -> list[str]:
+    """What is said of a prediction with negative values, which no logarithm of 1 + counts has."""
+    parts = blocks(X) if isinstance(X, StoredMatrix) else [X]
+    lows = [part.data[part.data < 0] for part in parts]
+    n = sum(map(len, lows))
+    if not n:
+        return []
+    lowest, share = min(low.min() for low in lows if len(low)), n / (X.shape[0] * X.shape[1])
+    return [
+        f"{n} predicted values are below 0 (lowest {lowest:.3g}, {share:.1%} of all), which no log1p value is: scored as "
+        "they are; a mean below 0 has no fold change: protocol paper ranks such genes last and gives them no direction"
+    ]
+
+
+def predicted_genes(source: Source, naming: Naming, name: str) -> Genes:
+    """The genes of a prediction: by the column of var that names those of the real cells, where it has one."""
+    if naming.genes in source.var.columns:
+        return read_genes(source, naming.genes)
+    if pd.Index(source.genes).has_duplicates:
+        raise DataError(
+            f"{name}: gene names repeat; expected each once: make them unique (var_names_make_unique)"
+        )
+    return read_genes(source)
+
+
+def predicted_names(obs: pd.DataFrame, key: str, naming: Naming, real: CellTable, name: str) -> np.ndarray:
+    """The conditions [n] of a prediction's cells, all of which have a label, in the words of the file or in scdfm's own.
+
+    What labels do not say of covariates, doses and times is taken from the columns of the real cells' design, where a
     cell has a value there.
     """
-    labels = obs[key].astype(str)
+    labels, design = obs[key].astype(str), real.design
+    # A target of the real cells is no guide of another one: HLA-A is not pooled to HLA.
+    known = {target for condition in real.conditions for target in targets(condition)}
+    own = {text: text for text in labels.unique() if _is_known(text, known)}
+    labels = labels.map(own | {text: naming.plain(text) for text in labels.unique() if text not in own})
     keys = [k for k in (design.dose_key, design.time_key) if k in obs.columns]
+    unit_key = design.dose_unit_key if design.dose_unit_key in obs.columns else None
     given = obs[keys].notna().to_numpy()
     names = np.empty(len(obs), dtype=object)
     for pattern in np.unique(given, axis=0):
         rows = (given == pattern).all(axis=1)
-        there = {k for k, known in zip(keys, pattern, strict=True) if known}
+        there = {k for k, has in zip(keys, pattern, strict=True) if has}
         dose, time = (k if k in there else None for k in (design.dose_key, design.time_key))
-        kept = replace(design, dose_key=dose, time_key=time, match_controls=())
-        found = Designed.read(obs[rows], labels[rows], kept, control, key, name)
-        names[rows] = found.names(labels[rows], control)[0]
+        unit = unit_key if dose else None
+        kept = replace(design, dose_key=dose, time_key=time, match_controls=(), dose_unit_key=unit)
+        found = Designed.read(obs[rows], labels[rows], kept, Naming(), key, name)
+        names[rows] = found.names(labels[rows], Naming())[0]
     return names
+
+
+def _is_known(name: str, known: set[str]) -> bool:
+    """Whether a label is a condition of `known` targets in scdfm's own words."""
+    try:
+        found = parse(name).perturbations
+    except ConditionError:
+        return False
+    return bool(found) and all(one.target in known for one in found)
 
 
 def _check_declared(predicted: Cells, real: CellTable) -> None:

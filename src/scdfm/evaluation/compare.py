@@ -28,6 +28,7 @@ def evaluate_against(
     name: str = "model",
     against_name: str = "other",
     perturbation_key: str | None = None,
+    predicted_key: str | None = None,
     subset: Mapping[str, str] | None = None,
     conditions: Sequence[str] | None = None,
     check_scale: bool = True,
@@ -37,7 +38,8 @@ def evaluate_against(
     """Score two predictions on the conditions and genes that both hold; references are scored once.
 
     predicted, against: as `predicted` of `evaluate`, called `name` and `against_name` in the table. Where `training` is
-    None, the real conditions that neither predicts make the simple rules. The other options: `evaluate`.
+    None, the real conditions that neither predicts make the simple rules. The other options: `evaluate`; protocol
+    vcc2026, whose scores of one prediction depend on no other, is not among them.
 
     Returns the long table of `evaluate` with both models. `differences(table, against=against_name)` gives the paired
     difference of each metric with its interval. Raises what `evaluate` raises, ConditionError where the two share no
@@ -47,7 +49,13 @@ def evaluate_against(
         raise ConfigError(
             f"name '{name}' is that of both models; expected two: choose another for one of them"
         )
-    given: dict[str, Any] = {"control": control, "perturbation_key": perturbation_key, "backed": backed}
+    if options.get("protocol") == "vcc2026":
+        raise ConfigError(
+            "protocol vcc2026 compares no two predictions at once; score each by itself, or choose scdfm or paper"
+        )
+    given: dict[str, Any] = {
+        "control": control, "perturbation_key": perturbation_key, "predicted_key": predicted_key, "backed": backed,
+    }  # fmt: skip
     if not isinstance(real, CellTable):
         real = read_cells(real, perturbation_key or "perturbation", control, subset=subset, backed=backed)
         subset = None

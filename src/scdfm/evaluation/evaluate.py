@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdfm.data.conditions import CONTROL, canonical, control_of, targets
+from scdfm.data.conditions import CONTROL, control_of
 from scdfm.errors import ConfigError, DataError
 from scdfm.evaluation import baselines, protocols
 from scdfm.evaluation.alignment import Cells, Pair, align
@@ -23,14 +23,22 @@ from scdfm.evaluation.ceiling import (
     half_against_all,
     interpolated_duplicate,
 )
+from scdfm.evaluation.controls import control_means, halved_controls
 from scdfm.evaluation.expression import against_control
-from scdfm.evaluation.metrics import METRICS, Standard, checked, score_means
+from scdfm.evaluation.metrics import METRICS, RESPONDERS, WEIGHTED, Standard, checked, score_means
 from scdfm.evaluation.pointwise import top_genes
 from scdfm.evaluation.populations import score_populations
 from scdfm.evaluation.prior import PRIOR, Fitted, Predictor, prior_of, prior_population
 from scdfm.evaluation.pseudobulk import Floats, Moments, Population, control_moments, moments, row_means
+from scdfm.evaluation.responders import score_responders
+from scdfm.evaluation.trained import training_control_of, training_means
+from scdfm.evaluation.vcc2026.counts import Counts
+from scdfm.evaluation.vcc2026.inputs import counted, log1p_cells, refuse_options
+from scdfm.evaluation.vcc2026.metrics import own_genes
+from scdfm.evaluation.vcc2026.score import RESERVED, score
+from scdfm.evaluation.weighted import effect_weights
 
-Protocol = Literal["scdfm", "paper"]
+Protocol = Literal["scdfm", "paper", "vcc2026"]
 PAPER_GENES = 1000
 PAPER_RIDGE = 0.1
 
@@ -41,6 +49,7 @@ class Setting:
 
     pair: Pair
     training: Training
+    training_apart: Training
     standard: Standard
     protocol: Protocol
     metrics: tuple[str, ...]
@@ -48,14 +57,15 @@ class Setting:
 
 
 def evaluate(
-    predicted: Cells | None,
-    real: Cells,
+    predicted: Cells | Counts | None,
+    real: Cells | Counts,
     control: str = CONTROL,
     protocol: Protocol = "scdfm",
     training: Fitted | pd.DataFrame | None = None,
     metrics: Iterable[str] | None = None,
     *,
     perturbation_key: str | None = None,
+    predicted_key: str | None = None,
     name: str = "model",
     subset: Mapping[str, str] | None = None,
     conditions: Sequence[str] | None = None,
@@ -64,6 +74,7 @@ def evaluate(
     release: protocols.Release = "0.5.42",
     ridge_penalty: float | None = None,
     check_scale: bool = True,
+    layer: str | None = None,
     backed: bool | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -75,13 +86,20 @@ def evaluate(
         (`perturbation_key`, else `perturbation`). Real cells of a path that holds counts, covariates, doses or times are
         read first: `real=read_cells(path, covariates=["cell_type"])`. Genes are aligned by name. `predicted` None
         scores the simple rules alone. The prediction needs no control cells: the real ones are the control of every score.
+        Values of it below 0 are scored as they are, and told in the notes.
+    predicted_key: the prediction's condition column; without it `perturbation_key`, or the only one whose labels are
+        conditions of the real cells.
     control: the label of control cells. subset: obs columns and values that choose cells.
     protocol: `scdfm`, or `paper`, the published one (docs/evaluation.md tells them apart); `release` is the
-        release of cell-eval whose names and definitions `paper` follows.
+        release of cell-eval whose names and definitions `paper` follows. Or `vcc2026`, the Virtual Cell Challenge
+        2026: raw counts on both sides (paths, AnnData or `read_counts`; `layer` names where the real ones stand, the
+        predicted ones are in X), scaled by `scdfm.scaled`; genes, release, check_scale and backed are not its options.
     training: what the model was trained on, for the simple rules: a Run (its `means`), a table of means
         (conditions × genes), or None: the real conditions that are not predicted. A Run whose flow starts from its prior
         adds the row `prior`: what the same run predicts before training, as many cells with the same seed.
-    metrics: names, default all of the protocol. conditions: those scored, default all predicted and measured.
+    metrics: names, default all of the protocol but those of predicted cells' differential expression (`de_recall`,
+        `de_precision`, `de_direction`), which take as long as the rest.
+    conditions: those scored, default all predicted and measured.
     genes: the genes of the pointwise metrics: names, or a number (those of largest variance over the
         scored and control real cells); default all common genes (`paper`: 1,000).
     references: False scores the model alone. ridge_penalty: λ of ridge; default chosen by leave-one-out
@@ -94,8 +112,23 @@ def evaluate(
     conditions and each condition's effect size. Raises DataError, ConditionError or ConfigError, one line each.
     """
     _check_options(protocol, release, name)
-    known = METRICS if protocol == "scdfm" else (*METRICS, *protocols.NAMES)
-    asked = checked(metrics, known)
+    if protocol == "vcc2026":
+        foreign = {
+            "genes": genes is not None, "release": release != "0.5.42", "check_scale": not check_scale,
+            "backed": backed is True,
+            "prior": prior is not None,
+        }  # fmt: skip
+        refuse_options(foreign, "vcc2026")
+        pred, truth = counted(predicted, real, control, perturbation_key, subset, layer)
+        return score(
+            pred, truth, name=name, training=training, metrics=metrics, conditions=conditions, references=references,
+            ridge_penalty=ridge_penalty, seed=seed, progress=progress,
+        )  # fmt: skip
+    refuse_options({"layer": layer is not None}, protocol)
+    predicted, real = log1p_cells(predicted), log1p_cells(real)
+    assert real is not None
+    usual = METRICS if protocol == "scdfm" else (*METRICS, *protocols.NAMES)
+    asked = usual if metrics is None else checked(metrics, (*usual, *RESPONDERS))
     pair = align(
         predicted,
         real,
@@ -104,7 +137,8 @@ def evaluate(
         subset=subset,
         conditions=conditions,
         check_scale=check_scale,
-        training_control=_training_control(training),
+        predicted_key=predicted_key,
+        training_control=training_control_of(training),
         backed=backed,
     )
     setting, notes = _setting(pair, training, protocol, asked, genes, seed, progress)
@@ -117,23 +151,30 @@ def evaluate(
     if references or predicted is None:
         penalty = PAPER_RIDGE if ridge_penalty is None and protocol == "paper" else ridge_penalty
         means = baselines.predictions(setting.training, pair.conditions, penalty)
-        values |= {rule: score_means(mean, setting.standard, asked) for rule, mean in means.items()}
+        apart = baselines.predictions(setting.training_apart, pair.conditions, penalty)
+        values |= {
+            rule: score_means(mean, setting.standard, asked, apart=apart[rule])
+            for rule, mean in means.items()
+        }
         halves = disjoint_halves(pair.real, pair.conditions, seed)
         paper = half_against_all(pair.real, pair.conditions, seed) if protocol == "paper" else None
         values |= _score_halves(setting, paper or halves)
     for model, scores in score_populations(pair, generated, means, halves, asked, seed, progress).items():
         values[model] |= scores
+    if set(RESPONDERS) & set(asked):
+        for model, scores in score_responders(pair, name, halves, seed, progress).items():
+            values[model] |= scores
     table = _table(values, setting)
     table.attrs |= _attributes(setting, notes, release)
     return table
 
 
 def _check_options(protocol: str, release: str, name: str) -> None:
-    if protocol not in ("scdfm", "paper"):
-        raise ConfigError(f"protocol '{protocol}': expected scdfm or paper")
+    if protocol not in ("scdfm", "paper", "vcc2026"):
+        raise ConfigError(f"protocol '{protocol}': expected scdfm, paper or vcc2026")
     if release not in protocols.RELEASES:
         raise ConfigError(f"release '{release}': expected one of {', '.join(protocols.RELEASES)}")
-    if name in (*baselines.BASELINES, PRIOR, CEILING, DUPLICATE):
+    if name in (*baselines.BASELINES, PRIOR, CEILING, DUPLICATE, *RESERVED):
         raise ConfigError(f"name '{name}' is that of a reference; choose another for the model")
 
 
@@ -174,10 +215,14 @@ def _setting(
     scored, more = _scored_genes(genes, protocol, pair, real)
     notes += more
     tests = None
-    if "de_spearman" in metrics or ("pearson_delta_hat_20" in metrics and protocol == "scdfm"):
+    tested = {"de_spearman", *WEIGHTED, *(["pearson_delta_hat_20"] if protocol == "scdfm" else [])}
+    if tested & set(metrics):
         tests = against_control(pair.real, pair.conditions, CONTROL, progress)
     control = controls if pair.real.matched else controls[0]
     shift = real.mean[1:] - control
+    halves = halved_controls(pair.real, seed)
+    apart = tuple(control_means(half, pair.conditions) for half in halves)
+    n_cells = np.array([pair.real.n_cells(c) for c in pair.conditions])
     prominence = np.abs(shift if protocol == "paper" or tests is None else tests.z)[:, scored]
     standard = Standard(
         real=real.mean[1:],
@@ -186,9 +231,15 @@ def _setting(
         scored=scored,
         top=top_genes(prominence),
         significant=(np.zeros_like(prominence, dtype=bool) if tests is None else tests.fdr[:, scored] < 0.05),
+        noise=real.select(np.arange(len(n_cells) + 1) > 0).error(n_cells, scored),
+        weight=effect_weights(np.ones_like(prominence) if tests is None else tests.z[:, scored]),
+        targeted=np.asarray(own_genes(pair.conditions, pair.real.genes).any(axis=0)),
+        apart=(apart[0], apart[1]),
         groups=_by_covariates(pair.conditions) if pair.real.matched else None,
     )
-    return Setting(pair, trained, standard, protocol, metrics, seed), notes
+    first = replace(pair, real=halves[0])
+    trained_apart = training_means(training, first, control_means(replace(halves[0], matched={}), []))[0]
+    return Setting(pair, trained, trained_apart, standard, protocol, metrics, seed), notes
 
 
 def _by_covariates(conditions: Sequence[str]) -> tuple[list[int], ...]:
@@ -197,77 +248,6 @@ def _by_covariates(conditions: Sequence[str]) -> tuple[list[int], ...]:
     for place, condition in enumerate(conditions):
         groups.setdefault(control_of(condition), []).append(place)
     return tuple(groups.values())
-
-
-def _given_means(training: Fitted | pd.DataFrame | None) -> pd.DataFrame | None:
-    """The table of means that is given, or that a run holds; ConfigError for anything else."""
-    if training is None or isinstance(training, pd.DataFrame):
-        return training
-    if isinstance(training, Fitted):
-        return training.means
-    raise ConfigError(
-        f"training: expected None, a Run or a table of means (conditions × genes), found {type(training).__name__}"
-    )
-
-
-def _training_control(training: Fitted | pd.DataFrame | None) -> pd.Series[float] | None:
-    """The control row of a table of training means, if there is one."""
-    table = _given_means(training)
-    if table is None or CONTROL not in table.index:
-        return None
-    return pd.Series(table.to_numpy()[table.index == CONTROL][0], index=table.columns)
-
-
-def training_means(
-    training: Fitted | pd.DataFrame | None, pair: Pair, control: Floats
-) -> tuple[Training, list[str]]:
-    """The training conditions' means over the aligned genes, and notes on where they come from."""
-    genes, table = pair.real.genes.tolist(), _given_means(training)
-    if table is None:
-        predicted = set(pair.conditions) | (set(pair.predicted.rows) if pair.predicted else set())
-        names = tuple(c for c in pair.measured if c not in predicted)
-        note = f"training not given: taken as the {len(names)} real conditions that are not predicted"
-        matched = _matched_means(pair, names, {})
-        return Training(names, moments(pair.real, names).mean, control, tuple(genes), matched), [note]
-    lacking = [gene for gene in genes if gene not in set(table.columns.astype(str))]
-    if lacking:
-        raise DataError(
-            f"training: {len(lacking)} of the {len(genes)} scored genes are not among its columns (first: {lacking[0]}); "
-            "give means over all predicted genes"
-        )
-    table = table.rename(index=lambda label: canonical(str(label)), columns=str)
-    named = [str(c) for c in table.index if targets(str(c))]
-    leaked = [c for c in named if c in set(pair.conditions)]
-    kept = tuple(c for c in named if c not in set(leaked))
-    notes = (
-        [f"{len(leaked)} scored conditions were left out of the training means: {', '.join(leaked[:5])}"]
-        if leaked
-        else []
-    )
-    means = table.loc[list(kept), genes].to_numpy(dtype=np.float64)
-    own = {str(c): table.loc[c, genes].to_numpy(dtype=np.float64) for c in table.index if not targets(str(c))}
-    matched = _matched_means(pair, kept, own)
-    astray = [c for c in kept if matched and c not in matched and control_of(c) not in matched]
-    if astray:
-        notes.append(
-            f"{len(astray)} training conditions have no control cells of their own: all stand in for them"
-        )
-    return Training(kept, means, control, tuple(genes), matched), notes
-
-
-def _matched_means(pair: Pair, names: Sequence[str], own: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Control means by condition, or by `control|key=value`, of the real cells; of groups that they lack, the
-    training's `own`. Nothing where controls are not matched."""
-    real = pair.real
-    if not real.matched:
-        return {}
-    lacking = {control_of(name) for name in names if control_of(name) not in real.matched}
-    found = {name: own[name] for name in lacking & set(own)}
-    known = [*real.matched]
-    for places in real.control_groups(known).values():
-        mean = real.control_mean(known[places[0]])
-        found |= {known[k]: mean for k in places}
-    return found
 
 
 def _scored_genes(
@@ -305,13 +285,15 @@ def _scored_genes(
 def _score_cells(setting: Setting, cells: Population, release: protocols.Release) -> dict[str, Floats]:
     """Pointwise metrics of generated cells' means, and cell-eval's of the cells; these know no condition without any."""
     pair = replace(setting.pair, predicted=cells)
-    means = moments(cells, pair.conditions).mean
-    empty = np.array([not cells.n_cells(condition) for condition in pair.conditions], dtype=bool)
-    means[empty] = np.nan
+    found, n_cells = moments(cells, pair.conditions), np.array([cells.n_cells(c) for c in pair.conditions])
+    empty = n_cells == 0
+    found.mean[empty] = np.nan
     own = None
     if setting.protocol == "paper" and CONTROL in cells.rows and not pair.real.matched:
         own = row_means(cells.X, cells.rows[CONTROL])
-    values = score_means(means, setting.standard, setting.metrics, own)
+    # Of one cell no noise can be told, and none is taken off.
+    noise = np.nan_to_num(found.error(n_cells, setting.standard.scored))
+    values = score_means(found.mean, setting.standard, setting.metrics, own, noise=noise)
     names = [name for name in setting.metrics if name in protocols.NAMES and not empty.any()]
     return values | protocols.cell_eval(pair, setting.standard.scored, names, release)
 
@@ -320,7 +302,9 @@ def _score_halves(setting: Setting, halves: Halves) -> dict[str, dict[str, Float
     """Pointwise metrics of the ceiling and of the interpolated duplicate."""
     real, conditions = setting.pair.real, setting.pair.conditions
     half, compared = halves.moments(real, conditions)
-    against = replace(setting.standard, real=compared.mean)
+    n_compared = np.array([len(halves.compared[condition]) for condition in conditions])
+    scored = setting.standard.scored
+    against = replace(setting.standard, real=compared.mean, noise=compared.error(n_compared, scored))
     control = control_moments(real, conditions)
     n_control = np.array([real.control_number(c) for c in conditions])
     n = np.array([len(halves.predicting[condition]) for condition in conditions])
@@ -333,7 +317,7 @@ def _score_halves(setting: Setting, halves: Halves) -> dict[str, dict[str, Float
         typical = setting.training.centre(names)
         duplicate[tested] = interpolated_duplicate(part, n[tested], own, n_control[tested][:, None], typical)
     return {
-        CEILING: score_means(half.mean, against, setting.metrics),
+        CEILING: score_means(half.mean, against, setting.metrics, noise=half.error(n, scored)),
         DUPLICATE: score_means(duplicate, against, setting.metrics),
     }
 

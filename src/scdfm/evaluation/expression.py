@@ -112,7 +112,7 @@ def _asymptotic(
 ) -> tuple[Floats, Floats]:
     """p-values and z-scores [K, A]; of cells on disk a few conditions are in memory at once, beside the control."""
     if not isinstance(population.X, StoredMatrix):
-        found = _tested(population, conditions, control)
+        found = tested(population, conditions, control)
         bar.update(len(conditions))
         return found
     parts = []
@@ -123,7 +123,7 @@ def _asymptotic(
             label: np.arange(end - len(rows[label]), end) for label, end in zip(rows, ends, strict=True)
         }
         X = taken(population.X, np.concatenate(list(rows.values())))
-        parts.append(_tested(Population(X, population.genes, places), batch, control))
+        parts.append(tested(Population(X, population.genes, places), batch, control))
         bar.update(len(batch))
     p_value, z = (np.concatenate(values) for values in zip(*parts, strict=True))
     return p_value, z
@@ -144,7 +144,8 @@ def _batches(population: Population, conditions: Sequence[str], at_once: int) ->
         yield batch
 
 
-def _tested(population: Population, conditions: Sequence[str], control: str) -> tuple[Floats, Floats]:
+def tested(population: Population, conditions: Sequence[str], control: str) -> tuple[Floats, Floats]:
+    """p-values and z-scores [K, A] of cells in memory, by the normal approximation whatever their number."""
     import anndata
     from illico import asymptotic_wilcoxon
     from loguru import logger
@@ -164,6 +165,7 @@ def _tested(population: Population, conditions: Sequence[str], control: str) -> 
         group = placed
     else:
         X = taken(population.X, rows)
+    X = _from_zero(X)
     if not X.has_sorted_indices:
         X = X.sorted_indices()
     table = anndata.AnnData(
@@ -188,6 +190,14 @@ def _tested(population: Population, conditions: Sequence[str], control: str) -> 
     # At U of exactly n·m/2 the compiled kernel still subtracts the continuity correction; p is 1 there.
     level = u == sizes[:, None] * population.n_cells(control) / 2
     return np.where(level, 1.0, np.clip(p_value, 0, 1)), np.where(level, 0.0, z)
+
+
+def _from_zero(X: sparse.csr_matrix) -> sparse.csr_matrix:
+    """X with the genes that have negative values raised to 0: ranks stay, and sparse tests take 0 for the smallest."""
+    if not X.nnz or X.data.min() >= 0:
+        return X
+    lowest = np.minimum(np.asarray(X.min(axis=0).todense()).ravel(), 0)
+    return sparse.csr_matrix(X.toarray() - lowest)
 
 
 def _exact(p_value: Floats, population: Population, condition: str, control: str) -> None:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from scdfm.data.conditions import near
 from scdfm.errors import ConfigError
-from scdfm.evaluation import pointwise
-from scdfm.evaluation.discrimination import discrimination
+from scdfm.evaluation import pointwise, weighted
+from scdfm.evaluation.discrimination import centroid_accuracy, discrimination, ds_cosine, transpose_rank
 from scdfm.evaluation.expression import de_spearman
 from scdfm.evaluation.pseudobulk import Floats
+from scdfm.evaluation.vcc2026 import metrics as vcc2026
 
 POINTWISE: Final = (
     "l2",
@@ -26,19 +27,66 @@ POINTWISE: Final = (
     "de_spearman",
     "pearson_delta_hat",
     "pearson_delta_hat_20",
+    "mse_weighted",
+    "pearson_delta_weighted",
+    "r2_delta_weighted",
+    "mse_corrected",
+    "pearson_delta_split",
+    "ds_cosine",
+    "centroid_accuracy",
+    "transpose_rank",
 )
+WEIGHTED: Final = ("mse_weighted", "pearson_delta_weighted", "r2_delta_weighted")
+"""Pointwise metrics that weigh genes by their test against control."""
 DISTRIBUTION: Final = ("energy", "mmd", "wasserstein", "variance_error", "zero_fraction_error")
 METRICS: Final = (*POINTWISE, *DISTRIBUTION)
-LOWER_IS_BETTER: Final = frozenset({"l2", "mse", "mae", "mse_delta", "mae_delta", *DISTRIBUTION})
-NEUTRAL: Final = frozenset({"de_nsig_counts_real", "de_nsig_counts_pred"})
-"""Counts without a better or worse."""
-_CORRELATIONS: Final = ("pearson_delta", "pearson_delta_hat", "pearson_delta_hat_20", "de_spearman")
+RESPONDERS: Final = ("de_recall", "de_precision", "de_direction")
+"""Differential expression of predicted cells; as long again as everything else, so scored where it is asked for."""
+LOWER_IS_BETTER: Final = frozenset(
+    {
+        "l2",
+        "mse",
+        "mae",
+        "mse_delta",
+        "mae_delta",
+        "mse_weighted",
+        "mse_corrected",
+        *DISTRIBUTION,
+        vcc2026.ERROR,
+        vcc2026.FOLD_ERROR,
+    }
+)
+NEUTRAL: Final = frozenset({"de_nsig_counts_real", "de_nsig_counts_pred", *vcc2026.DIAGNOSTICS})
+"""Counts and parts of other metrics, without a better or worse."""
+_CORRELATIONS: Final = (
+    "pearson_delta",
+    "pearson_delta_hat",
+    "pearson_delta_hat_20",
+    "pearson_delta_weighted",
+    "pearson_delta_split",
+    "de_spearman",
+)
+_SHARES: Final = (
+    "ds",
+    "ds_signed",
+    "ds_cosine",
+    "centroid_accuracy",
+    "transpose_rank",
+    "zero_fraction_error",
+    *RESPONDERS,
+    vcc2026.PDS,
+    vcc2026.REACH,
+    vcc2026.FIDELITY,
+    vcc2026.JACCARD,
+)
+_UNBIASED: Final = ("energy", "mmd", "mse_corrected", vcc2026.ERROR)
 RANGES: Final[dict[str, tuple[float, float]]] = {
-    **dict.fromkeys(LOWER_IS_BETTER - {"energy", "mmd"}, (0.0, np.inf)),
+    **dict.fromkeys(LOWER_IS_BETTER - set(_UNBIASED), (0.0, np.inf)),
     **dict.fromkeys(_CORRELATIONS, (-1.0, 1.0)),
-    **dict.fromkeys(("ds", "ds_signed", "zero_fraction_error"), (0.0, 1.0)),
+    **dict.fromkeys(_SHARES, (0.0, 1.0)),
+    "r2_delta_weighted": (-np.inf, 1.0),
 }
-"""Where the values of a metric can lie; a metric without an entry may lie anywhere (unbiased distances fall below 0)."""
+"""Where the values of a metric can lie; one without an entry may lie anywhere (unbiased distances fall below 0)."""
 
 
 def checked(metrics: Iterable[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -58,9 +106,12 @@ def checked(metrics: Iterable[str] | None, known: tuple[str, ...]) -> tuple[str,
 class Standard:
     """What predicted means are scored against, K conditions over A genes.
 
-    `real` [K, A]; `control` [A], the real one, or [K, A], each condition's own; `centre` (likewise), Systema's O (NaN
-    where nothing trained); `scored` [G], columns of the pointwise metrics; `top` [K, 20] and `significant` [K, G],
-    places within the scored genes. `groups`: places of conditions with the same control, where there are several.
+    `real` [K, A] with its mean sampling variance over genes `noise` [K]; `control` [A], the real one, or [K, A], each
+    condition's own; `centre` (likewise), Systema's O (NaN where nothing trained); `scored` [G], columns of the
+    pointwise metrics; `top` [K, 20] and `significant` [K, G], places within the scored genes; `weight` [K, G];
+    `targeted` [A], genes that a condition targets; `apart`, the control means that prediction and truth subtract where
+    they must not share one, each as `control`. `groups`: places of conditions with the same control, where there are
+    several.
     """
 
     real: Floats
@@ -69,18 +120,31 @@ class Standard:
     scored: NDArray[np.int64]
     top: NDArray[np.int64]
     significant: NDArray[np.bool_]
+    noise: Floats
+    weight: Floats
+    targeted: NDArray[np.bool_]
+    apart: tuple[Floats, Floats]
     groups: tuple[list[int], ...] | None = None
 
 
 def score_means(
-    predicted: Floats, standard: Standard, metrics: Iterable[str], predicted_control: Floats | None = None
+    predicted: Floats,
+    standard: Standard,
+    metrics: Iterable[str],
+    predicted_control: Floats | None = None,
+    *,
+    noise: Floats | float = 0.0,
+    apart: Floats | None = None,
 ) -> dict[str, Floats]:
     """Values [K] of the pointwise `metrics` for `predicted` means [K, A]; rows of NaN give NaN.
 
-    `predicted_control` [A]: the origin of predicted shifts where it is not the real control (protocol paper).
+    `predicted_control` [A]: the origin of predicted shifts where it is not the real control (protocol paper). `noise`
+    [K]: mean sampling variance of the prediction. `apart` [K, A]: what a rule predicts from one half of the control cells.
     """
     origin = standard.control if predicted_control is None else predicted_control
     columns = standard.scored
+    one, two = (half[..., columns] for half in standard.apart)
+    free = ~standard.targeted
     p, r, o = predicted[:, columns], standard.real[:, columns], standard.centre[..., columns]
     control, shifts = standard.control[..., columns], (predicted - origin, standard.real - standard.control)
     on_top = o[standard.top] if o.ndim == 1 else pointwise.on_top(o, standard.top)
@@ -99,5 +163,17 @@ def score_means(
             on_top,
             on_top,
         ),
+        "mse_weighted": lambda: weighted.mse_weighted(p, r, standard.weight),
+        "pearson_delta_weighted": lambda: weighted.pearson_weighted(
+            p - origin[..., columns], r - control, standard.weight
+        ),
+        "r2_delta_weighted": lambda: weighted.r2_weighted(p - control, r - control, standard.weight),
+        "mse_corrected": lambda: pointwise.mse(p, r) - np.minimum(noise, standard.noise) - standard.noise,
+        "pearson_delta_split": lambda: pointwise.pearson_delta(
+            p if apart is None else apart[:, columns], r, one, two
+        ),
+        "ds_cosine": lambda: ds_cosine(shifts[0][:, free], shifts[1][:, free], standard.groups),
+        "centroid_accuracy": lambda: centroid_accuracy(p, r, standard.groups),
+        "transpose_rank": lambda: transpose_rank(p, r, standard.groups),
     }
     return {name: values[name]() for name in metrics if name in values}

@@ -122,7 +122,9 @@ def _side(population: Population, conditions: Sequence[str], release: Release) -
     ratio = np.ones_like(target)
     np.divide(target, reference, out=ratio, where=np.broadcast_to(reference != 0, target.shape))
     ratio = np.where(reference == 0, 20.0, np.where(target == 0, 1 / 20, ratio))
-    return Side(mean, control, fdr, ratio.astype(np.float32), np.log2(ratio).astype(np.float32))
+    with np.errstate(invalid="ignore"):  # a mean below 0 has no logarithm: no direction, and the last rank
+        log_ratio = np.log2(ratio).astype(np.float32)
+    return Side(mean, control, fdr, ratio.astype(np.float32), log_ratio)
 
 
 def _single_precision(tests: RankTests, population: Population, conditions: Sequence[str]) -> Floats:

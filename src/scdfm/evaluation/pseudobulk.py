@@ -73,6 +73,11 @@ class Moments:
     variance: Floats
     zero: Floats
 
+    def error(self, n: NDArray[np.int64], genes: NDArray[np.int64]) -> Floats:
+        """Sampling variance of the means, averaged over `genes`, [K]; NaN below two of the `n` [K] cells."""
+        below = np.where(n > 1, n - 1, np.nan)
+        return np.asarray(self.variance[:, genes].mean(axis=1) / below)
+
     def select(self, kept: NDArray[np.bool_]) -> Moments:
         """The moments of some of the conditions."""
         return Moments(self.mean[kept], self.variance[kept], self.zero[kept])

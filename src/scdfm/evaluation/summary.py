@@ -19,15 +19,21 @@ from scdfm.evaluation.ceiling import CEILING, DUPLICATE
 from scdfm.evaluation.metrics import LOWER_IS_BETTER, NEUTRAL, RANGES
 from scdfm.evaluation.prior import PRIOR
 from scdfm.evaluation.pseudobulk import Floats
+from scdfm.evaluation.vcc2026.emission import MEAN_RESPONSE
+from scdfm.evaluation.vcc2026.score import ALL, REPLICATE
 from scdfm.seeds import numpy_rng
 
-REFERENCES = (*BASELINES, PRIOR, CEILING, DUPLICATE)
+RIVALS = (*BASELINES, MEAN_RESPONSE)
+"""References that a model is compared with."""
+REFERENCES = (*RIVALS, PRIOR, CEILING, DUPLICATE, REPLICATE)
 LEVEL = 0.95
 FEWEST = 5
 """Values that an interval takes at least: of fewer, skewed ones, neither rule below keeps its level."""
 FEWEST_EQUAL = 10
 """Values that it takes where all are equal: an interval without width claims certainty."""
 ANYWHERE = (-np.inf, np.inf)
+RESOLVED = 0.05
+"""Share of a metric's range that its positive control must go for the metric to tell anything."""
 
 
 def models_of(table: pd.DataFrame) -> list[str]:
@@ -125,6 +131,57 @@ def _between(common: pd.DataFrame, metric: str, worst: str) -> tuple[float, str,
     return value, worst, bottom, top, percent, len(common)
 
 
+def calibration(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Whether a metric can tell anything on this screen: one row per metric that has a positive control.
+
+    The negative control is the better of no change and the training mean (of a correlation that neither has: 0), the
+    positive one the duplicate, or the ceiling where the duplicate has no value. Over the conditions where both are
+    defined (n): `resolved` is the share of the way from the negative control to a perfect score that the positive one
+    goes, `separation` the share of conditions where it is better, `low` and `high` the 95% interval of its mean
+    gain. `reason` says why the metric cannot tell, and is empty where it can: the interval lies above 0 and RESOLVED
+    of the range is resolved. Columns: metric, negative, positive, resolved, separation, low, high, n, reason.
+    """
+    table = once(table)
+    rows = []
+    for metric, wide in _wide(table):
+        positive = next(
+            (name for name in (DUPLICATE, CEILING) if name in wide and wide[name].notna().any()), None
+        )
+        if positive is None:
+            continue
+        sign, perfect = _sign(metric), 0.0 if metric in LOWER_IS_BETTER else 1.0
+        known = {
+            name: wide[name]
+            for name in (NO_CHANGE, TRAINING_MEAN)
+            if name in wide and wide[name].notna().any()
+        }
+        if not known and sign > 0:
+            known["0"] = pd.Series(0.0, index=wide.index)
+        if not known:
+            continue
+        negative = max(known, key=lambda name: sign * known[name].mean())
+        both = pd.DataFrame({"negative": known[negative], "positive": wide[positive]}).dropna()
+        gain = (sign * (both["positive"] - both["negative"])).to_numpy()
+        room = float((sign * (perfect - both["negative"])).mean()) if len(both) else np.nan
+        resolved = float(gain.mean()) / room if room > 0 else np.nan
+        low, high = interval(gain, n_bootstrap, seed, within=_gains(metric))
+        separation = float((gain > 0).mean()) if len(gain) else np.nan
+        reason = _mute(positive, negative, resolved, low, len(gain))
+        rows.append((metric, negative, positive, resolved, separation, low, high, len(gain), reason))
+    columns = ["metric", "negative", "positive", "resolved", "separation", "low", "high", "n", "reason"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _mute(positive: str, negative: str, resolved: float, low: float, n: int) -> str:
+    if np.isnan(low):
+        return f"{n} conditions are too few to say whether it tells {positive} from {negative}"
+    if low <= 0:
+        return f"it does not tell {positive} from {negative}"
+    if not resolved >= RESOLVED:
+        return f"{positive} is only {resolved:.0%} of the way from {negative} to a perfect score"
+    return ""
+
+
 def differences(
     table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0, *, against: str | None = None
 ) -> pd.DataFrame:
@@ -142,7 +199,7 @@ def differences(
             f"against '{against}': expected a model of the table ({', '.join(table['model'].unique())})"
         )
     rows = []
-    rivals = BASELINES if against is None else (against,)
+    rivals = RIVALS if against is None else (against,)
     for metric, wide in _wide(table):
         for model in [name for name in wide.columns if name not in (*REFERENCES, against)]:
             candidates = []
@@ -152,8 +209,7 @@ def differences(
                     candidates.append((float(gap.mean()), baseline, gap))
             if candidates:
                 mean, best, gap = min(candidates, key=lambda entry: entry[0])
-                low, high = RANGES.get(metric, ANYWHERE)
-                ends = interval(gap, n_bootstrap, seed, within=(low - high, high - low))
+                ends = interval(gap, n_bootstrap, seed, within=_gains(metric))
                 rows.append((model, metric, best, mean, *ends, len(gap)))
     return pd.DataFrame(rows, columns=["model", "metric", "baseline", "improvement", "low", "high", "n"])
 
@@ -183,6 +239,9 @@ def stratified(table: pd.DataFrame, by: str, n_bootstrap: int = 1000, seed: int 
     (thirds of the norm of the real shift), or `cells` (thirds of the number of real cells).
     """
     table = once(table)
+    attrs = table.attrs
+    table = table[table["condition"] != ALL]
+    table.attrs = attrs
     strata = _strata(table, by)
     parts = []
     for stratum in dict.fromkeys(strata[c] for c in sorted(strata, key=lambda c: strata[c])):
@@ -229,6 +288,12 @@ def _wide(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     for metric, part in table.groupby("metric", sort=False, observed=True):
         if metric not in NEUTRAL:
             yield str(metric), part.set_index(["condition", "model"])["value"].unstack()  # noqa: PD010
+
+
+def _gains(metric: str) -> tuple[float, float]:
+    """Where the difference of two values of a metric can lie."""
+    low, high = RANGES.get(metric, ANYWHERE)
+    return low - high, high - low
 
 
 def _sign(metric: str) -> int:

@@ -219,6 +219,7 @@ def _manifest(
         scale=(Scale() if cells is None else cells.scale).to_dict(),
         perturbation_key="perturbation" if cells is None else cells.perturbation_key,
         control=CONTROL if cells is None else cells.control,
+        names={} if cells is None else cells.naming.to_dict(),
         data=data | {"checkpoint": checkpoint.name, "checkpoint_sha256": folder.file_digest(checkpoint)},
         versions=versions(),
         result={"step": step},

@@ -32,6 +32,8 @@ REFERENCES: Mapping[str, str] = {
     "prior": "#882255",
     "duplicate": "#8c6d31",
     "ceiling": "#1f2933",
+    "mean response": "#8c6d31",
+    "replicate": "#1f2933",
 }
 PRIORS = "prior ("
 """How names of priors begin where several models have one: "prior (default)"."""

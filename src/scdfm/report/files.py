@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from scdfm.evaluation import evaluate, evaluate_against, summarise
+from scdfm.data import CellTable
+from scdfm.evaluation import Counts, evaluate, evaluate_against, scaled, summarise
 from scdfm.evaluation.alignment import Cells
 from scdfm.evaluation.evaluate import Protocol
 from scdfm.files import written_whole
 from scdfm.report.standing import standings
-from scdfm.report.table import plain
+from scdfm.report.table import plain, scaled_summary
 from scdfm.report.verdict import verdict
 from scdfm.report.write import made, write
 
 if TYPE_CHECKING:
-    from scdfm.data import CellTable
     from scdfm.run import Run
 
 
@@ -35,8 +35,8 @@ class Evaluation:
 
 
 def evaluate_files(
-    predicted: Cells,
-    real: CellTable,
+    predicted: Cells | Counts,
+    real: CellTable | Counts,
     out_dir: str | Path,
     *,
     training: Run | pd.DataFrame | None = None,
@@ -47,46 +47,56 @@ def evaluate_files(
     metrics: Iterable[str] | None = None,
     provenance: Mapping[str, Any] | None = None,
     seed: int = 0,
+    predicted_key: str | None = None,
     backed: bool | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Score `predicted` against `real` and write `scores.csv`, `summary.csv`, `report.html` and `figures/`.
 
-    predicted: path, AnnData or CellTable, with its conditions under the same obs column and its control under the
-        same label as `real`. training: the run that predicted (adds its curves and provenance), a table of means, or
-        None. against: another prediction, called `against_name`, that it is compared with pair by pair.
-    provenance: further lines for the report, such as the command. The other options: `evaluate`.
+    predicted: path, AnnData or CellTable, with its control under the same label as `real` and its conditions under
+        the same obs column, or under `predicted_key`. Protocol vcc2026 takes Counts (`read_counts`) of both, writes
+        `scaled.csv` too, and draws no populations. training: the run that predicted (adds its curves and provenance), a
+        table of means, or None. against: another prediction, called `against_name`, that it is compared with pair by
+        pair. provenance: further lines for the report, such as the command. The other options: `evaluate`.
     """
-    key, control = real.perturbation_key, real.control
+    columns: dict[str, Any] = {}
+    if isinstance(real, CellTable):
+        columns = {"control": real.control, "perturbation_key": real.perturbation_key}
     given: dict[str, Any] = {
-        "training": training, "protocol": protocol, "metrics": metrics, "perturbation_key": key, "name": name,
-        "seed": seed, "backed": backed, "progress": progress,
+        "training": training, "protocol": protocol, "metrics": metrics, "name": name, "seed": seed,
+        "predicted_key": predicted_key, "backed": backed, "progress": progress, **columns,
     }  # fmt: skip
     if against is None:
-        table = evaluate(predicted, real, control, **given)
+        table = evaluate(predicted, real, **given)
     else:
-        table = evaluate_against(predicted, against, real, control, against_name=against_name, **given)
+        table = evaluate_against(predicted, against, real, against_name=against_name, **given)
     rival = None if against is None else against_name
     summary = summarise(table, seed=seed)
+    files, text = {"scores.csv": table, "summary.csv": summary}, plain(summary)
+    if protocol == "vcc2026":
+        files["scaled.csv"] = scaled(table)
+        text += (
+            f"\non the scale of the challenge (0 mean response, 1 replicate):\n{plain(scaled_summary(table))}"
+        )
     out_dir = made(Path(out_dir))
-    for file, frame in (("scores.csv", table), ("summary.csv", summary)):
+    for file, frame in files.items():
         with written_whole(out_dir / file) as path:
             frame.to_csv(path, index=False)
     run = None if training is None or isinstance(training, pd.DataFrame) else training
     page = write(
         out_dir,
         table,
-        predicted,
-        real,
-        control,
-        run,
+        None if isinstance(predicted, Counts) else predicted,
+        None if isinstance(real, Counts) else real,
+        run=run,
         model=name,
         against=rival,
-        perturbation_key=key,
         provenance=provenance,
         seed=seed,
+        predicted_key=predicted_key,
         backed=backed,
+        **columns,
     )
     verdicts = [verdict(standings(table, name, seed, of), name) for of in dict.fromkeys((None, rival))]
     said = "\n".join(textwrap.fill(f"{one.sentence} {one.trained}".rstrip(), 100) for one in verdicts)
-    return Evaluation(page, f"{plain(summary)}\n{said}", table, summary)
+    return Evaluation(page, f"{text}\n{said}", table, summary)

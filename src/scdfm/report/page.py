@@ -34,6 +34,7 @@ class Page:
     facts: Sequence[tuple[str, str]]
     notes: Sequence[str]
     scores: ScoreTable
+    scaled: ScoreTable | None
     standings: Sequence[Standing]
     duel: Sequence[Standing]
     duel_verdict: Verdict | None
@@ -67,6 +68,11 @@ class Page:
             ("provenance", "Provenance", True), ("glossary", "Metrics", True),
         ]  # fmt: skip
         return [(anchor, name) for anchor, name, there in wanted if there]
+
+    @property
+    def mute(self) -> dict[str, str]:
+        """The metrics that cannot tell anything on this screen, and why."""
+        return {row.metric: row.mute for row in self.standings if row.mute}
 
     @property
     def glossary(self) -> list[tuple[str, str]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
-from scdfm.evaluation import BASELINES, PRIOR, differences, harm, position
+from scdfm.evaluation import PRIOR, calibration, differences, harm, position
+from scdfm.evaluation.summary import RIVALS
 from scdfm.report.table import decimals
 from scdfm.report.words import number
 
@@ -53,6 +54,7 @@ class Standing:
     mean paired difference, positive where the model is better; `position`: 0 worst acceptable, 1 ceiling;
     `harmed`: share of conditions where the model is worse than no change; `alone`: no other baseline has a value;
     `prior`: the gain over what the same run predicts before training, None where the table has no such row.
+    `resolved`: share of the metric's range that its positive control goes; `mute`: why the metric cannot tell here.
     `chosen`: `baseline` is another model that the reader named.
     """
 
@@ -69,6 +71,8 @@ class Standing:
     harmed: float = math.nan
     alone: bool = False
     prior: Gain | None = None
+    resolved: float = math.nan
+    mute: str = ""
     chosen: bool = False
 
     @property
@@ -93,16 +97,23 @@ def standings(table: pd.DataFrame, model: str, seed: int = 0, rival: str | None 
     placed = positions(table)
     ways = placed[placed["model"] == model].set_index("metric")["position"]
     trained = {} if rival is not None else _over_prior(table, model, seed)
+    calibrated = calibration(table, seed=seed).set_index("metric")
     stands = []
     for metric in table.loc[table["model"] == model, "metric"].unique():
         wide = table[table["metric"] == metric].pivot_table(
             index="condition", columns="model", values="value", sort=False, dropna=False
         )
         places = decimals(wide.mean())
+        tells: dict[str, Any] = {}
+        if metric in calibrated.index:
+            found = calibrated.loc[metric]
+            tells = {"resolved": float(found["resolved"]), "mute": str(found["reason"])}
         if metric not in against.index:
             own = wide[model].dropna()
             stands.append(
-                Standing(metric, places, own=float(own.mean()), n=len(own), prior=trained.get(metric))
+                Standing(
+                    metric, places, own=float(own.mean()), n=len(own), prior=trained.get(metric), **tells
+                )
             )
             continue
         row = against.loc[metric]
@@ -115,6 +126,7 @@ def standings(table: pd.DataFrame, model: str, seed: int = 0, rival: str | None 
                 harmed=float(shares.get(metric, math.nan)), alone=_rivals(wide) == 1,
                 prior=trained.get(metric),
                 chosen=rival is not None,
+                **tells,
             )
         )  # fmt: skip
     return stands
@@ -132,8 +144,8 @@ def _over_prior(table: pd.DataFrame, model: str, seed: int) -> dict[str, Gain]:
 
 
 def _rivals(wide: pd.DataFrame) -> int:
-    """Baselines with a value on some condition."""
-    return sum(bool(wide[name].notna().any()) for name in BASELINES if name in wide)
+    """Baselines with a value on some condition, the mean response of protocol vcc2026 among them."""
+    return sum(bool(wide[name].notna().any()) for name in RIVALS if name in wide)
 
 
 def positions(table: pd.DataFrame) -> pd.DataFrame:

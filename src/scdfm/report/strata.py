@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from scdfm.evaluation import stratified
+from scdfm.evaluation.vcc2026.score import ALL
 from scdfm.report.standing import Standing
 from scdfm.report.words import heading
 
@@ -59,7 +60,8 @@ def blocks(table: pd.DataFrame, model: str, stands: Sequence[Standing], seed: in
         "effect": "effect_size" in table.attrs,
         "cells": True,
     }
-    scored = {standing.metric: standing for standing in stands}
+    by_condition = set(table.loc[table["condition"] != ALL, "metric"])
+    scored = {standing.metric: standing for standing in stands if standing.metric in by_condition}
     shown = [scored[metric] for metric in SHOWN if metric in scored] or list(scored.values())[:5]
     return [
         Block(

@@ -10,9 +10,10 @@ import pandas as pd
 
 from scdfm.evaluation.ceiling import CEILING, DUPLICATE
 from scdfm.evaluation.metrics import NEUTRAL
-from scdfm.report.words import heading, higher_is_better, number
+from scdfm.evaluation.vcc2026.score import RESERVED, scaled
+from scdfm.report.words import heading, higher_is_better, number, title
 
-SEES_TEST_CELLS = (CEILING, DUPLICATE)
+SEES_TEST_CELLS = (CEILING, DUPLICATE, *RESERVED)
 """Models that are made of the real test cells: yardsticks, never candidates for best."""
 
 
@@ -70,6 +71,16 @@ def score_table(summary: pd.DataFrame, metrics: Sequence[str] | None = None) -> 
                 best=model in best and texts[str(model)] in winning,
             )
     return ScoreTable(models, metrics, cells, places)
+
+
+def scaled_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """The scaled scores of a table of protocol vcc2026 as a summary, under the titles of the metrics: more is better."""
+    found = scaled(table)
+    names = found["metric"].map(title)
+    return pd.DataFrame(
+        {"model": found["model"], "metric": names, "mean": found["scaled"], "low": math.nan, "high": math.nan,
+         "n": 1, "n_undefined": found["scaled"].isna().astype(int)}
+    )  # fmt: skip
 
 
 def decimals(values: pd.Series[float]) -> int:

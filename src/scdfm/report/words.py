@@ -14,11 +14,33 @@ TITLES: dict[str, str] = {
     "de_spearman": "DE Spearman",
     "pearson_delta_hat": "Pearson Δ\u0302",
     "pearson_delta_hat_20": "Pearson Δ\u0302₂₀",
+    "mse_weighted": "weighted MSE",
+    "pearson_delta_weighted": "weighted Pearson Δ",
+    "r2_delta_weighted": "weighted R² Δ",
+    "mse_corrected": "MSE less noise",
+    "pearson_delta_split": "Pearson Δ, split controls",
+    "ds_cosine": "DS cosine",
+    "centroid_accuracy": "centroid accuracy",
+    "transpose_rank": "transpose rank",
+    "de_recall": "DE recall",
+    "de_precision": "DE precision",
+    "de_direction": "DE direction",
     "energy": "energy distance",
     "mmd": "MMD²",
     "wasserstein": "Wasserstein",
     "variance_error": "variance error",
     "zero_fraction_error": "zero-fraction error",
+    "pds_cosine": "PDS cosine",
+    "expr_mse_unbiased_capped_norm": "expression error",
+    "de_wilcoxon_direction_fidelity_yield_raw": "direction fidelity",
+    "de_wilcoxon_direction_reach_raw": "direction reach",
+    "de_wilcoxon_sig_jaccard": "DE Jaccard",
+    "de_wilcoxon_lfc_nmae": "fold-change error",
+    "expr_mse_unbiased_capped": "error, numerator",
+    "expr_distance_unbiased": "error, denominator",
+    "expr_mse_unbiased": "error, uncapped",
+    "expr_real_mass_ratio": "mass ratio",
+    "avg_score": "score",
 }
 
 MEANINGS: dict[str, str] = {
@@ -34,11 +56,35 @@ MEANINGS: dict[str, str] = {
     "pearson_delta_hat": "Correlation over genes of what sets this condition apart from the average training "
     "perturbation. The average scores nothing here.",
     "pearson_delta_hat_20": "The same over the 20 genes that respond most.",
+    "mse_weighted": "Mean square of the difference, each gene weighed by how surely it responds.",
+    "pearson_delta_weighted": "Correlation of predicted and real shift, genes weighed likewise.",
+    "r2_delta_weighted": "Share of the weighted variance of the real shift that the predicted one explains; below 0 is "
+    "worse than its mean.",
+    "mse_corrected": "Mean square of the difference without what sampling noise adds to it; may be negative.",
+    "pearson_delta_split": "Pearson Δ where prediction and truth subtract different halves of the control cells. Controls "
+    "in common lift a correlation by their noise.",
+    "ds_cosine": "Share of the other conditions that point further away than the true one, no target gene counted; 0.5 is "
+    "chance.",
+    "centroid_accuracy": "Share of the other conditions whose real mean is farther from the prediction than its own.",
+    "transpose_rank": "Share of the other predictions that are farther from a condition's real mean than its own.",
+    "de_recall": "Share of the real responders (FDR < 0.05) that the predicted cells show too.",
+    "de_precision": "Share of the responders of the predicted cells that are real.",
+    "de_direction": "Share of the responders that both have in which both move the same way.",
     "energy": "Energy distance between predicted and real cells on principal components: whole populations, not means.",
     "mmd": "Squared maximum mean discrepancy between predicted and real cells on principal components.",
     "wasserstein": "1-Wasserstein distance of predicted and real cells, gene by gene, averaged.",
     "variance_error": "How far the spread of each gene over cells is missed.",
     "zero_fraction_error": "How far the share of cells without the gene is missed.",
+    "pds_cosine": "How close the predicted profile lies to its own condition among all, by the angle of shifts: 1 is "
+    "closest of all, 0.5 is chance. Target genes are left out.",
+    "expr_mse_unbiased_capped_norm": "Squared error of the profiles over the squared size of the real shifts, "
+    "sampling noise taken off both: 0 is perfect, 1 is no change. One number for all conditions.",
+    "de_wilcoxon_direction_fidelity_yield_raw": "Share of genes called with the right sign, of those called or those "
+    "there are to be called, whichever are more.",
+    "de_wilcoxon_direction_reach_raw": "How far down the prediction's ranking of the real responders nine signs in "
+    "ten stay right.",
+    "de_wilcoxon_sig_jaccard": "Overlap of the predicted and the real responding genes: shared over either.",
+    "de_wilcoxon_lfc_nmae": "Error of log fold changes over the real responders, as a share of their size; 1 is no change.",
 }
 
 PAPER_NOTE = (
@@ -55,6 +101,8 @@ MODELS: dict[str, str] = {
     "prior": "what the same run predicts before training, in closed form; what the model adds to it is what training added",
     "duplicate": "half of the real cells, with the training mean where a gene shows no response: a positive control",
     "ceiling": "half of the real cells predicts the others",
+    "mean response": "every condition has the mean profile of the real conditions themselves: the zero of the scale",
+    "replicate": "half of the real cells scored against the other, each with its own controls: the one of the scale",
 }
 
 

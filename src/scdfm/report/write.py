@@ -14,6 +14,7 @@ from scdfm.errors import DataError
 from scdfm.evaluation import summarise
 from scdfm.evaluation.alignment import Cells, align
 from scdfm.evaluation.summary import models_of
+from scdfm.evaluation.vcc2026.score import ALL
 from scdfm.files import write_text
 from scdfm.report import figures
 from scdfm.report.figures import Illustration
@@ -22,7 +23,7 @@ from scdfm.report.populations import Populations
 from scdfm.report.provenance import provenance as facts_of
 from scdfm.report.standing import headline, positions, standings
 from scdfm.report.strata import blocks
-from scdfm.report.table import score_table
+from scdfm.report.table import scaled_summary, score_table
 from scdfm.report.verdict import verdict
 from scdfm.report.words import PAPER_NOTE, count, higher_is_better, number, title
 
@@ -48,13 +49,14 @@ def write(
     subset: Mapping[str, str] | None = None,
     provenance: Mapping[str, Any] | None = None,
     seed: int = 0,
+    predicted_key: str | None = None,
     backed: bool | None = None,
 ) -> Path:
     """Write `report.html` and `figures/` into `out_dir` (made if need be); returns the path of the page.
 
     table: what `scdfm.evaluate` gave for `predicted` and `real` (long: model, condition, metric, value, n_cells).
-    predicted, real, control, perturbation_key, subset: as for `evaluate`. Without cells (None) the report holds
-        scores alone.
+    predicted, real, control, perturbation_key, predicted_key, subset: as for `evaluate`. Without cells (None) the
+        report holds scores alone.
     run: the run that predicted; adds training curves and its provenance.
     model: the one of `table` that the report is about; needed where the table holds several besides references.
     against: another model of `table` that it is compared with, pair by pair.
@@ -83,6 +85,7 @@ def write(
             subset=subset,
             conditions=scored,
             check_scale=False,
+            predicted_key=predicted_key,
             backed=backed,
         )
         populations = Populations.of(pair)
@@ -161,6 +164,7 @@ def compose(
             *_beyond(run, table.loc[table["model"] == model, "condition"]),
         ],
         scores=scores,
+        scaled=score_table(scaled_summary(table)) if table.attrs.get("protocol") == "vcc2026" else None,
         standings=stands,
         duel=duel,
         duel_verdict=verdict(duel, model) if duel else None,
@@ -227,7 +231,8 @@ def _close_ups(
 
 def _facts(table: pd.DataFrame, model: str, populations: Populations | None) -> Sequence[tuple[str, str]]:
     """The size of what was scored, in a line."""
-    n_conditions = table.loc[table["model"] == model, "condition"].nunique()
+    named = table.loc[table["model"] == model, "condition"]
+    n_conditions = named[named != ALL].nunique()
     facts = [count(n_conditions, "condition")]
     if populations is not None:
         n_real, n_predicted = (

@@ -13,20 +13,22 @@ from scdfm.data.conditions import CONTROL, SEPARATOR, covariates, number_text, p
 if TYPE_CHECKING:
     from scdfm.run.folder import Run
 
+TARGETS = "targets"
+"""Column of predicted cells with the targets of their condition, without dose, covariates and time."""
+
 
 def own_columns(run: Run, names: Sequence[str], n_cells: int, sources: pd.DataFrame) -> dict[str, Any]:
     """Columns of obs of `n_cells` cells for each of `names`; `sources` is obs of the control cell of each [N].
 
-    The perturbation key holds the condition's name; `<key>_label` the targets alone (`JQ1+TGF`). The dose and time keys
-    hold numbers, doses of several targets joined by `+`; covariates theirs. Columns that match controls, such as the
-    batch, hold the value of the control cell.
+    The perturbation key holds the condition's name, `targets` the targets alone (`JQ1+TGF`). The dose and time keys hold
+    numbers, different doses of several targets joined by `+`; covariates theirs. Columns that match controls, such as
+    the batch, hold the value of the control cell.
     """
     manifest = run.manifest
     key, design = manifest.perturbation_key, manifest.design
     labels = [SEPARATOR.join(targets(name)) or CONTROL for name in names]
     columns: dict[str, Any] = {
         key: pd.Categorical(np.repeat(names, n_cells), categories=list(names)),
-        f"{key}_label": _repeated(labels, n_cells),
         "source_control": sources.index.astype(str).to_numpy(dtype=object),
     }
     for covariate in manifest.conditions.covariates:
@@ -38,6 +40,7 @@ def own_columns(run: Run, names: Sequence[str], n_cells: int, sources: pd.DataFr
     for column in design.get("match_controls") or ():
         if column not in columns and column in sources.columns:
             columns[column] = pd.Categorical(sources[column].astype(str))
+    columns.setdefault(TARGETS, _repeated(labels, n_cells))
     return columns
 
 
@@ -69,12 +72,12 @@ def _repeated(values: Sequence[Any], n_cells: int) -> Any:
 
 
 def _dose(name: str) -> float | str:
-    """The dose of a single, doses of several targets in the order of the label; NaN where one is not known."""
+    """The dose of every target, or different ones in the order of the label; NaN where one is not known."""
     found = [one.dose for one in parse(name).perturbations]
     if not found or None in found:
         return float("nan")
     doses = [float(dose) for dose in found if dose is not None]
-    return doses[0] if len(doses) == 1 else SEPARATOR.join(map(number_text, doses))
+    return doses[0] if len(set(doses)) == 1 else SEPARATOR.join(map(number_text, doses))
 
 
 def _number(value: float | None) -> float:

@@ -21,7 +21,6 @@ import copy
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,21 +31,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from scdfm.config import Config
-from scdfm.data import CONTROL, CellTable, Split, Vocabulary, read_cells
-from scdfm.data.cells import cells_of
-from scdfm.data.conditions import canonical, control_of
-from scdfm.data.design import Design
+from scdfm.data import CellTable, Split, Vocabulary
+from scdfm.data.conditions import canonical, control_of, parse
 from scdfm.data.encoding import ConditionEncoder
 from scdfm.data.features import FeatureTable, Standardiser
-from scdfm.data.source import open_source
+from scdfm.data.naming import Naming
 from scdfm.data.split import UNKNOWN
 from scdfm.encoded import ConditionShape
-from scdfm.errors import RunError
+from scdfm.errors import RunError, ScdfmError
 from scdfm.files import written_whole
 from scdfm.model import VelocityField
 from scdfm.prior import EffectPrior, Spread
 from scdfm.prior.kernel import every_target
 from scdfm.run import checks
+from scdfm.run.controls import read_controls
 from scdfm.run.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -72,10 +70,6 @@ FILES = (WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, SPREAD, CONTROLS, COUNTS,
 """What the manifest keeps digests of."""
 
 
-UNLABELLED = "none"
-"""The column of a file whose cells are all control cells."""
-
-
 class Run:
     """A trained model with its provenance, read from a run folder by `Run.load(path)`."""
 
@@ -86,7 +80,7 @@ class Run:
     @classmethod
     def load(cls, path: str | Path) -> Run:
         """Open the run folder `path`; RunError when it is incomplete, damaged or of a newer version."""
-        path = Path(path)
+        path = Path(path).absolute()  # the working folder may change before a file is read
         if not path.is_dir():
             raise RunError(f"run folder {path} does not exist; give the --out folder of a fit")
         manifest = Manifest.load(path)
@@ -135,7 +129,7 @@ class Run:
         """What turns names of conditions into tensors, and knows which names the run can predict."""
         features = None
         if self.manifest.features is not None:
-            table, standardise = read_features(self.path / FEATURES, self.manifest)
+            table, standardise = read_features(self._file(FEATURES), self.manifest)
             features = standardise(table)
         return encoder_of(self.manifest, features)
 
@@ -146,7 +140,8 @@ class Run:
             raise RunError(
                 f"run {self.path} stores no means: it was converted without the data it was trained on"
             )
-        return checks.means_of(read_means(self.path / MEANS), self.genes, self.path / MEANS)
+        path = self._file(MEANS)
+        return checks.means_of(read_means(path), self.genes, path)
 
     @functools.cached_property
     def rates(self) -> torch.Tensor:
@@ -168,7 +163,7 @@ class Run:
         return self._prior(TRAINING_PRIOR) if TRAINING_PRIOR in self.manifest.digests else self.prior
 
     def _prior(self, name: str) -> EffectPrior:
-        prior = EffectPrior.load(self.path / name)
+        prior = EffectPrior.load(self._file(name))
         if list(prior.genes) != self.genes:
             raise RunError(
                 f"{self.path / name}: its genes are not the {len(self.genes)} genes of the run; {checks.REMEDY}"
@@ -196,7 +191,7 @@ class Run:
     @functools.cached_property
     def spread(self) -> Spread:
         """How training cells differ around the mean of their condition."""
-        return Spread.load(self.path / SPREAD, len(self.genes))
+        return Spread.load(self._file(SPREAD), len(self.genes))
 
     @functools.cached_property
     def count_law(self) -> CountLaw | None:
@@ -205,7 +200,8 @@ class Run:
 
         if COUNTS not in self.manifest.digests:
             return None
-        return CountLaw.of_tensors(read_tensors(self.path / COUNTS), len(self.genes), self.path / COUNTS)
+        path = self._file(COUNTS)
+        return CountLaw.of_tensors(read_tensors(path), len(self.genes), path)
 
     @property
     def log(self) -> pd.DataFrame:
@@ -218,11 +214,11 @@ class Run:
     def field(self) -> VelocityField:
         """The velocity field with the weights kept, in evaluation mode."""
         enabled = self.config.graph.enabled
-        graph = read_graph(self.path / GRAPH, len(self.vocabulary.tokens)) if enabled else None
+        graph = read_graph(self._file(GRAPH), len(self.vocabulary.tokens)) if enabled else None
         shape = self.encoder.shape(null=self.config.training.condition_dropout > 0)
         with torch.device("meta"):
             blank = build_field(self.config, self.vocabulary, None, shape)
-        path = self.path / WEIGHTS
+        path = self._file(WEIGHTS)
         weights = checks.fitting(read_tensors(path), blank, path)
         field = build_field(self.config, self.vocabulary, graph, shape)
         field.load_state_dict(weights)
@@ -235,7 +231,8 @@ class Run:
             raise RunError(
                 f"run {self.path} stores no control cells; give some with --controls (controls=...)"
             )
-        return read_controls(self.path / CONTROLS, self.manifest, control="control")
+        stored = {**Naming().to_dict(), "target_sum": None, "values": "log1p"}
+        return read_controls(self._file(CONTROLS), self.manifest, stored)
 
     def untrained(self) -> Run | None:
         """This run at step 0: a field that corrects nothing, so that `predict` gives what the prior expects, in closed
@@ -253,14 +250,41 @@ class Run:
         run.field = build_field(self.config, self.vocabulary, None, shape).eval()
         return run
 
-    def read_controls(self, controls: AnnData | str | Path, **about: Any) -> CellTable:
+    def read_controls(self, controls: AnnData | str | Path, **options: Any) -> CellTable:
         """Control cells of a file, to be given to `predict`.
 
-        about: `perturbation_key`, `control` and `target_sum` of this file; see `scdfm.run.predict.control_table`.
+        options: those of `read_cells` (perturbation_key, control, target_sum, ...) where the file was not written as the
+        one that was trained on. Raises DataError where its cells are not on the run's scale.
         """
         from scdfm.run.predict import control_table
 
-        return control_table(self, controls, **about)
+        return control_table(self, read_controls(controls, self.manifest, options))
+
+    def knows(self, name: str) -> bool:
+        """Whether every target and every covariate of the condition `name` is one that the run was trained on or has
+        features of."""
+        manifest = self.manifest
+        try:
+            condition = parse(manifest.naming.canonical(name))
+        except ScdfmError:
+            return False
+        targets = {*manifest.targets, *(manifest.features.names if manifest.features else ())}
+        values = manifest.conditions.covariates
+        return (
+            bool(condition.perturbations)
+            and all(one.target in targets for one in condition.perturbations)
+            and all(value in values.get(key, ()) for key, value in condition.covariates)
+        )
+
+    def _file(self, name: str) -> Path:
+        """A file of this run, which must still be the one that was there when it was loaded."""
+        path = checks.own_file(self.path, name)
+        if file_digest(path) != self.manifest.digests.get(name):
+            raise RunError(
+                f"run {self.path}: {name} is another file than when this run was loaded; load the folder anew "
+                "(Run.load), or fit into a folder of its own"
+            )
+        return path
 
     def predict(
         self,
@@ -371,26 +395,6 @@ def encoder_of(manifest: Manifest, features: FeatureTable | None) -> ConditionEn
         genes = manifest.panel if manifest.config.model.perturbation == "genes" else []
         known = {*manifest.targets, *genes}
     return ConditionEncoder(Vocabulary(tuple(manifest.vocabulary)), manifest.conditions, known, features)
-
-
-def read_controls(
-    cells: Any, manifest: Manifest, control: str | None = None, target_sum: Any = None, key: str | None = None
-) -> CellTable:
-    """Control cells of a file or an AnnData, with the covariates and matching columns of the run.
-
-    `control` and `key` are label and column of this file (None: the run's); with `key` "none" all cells are control cells.
-    """
-    design = {
-        "covariates": manifest.design.get("covariates", ()),
-        "match_controls": manifest.design.get("match_controls"),
-        "control_fallback": manifest.design.get("control_fallback", "error"),
-    }
-    name, label = key or manifest.perturbation_key, control or manifest.control
-    if key == UNLABELLED:
-        with open_source(cells) as source:
-            alone = replace(source, obs=source.obs.assign(**{UNLABELLED: CONTROL}))
-            return cells_of(alone, UNLABELLED, CONTROL, target_sum, design=Design(**design))
-    return read_cells(cells, name, label, target_sum, **design)
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

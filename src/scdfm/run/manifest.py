@@ -9,14 +9,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from scdfm.config import Config
 from scdfm.data import Scale, Split, Vocabulary, targets
 from scdfm.data.design import Design
 from scdfm.data.encoding import ConditionSchema
+from scdfm.data.naming import Naming
+from scdfm.declaration import Values
 from scdfm.errors import RunError
-from scdfm.files import write_json
+from scdfm.files import read_text, write_json
 from scdfm.prior.shrink import Shrinkage
 
 FORMAT = 7
@@ -44,6 +54,7 @@ class _Scale(_Record):
     target_sum: Annotated[float, Field(gt=0)] | None
     declared: Literal["log1p", "counts"]
     layer: str | None
+    values: Values | None = None
 
     @model_validator(mode="after")
     def _total(self) -> _Scale:
@@ -67,6 +78,7 @@ class _Design(BaseModel):
     time_key: str | None
     match_controls: list[str] | None
     control_fallback: str
+    dose_unit_key: str | None = None
 
 
 class Manifest(BaseModel):
@@ -87,6 +99,9 @@ class Manifest(BaseModel):
     scale: dict[str, Any]
     perturbation_key: str
     control: str
+    """The first of the labels of untreated cells."""
+    names: dict[str, Any] = {}
+    """How the file names genes and conditions."""
     design: dict[str, Any] = {}
     """Columns of obs that hold covariates, dose and time, and those that match controls."""
     conditions: ConditionSchema = ConditionSchema()
@@ -131,6 +146,13 @@ class Manifest(BaseModel):
             Design(**value)
         return value
 
+    @field_validator("names")
+    @classmethod
+    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if value:
+            TypeAdapter(Naming).validate_python(value, strict=False)
+        return value
+
     @field_validator("versions")
     @classmethod
     def _versions(cls, value: dict[str, str]) -> dict[str, str]:
@@ -155,10 +177,32 @@ class Manifest(BaseModel):
         return self
 
     @property
+    def naming(self) -> Naming:
+        """How the file that the run was fitted on names genes and conditions."""
+        return Naming(**self.names) if self.names else Naming((self.control,))
+
+    @property
     def identity(self) -> str:
         """sha256 of what decides a fit's numbers: equal where one fit continues another."""
         decides = self.model_dump_json(exclude={"data", "versions", "result", "shrinkage", "digests"})
         return hashlib.sha256(f"{decides}{self.data['digest']}".encode()).hexdigest()
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The options of `read_cells` that say what numbers are and what they become, as the run's cells were read."""
+        return {"target_sum": self.scale["target_sum"], "values": self.scale.get("values")}
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The options of `read_cells` that the run's cells were read with, but for the choice among them."""
+        said = {"perturbation_key": self.perturbation_key, "layer": self.scale["layer"], **self.numbers}
+        return said | self.naming.to_dict() | (self.design or Design().to_dict())
+
+    @property
+    def control_reading(self) -> dict[str, Any]:
+        """The options of `read_cells` for a file of control cells, which have no dose and time."""
+        without = dict.fromkeys(("layer", "dose_key", "time_key", "dose_unit_key"))
+        return self.reading | without
 
     def save(self, folder: Path) -> None:
         """Write the manifest into `folder`, whole or not at all."""
@@ -169,7 +213,7 @@ class Manifest(BaseModel):
         """Read and check the manifest of `folder`."""
         path = folder / NAME
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(read_text(path))
         except FileNotFoundError:
             raise RunError(
                 f"{folder} is not a run folder: {NAME} is missing; give the --out folder of a fit"

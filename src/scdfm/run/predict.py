@@ -15,16 +15,16 @@ import scipy.sparse as sp
 import torch
 from tqdm.auto import tqdm
 
-from scdfm.data import CONTROL, CellTable, canonical
+from scdfm.data import CONTROL, CellTable
 from scdfm.data.conditions import perturbation_of
-from scdfm.data.values import TargetSum
 from scdfm.errors import ConditionError, DataError
 from scdfm.flow import Noise, Start, generate
 from scdfm.prior import PriorStart
 from scdfm.run.columns import own_columns
+from scdfm.run.controls import read_controls
 from scdfm.run.counts import Counter
 from scdfm.run.extrapolation import extrapolated
-from scdfm.run.folder import CONTROLS, read_controls
+from scdfm.run.folder import CONTROLS
 from scdfm.run.scale import require_scale
 from scdfm.seeds import numpy_rng, torch_rng
 
@@ -105,7 +105,7 @@ def condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
         conditions = run.split.test
     if isinstance(conditions, str):
         conditions = [conditions]
-    names = list(dict.fromkeys(canonical(name, run.manifest.control) for name in conditions))
+    names = list(dict.fromkeys(run.manifest.naming.canonical(name) for name in conditions))
     if not names:
         raise ConditionError("no condition to predict: give at least one name, e.g. 'A' or 'A+B'")
     populations = run.manifest.control_populations
@@ -119,23 +119,11 @@ def condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
     return names
 
 
-def control_table(
-    run: Run,
-    controls: CellTable | ad.AnnData | str | Path,
-    *,
-    perturbation_key: str | None = None,
-    control: str | None = None,
-    target_sum: TargetSum = None,
-) -> CellTable:
-    """The control cells of `controls`, at the run's scale.
-
-    perturbation_key, control, target_sum: what the file holds, as in `read_cells`, where it differs from the file that was
-    trained on; with the key "none" all of its cells are control cells.
-    """
+def control_table(run: Run, controls: CellTable | ad.AnnData | str | Path) -> CellTable:
+    """The control cells of `controls`, which must be on the run's scale."""
     scale = run.manifest.scale
     if not isinstance(controls, CellTable):
-        total = scale["target_sum"] if scale["declared"] == "counts" and target_sum is None else target_sum
-        controls = read_controls(controls, run.manifest, control, total, perturbation_key)
+        controls = read_controls(controls, run.manifest)
     found = controls.scale.target_sum
     if None not in (found, scale["target_sum"]) and found != scale["target_sum"]:
         raise DataError(

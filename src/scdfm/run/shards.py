@@ -9,7 +9,6 @@ OUT                       .h5ad or .zarr, under its name only when it is complet
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,9 @@ import torch
 from tqdm.auto import tqdm
 
 from scdfm.data import CellTable
-from scdfm.data.source import READ_ERRORS, reason
+from scdfm.data.tables import READ_ERRORS, reason
 from scdfm.errors import DataError, RunError
-from scdfm.files import recorded_folder, require_place, written_whole
+from scdfm.files import flush, recorded_folder, require_place, written_whole
 from scdfm.processes import launched, together, wait_for_all
 from scdfm.run.columns import joined
 from scdfm.run.counts import Counter
@@ -199,7 +198,7 @@ def predict_to(
     labels of all predicted cells (some 200 bytes each). Raises DataError where `out` or its parts exist, or
     `resume` meets another request (RunError), and what `predict` raises.
     """
-    out, place = Path(out), launched()
+    out, place = Path(out).absolute(), launched()
     rank, world = (0, 1) if place is None else (place.rank, place.world)
     with together(not torch.cuda.is_available(), LONGEST_WAIT):
         if rank == 0:
@@ -314,8 +313,4 @@ def _remove(path: Path) -> None:
 def _flush(path: Path) -> None:
     """Have the disk hold a file, or all of a store."""
     for place in (path, *path.rglob("*")) if path.suffix == ".zarr" else (path,):
-        handle = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        flush(place)

@@ -19,7 +19,6 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from tqdm.auto import tqdm
 
-from scdfm.data.conditions import canonical
 from scdfm.errors import ConfigError, RunError
 from scdfm.screening.calibration import calibrating
 from scdfm.screening.correlation import Floats
@@ -121,9 +120,7 @@ class Candidates:
         if conditions is None:
             names = combinations(all_targets(ensemble.first) if targets is None else targets, order, setting)
         else:
-            names = list(
-                dict.fromkeys(canonical(name, ensemble.first.manifest.control) for name in conditions)
-            )
+            names = list(dict.fromkeys(ensemble.first.manifest.naming.canonical(name) for name in conditions))
         ensemble.check(names)
         table = ensemble.control_table(controls)
         cache = Screen.load(screen) if isinstance(screen, (str, Path)) else screen

@@ -77,7 +77,8 @@ def screen(
 
     Each condition draws from streams of its own: a screen killed and resumed, or shared, ends in the same bits on a CPU.
     """
-    job = Job.prepared(runs, Path(out), targets, order, conditions, setting, cells, propose, keep_cells, controls, seed,
+    folder = Path(out).absolute()  # the working folder may change before its files are read
+    job = Job.prepared(runs, folder, targets, order, conditions, setting, cells, propose, keep_cells, controls, seed,
                        resume, rank_by, shard)  # fmt: skip
     if say is not None:
         said = job.estimate()

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scdfm.data import canonical, read_cells
-from scdfm.data.cells import cells_of
+from scdfm.data.cells import cells_of, read_like
+from scdfm.data.naming import Naming
 from scdfm.data.source import open_source
 from scdfm.data.stored import in_memory, subset
 from scdfm.errors import DataError
@@ -73,16 +73,15 @@ def _table(source: str | Path | AnnData | CellTable, ensemble: Ensemble, conditi
     from scdfm.data import CellTable
 
     manifest = ensemble.first.manifest
-    scale = manifest.scale
-    total = scale["target_sum"] if scale["declared"] == "counts" else None
     if condition is not None:
-        table = source if isinstance(source, CellTable) else read_cells(
-            source, manifest.perturbation_key, manifest.control, total, **manifest.design
-        )  # fmt: skip
-        return table.select([canonical(condition, manifest.control)])
+        key = {"perturbation_key": manifest.perturbation_key}
+        options = key | manifest.numbers | manifest.design | manifest.naming.to_dict()
+        table = source if isinstance(source, CellTable) else read_like(source, options)
+        return table.select([manifest.naming.canonical(condition)])
     if isinstance(source, CellTable):
         return source
     # Every cell is one population here; cells_of checks values and genes, and wants a label to begin with.
     with open_source(source) as opened:
         one = pd.DataFrame({"population": "control"}, index=opened.obs.index.astype(str))
-        return cells_of(replace(opened, obs=one), "population", "control", total)
+        naming = Naming(genes=manifest.naming.genes)
+        return cells_of(replace(opened, obs=one), "population", naming, strict=False, **manifest.numbers)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from scdfm.data.conditions import CONTROL, COVARIATE_SIGN, SEPARATOR, canonical, parse
 from scdfm.errors import ConditionError
+from scdfm.files import read_text
 
 if TYPE_CHECKING:
     from scdfm.run import Run
@@ -66,7 +67,7 @@ def all_targets(run: Run) -> list[str]:
 def read_names(path: Path, what: str) -> list[str]:
     """The names in a text file, one a line; blank lines are left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConditionError(
             f"{what} {path} cannot be read ({error}); expected a text of one name a line"
@@ -83,7 +84,7 @@ def chosen(
     """The canonical names of a screen: `conditions` as given with their singles, or the combinations of `targets`."""
     if conditions is None:
         return combinations(all_targets(run) if targets is None else targets, order, setting)
-    names = [canonical(name, run.manifest.control) for name in conditions]
+    names = [run.manifest.naming.canonical(name) for name in conditions]
     if not names or not all(map(members, names)):
         raise ConditionError("conditions: expected perturbed ones to predict, e.g. 'A' or 'A+B'")
     singles = [single for name in names for single in members(name)]

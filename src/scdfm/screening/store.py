@@ -22,9 +22,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from scdfm.data.source import READ_ERRORS
+from scdfm.data.tables import READ_ERRORS
 from scdfm.errors import ConditionError, RunError
-from scdfm.files import written_whole
+from scdfm.files import read_text, written_whole
 from scdfm.screening.correlation import Floats
 from scdfm.screening.effect import Effect
 
@@ -130,9 +130,9 @@ class Screen:
     @classmethod
     def load(cls, path: str | Path) -> Screen:
         """Open the folder of a screen; RunError where it is none."""
-        path = Path(path)
+        path = Path(path).absolute()  # the working folder may change before its files are read
         try:
-            record = dict(json.loads((path / RECORD).read_text(encoding="utf-8")))
+            record = dict(json.loads(read_text(path / RECORD)))
             record["names"], record["genes"], record["shard"]
         except FileNotFoundError:
             raise RunError(
@@ -178,7 +178,7 @@ class Screen:
     @cached_property
     def calibration(self) -> dict[str, Any]:
         """How uncertainty was calibrated."""
-        return dict(json.loads((self.path / CALIBRATION).read_text(encoding="utf-8")))
+        return dict(json.loads(read_text(self.path / CALIBRATION)))
 
     @property
     def proposed(self) -> list[str]:

@@ -70,7 +70,7 @@ def fit(
     split = split or make_split(cells, config.split, seed=config.seed)
     split.check(cells.conditions)
     cells.require_cells((CONTROL, *split.train, *split.validation), at_least=config.training.min_cells)
-    out = Path(out)
+    out = Path(out).absolute()
     _require_shares(config, split)
     if seconds is not None:
         config = _budgeted(seconds, cells, split, config, features, out if resume else None)

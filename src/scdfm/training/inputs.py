@@ -70,6 +70,7 @@ def prepare(
         scale=cells.scale.to_dict(),
         perturbation_key=cells.perturbation_key,
         control=cells.control,
+        names=cells.naming.to_dict(),
         design=cells.design.to_dict(),
         conditions=ConditionSchema.of((*split.train, *controls)),
         control_populations=list(controls),

@@ -45,13 +45,17 @@ def require_memory(inputs: Inputs) -> None:
         blank = folder.build_field(config, inputs.vocabulary, None, shape)
     parameters = sum(parameter.numel() for parameter in blank.parameters())
     needed = 4 * COPIES * parameters
-    if needed > (there := memory()):
+    there = memory()
+    if there is not None and needed > there:
         raise ConfigError(
             f"a model of {parameters:,} parameters needs about {needed / 1e9:,.0f} GB to train, this machine has "
             f"{there / 1e9:,.0f} GB; choose a smaller model.width or model.layers"
         )
 
 
-def memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def memory() -> int | None:
+    """Bytes of memory of this machine; None where its system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # no such call, as on Windows, or no such name
+        return None

@@ -11,40 +11,39 @@ from scdfm.config import Config
 from scdfm.data.conditions import CONTROL, CONTROL_SPELLINGS, covariates, parse, targets
 from scdfm.data.design import Design
 from scdfm.data.inspection.columns import Guess
-from scdfm.data.inspection.values import Matrix
+from scdfm.data.kinds import Matrix
+from scdfm.data.naming import Naming
 from scdfm.data.splits import make_split
 from scdfm.errors import ScdfmError
-
-TARGET_SUM = "10000"
 
 
 def fit_line(
     file: str,
     perturbation: Guess,
+    naming: Naming,
     design: Design,
     matrix: Matrix,
     smiles: Guess | None,
-    names: Any,
+    sizes: Counter[str],
     drugs: bool,
 ) -> tuple[str, ...] | None:
     """The words of the command; options that are as by default are left out. None where nothing can be held out."""
     line = ["scdfm", "fit", file, "--out", "run"]
     if perturbation.column != "perturbation":
         line += ["--perturbation-key", perturbation.column]
-    if str(perturbation.value) not in CONTROL_SPELLINGS:
-        line += ["--control", str(perturbation.value)]
-    if matrix.layer is not None:
-        line += ["--layer", matrix.layer]
-    if matrix.kind == "counts":
-        line += ["--target-sum", TARGET_SUM]
+    line += naming_words(naming)
+    line += matrix.options or ()
+    if matrix.n_empty:
+        line += ["--min-genes", "1"]
     if design.covariates:
         line += ["--covariates", ",".join(design.covariates)]
     if design.dose_key:
         line += ["--dose-key", design.dose_key]
+    if design.dose_unit_key:
+        line += ["--dose-unit-key", design.dose_unit_key]
     if design.time_key:
         line += ["--time-key", design.time_key]
-    sizes = Counter(names.tolist())
-    sizes.pop(CONTROL, None)
+    sizes = Counter({name: size for name, size in sizes.items() if name != CONTROL})
     several = [name for name, size in sizes.items() if size > 1]
     if len(several) < len(sizes) / 2:
         line += ["--set", "training.min_cells=1"]
@@ -57,6 +56,16 @@ def fit_line(
         line += ["--features", f"smiles:{smiles.column}"]
     split = _split(sorted(sizes), design, smiles is not None, not drugs)
     return None if split is None else (*line, *split)
+
+
+def naming_words(naming: Naming) -> list[str]:
+    """The options that say how a file names genes and conditions."""
+    several = () if set(naming.control) <= CONTROL_SPELLINGS else naming.control
+    words = [word for label in several for word in ("--control", label)]
+    words += [word for label in naming.exclude for word in ("--exclude", label)]
+    words += [] if naming.separator is None else ["--separator", naming.separator]
+    words += [word for pattern in naming.guides for word in ("--guides", pattern)]
+    return words + ([] if naming.genes is None else ["--gene-column", naming.genes])
 
 
 def _split(conditions: list[str], design: Design, described: bool, genes: bool) -> list[str] | None:

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scdfm.data.conditions import CONTROL, canonical, perturbation_of, targets
-from scdfm.data.design import Design
-from scdfm.data.inspection import columns, pitfalls, values
-from scdfm.data.inspection.columns import Guess
+from scdfm.data import gene_names, kinds
+from scdfm.data.conditions import CONTROL, SEPARATOR, perturbation_of, targets
+from scdfm.data.design import Design, labels_of
+from scdfm.data.gene_names import read_genes
+from scdfm.data.inspection import columns, decisions, pitfalls
+from scdfm.data.inspection.columns import Candidate, Guess
 from scdfm.data.inspection.command import fit_line
+from scdfm.data.inspection.labels import Genes, frequencies
 from scdfm.data.labels import label_cells
+from scdfm.data.naming import MISSING, Naming
 from scdfm.data.source import Source, open_source
 from scdfm.errors import DataError, ScdfmError
 
@@ -31,14 +35,14 @@ class Inspection:
 
     `perturbation` is the likeliest column with its control label, `alternatives` the others; `targets` counts
     conditions by their number of targets; `cells_per_condition` is (fewest, median) of perturbed conditions; `drugs` says
-    that no target is a gene of the file.
+    that no target is a gene of the file; `decisions` say how names are read, and why.
     """
 
     file: str
     n_cells: int
     n_genes: int
-    matrices: tuple[values.Matrix, ...]
-    matrix: values.Matrix | None
+    matrices: tuple[kinds.Matrix, ...]
+    matrix: kinds.Matrix | None
     perturbation: Guess | None
     alternatives: tuple[Guess, ...] = ()
     covariates: tuple[Guess, ...] = ()
@@ -51,6 +55,7 @@ class Inspection:
     cells_per_condition: tuple[int, float] | None = None
     n_controls: int = 0
     drugs: bool = False
+    decisions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     pitfalls: tuple[str, ...] = ()
     command: tuple[str, ...] | None = None
@@ -70,10 +75,10 @@ def inspect(path: str | Path | AnnData) -> Inspection:
 
     Raises DataError where it is no file of cells at all; whatever else is odd stands in `pitfalls`.
     """
-    with open_source(path) as source:
-        if not len(source.obs) or not len(source.genes):
+    with open_source(path, columns.importance) as source:
+        if not source.n_cells or not len(source.genes):
             raise DataError(
-                f"{source.name} holds {len(source.obs)} cells × {len(source.genes)} genes; expected a screen of cells"
+                f"{source.name} holds {source.n_cells} cells × {len(source.genes)} genes; expected a screen of cells"
             )
         return _Inspector(source).inspection()
 
@@ -84,46 +89,59 @@ class _Inspector:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.obs = source.obs
-        self.notes: list[str] = []
+        self.decisions: list[str] = []
+        self.notes: list[str] = list(source.notes)
         self.pitfalls: list[str] = []
-        self.matrices = values.matrices(source)
-        self.matrix = values.chosen(self.matrices)
+        self.matrices = kinds.matrices(source)
+        self.matrix = kinds.chosen(self.matrices)
+        self.source = source.at(self.matrix.layer if self.matrix else None)
+        self.pitfalls.extend(pitfalls.matrix_pitfalls(self.matrices, self.matrix))
         if self.matrix is None:
             self.pitfalls.append(
-                "no matrix holds counts or log1p values, which scdfm reads; store the counts as X or as a layer"
+                "no matrix holds counts or anything that log1p values can be made of; store the counts as X or as a layer"
             )
 
     def inspection(self) -> Inspection:
         """Everything that is found."""
         source, matrix = self.source, self.matrix
-        density = matrix.density if matrix else 0.0
-        self.pitfalls.extend(pitfalls.file_pitfalls(source, density, matrix.layer if matrix else None))
-        guesses = columns.perturbation_guesses(self.obs)
+        spellings = gene_names.spellings(source)
+        found = columns.candidates(self.obs, spellings, source.counts)
+        column = found[0].meaning.naming.genes if found else None
+        density, layer = (matrix.density, matrix.layer) if matrix else (0.0, None)
+        self.pitfalls.extend(pitfalls.file_pitfalls(source, density, layer, column))
         common = (
             str(source.path or source.name),
-            len(self.obs),
+            source.n_cells,
             len(source.genes),
             tuple(self.matrices),
             matrix,
         )
-        if not guesses:
+        if not found:
             known = ", ".join(map(str, self.obs.columns)) or "none"
             self.pitfalls.append(
                 "no column of obs has a label of untreated cells such as control, DMSO or non-targeting "
                 f"(columns: {known}); give --perturbation-key and --control by hand"
             )
-            return Inspection(*common, None, pitfalls=tuple(self.pitfalls))
-        best = guesses[0]
-        found = self._design(best)
-        return Inspection(*common, best, tuple(guesses[1:]), **found)
+            return Inspection(*common, None, notes=tuple(self.notes), pitfalls=tuple(self.pitfalls))
+        best, others = found[0], found[1:]
+        labels = labels_of(self.obs, best.column, source.name)
+        self.decisions.extend(
+            decisions.decisions(best, others, spellings, self._frequencies(labels), self.obs)
+        )
+        alternatives = tuple(other.guess for other in others)
+        return Inspection(*common, best.guess, alternatives, **self._design(best, labels, spellings))
 
-    def _design(self, best: Guess) -> dict[str, Any]:
+    def _design(self, best: Candidate, labels: pd.Series, spellings: Genes) -> dict[str, Any]:
         """Columns beside the perturbation, the conditions they make, and the line."""
-        obs, control = self.obs, str(best.value)
-        labels = obs[best.column].astype(str)
-        untreated = labels.map({label: _is_control(label, control) for label in labels.unique()}).astype(bool)
-        twins = [c for c in map(str, obs.columns) if c != best.column and _same(obs[c], obs[best.column])]
-        taken = [best.column, *twins]
+        naming = best.meaning.naming
+        parts = [part.strip() for part in best.column.split(SEPARATOR)]
+        twins = [c for c in map(str, self.obs.columns) if c != best.column and _same(self.obs[c], labels)]
+        taken = [best.column, *parts, *twins]
+        gone = labels.fillna(MISSING).map({x: naming.excludes(x) for x in labels.fillna(MISSING).unique()})
+        if gone.any():
+            self.obs, labels = self.obs[~gone.to_numpy(bool)], labels[~gone.to_numpy(bool)]
+        obs = self.obs
+        untreated = labels.map({label: _is_control(label, naming) for label in labels.unique()}).astype(bool)
         covariates = columns.covariate_guesses(obs, untreated, taken)
         dose, dose_note = columns.number_guess(obs, columns.DOSE_NAMES, untreated, taken)
         time, time_note = columns.number_guess(obs, columns.TIME_NAMES, untreated, taken)
@@ -131,8 +149,9 @@ class _Inspector:
         self._note_groups(untreated, taken, covariates)
         smiles, smiles_note = columns.smiles_guess(obs, labels, untreated)
         self.pitfalls.extend([smiles_note] if smiles_note else [])
-        genes = [str(gene) for gene in self.source.genes]
-        self.pitfalls.extend(pitfalls.label_pitfalls(sorted(labels.unique()), control, list(genes)))
+        genes, aliases = self._genes(best, spellings)
+        self.pitfalls.extend(pitfalls.label_pitfalls(sorted(labels.unique()), naming, genes))
+        unit = columns.unit_guess(obs, dose.column, untreated) if dose else None
         found: dict[str, Any] = {
             "covariates": tuple(covariates), "dose": dose, "time": time, "smiles": smiles,
         }  # fmt: skip
@@ -140,22 +159,37 @@ class _Inspector:
             tuple(guess.column for guess in covariates),
             dose.column if dose else None,
             time.column if time else None,
+            dose_unit_key=unit.column if unit else None,
         )
         names = self._names(best, design)
         if names is not None:
             found["split_columns"] = tuple(columns.split_columns(obs, names, untreated))
-            found |= self._conditions(names, genes, smiles is not None)
-            if self.matrix is not None and not pd.Index(self.source.genes).duplicated().any():
+            found |= self._conditions(names, genes, smiles is not None, aliases)
+            if self.matrix is not None and (naming.genes or not pd.Index(genes).duplicated().any()):
                 found["command"] = self._line(best, design, smiles, names, found["drugs"])
-        return found | {"notes": tuple(self.notes), "pitfalls": tuple(self.pitfalls)}
+        said = {name: tuple(getattr(self, name)) for name in ("decisions", "notes", "pitfalls")}
+        return found | said
+
+    def _genes(self, best: Candidate, spellings: Genes) -> tuple[list[str], dict[str, str]]:
+        """The names of the genes, and their aliases among the targets."""
+        var = self.source.var
+        try:
+            genes = read_genes(self.source, best.meaning.naming.genes)
+        except DataError:  # names of the index that repeat, which are among the pitfalls
+            return [str(gene) for gene in self.source.genes], {}
+        self.decisions.extend(genes.notes)
+        if genes.columns is not None:
+            var = var.iloc[genes.columns]
+        return genes.names.tolist(), decisions.aliases(best, spellings, var, genes.names.tolist(), self.obs)
 
     def _line(
-        self, best: Guess, design: Design, smiles: Guess | None, names: Any, drugs: bool
+        self, best: Candidate, design: Design, smiles: Guess | None, names: Any, drugs: bool
     ) -> tuple[str, ...] | None:
         """The fit line, or a pitfall that says why there is none."""
         assert self.matrix is not None
         file = str(self.source.path or "DATA.h5ad")
-        line = fit_line(file, best, design, self.matrix, smiles, names, drugs)
+        sizes = self._sizes(names)
+        line = fit_line(file, best.guess, best.meaning.naming, design, self.matrix, smiles, sizes, drugs)
         if line is None:
             self.pitfalls.append(pitfalls.nothing_to_hold_out(drugs))
         return line
@@ -180,26 +214,48 @@ class _Inspector:
                     f"obs['{column}'] has controls in every value: --match-controls can take it"
                 )
 
-    def _names(self, best: Guess, design: Design) -> Any:
+    def _names(self, best: Candidate, design: Design) -> Any:
         """The condition of every cell, or None where the labels cannot be read as they are."""
         try:
             rows = np.arange(len(self.obs))
             return label_cells(
-                self.obs, rows, best.column, str(best.value), design, self.source.name, min_cells=1
+                self.obs,
+                rows,
+                best.column,
+                best.meaning.naming,
+                design,
+                self.source.name,
+                min_cells=1,
+                strict=False,
             ).names
         except ScdfmError as error:
             self.pitfalls.append(f"the labels cannot be read as they are: {error}")
             return None
 
-    def _conditions(self, names: Any, genes: Sequence[str], smiles: bool) -> dict[str, Any]:
+    def _frequencies(self, labels: pd.Series) -> Counter[str]:
+        return frequencies(labels, self.source.counts)
+
+    def _sizes(self, names: Any) -> Counter[str]:
+        """The number of cells of each of the `names` of the rows of obs."""
+        counts = self.source.counts
+        cells = np.ones(len(names), dtype=np.int64) if counts is None else counts.loc[self.obs.index]
+        sizes: Counter[str] = Counter()
+        for name, n in zip(names.tolist(), cells.tolist(), strict=True):
+            sizes[name] += n
+        return sizes
+
+    def _conditions(
+        self, names: Any, genes: Sequence[str], smiles: bool, aliases: dict[str, str]
+    ) -> dict[str, Any]:
         """Numbers of conditions and cells, and pitfalls of the targets."""
-        sizes = Counter(names.tolist())
+        sizes = self._sizes(names)
+        self.pitfalls.extend(pitfalls.size_pitfalls(sizes))
         n_controls = sizes.pop(CONTROL, 0)
         plain = sorted({perturbation_of(name) for name in sizes})
         every = {target for name in plain for target in targets(name)}
         drugs = smiles or not every & set(genes)
-        self.pitfalls.extend(pitfalls.size_pitfalls(names))
-        self.pitfalls.extend(pitfalls.target_pitfalls(plain, genes, drugs))
+        told = gene_names.elsewhere(self.source, every) if drugs and not smiles else None
+        self.pitfalls.extend([told] if told else pitfalls.target_pitfalls(plain, genes, drugs, aliases))
         return {
             "n_conditions": len(sizes),
             "targets": dict(sorted(Counter(len(targets(name)) for name in sizes).items())),
@@ -209,9 +265,9 @@ class _Inspector:
         }
 
 
-def _is_control(label: str, control: str) -> bool:
+def _is_control(label: str, naming: Naming) -> bool:
     try:
-        return canonical(label, control) == CONTROL
+        return not naming.parse(label).perturbations
     except ScdfmError:
         return False
 

@@ -12,7 +12,15 @@ _SIZES = {1: "singles", 2: "doubles", 3: "triples"}
 
 def text(found: Inspection) -> str:
     """What a file holds, what could go wrong, and the line that fits it."""
-    return "\n".join([*_holds(found), *_listed("notes", found.notes), *_pitfalls(found), *_line(found)])
+    return "\n".join(
+        [
+            *_holds(found),
+            *_listed("decided", found.decisions),
+            *_listed("notes", found.notes),
+            *_pitfalls(found),
+            *_line(found),
+        ]
+    )
 
 
 def _holds(found: Inspection) -> Iterator[str]:

@@ -1,0 +1,163 @@
+"""Which columns of a matrix are genes, and what they are called: by the index of var, or by one of its columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from scdfm.data.conditions import near
+from scdfm.data.source import Source
+from scdfm.errors import DataError
+
+FEATURE_TYPES: Final = ("feature_types", "feature_type")
+"""Columns of var in which 10x files say what a feature is."""
+GENE_EXPRESSION: Final = "Gene Expression"
+_VERSION: Final = re.compile(r"(?<=\d)\.\d+$")
+_WITHOUT_VERSION: Final = "take it off (adata.var_names = adata.var_names.str.split('.').str[0])"
+
+
+@dataclass(frozen=True)
+class Genes:
+    """A genes by `names` [A], at `columns` [A] of the matrix (None: all of them), and `notes` on what else there is."""
+
+    names: npt.NDArray[np.str_]
+    columns: npt.NDArray[np.int64] | None
+    notes: tuple[str, ...] = ()
+
+
+def read_genes(source: Source, column: str | None = None) -> Genes:
+    """The genes of a screen by the index of var, or by a `column` of it.
+
+    Features that var says are no genes (guides, antibodies: `feature_types`) are left out. A gene without a name in
+    `column` keeps that of the index; one whose name another has gets a suffix (`-1`, ...), as anndata's
+    var_names_make_unique gives. DataError where there are no genes, or where names of the index repeat.
+    """
+    if not len(source.genes):
+        raise DataError(f"{source.name} holds no genes; expected their names in var")
+    kept, note = measured(source.var)
+    names, said = source.genes, list[str]()
+    if column is not None:
+        names, said = _by_column(source, column, kept)
+    names = names[kept]
+    if (unnamed := np.char.strip(names) == "").any():
+        raise DataError(
+            f"{source.name}: {int(unnamed.sum())} genes have no name in var (first: column "
+            f"{int(np.flatnonzero(kept)[np.argmax(unnamed)])}); name or remove them"
+        )
+    repeated = pd.Index(names).duplicated()
+    if repeated.any():
+        raise DataError(
+            f"{source.name}: gene '{names[repeated][0]}' occurs more than once in var ({int(repeated.sum())} repeats); "
+            "expected unique names: make them so (AnnData.var_names_make_unique), or sum the repeats"
+        )
+    columns = None if kept.all() else np.flatnonzero(kept)
+    return Genes(names, columns, (*([note] if note else []), *said))
+
+
+def measured(var: pd.DataFrame) -> tuple[npt.NDArray[np.bool_], str | None]:
+    """Which rows of var are genes, and what the others are."""
+    for column in FEATURE_TYPES:
+        if column not in var.columns:
+            continue
+        kinds = var[column].astype(str).to_numpy()
+        genes = kinds == GENE_EXPRESSION
+        if genes.any() and not genes.all():
+            others = ", ".join(sorted(set(kinds[~genes])))
+            note = f"{int((~genes).sum())} features are left out: var['{column}'] says that they are no genes ({others})"
+            return genes, note
+    return np.ones(len(var), dtype=bool), None
+
+
+def spellings(source: Source) -> dict[str | None, frozenset[str]]:
+    """Names of the genes by the column of var that holds them, or None for the index: columns of mostly different texts."""
+    kept, _ = measured(source.var)
+    var = source.var.iloc[np.flatnonzero(kept)]
+    found: dict[str | None, frozenset[str]] = {None: frozenset(np.char.strip(source.genes[kept]).tolist())}
+    for column in map(str, var.columns):
+        values = var[column] if list(var.columns).count(column) == 1 else None
+        if values is None or pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+            continue
+        names = frozenset(values.dropna().astype(str).str.strip()) - {""}
+        if 2 * len(names) > len(var) and names != found[None]:
+            found[column] = names
+    return found
+
+
+def elsewhere(source: Source, targets: Collection[str]) -> str | None:
+    """How var spells most `targets` that are no names of its index, in words: in a column, without the version of Ensembl
+    ids, or in another case. None where the index names half of them, or nothing does."""
+    found = spellings(source)
+    shares = {column: len(names.intersection(targets)) for column, names in found.items()}
+    best = max(shares, key=lambda column: (shares[column], column is None))
+    if 2 * shares[None] >= len(targets):
+        return None
+    if best is not None and 2 * shares[best] >= len(targets):
+        return (
+            f"{shares[best]} of {len(targets)} targets are genes by var['{best}'], and {shares[None]} by the index of var, "
+            f"which names the genes: give --gene-column {best} (genes='{best}'), or nothing but their cells describes them"
+        )
+    plain = {_VERSION.sub("", name): name for name in sorted(found[None])}
+    cases = {name.lower(): name for name in sorted(found[None])}
+    for what, remedy, same in (
+        ("without the version that", _WITHOUT_VERSION, {target: plain.get(target) for target in targets}),
+        (
+            "in another case than",
+            "rename the labels",
+            {target: cases.get(target.lower()) for target in targets},
+        ),
+    ):
+        spelled = {target: name for target, name in sorted(same.items()) if name is not None}
+        if spelled and 2 * len(spelled) >= len(targets):
+            target, name = next(iter(spelled.items()))
+            return (
+                f"{len(spelled)} of {len(targets)} targets are genes of this file {what} var has ('{target}' is '{name}'): "
+                f"{remedy}, or nothing but their cells describes them"
+            )
+    return None
+
+
+def _by_column(
+    source: Source, column: str, kept: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.str_], list[str]]:
+    """The names in a column of var, unique among those `kept`, and what was done to make them so."""
+    if column not in source.var.columns:
+        known = [str(other) for other in source.var.columns]
+        raise DataError(
+            f"{source.name}: gene column '{column}' is not in var; its columns are {', '.join(known) or 'none'}"
+            f"{near(column, known)}"
+        )
+    if (repeats := list(source.var.columns).count(column)) > 1:
+        raise DataError(
+            f"{source.name}: var has {repeats} columns named '{column}', expected one; rename the others"
+        )
+    values = source.var[column]
+    texts = np.char.strip(np.asarray(values.astype(str), dtype=np.str_))
+    lacking = values.isna().to_numpy() | (texts == "")
+    names, notes = np.where(lacking, source.genes, texts), list[str]()
+    if (lacking & kept).any():
+        notes.append(
+            f"{int((lacking & kept).sum())} genes have no name in var['{column}'] and keep that of the index"
+        )
+    repeated = pd.Index(names[kept]).duplicated()
+    if repeated.any():
+        notes.append(
+            f"{int(repeated.sum())} genes have a name in var['{column}'] that another has (first: "
+            f"'{names[kept][repeated][0]}'); the first keeps it, the others get a suffix (-1, ...)"
+        )
+        names = names.astype(object)
+        names[kept] = unique_names(names[kept])
+    return np.asarray(names, dtype=np.str_), notes
+
+
+def unique_names(names: Sequence[str] | npt.NDArray[Any] | pd.Index) -> list[str]:
+    """The names, those that another has before them with a suffix (`-1`, ...)."""
+    from anndata.utils import make_index_unique
+
+    index = pd.Index(names, dtype=object)
+    return index.tolist() if index.is_unique else list(make_index_unique(index))

@@ -1,0 +1,223 @@
+"""What the labels of a column mean: which are control or name no perturbation, what joins targets, which are guides."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pandas as pd
+
+from scdfm.data.conditions import CONTROL_SPELLINGS, Perturbation, perturbation, split_setting, split_targets
+from scdfm.data.naming import GENE, MISSING, Naming
+from scdfm.data.recognise import looks_like_control, looks_unassigned, may_be_control
+from scdfm.errors import ConditionError
+
+SIGNS: Final = ("|", "__", ";", ",", "&", "_", ":", "/", "-")
+"""What joins targets in files where `+` does not, the surest first."""
+_MOST: Final = 0.8
+"""Share of labels that must fit a separator or a pattern of guides."""
+_BEFORE: Final = ("", "sg", "sg-", "sg_", "sgRNA_", "gRNA_", "g", "si", "sh")
+"""What may stand before the gene in the name of a guide."""
+_GUIDE: Final = re.compile(r"(?P<gene>.+?)(?P<sign>[-_.](?:sg|grna|sgrna|guide)[-_.]?)\d+", re.IGNORECASE)
+
+Genes = Mapping[str | None, frozenset[str]]
+"""Names of genes by the column of var that holds them; None is the index."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """The labels of a column as `naming` reads them, of which `targets` are those named, `measured` those that are genes.
+
+    `controls` and `unassigned` are labels as they stand in the file, the most frequent first.
+    """
+
+    naming: Naming
+    controls: tuple[str, ...]
+    unassigned: tuple[str, ...]
+    targets: frozenset[str]
+    measured: frozenset[str]
+    n_perturbed: int
+
+    @property
+    def genetic(self) -> bool:
+        """Whether most targets are genes of the file."""
+        return 2 * len(self.measured) >= len(self.targets)
+
+
+def frequencies(values: pd.Series, counts: pd.Series[int] | None = None) -> Counter[str]:
+    """Cells of each label, blanks around it dropped; missing ones as `nan`. counts: cells that each row stands for."""
+    cells = pd.Series(1, index=values.index) if counts is None else counts.loc[values.index]
+    lacking = values.isna().to_numpy()
+    found: Counter[str] = Counter({MISSING: missing} if (missing := int(cells[lacking].sum())) else {})
+    each: pd.Series[int] = (
+        cells[~lacking].groupby(values[~lacking].to_numpy(), observed=True, sort=False).sum()
+    )
+    for label, count in each.sort_values(ascending=False, kind="stable").items():
+        if count:
+            found[str(label).strip()] += int(count)
+    return found
+
+
+def meaning(found: Counter[str], genes: Genes, joined: bool = False) -> Meaning | None:
+    """What labels mean, by how they are spelled and which genes there are; None where none is of control cells.
+
+    joined: the labels are those of several columns, in which `None` says that there is no further target.
+    """
+    labels = [label for label, _ in found.most_common()]
+    names = frozenset().union(*genes.values())
+    untreated = [
+        label for label in labels if all(_is_absent(part, names, joined) for part in _whole(label, joined))
+    ]
+    if not untreated:
+        untreated = [label for label in labels if may_be_control(label) and label not in names]
+    unassigned = [
+        label for label in labels if looks_unassigned(label) and label not in untreated and label not in names
+    ]
+    perturbed = [label for label in labels if label not in {*untreated, *unassigned}]
+    if not untreated or not perturbed:
+        return None
+    sign = separator(perturbed, names)
+    signs = (sign, "+") if sign else ("+",)
+    absent = {part for label in untreated for part in _control_parts(label, signs)}
+    absent |= {part for part in _parts(perturbed, signs) if _is_absent(part, names, joined)}
+    parts = [part for part in _parts(perturbed, signs) if part not in absent]
+    bare = list(dict.fromkeys(perturbation(part).target for part in parts if part))
+    column, guides = _spelled(bare, genes)
+    words = {*labels, *_parts(labels, signs)}
+    naming = Naming(
+        patterns(sorted(absent, key=lambda text: (-found[text], text)), words - absent) or ("control",),
+        patterns(unassigned, words - set(unassigned)), sign, guides, column,
+    )  # fmt: skip
+    targets = {target.target for label in perturbed for target in _perturbations(naming, label)}
+    measured = targets & genes[column]
+    return Meaning(
+        naming, tuple(untreated), tuple(unassigned), frozenset(targets), frozenset(measured), len(perturbed)
+    )
+
+
+def separator(labels: Sequence[str], genes: Iterable[str]) -> str | None:
+    """What joins targets in `labels` beside `+`: a sign that splits nearly all labels that hold it into genes, other labels
+    and controls, and that no label which is a gene's name holds; None where nothing does."""
+    genes = set(genes)
+    known = genes | set(labels)
+    for sign in SIGNS:
+        holding = [label for label in labels if len(_split(label, (sign,))) > 1]
+        if not holding or any(label in genes for label in holding):
+            continue
+        beside = {
+            part
+            for label in holding
+            if any(map(looks_like_control, _split(label, (sign,))))
+            for part in _split(label, (sign,))
+        }
+        fits = [
+            label
+            for label in holding
+            if all(_is_part(part, known - {label}, genes, beside) for part in _split(label, (sign,)))
+        ]
+        if len(fits) >= _MOST * len(holding):
+            return sign
+    return None
+
+
+def patterns(texts: Sequence[str], others: Iterable[str], few: int = 3) -> tuple[str, ...]:
+    """The texts themselves where they are `few`, else patterns such as `NT-*` of those that begin alike and fit none of
+    the `others`."""
+    if len(texts) <= few:
+        return tuple(texts)
+    groups: dict[str, list[str]] = {}
+    for text in texts:
+        groups.setdefault(re.sub(r"\d.*", "", text, flags=re.DOTALL), []).append(text)
+    found: list[str] = []
+    for start, alike in groups.items():
+        fits = len(alike) > 1 and len(start) > 1 and not any(other.startswith(start) for other in others)
+        found += [f"{start}*"] if fits else alike
+    return tuple(found)
+
+
+def guide_patterns(parts: Sequence[str], genes: Iterable[str]) -> tuple[str, ...]:
+    """Patterns such as `GENE_sg*` by which nearly all `parts` that are no genes are guides of `genes`, each a gene's."""
+    known = set(genes)
+    unknown = [part for part in parts if part not in known]
+    made = Counter(pattern for part in unknown if (pattern := _pattern_of(part, known)) is not None)
+    found = tuple(pattern for pattern, count in made.most_common(3) if count >= 0.05 * len(unknown))
+    naming = Naming(guides=found)
+    pooled = {part: naming.plain(part) for part in parts}
+    right = sum(gene in known for part, gene in pooled.items() if part not in known)
+    changed = [part for part, gene in pooled.items() if part in known and gene != part]
+    return found if right >= _MOST * len(unknown) and not changed else ()
+
+
+def _spelled(parts: Sequence[str], genes: Genes) -> tuple[str | None, tuple[str, ...]]:
+    """The column of var that most parts are spelled as in (None: the index), and patterns of guides, if they are guides."""
+    best = max(genes, key=lambda column: (sum(part in genes[column] for part in parts), column is None))
+    if 2 * sum(part in genes[best] for part in parts) >= len(parts):
+        return best, ()
+    pooled = {column: guide_patterns(parts, names) for column, names in genes.items()}
+    by_guide = next((column for column, found in pooled.items() if found), None)
+    if pooled[by_guide]:
+        return by_guide, pooled[by_guide]
+    # Of targets that are no genes of the file, guides are those that say so themselves: X_sg1.
+    same = Counter(f"{GENE}{match['sign']}*" for part in parts if (match := _GUIDE.fullmatch(part)))
+    return best, tuple(name for name, n in same.most_common(1) if n >= _MOST * len(parts))
+
+
+def _pattern_of(part: str, genes: set[str]) -> str | None:
+    """The pattern of a guide of the longest gene that its name holds; None where it holds none."""
+    for before in _BEFORE:
+        rest = part.removeprefix(before)
+        if before and rest == part:
+            continue
+        gene = next((rest[:n] for n in range(len(rest), 1, -1) if rest[:n] in genes), None)
+        after = rest[len(gene) :] if gene else ""
+        if gene is None or not re.match(r"[-_.]|sg|g\d|$", after):
+            continue
+        if not after:
+            return f"{before}{GENE}"
+        start = re.match(r"\D*(?=\d)|[-_.]", after)
+        return f"{before}{GENE}{start[0] if start else after[0]}*"
+    return None
+
+
+def _split(label: str, signs: Sequence[str]) -> list[str]:
+    """The targets of a label; the whole where its brackets do not pair."""
+    try:
+        return split_targets(split_setting(label)[0], signs)
+    except ConditionError:
+        return [label]
+
+
+def _whole(label: str, joined: bool) -> list[str]:
+    return _split(label, ("+",)) if joined else [label]
+
+
+def _parts(labels: Iterable[str], signs: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(part for label in labels for part in _split(label, signs)))
+
+
+def _control_parts(label: str, signs: Sequence[str]) -> list[str]:
+    """The targets of a control label, `NT-1` and `NT-2` of `NT-1+NT-2`; the whole where they are none by themselves."""
+    parts = _split(label, signs)
+    return parts if all(map(looks_like_control, parts)) else [label]
+
+
+def _is_part(part: str, known: set[str], genes: set[str], beside: set[str]) -> bool:
+    """Whether a part of a label is a name: of a gene or its guide, of another label, or of control cells."""
+    if not part or part in known or part in beside or part in CONTROL_SPELLINGS:
+        return bool(part)
+    return looks_like_control(part) or _pattern_of(part, genes) is not None
+
+
+def _is_absent(part: str, genes: Iterable[str], joined: bool) -> bool:
+    alike = may_be_control(part) or looks_unassigned(part) if joined else looks_like_control(part)
+    return alike and (part not in genes or part.isalpha())
+
+
+def _perturbations(naming: Naming, label: str) -> tuple[Perturbation, ...]:
+    try:
+        return naming.parse(label).perturbations
+    except ConditionError:
+        return ()

@@ -1,0 +1,181 @@
+"""How a file names its genes and conditions, and its labels in scdfm's own words (`A+B`, `control`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Final
+
+from scdfm.data.conditions import (
+    CONTROL,
+    CONTROL_SPELLINGS,
+    SEPARATOR,
+    Condition,
+    parse,
+    perturbation,
+    split_setting,
+    split_targets,
+)
+from scdfm.errors import DataError
+
+MISSING: Final = "nan"
+"""What stands for a missing label in `exclude`."""
+GENE: Final = "GENE"
+"""What stands for the gene in a pattern of guides."""
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Words of a file: `genes`, the column of var that names genes, and what the labels of its cells mean.
+
+    control: labels of untreated cells; exclude: labels of cells that are left out (`nan` also stands for missing ones).
+        In both `*` stands for any text: `non-targeting_*`.
+    separator: what joins targets in labels, beside `+`.
+    guides: patterns of guide names, such as `GENE_sg*`, which are pooled to their genes.
+    """
+
+    control: tuple[str, ...] = (CONTROL,)
+    exclude: tuple[str, ...] = ()
+    separator: str | None = None
+    guides: tuple[str, ...] = ()
+    genes: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("control", "exclude", "guides"):
+            value = getattr(self, name)
+            texts = (value,) if isinstance(value, str) else tuple(value)
+            if not all(isinstance(text, str) and text.strip() for text in texts):
+                raise DataError(
+                    f"{name} {value!r}: expected labels that are not blank; leave it out, or name them"
+                )
+            object.__setattr__(self, name, tuple(text.strip() for text in texts))
+        if not self.control:
+            raise DataError("control: expected at least one label of untreated cells, found none; name it")
+        if self.separator is not None:
+            object.__setattr__(self, "separator", self.separator.strip())
+            if not self.separator or re.search(r"[\w@=()]", self.separator.replace("_", "")):
+                raise DataError(
+                    f"separator '{self.separator}': expected signs that join targets, such as |, __, _, ; or a comma; "
+                    "without it targets are joined by +"
+                )
+        for pattern in self.guides:
+            joins = [sign for sign in self.signs if sign in pattern]
+            if pattern.count(GENE) != 1 or pattern == GENE or joins:
+                inside = f"'{joins[0]}', which joins targets" if joins else f"'{pattern}'"
+                raise DataError(
+                    f"guides '{pattern}': expected {GENE} once and what else guides have in their names, such as "
+                    f"{GENE}_sg*, found {inside}"
+                )
+
+    @property
+    def signs(self) -> tuple[str, ...]:
+        """What joins targets, the longest first."""
+        return tuple(sorted(filter(None, {SEPARATOR, self.separator}), key=lambda sign: (-len(sign), sign)))
+
+    def parse(self, label: str) -> Condition:
+        """The condition that a label of the file stands for; ConditionError as of `conditions.parse`."""
+        return parse(self.plain(label))
+
+    def canonical(self, name: str) -> str:
+        """The canonical name of a condition that somebody asks for, in the words of the file or in scdfm's own."""
+        return str(parse(self.plain(name, pool=False)))
+
+    def plain(self, label: str, pool: bool = True) -> str:
+        """A label in scdfm's own words: targets joined by `+`, controls as `control`, guides as their genes.
+
+        pool: False leaves the names of guides as they are.
+        """
+        targets, setting = split_setting(label)
+        parts = split_targets(targets, self.signs)
+        untreated = [self._is_control(part) for part in parts]
+        # A pattern that takes a part alone, such as `NegCtrl*`, says nothing of a whole `NegCtrl0_AHR`.
+        if self._is_control(targets) and (all(untreated) or not any(untreated)):
+            return CONTROL + setting
+        genes = self._pooled(parts) if pool and self.guides else parts
+        names = [CONTROL if self._is_control(part) else part for part in genes]
+        return SEPARATOR.join(names) + setting
+
+    def excludes(self, label: str) -> bool:
+        """Whether cells of this label are left out."""
+        return bool(self._excluded.fullmatch(label.strip()))
+
+    def of_labels(self, labels: Sequence[str]) -> Naming:
+        """This naming for the labels of one file: `A,B` for control or exclude is two labels where no label is that."""
+        words = self._words(labels)
+        control, exclude = (
+            tuple(dict.fromkeys(part for text in texts for part in _listed(text, words)))
+            for texts in (self.control, self.exclude)
+        )
+        return replace(self, control=control, exclude=exclude)
+
+    def unmatched(self, name: str, labels: Sequence[str]) -> str | None:
+        """The first of `control` or `exclude` that no label, and no target of one, is spelled as."""
+        words = self._words(labels)
+        same = CONTROL_SPELLINGS if name == "control" and words & CONTROL_SPELLINGS else frozenset()
+        return next(
+            (text for text in getattr(self, name) if text not in same and not _matches(text, words)), None
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able mapping; `Naming(**mapping)` is its inverse."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
+
+    def _words(self, labels: Sequence[str]) -> set[str]:
+        """What labels may name a control by: the whole of them, the text of all their targets, and each target."""
+        found = {label.strip() for label in labels}
+        for label in labels:
+            targets, _ = split_setting(label)
+            found |= {targets, *split_targets(targets, self.signs)}
+        return found
+
+    def _is_control(self, text: str) -> bool:
+        return text in CONTROL_SPELLINGS or bool(self._untreated.fullmatch(text))
+
+    def _pooled(self, parts: Sequence[str]) -> list[str]:
+        """The gene of each guide, once where several guides hit one gene; other names as they are."""
+        return list(dict.fromkeys(map(self._gene, parts)))
+
+    def _gene(self, part: str) -> str:
+        one = perturbation(part)
+        found = next(filter(None, (pattern.fullmatch(one.target) for pattern in self._guides)), None)
+        if found is None or self._is_control(one.target):
+            return part
+        return str(replace(one, target=found["gene"]))
+
+    @cached_property
+    def _untreated(self) -> re.Pattern[str]:
+        return _pattern(self.control)
+
+    @cached_property
+    def _excluded(self) -> re.Pattern[str]:
+        return _pattern(self.exclude)
+
+    @cached_property
+    def _guides(self) -> list[re.Pattern[str]]:
+        """`*` in a guide's name is at least one sign."""
+        whole = (re.escape(text).replace(r"\*", ".+?").replace(GENE, "(?P<gene>.+)") for text in self.guides)
+        return [re.compile(text, re.DOTALL) for text in whole]
+
+
+def _pattern(texts: Iterable[str]) -> re.Pattern[str]:
+    """What matches one of the texts, in which `*` is any text."""
+    whole = [re.escape(text).replace(r"\*", ".*") for text in texts]
+    return re.compile("|".join(whole) or r"(?!)", re.DOTALL)
+
+
+def _matches(text: str, words: Iterable[str]) -> bool:
+    if "*" not in text:
+        return text in set(words)
+    pattern = _pattern([text])
+    return any(pattern.fullmatch(word) for word in words)
+
+
+def _listed(text: str, words: set[str]) -> list[str]:
+    """The labels of a text such as `NT-1,NT-2`; the text itself where it is a label or where a part is none."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    several = len(parts) > 1 and not _matches(text, words) and all(_matches(part, words) for part in parts)
+    return parts if several else [text]

@@ -1,0 +1,140 @@
+"""Does a ranking find the hits? What part of the true ones stands in the first 5, 10 and 20% of a ranked library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from scipy.stats import hypergeom
+
+from scdfm.data.conditions import CONTROL, near
+from scdfm.errors import ConfigError, DataError
+from scdfm.evaluation import baselines
+from scdfm.evaluation.alignment import Cells, Pair, align
+from scdfm.evaluation.pseudobulk import Floats, Moments, Population, control_moments, moments
+from scdfm.evaluation.trained import training_means
+
+SHARES: Final = (0.05, 0.1, 0.2)
+"""Parts of the ranked library that are looked at."""
+HITS: Final = 0.1
+"""Part of the library that counts as true hits."""
+FEWEST: Final = 20
+"""Conditions that a library must have: 5% of fewer is no condition."""
+CHANCE: Final = "chance"
+
+
+def hits(
+    predicted: Cells | None,
+    real: Cells,
+    control: str = CONTROL,
+    training: Any = None,
+    *,
+    perturbation_key: str | None = None,
+    name: str = "model",
+    subset: Mapping[str, str] | None = None,
+    conditions: Sequence[str] | None = None,
+    signature: Mapping[str, float] | None = None,
+    share_of_hits: float = HITS,
+    backed: bool | None = None,
+) -> pd.DataFrame:
+    """How many of the true hits stand at the top of a ranking by the prediction, by simple rules, and by chance.
+
+    The library is the scored conditions. It is ranked by `effect`, the squared mean shift from control without what
+    sampling noise adds, and with `signature` (gene -> weight) by the weighted sum of the shift. True hits are the
+    first `share_of_hits` of the real ranking. The other options are those of `evaluate`.
+
+    Columns: model, score, share, n_ranked (conditions in that share), n_hits, found, recall (of the hits), precision
+    (of the ranked) and p_chance, the probability that a random order finds as many. Row `chance`: what one finds on
+    average. Rules that rank nothing (no change, training mean) have no row; what a rule cannot predict it ranks last.
+    Raises ConfigError for fewer than 20 conditions.
+    """
+    if not 0 < share_of_hits < 1:
+        raise ConfigError(f"share_of_hits {share_of_hits:g}: expected a share between 0 and 1")
+    pair = align(
+        predicted, real, control=control, perturbation_key=perturbation_key, subset=subset, conditions=conditions,
+        backed=backed,
+    )  # fmt: skip
+    n = len(pair.conditions)
+    if n < FEWEST:
+        raise ConfigError(f"hits: {n} scored conditions, expected at least {FEWEST}: rank a larger library")
+    weights = None if signature is None else _weights(signature, pair.real.genes.tolist())
+    shifts = _shifts(pair, training, name)
+    rows = []
+    for score in ("effect", *(["signature"] if weights is not None else [])):
+        scores = {
+            model: _score(shift, noise, weights if score == "signature" else None)
+            for model, (shift, noise) in shifts.items()
+        }
+        true = _first(scores.pop("real"), max(1, round(share_of_hits * n)))
+        for model, values in scores.items():
+            if len(np.unique(values[np.isfinite(values)])) > 1:
+                rows += [_row(model, score, share, _first(values, _n(share, n)), true, n) for share in SHARES]
+        rows += [_chance(score, share, len(true), n) for share in SHARES]
+    columns = ["model", "score", "share", "n_ranked", "n_hits", "found", "recall", "precision", "p_chance"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _shifts(pair: Pair, training: Any, name: str) -> dict[str, tuple[Floats, Floats]]:
+    """Mean shifts [K, A] and their summed sampling variance [K] of `real`, the prediction, and the rules (0)."""
+    controls = control_moments(pair.real, pair.conditions)
+    found = {"real": _with_noise(pair.real, pair.conditions, controls)}
+    if pair.predicted is not None:
+        found[name] = _with_noise(pair.predicted, pair.conditions, controls)
+    all_controls = moments(pair.real, [CONTROL]).mean[0]
+    trained, _ = training_means(training, pair, all_controls)
+    for rule, mean in baselines.predictions(trained, pair.conditions).items():
+        if rule not in (baselines.NO_CHANGE, baselines.TRAINING_MEAN):
+            found[rule] = (mean - controls.mean, np.zeros(len(mean)))
+    return found
+
+
+def _with_noise(
+    population: Population, conditions: Sequence[str], controls: Moments
+) -> tuple[Floats, Floats]:
+    found = moments(population, conditions)
+    n = np.array([population.n_cells(c) for c in conditions])
+    return found.mean - controls.mean, found.variance.sum(axis=1) / np.maximum(n - 1, 1)
+
+
+def _score(shift: Floats, noise: Floats, weights: Floats | None) -> Floats:
+    return np.asarray(np.einsum("kg,kg->k", shift, shift) - noise if weights is None else shift @ weights)
+
+
+def _weights(signature: Mapping[str, float], genes: list[str]) -> Floats:
+    place = {gene: i for i, gene in enumerate(genes)}
+    weights = np.zeros(len(genes))
+    for gene, weight in signature.items():
+        if gene not in place:
+            raise DataError(
+                f"signature: gene '{gene}' is not among the {len(genes)} that prediction and real cells share"
+                f"{near(gene, genes)}; leave it out"
+            )
+        weights[place[gene]] = weight
+    if not weights.any():
+        raise ConfigError("signature: no gene has a weight; expected gene -> weight")
+    return weights
+
+
+def _n(share: float, n: int) -> int:
+    return max(1, round(share * n))
+
+
+def _first(values: Floats, n: int) -> set[int]:
+    """Places of the `n` largest values; what has none comes last."""
+    return set(np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")[:n].tolist())
+
+
+def _row(model: str, score: str, share: float, ranked: set[int], true: set[int], n: int) -> tuple[Any, ...]:
+    found = len(ranked & true)
+    p = float(hypergeom.sf(found - 1, n, len(true), len(ranked)))
+    return (
+        model, score, share, len(ranked), len(true), float(found), found / len(true), found / len(ranked), p,
+    )  # fmt: skip
+
+
+def _chance(score: str, share: float, n_hits: int, n: int) -> tuple[Any, ...]:
+    ranked = _n(share, n)
+    found = ranked * n_hits / n
+    return (CHANCE, score, share, ranked, n_hits, found, found / n_hits, found / ranked, float("nan"))

@@ -1,0 +1,172 @@
+"""The metrics of the Virtual Cell Challenge 2026, a prediction's side against the real one.
+
+Definitions: cell-eval2 0.20.0, preset vcc2026 (its metric specification); docs/evaluation.md repeats them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scdfm.data.conditions import targets
+from scdfm.evaluation.pseudobulk import Floats
+from scdfm.evaluation.vcc2026.side import PROFILE_TOTAL, Side, Tests
+
+PDS: Final = "pds_cosine"
+ERROR: Final = "expr_mse_unbiased_capped_norm"
+FIDELITY: Final = "de_wilcoxon_direction_fidelity_yield_raw"
+REACH: Final = "de_wilcoxon_direction_reach_raw"
+JACCARD: Final = "de_wilcoxon_sig_jaccard"
+FOLD_ERROR: Final = "de_wilcoxon_lfc_nmae"
+SCORED: Final = (PDS, ERROR, FIDELITY, REACH, JACCARD, FOLD_ERROR)
+"""The six metrics of the challenge."""
+NUMERATOR, DENOMINATOR = "expr_mse_unbiased_capped", "expr_distance_unbiased"
+DIAGNOSTICS: Final = (NUMERATOR, DENOMINATOR, "expr_mse_unbiased", "expr_real_mass_ratio")
+"""Parts of `expr_mse_unbiased_capped_norm`, and checks of it; not scored by themselves."""
+NAMES: Final = (*SCORED, *DIAGNOSTICS)
+
+PURITY: Final = 0.9
+"""Share of right directions that a ranking must keep (direction reach)."""
+GATE_GENES: Final = 10
+"""Real significant genes that a condition needs for the error of its fold changes."""
+
+
+def own_genes(conditions: Sequence[str], genes: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """The genes that a condition targets, [K, A]."""
+    place = {gene: i for i, gene in enumerate(genes.tolist())}
+    own = np.zeros((len(conditions), len(genes)), dtype=bool)
+    for k, condition in enumerate(conditions):
+        own[k, [place[target] for target in targets(condition) if target in place]] = True
+    return own
+
+
+def compared(predicted: Side, real: Side, genes: NDArray[np.str_]) -> dict[str, Floats]:
+    """Values [K] of every metric but the ratio of sums (`ratio`), K the conditions of `predicted`.
+
+    `real` may hold more conditions: a prediction is told apart from all of them.
+    """
+    at = np.array([real.conditions.index(name) for name in predicted.conditions])
+    own = own_genes(predicted.conditions, genes)
+    panel = own_genes(real.conditions, genes).any(axis=0)
+    values = {PDS: discrimination(predicted.shift[:, ~panel], real.shift[:, ~panel], at)}
+    values |= _expression(predicted, real, at, own)
+    return values | _directions(predicted.tests, real.tests, at, own, genes)
+
+
+def ratio(values: dict[str, Floats]) -> float:
+    """`expr_mse_unbiased_capped_norm`: Σ numerator / Σ denominator over conditions where both are finite.
+
+    NaN where the denominators do not sum to a positive number: the screen shows no effect at its depth.
+    """
+    above, below = values[NUMERATOR], values[DENOMINATOR]
+    both = np.isfinite(above) & np.isfinite(below)
+    total = float(below[both].sum())
+    return float(above[both].sum()) / total if total > 0 else float("nan")
+
+
+def discrimination(predicted: Floats, real: Floats, at: NDArray[np.int64]) -> Floats:
+    """1 − rank/(n − 1) [K] of the true condition `at` among the n of `real` by cosine distance; ties share their rank.
+
+    The distance to a shift without length is 1. NaN without a gene; 1 for a single condition.
+    """
+    if not real.shape[1]:
+        return np.full(len(predicted), np.nan)
+    if len(real) < 2:
+        return np.ones(len(predicted))
+    length = np.sqrt(np.einsum("ij,ij->i", predicted, predicted))[:, None] * np.sqrt(
+        np.einsum("ij,ij->i", real, real)
+    )
+    product = predicted @ real.T
+    distance = np.clip(1 - np.divide(product, length, out=np.zeros_like(product), where=length != 0), 0, 2)
+    true = distance[np.arange(len(at)), at][:, None]
+    rank = (distance < true).sum(axis=1) + ((distance == true).sum(axis=1) - 1) / 2
+    return np.asarray(1 - rank / (len(real) - 1))
+
+
+def _expression(
+    predicted: Side, real: Side, at: NDArray[np.int64], own: NDArray[np.bool_]
+) -> dict[str, Floats]:
+    """Squared errors and effects per gene, own targets left out, with their sampling error taken off."""
+    n_genes = (~own).sum(axis=1)
+    weight = np.divide(1.0, n_genes, out=np.zeros(len(own)), where=n_genes > 0)
+    error, effect = (
+        np.einsum("ij,ij->i", gap, gap)
+        for gap in (np.where(own, 0, predicted.profile - real.profile[at]), np.where(own, 0, real.shift[at]))
+    )
+    capped = np.minimum(predicted.correction, real.correction[at])
+    claim = float((capped * weight).sum())
+    if claim > 0:
+        capped = capped * min(1.0, spread(predicted.profile, own, weight) / claim)
+    noise, mass = real.correction[at], np.expm1(real.profile[at]).sum(axis=1) / PROFILE_TOTAL
+    values = {
+        NUMERATOR: (error - capped - noise) * weight,
+        DENOMINATOR: (effect - noise - real.control_correction) * weight,
+        "expr_mse_unbiased": (error - predicted.correction - noise) * weight,
+        "expr_real_mass_ratio": mass,
+    }
+    return {name: np.where(n_genes > 0, found, np.nan) for name, found in values.items()}
+
+
+def spread(profile: Floats, own: NDArray[np.bool_], weight: Floats) -> float:
+    """What of sampling error a prediction can have: the weighted sum of squares of its profiles about their mean.
+
+    Genes are those that at least two conditions keep (`own` are left out), each condition weighs `weight`.
+    """
+    w = weight[:, None] * ~own
+    whole, kept = w.sum(axis=0), (~own).sum(axis=0)
+    usable = (kept >= 2) & (whole > 0)
+    deviation = profile[:, usable] - profile[:, usable].mean(axis=0)
+    w, whole = w[:, usable], whole[usable]
+    squares = (w * deviation**2).sum(axis=0) - (w * deviation).sum(axis=0) ** 2 / whole
+    return float(np.maximum(squares, 0).sum())
+
+
+def _directions(
+    predicted: Tests, real: Tests, at: NDArray[np.int64], own: NDArray[np.bool_], genes: NDArray[np.str_]
+) -> dict[str, Floats]:
+    """Metrics of differential expression; a condition's own targets are left out where the real side tests them."""
+    own = own & real.kept
+    called, true = predicted.significant & ~own, real.significant[at] & ~own
+    fold = real.fold[at]
+    judged = predicted.kept & real.kept & ~own & (np.nan_to_num(fold) != 0)
+    right = judged & (np.sign(predicted.fold) == np.sign(fold))
+    n_true = true.sum(axis=1)
+    n_called = (called & judged).sum(axis=1)
+    either = (called | true).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        fidelity = (called & right).sum(axis=1) / np.maximum(n_called, n_true)
+        jaccard = np.where(either > 0, (called & true).sum(axis=1) / either, 1.0)
+    by_name = np.argsort(np.argsort(genes, kind="stable"), kind="stable")
+    reach = np.full(len(at), np.nan)
+    for k in np.flatnonzero(n_true):
+        pool = np.flatnonzero(true[k] & predicted.kept)
+        order = np.lexsort(
+            (
+                by_name[pool],
+                -np.abs(predicted.fold[k, pool]),
+                predicted.p_value[k, pool],
+                predicted.fdr[k, pool],
+            )
+        )
+        reach[k] = _deepest(judged[k, pool][order], right[k, pool][order]) / n_true[k]
+    errors = fold_errors(predicted.fold, fold, fold, true)
+    return {FIDELITY: fidelity, REACH: reach, JACCARD: jaccard, FOLD_ERROR: errors}
+
+
+def _deepest(judged: NDArray[np.bool_], right: NDArray[np.bool_]) -> int:
+    """The largest number of `judged` genes from the top of a ranking of which 90% are `right`; 0 without any."""
+    depth, good = np.cumsum(judged), np.cumsum(right)
+    pure = (depth > 0) & (good / np.maximum(depth, 1) >= PURITY)
+    return int(depth[pure].max(initial=0))
+
+
+def fold_errors(a: Floats, b: Floats, scale: Floats, true: NDArray[np.bool_]) -> Floats:
+    """Σ|a − b| / Σ|scale| over the `true` genes [K, A] -> [K]; NaN below ten of them. A fold change that a side
+    lacks is 0."""
+    gap = np.where(true, np.abs(np.nan_to_num(a) - np.nan_to_num(b)), 0).sum(axis=1)
+    size = np.where(true, np.abs(scale), 0).sum(axis=1)
+    usable = (true.sum(axis=1) >= GATE_GENES) & (size > 0)
+    return np.asarray(np.divide(gap, size, out=np.full(len(gap), np.nan), where=usable))

@@ -1,0 +1,255 @@
+"""A prediction's counts scored by the rules of the challenge, beside the two ends of its scale and simple rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from scdfm.data.conditions import CONTROL, canonical, near
+from scdfm.errors import ConditionError, ConfigError, DataError
+from scdfm.evaluation import baselines
+from scdfm.evaluation.baselines import Training
+from scdfm.evaluation.metrics import checked
+from scdfm.evaluation.pseudobulk import Floats
+from scdfm.evaluation.vcc2026.counts import Counts
+from scdfm.evaluation.vcc2026.emission import MEAN_RESPONSE, emitted, mean_response
+from scdfm.evaluation.vcc2026.metrics import ERROR, FOLD_ERROR, NAMES, SCORED, compared, own_genes, ratio
+from scdfm.evaluation.vcc2026.replicate import SPLITS, anchors, replicates, splittable
+from scdfm.evaluation.vcc2026.side import Side, profiles, side_of
+
+ALL: Final = "all"
+"""What stands for a condition where a metric is one number for all of them."""
+REPLICATE: Final = "replicate"
+AVERAGE: Final = "avg_score"
+RESERVED: Final = (MEAN_RESPONSE, REPLICATE)
+"""Models that stand for the ends of the scale."""
+
+
+def score(
+    predicted: Counts | None,
+    real: Counts,
+    *,
+    name: str,
+    training: Any = None,
+    metrics: Iterable[str] | None = None,
+    conditions: Sequence[str] | None = None,
+    references: bool = True,
+    ridge_penalty: float | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """The long table of `evaluate` by protocol vcc2026; the options are those of `evaluate`.
+
+    Models: `name`; with `references` also `mean response`, `replicate` (in the one row `all` of each metric) and
+    simple rules that have training conditions. `attrs["replicate"]` holds the anchor's spread over the splits.
+    """
+    asked = checked(metrics, NAMES)
+    predicted, real, notes = _same_genes(predicted, real)
+    scored, more = _scored(predicted, real, conditions)
+    notes += more
+    trained = _training(training, predicted, real, scored)
+    kept = {CONTROL, *scored}
+    panel = replace(
+        real, rows={c: real.rows[c] for c in kept}, order=tuple(c for c in real.order if c in kept)
+    )
+    if not own_genes(scored, real.genes).any():
+        notes.append("no scored condition is named after a gene of the table: no target gene is left out")
+    side = side_of(panel, panel.rows, scored)
+    values: dict[str, dict[str, Floats]] = {}
+    if predicted is not None:
+        values[name] = _submission(predicted, panel, side, scored)
+    spread: dict[str, dict[str, float]] = {}
+    if references or predicted is None:
+        values[MEAN_RESPONSE] = _submission(mean_response(panel, seed), panel, side, scored)
+        values |= _rules(real, panel, side, trained, ridge_penalty, seed)
+        if splittable(panel):
+            found = anchors(replicates(panel, side, seed, progress)).set_index("metric")
+            spread = found.to_dict(orient="index")  # type: ignore[assignment]
+        else:
+            notes.append("no replicate: control and some condition need two cells to be halved")
+    table = _table(values, spread, asked, panel, scored)
+    table.attrs = {
+        "protocol": "vcc2026",
+        "notes": notes,
+        "training_conditions": list(trained),
+        "effect_size": dict(zip(scored, np.linalg.norm(side.shift, axis=1).tolist(), strict=True)),
+        "replicate": spread,
+        "provenance": {
+            "n_genes": len(real.genes),
+            "n_tested_genes": int(side.tests.kept.sum()),
+            "seed": seed,
+            "splits": SPLITS,
+            "release": "definitions of cell-eval2 0.20.0, preset vcc2026",
+            "versions": {library: version(library) for library in ("numpy", "scipy", "illico")},
+        },
+    }
+    return table
+
+
+def _same_genes(predicted: Counts | None, real: Counts) -> tuple[Counts | None, Counts, list[str]]:
+    """Both over the genes they share, in the order of the real ones, and what was left out."""
+    if predicted is None:
+        return None, real, []
+    theirs = set(predicted.genes.tolist())
+    common = [gene for gene in real.genes.tolist() if gene in theirs]
+    if len(common) < 2:
+        raise DataError(
+            f"prediction and real cells share {len(common)} gene names, expected at least 2 (prediction: "
+            f"{predicted.genes[0]}; real: {real.genes[0]}); use the same kind of names in both"
+        )
+    notes = []
+    if len(common) < max(len(theirs), len(real.genes)):
+        notes.append(
+            f"scored on the {len(common)} genes that both have ({len(theirs)} predicted, {len(real.genes)} real): "
+            "depth and counts per million are those of these genes; the challenge itself wants the same genes in both"
+        )
+    return predicted.restricted(common), real.restricted(common), notes
+
+
+def _scored(
+    predicted: Counts | None, real: Counts, asked: Sequence[str] | None
+) -> tuple[tuple[str, ...], list[str]]:
+    measured = real.conditions
+    claimed = measured if predicted is None else predicted.conditions
+    found = tuple(c for c in claimed if c in set(measured))
+    if not found:
+        raise ConditionError(
+            f"prediction and real cells share no condition (prediction: {', '.join(claimed[:5]) or 'none'}; real: "
+            f"{', '.join(measured[:5]) or 'none'}); expected the same names: check perturbation_key and control"
+        )
+    if asked is not None:
+        wanted = tuple(dict.fromkeys(canonical(c) for c in asked))
+        for c in wanted:
+            if c not in found:
+                lacking = "predicted" if c in measured else "measured"
+                raise ConditionError(
+                    f"condition '{c}' is not {lacking}{near(c, found)}; leave it out of conditions"
+                )
+        if not wanted:
+            raise ConditionError("conditions is empty; name at least one, or leave it out to score all")
+        found = tuple(sorted(wanted))
+    notes = []
+    unmeasured = len(claimed) - len(set(claimed) & set(measured))
+    if unmeasured:
+        notes.append(f"{unmeasured} predicted conditions are not measured and not scored")
+    if len(found) < len(measured) and predicted is not None:
+        notes.append(
+            f"{len(found)} of {len(measured)} measured conditions are scored: a prediction is told apart from these alone"
+        )
+    return found, notes
+
+
+def _training(
+    training: Any, predicted: Counts | None, real: Counts, scored: Sequence[str]
+) -> tuple[str, ...]:
+    """Conditions whose real counts simple rules may use: those of `training`, or those not predicted."""
+    if training is None:
+        taken = set(scored) | (set(predicted.conditions) if predicted else set())
+        return tuple(c for c in real.conditions if c not in taken)
+    table = training if isinstance(training, pd.DataFrame) else getattr(training, "means", None)
+    if not isinstance(table, pd.DataFrame):
+        raise ConfigError(
+            f"training: expected None, a Run or a table of means (conditions × genes), found {type(training).__name__}"
+        )
+    names = {canonical(str(label)) for label in table.index}
+    return tuple(c for c in real.conditions if c in names and c not in set(scored))
+
+
+def _submission(predicted: Counts, panel: Counts, real: Side, scored: Sequence[str]) -> dict[str, Floats]:
+    """Values [K] over `scored` of every metric, NaN for conditions that are not predicted; of the ratio [1]."""
+    names = [c for c in scored if c in predicted.rows]
+    side = side_of(predicted, predicted.rows, names, (panel, panel.rows[CONTROL]))
+    found = compared(side, real, panel.genes)
+    at = [list(scored).index(c) for c in names]
+    values: dict[str, Floats] = {ERROR: np.array([ratio(found)])}
+    for metric, value in found.items():
+        values[metric] = np.full(len(scored), np.nan)
+        values[metric][at] = value
+    return values
+
+
+def _rules(
+    counts: Counts, panel: Counts, real: Side, trained: Sequence[str], penalty: float | None, seed: int
+) -> dict[str, dict[str, Floats]]:
+    """Values of the simple rules, which predict profiles, each emitted as cells (`emitted`)."""
+    sums = np.array([counts.sums(counts.rows[c])[0] for c in trained]).reshape(
+        len(trained), len(counts.genes)
+    )
+    training = Training(tuple(trained), profiles(sums), real.control_profile, tuple(counts.genes.tolist()))
+    values = {}
+    for rule, means in baselines.predictions(training, real.conditions, penalty).items():
+        known = zip(real.conditions, means, strict=True)
+        profile = {condition: mean for condition, mean in known if np.isfinite(mean).all()}
+        if profile:
+            values[rule] = _submission(emitted(panel, real, profile, seed), panel, real, real.conditions)
+    return values
+
+
+def _table(
+    values: Mapping[str, Mapping[str, Floats]],
+    spread: Mapping[str, Mapping[str, float]],
+    asked: Sequence[str],
+    panel: Counts,
+    scored: Sequence[str],
+) -> pd.DataFrame:
+    cells = [len(panel.rows[c]) for c in scored]
+    rows = []
+    for model, found in values.items():
+        for metric in asked:
+            if metric == ERROR:
+                rows.append((model, ALL, metric, float(found[metric][0]), sum(cells)))
+            else:
+                rows += [
+                    (model, c, metric, float(value), n)
+                    for c, value, n in zip(scored, found[metric], cells, strict=True)
+                ]
+    rows += [
+        (REPLICATE, ALL, metric, float(spread[metric]["replicate"]), sum(cells))
+        for metric in asked
+        if metric in spread
+    ]
+    return pd.DataFrame(rows, columns=["model", "condition", "metric", "value", "n_cells"])
+
+
+def scaled(table: pd.DataFrame) -> pd.DataFrame:
+    """The scaled scores of a table of protocol vcc2026: 0 is the mean response, 1 a repeat of the experiment.
+
+    Columns model, metric, value (mean over conditions), n (conditions with a value), baseline, replicate, scaled. A
+    row `avg_score` of each model holds the mean of the six. The expression error is cut to 0 to 1 and the error of
+    fold changes at −6, as in the challenge. NaN where the replicate is no better than the mean response.
+    """
+    if table.attrs.get("protocol") != "vcc2026":
+        raise DataError(
+            "table of scores: expected one of protocol vcc2026; give what evaluate(..., protocol='vcc2026') returned"
+        )
+    values = table.groupby(["model", "metric"], sort=False)["value"]
+    mean, count = values.mean(), values.count()
+    rows = []
+    for model in dict.fromkeys(table["model"]):
+        if model == REPLICATE:
+            continue
+        parts = []
+        for metric in SCORED:
+            ends = [mean.get((end, metric), np.nan) for end in (MEAN_RESPONSE, REPLICATE)]
+            value = mean.get((model, metric), np.nan)
+            parts.append(_on_scale(metric, float(value), float(ends[0]), float(ends[1])))
+            rows.append((model, metric, value, int(count.get((model, metric), 0)), *ends, parts[-1]))
+        rows.append((model, AVERAGE, np.nan, len(parts), np.nan, np.nan, float(np.mean(parts))))
+    columns = ["model", "metric", "value", "n", "baseline", "replicate", "scaled"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _on_scale(metric: str, value: float, baseline: float, replicate: float) -> float:
+    lower = metric in (ERROR, FOLD_ERROR)
+    room = (baseline - replicate) if lower else (replicate - baseline)
+    if not room > 0:
+        return float("nan")
+    found = ((baseline - value) if lower else (value - baseline)) / room
+    if metric == ERROR:
+        return float(np.clip(found, 0, 1))
+    return max(found, -6.0) if metric == FOLD_ERROR else found
