@@ -12,8 +12,10 @@ from scipy.stats import mannwhitneyu
 from scdfm.data import CellTable, read_cells
 from scdfm.evaluation import evaluate
 from scdfm.evaluation.alignment import align
+from scdfm.evaluation.controls import halved_controls
 from scdfm.evaluation.expression import against_control
 from scdfm.evaluation.pseudobulk import control_moments
+from scdfm.evaluation.responders import _beside_control
 
 GENES = 60
 SIZES = {
@@ -122,3 +124,30 @@ def test_batches_without_controls_take_all_of_them(cells: ad.AnnData) -> None:
     table = read_cells(some, match_controls=["batch"], control_fallback="all")
     np.testing.assert_allclose(table.control_mean("NULL"), mean(cells, "control", "A"), rtol=1e-6)
     assert table.control_shares("NULL").sum() == pytest.approx(1)
+
+
+def test_halves_of_control_cells_keep_the_shares_of_batches(matched: CellTable) -> None:
+    real = align(None, matched).real
+    batch = matched.obs["batch"].to_numpy()
+    first, second = halved_controls(real, 0)
+    assert not set(first.control_rows("NULL")) & set(second.control_rows("NULL"))
+    for half in (first, second):
+        rows, shares = half.control_rows("NULL"), half.shares["NULL"]
+        assert shares[batch[rows] == "A"].sum() == pytest.approx(100 / 120)
+        assert [len(one.controls) for one in half.strata["NULL"]] == [75, 75]
+    assert len(set(first.control_rows("NULL")) | set(second.control_rows("NULL"))) == 300
+
+
+def test_cells_without_an_effect_show_no_responders(cells: ad.AnnData, matched: CellTable) -> None:
+    """Predicted cells in the batches of the real ones, and their halves: neither takes a batch for an effect."""
+    predicted = cells[(cells.obs["perturbation"] != "control").to_numpy()].copy()
+    pair = align(predicted, matched)
+    claim = against_control(_beside_control(pair, 0), pair.conditions, "control")
+    found = dict(zip(pair.conditions, (claim.fdr < 0.05).sum(axis=1), strict=True))
+    assert found["NULL"] <= 2
+    assert found["T"] >= 8
+    scores = evaluate(predicted, matched, metrics=("de_recall", "de_precision", "pearson_delta_split"))
+    scores = scores.set_index(["model", "condition", "metric"])["value"]
+    assert scores["model", "T", "de_recall"] > 0.8
+    assert scores["ceiling", "T", "de_recall"] > 0.5
+    assert scores["model", "T", "pearson_delta_split"] > 0.8

@@ -47,7 +47,10 @@ def given(screen, change):
 
 CHANGES = {
     "another total": (lambda X: np.log1p(3 * np.expm1(X)), "counts multiplied by about 0.3"),
-    "base 2, smoothed": (lambda X: (X + 0.01 * (X > 0)) / np.log(2), r"values taken as log2\(1 \+ x\)"),
+    "base 2, corrected": (
+        lambda X: X * np.linspace(0.95, 1.05, len(X))[:, None] / np.log(2),
+        r"values taken as log2\(1 \+ x\)",
+    ),
 }
 
 

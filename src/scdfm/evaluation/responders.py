@@ -66,7 +66,11 @@ def _share(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> Floats:
 
 
 def _beside_control(pair: Pair, seed: int) -> Population:
-    """The predicted cells with the real control cells of each condition, all together: predicted cells are of no batch."""
+    """The predicted cells with the real control cells of each condition.
+
+    Predicted cells are of no batch. So of a condition in several batches each batch's control cells are thinned until
+    they stand as its real cells do.
+    """
     predicted, real = pair.predicted, pair.real
     assert predicted is not None
     rows: dict[str, Rows] = {}
@@ -75,15 +79,28 @@ def _beside_control(pair: Pair, seed: int) -> Population:
         if len(drawn) > limit:
             drawn = np.sort(numpy_rng(seed, "responders", condition).choice(drawn, limit, replace=False))
         rows[condition] = drawn
-    used = np.unique(np.concatenate([real.rows[CONTROL], *(real.control_rows(c) for c in pair.conditions)]))
+    own = {c: _standing(real, c, seed) for c in pair.conditions}
+    used = np.unique(np.concatenate([real.rows[CONTROL], *own.values()]))
     n = predicted.X.shape[0]
 
     def placed(found: Rows) -> Rows:
         return n + np.searchsorted(used, found)
 
-    matched = {c: placed(real.control_rows(c)) for c in pair.conditions} if real.matched else {}
+    matched = {c: placed(found) for c, found in own.items()} if real.matched else {}
     rows[CONTROL] = placed(real.rows[CONTROL])
     return Population(stacked(predicted.X, subset(real.X, used)), real.genes, rows, matched)
+
+
+def _standing(real: Population, condition: str, seed: int) -> Rows:
+    """Rows of control cells of `condition`, in the shares of batches that its own cells have."""
+    strata = real.strata.get(condition)
+    if strata is None:
+        return real.control_rows(condition)
+    share = min(len(one.controls) / len(one.rows) for one in strata)
+    rng = numpy_rng(seed, "responders", "matched", condition)
+    numbers = [max(1, int(share * len(one.rows))) for one in strata]
+    chosen = [rng.choice(one.controls, n, replace=False) for one, n in zip(strata, numbers, strict=True)]
+    return np.unique(np.concatenate(chosen))
 
 
 def _within(strata: tuple[Stratum, ...], rows: Rows) -> tuple[Stratum, ...]:
