@@ -50,7 +50,21 @@ def test_the_difference_is_paired_and_has_a_sign(table):
 def test_what_cannot_be_compared_is_refused(screen, noisy, cells_as, held_out):
     with pytest.raises(ConfigError, match="name 'model' is that of both"):
         evaluate_against(noisy, noisy, screen, against_name="model")
+    with pytest.raises(ConfigError, match="vcc2026 compares no two predictions at once"):
+        evaluate_against(noisy, noisy, screen, protocol="vcc2026")
     other = next(c for c in screen.conditions if "+" in c and c not in held_out)
     elsewhere = cells_as(screen, screen.rows(other), [other] * screen.n_cells(other))
     with pytest.raises(ConditionError, match="model and other share no measured condition"):
         evaluate_against(noisy, elsewhere, screen)
+
+
+def test_both_may_name_their_conditions_in_another_column(screen, noisy, worse, table):
+    moved = []
+    for cells in (noisy, worse):
+        cells = cells.copy()
+        cells.obs = cells.obs.rename(columns={screen.perturbation_key: "treatment"})
+        moved.append(cells)
+    found = evaluate_against(
+        *moved, screen, name="a", against_name="b", metrics=METRICS, predicted_key="treatment"
+    )
+    pd.testing.assert_frame_equal(found, table)
