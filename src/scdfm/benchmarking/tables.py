@@ -17,9 +17,9 @@ import pandas as pd
 from scdfm.benchmarking.pieces import NO_SEED, Scored
 from scdfm.data.conditions import targets
 from scdfm.evaluation import BASELINES, CEILING, DUPLICATE, LOWER_IS_BETTER, PRIOR, interval
-from scdfm.evaluation.metrics import NEUTRAL
+from scdfm.evaluation.metrics import NEUTRAL, RANGES
 from scdfm.evaluation.pseudobulk import Floats
-from scdfm.evaluation.summary import REFERENCES
+from scdfm.evaluation.summary import ANYWHERE, REFERENCES, gains
 
 ALL, BEST = "all", "best baseline"
 KINDS = {1: "single", 2: "double", 3: "triple"}
@@ -95,7 +95,7 @@ def summarise(scores: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> p
         values = _over_seeds(part)
         defined = values.dropna(subset="value")
         mean, spread = clustered(defined)
-        low, high = interval(spread, n_bootstrap, seed)
+        low, high = interval(spread, n_bootstrap, seed, within=RANGES.get(str(metric), ANYWHERE))
         seeds = [clustered(run.dropna(subset="value"))[0] for _, run in part.groupby("seed")]
         rows.append({
             "model": model, "metric": metric, "mean": mean, "median": defined["value"].median(), "low": low,
@@ -160,7 +160,8 @@ def differences(
                     found.append((*clustered(gap), baseline, len(gap)))
             if found:
                 mean, spread, best, n = min(found, key=lambda entry: entry[0])
-                rows.append((model, metric, best, mean, *interval(spread, n_bootstrap, seed), n, len(spread)))
+                ends = interval(spread, n_bootstrap, seed, within=gains(metric))
+                rows.append((model, metric, best, mean, *ends, n, len(spread)))
     columns = ["model", "metric", "baseline", "improvement", "low", "high", "n", "n_conditions"]
     return pd.DataFrame(rows, columns=columns)
 

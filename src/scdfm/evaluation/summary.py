@@ -164,7 +164,7 @@ def calibration(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> 
         gain = (sign * (both["positive"] - both["negative"])).to_numpy()
         room = float((sign * (perfect - both["negative"])).mean()) if len(both) else np.nan
         resolved = float(gain.mean()) / room if room > 0 else np.nan
-        low, high = interval(gain, n_bootstrap, seed, within=_gains(metric))
+        low, high = interval(gain, n_bootstrap, seed, within=gains(metric))
         separation = float((gain > 0).mean()) if len(gain) else np.nan
         reason = _mute(positive, negative, resolved, low, len(gain))
         rows.append((metric, negative, positive, resolved, separation, low, high, len(gain), reason))
@@ -209,7 +209,7 @@ def differences(
                     candidates.append((float(gap.mean()), baseline, gap))
             if candidates:
                 mean, best, gap = min(candidates, key=lambda entry: entry[0])
-                ends = interval(gap, n_bootstrap, seed, within=_gains(metric))
+                ends = interval(gap, n_bootstrap, seed, within=gains(metric))
                 rows.append((model, metric, best, mean, *ends, len(gap)))
     return pd.DataFrame(rows, columns=["model", "metric", "baseline", "improvement", "low", "high", "n"])
 
@@ -290,7 +290,7 @@ def _wide(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             yield str(metric), part.set_index(["condition", "model"])["value"].unstack()  # noqa: PD010
 
 
-def _gains(metric: str) -> tuple[float, float]:
+def gains(metric: str) -> tuple[float, float]:
     """Where the difference of two values of a metric can lie."""
     low, high = RANGES.get(metric, ANYWHERE)
     return low - high, high - low
