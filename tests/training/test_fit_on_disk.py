@@ -56,6 +56,7 @@ def test_no_pass_reads_more_than_a_block(tmp_path: Path, monkeypatch: pytest.Mon
     for place in ("stored.BLOCK_ROWS", "streaming.BLOCK_ROWS", "cells.BLOCK_ROWS", "graph._BLOCK_ROWS"):
         monkeypatch.setattr(f"scdfm.data.{place}", 20)
     monkeypatch.setattr("scdfm.training.start.SPREAD_CELLS", 20)
+    monkeypatch.setattr("scdfm.run.counts.LAW_CELLS", 60)
     reads: list[int] = []
     read = RowsFile.read
 
