@@ -53,9 +53,9 @@ def test_tests_are_taken_a_few_conditions_at_a_time(
     pair = align(None, real)
     assert isinstance(pair.real.X, StoredMatrix)
     monkeypatch.setattr(expression, "BATCH_CELLS", 1)
-    sizes, tested = [], expression._tested
+    sizes, tested = [], expression.tested
     monkeypatch.setattr(
-        expression, "_tested", lambda *given: sizes.append(given[0].X.shape[0]) or tested(*given)
+        expression, "tested", lambda *given: sizes.append(given[0].X.shape[0]) or tested(*given)
     )
     found = against_control(pair.real, pair.conditions, "control")
     assert len(sizes) > 2
