@@ -115,7 +115,7 @@ INSPECTED = [
 ]  # fmt: skip
 
 SCREENED = [
-    Case("screen: no run", screen("--all", run="none"), "run folder none does not exist"),
+    Case("screen: no run", screen("--all", run="none"), "run folder .*none does not exist"),
     Case("screen: runs of other conditions", lambda b: screen(b.designed_run, "--all")(b), "has no covariate 'cell_type'"),
     Case("screen: nothing chosen", screen(), "choose exactly one of --targets"),
     Case("screen: one cell", screen("--all", "--cells", "1"), "expected at least 2, found 1"),

@@ -194,7 +194,6 @@ PRIORS = [
           ("empty and signed", lambda run, name=name: truncated(run / name, 0), True, f"{name} cannot be read as"),
           ("the weights", lambda run, name=name: shutil.copy(run / "weights.safetensors", run / name), True, name),
       )),
-    Case("prior: of another run", swapped(PRIOR), "prior.safetensors is not the file of this run"),
     Case("spread: of another run", swapped(SPREAD), "spread.safetensors is not the file of this run"),
     Case("prior: the spread", files(lambda run: shutil.copy(run / SPREAD, run / PRIOR), True), "cannot be read as a prior"),
     Case("spread: the prior", files(lambda run: shutil.copy(run / PRIOR, run / SPREAD), True),

@@ -50,7 +50,17 @@ def test_combinations() -> None:
     assert (found.matrix.layer, found.matrix.kind) == (None, "log1p")
     assert "every cell adds up to 1e+04" in found.matrix.evidence
     assert not found.pitfalls
-    assert found.command == ("scdfm", "fit", "DATA.h5ad", "--out", "run", "--split", "additive")
+    assert found.command == (
+        "scdfm",
+        "fit",
+        "DATA.h5ad",
+        "--out",
+        "run",
+        "--preset",
+        "instant",
+        "--split",
+        "additive",
+    )
 
 
 def test_counts_in_a_layer_are_found_where_x_is_scaled() -> None:
@@ -97,7 +107,7 @@ def test_smiles_are_proposed_as_features() -> None:
     assert found.command[-6:] == (
         "--features", "smiles:SMILES", "--split", "holdout", "--set", "split.held_out_targets=1",
     )  # fmt: skip
-    assert found.command[5:7] == ("--control", "DMSO")
+    assert found.command[7:9] == ("--control", "DMSO")
     mixed = inspect(screen(["DMSO", "e", "p"], n=2, SMILES=["", "", "CCO", "CO", "CCO", "CO"]))
     assert mixed.smiles is None
     assert "do not belong together" in one(mixed, "2 different SMILES for 'e'")
@@ -114,7 +124,7 @@ def test_cell_types_become_a_covariate_and_what_they_decide_does_not() -> None:
     assert any("obs['tissue'] is decided by 'cell_type'" in note for note in found.notes)
     assert any("obs['batch'] has controls in every value" in note for note in found.notes)
     assert found.command is not None
-    assert found.command[5:] == ("--covariates", "cell_type", "--split", "covariate:cell_type")
+    assert found.command[7:] == ("--covariates", "cell_type", "--split", "covariate:cell_type")
     alone = inspect(
         adata[adata.obs["perturbation"].isin(["control", sorted(adata.obs["perturbation"])[0]])].copy()
     )

@@ -34,7 +34,7 @@ def screen(labels: Sequence[object], n: int = 40, var: pd.DataFrame | None = Non
 def options(found: Inspection) -> str:
     """What the line holds of names, between the file and its split."""
     assert found.command is not None, found.pitfalls
-    words = list(found.command[5:])
+    words = list(found.command[7:])
     pairs = [(one, two) for one, two in zip(words[::2], words[1::2], strict=True)]
     kept = [
         pair

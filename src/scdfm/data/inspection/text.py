@@ -64,7 +64,11 @@ def _pitfalls(found: Inspection) -> list[str]:
 def _line(found: Inspection) -> list[str]:
     if found.line is None:
         return ["", "no fit line can be proposed: see above"]
-    return ["", "fit it with", f"  {found.line}"]
+    return [
+        "",
+        "fit it in seconds, without training (leave out --preset instant to train a network: fit says what it adds)",
+        f"  {found.line}",
+    ]
 
 
 def _listed(title: str, items: tuple[str, ...]) -> list[str]:
