@@ -450,3 +450,17 @@ def test_options_of_a_file_of_controls_go_with_it(call, run, screen, tmp_path):
     assert call(*words, "--controls", tmp_path / "c.h5ad", *given)[0] == 0
     code, _, err = call(*words, *given)
     assert (code, "go with --controls FILE" in err) == (2, True)
+
+
+def test_a_fit_on_everything(call, screen, tmp_path):
+    code, out, _ = call("fit", screen, "--out", tmp_path / "run", "--split", "none", "--preset", "instant")
+    assert code == 0
+    assert "and 0 test conditions" in out
+    code, _, err = call("predict", tmp_path / "run", "--out", tmp_path / "p.h5ad", "--test")
+    assert (code, "the run's split keeps no test condition" in err) == (2, True)
+    trained = scdfm.Run.load(tmp_path / "run").split.train[0]
+    assert call("predict", tmp_path / "run", "--out", tmp_path / "p.h5ad", "--conditions", trained)[0] == 0
+    code, _, err = call(
+        "benchmark", screen, "--out", tmp_path / "bench", "--split", "none", "--models", "instant"
+    )
+    assert (code, "keeps no test condition, expected some to score" in err) == (2, True)

@@ -228,7 +228,9 @@ class SamplingConfig(Section):
 class SplitConfig(Section):
     """Which conditions are kept for the test, and which of the rest for validation."""
 
-    kind: Literal["additive", "holdout", "combinations", "covariate", "column", "file", "named"] = "additive"
+    kind: Literal["additive", "holdout", "combinations", "covariate", "column", "file", "named", "none"] = (
+        "additive"
+    )
     fold: Annotated[int, Field(ge=0, lt=2**31)] = 0
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of doubles (additive, combinations), or of pairs of a value and targets (covariate), kept for the test."""
@@ -251,8 +253,11 @@ class SplitConfig(Section):
 
     @staticmethod
     def named(text: str) -> dict[str, str]:
-        """The options that a kind without options, `covariate:NAME[=VALUE]`, `FILE.toml` or `obs:COLUMN` stands for."""
-        if text in ("additive", "holdout", "combinations"):
+        """The options that a kind without options, `covariate:NAME[=VALUE]`, `FILE.toml` or `obs:COLUMN` stands for.
+
+        `none` keeps nothing for a test.
+        """
+        if text in ("additive", "holdout", "combinations", "none"):
             return {"kind": text}
         kind, _, rest = text.partition(":")
         if kind == "obs" and rest:
@@ -263,8 +268,8 @@ class SplitConfig(Section):
         if text.endswith(".toml"):
             return {"kind": "file", "path": text}
         raise ConfigError(
-            f"split '{text}': expected additive, holdout, combinations, covariate:NAME, covariate:NAME=VALUE, FILE.toml or "
-            "obs:COLUMN"
+            f"split '{text}': expected additive, holdout, combinations, covariate:NAME, covariate:NAME=VALUE, none, "
+            "FILE.toml or obs:COLUMN"
         )
 
     @model_validator(mode="after")

@@ -509,3 +509,15 @@ def test_the_spelling_of_a_split_by_covariate() -> None:
         SplitConfig(kind="covariate")
     with pytest.raises(ValueError, match=r"split\.value goes with split\.kind = 'covariate' only"):
         SplitConfig(value="x")
+
+
+def test_a_split_without_a_test_trains_on_everything_but_validation() -> None:
+    names = ["control", "A", "B", "C", "A+B", "B+C", "A+C"]
+    split = make_split(names, SplitConfig(kind="none", validation_fraction=0.3), seed=3)
+    assert split.test == ()
+    assert sorted(split.train + split.validation) == sorted(names[1:])
+    assert len(split.validation) == 2
+    assert split == make_split(names, SplitConfig(kind="none", validation_fraction=0.3), seed=3)
+    assert make_split(names, SplitConfig(kind="none", validation_fraction=0.0)).validation == ()
+    assert SplitConfig.named("none") == {"kind": "none"}
+    assert Split.from_dict(split.to_dict()) == split

@@ -104,6 +104,10 @@ def scored_conditions(plan: Plan, cells: CellTable, split: Split) -> tuple[str, 
     The published additive table (protocol `paper`) takes test combinations whose targets were all measured
     alone, in the order of its shuffle; otherwise all test conditions are scored.
     """
+    if not split.test:
+        raise DataError(
+            f"split '{split.kind}' keeps no test condition, expected some to score; choose another split"
+        )
     if plan.protocol == "paper" and split.kind == "additive":
         composed = set(split.composed())
         conditions = tuple(name for name in published_order(cells, split.fold) if name in composed)

@@ -38,7 +38,7 @@ def fit(
     split: Annotated[
         str | None,
         typer.Option(
-            help="additive, holdout, combinations, covariate:NAME[=VALUE], FILE.toml, or obs:COLUMN."
+            help="additive, holdout, combinations, covariate:NAME[=VALUE], FILE.toml, obs:COLUMN, or none (no test)."
         ),
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Fold of the split.")] = None,

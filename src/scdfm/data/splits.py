@@ -19,6 +19,7 @@ from scdfm.data.conditions import CONTROL, canonical, covariates, near, targets
 from scdfm.data.naming import Naming
 from scdfm.data.split import PARTS, Split, are_names, unmeasured
 from scdfm.data.validation import (
+    EVERYTHING,
     finish,
     singles_of,
     spare_pairs,
@@ -249,6 +250,13 @@ def named_split(
     return finish(kind, 0, measured, tested, validation_fraction, seed)
 
 
+def no_test_split(
+    conditions: CellTable | Iterable[str], validation_fraction: float = 0.1, seed: int = 0
+) -> Split:
+    """Every condition trains, but for the share that validates: the model of a screen once its method is chosen."""
+    return finish(EVERYTHING, 0, _spelled(conditions), (), validation_fraction, seed)
+
+
 def make_split(cells: CellTable | Iterable[str], config: SplitConfig | None = None, seed: int = 0) -> Split:
     """The split that `config` (default: additive) asks for, of a table of cells or of condition names."""
     config = config or SplitConfig()
@@ -264,6 +272,8 @@ def make_split(cells: CellTable | Iterable[str], config: SplitConfig | None = No
     if config.kind == "named":
         assert config.test is not None
         return named_split(cells, config.test, share, seed)
+    if config.kind == EVERYTHING:
+        return no_test_split(cells, share, seed)
     if config.kind == "holdout":
         return holdout_split(cells, config.fold, config.held_out_targets, share, seed, config.targets)
     if config.kind == "covariate":

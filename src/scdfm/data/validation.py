@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from scdfm.data.conditions import targets
 from scdfm.data.split import Split
 from scdfm.errors import DataError
 from scdfm.seeds import numpy_rng
+
+EVERYTHING: Final = "none"
+"""The kind of a split that keeps nothing for a test."""
 
 
 def finish(
@@ -27,7 +31,7 @@ def finish(
     if not 0 <= validation_fraction < 1:
         raise DataError(f"split: validation_fraction {validation_fraction} is not in [0, 1); try 0.1")
     train = sorted(set(names).difference(tested))
-    if not tested:
+    if not tested and kind != EVERYTHING:
         raise DataError(f"{kind} split: no test condition, expected at least one; name or hold out some")
     if not train:
         raise DataError(

@@ -107,7 +107,8 @@ def condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
         conditions = [conditions]
     names = list(dict.fromkeys(run.manifest.naming.canonical(name) for name in conditions))
     if not names:
-        raise ConditionError("no condition to predict: give at least one name, e.g. 'A' or 'A+B'")
+        none = "; the run's split keeps no test condition" if conditions is run.split.test else ""
+        raise ConditionError(f"no condition to predict: give at least one name, e.g. 'A' or 'A+B'{none}")
     populations = run.manifest.control_populations
     for name in names:
         if perturbation_of(name) == CONTROL and name not in populations:
