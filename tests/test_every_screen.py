@@ -173,7 +173,7 @@ def test_pages_hold_the_command_and_every_paired_difference(benchmark, tmp_path,
     rows = [
         (model, name, "l2", value + offset)
         for model, offset in (("no change", 3.0), ("scdfm", 1.0), ("ceiling", 0.0))
-        for name, value in (("A", 1.0), ("B", 2.0), ("C", 4.0))
+        for name, value in zip("ABCDEFGHIJ", range(1, 11), strict=True)
     ]
     table = pd.DataFrame(rows, columns=["model", "condition", "metric", "value"]).assign(
         seed=0, beside="", n_cells=1
