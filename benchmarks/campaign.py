@@ -74,7 +74,8 @@ def one_round(
     )  # fmt: skip
     proposals: list[str] = []
     if len(pool) >= args.batch:
-        screen = run.screen(
+        screen = scdfm.screen(
+            run,
             out=folder / "screen",
             conditions=pool,
             cells=args.cells,

@@ -58,8 +58,8 @@ def searched(
     if not args.norman_subset:
         targets = sorted(name for name in run.split.train if "+" not in name)
     names = [scdfm.data.canonical("+".join(pair)) for pair in itertools.combinations(targets, 2)]
-    screen = run.screen(
-        out=args.out / "screen", conditions=names, cells=args.few, resume=True, progress=True, say=print
+    screen = scdfm.screen(
+        run, out=args.out / "screen", conditions=names, cells=args.few, resume=True, progress=True, say=print
     )
     rows = []
     among = Candidates.of(run, conditions=names, screen=screen, cells=args.cells)

@@ -54,7 +54,8 @@ def one_fold(cells: scdfm.CellTable, fold: int, args: argparse.Namespace) -> pd.
     run = run_of(cells, fold, args)
     singles = [name for name in run.split.train if "+" not in name]
     tests = [name for name in run.split.test if all(part in singles for part in name.split("+"))]
-    screen = run.screen(
+    screen = scdfm.screen(
+        run,
         out=args.out / f"screen{fold}",
         conditions=tests,
         cells=args.cells,

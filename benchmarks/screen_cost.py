@@ -25,7 +25,7 @@ from scdfm.seeds import numpy_rng
 AGAIN = """
 import sys, scdfm
 run, out, cells, shard, *names = sys.argv[1:]
-scdfm.Run.load(run).screen(out=out, conditions=names, cells=int(cells), shard=int(shard), resume=True)
+scdfm.screen(scdfm.Run.load(run), out=out, conditions=names, cells=int(cells), shard=int(shard), resume=True)
 """
 RESULTS = Path(__file__).parent / "results"
 
@@ -83,7 +83,8 @@ def main() -> None:
 
     Job.estimate = noted  # type: ignore[assignment,method-assign]
     args.out.mkdir(parents=True, exist_ok=True)
-    run.screen(
+    scdfm.screen(
+        run,
         out=args.out / "whole",
         conditions=names,
         cells=args.cells,

@@ -307,7 +307,7 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_is_kept(call, monkeyp
     def explode(*args, **kwargs):
         raise ZeroDivisionError("surprise")
 
-    monkeypatch.setattr("scdfm.data.cells.read_cells", explode)
+    monkeypatch.setattr("scdfm.data.reading.read_cells", explode)
     code, _, err = call("fit", screen, "--out", tmp_path / "run", *SMALL)
     assert code == 1
     assert err.startswith("unexpected error (ZeroDivisionError: surprise); please report it with ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -189,3 +190,9 @@ def recorded_folder(path: str | Path, name: str, record: dict[str, Any], resume:
             "repeat the options and data of its start, or choose another --out"
         )
     return path
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

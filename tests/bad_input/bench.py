@@ -16,8 +16,8 @@ import pandas as pd
 from safetensors.torch import load_file, save_file
 
 import scdfm
+from scdfm.files import file_digest
 from scdfm.run import Run
-from scdfm.run.folder import file_digest
 
 SMALL = [
     "panel.n_genes=12", "graph.k=3", "model.width=16", "model.gene_heads=2", "model.layers=1", "flow.genes_per_step=8",

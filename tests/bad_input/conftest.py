@@ -24,7 +24,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         runs.append(scdfm.fit(cells, config=config, out=folder / f"run{seed}", progress=False))
     runs[0].predict(n_cells=4).write_h5ad(folder / "predicted.h5ad")
     targets = runs[0].manifest.targets
-    runs[0].screen(out=folder / "screened", targets=targets, cells=3)
+    scdfm.screen(runs[0], out=folder / "screened", targets=targets, cells=3)
     designed(3).write_h5ad(folder / "designed.h5ad")
     cells = scdfm.read_cells(
         folder / "designed.h5ad", covariates=["cell_type"], dose_key="dose", time_key="time"

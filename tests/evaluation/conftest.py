@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from scdfm.data.cells import CellTable, read_cells
+from scdfm.data.cells import CellTable
+from scdfm.data.reading import read_cells
 from scdfm.data.simulate import simulate
 
 

@@ -6,7 +6,7 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from scdfm.data.cells import read_cells
+from scdfm.data.reading import read_cells
 from scdfm.data.simulate import simulate
 from scdfm.errors import ConditionError, ConfigError, DataError
 from scdfm.evaluation import evaluate

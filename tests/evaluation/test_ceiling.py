@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scdfm.data.cells import read_cells
+from scdfm.data.reading import read_cells
 from scdfm.data.splits import additive_split
 from scdfm.evaluation import evaluate
 from scdfm.evaluation.ceiling import disjoint_halves, half_against_all, interpolated_duplicate

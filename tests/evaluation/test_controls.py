@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from scdfm.data.cells import read_cells
+from scdfm.data.reading import read_cells
 from scdfm.evaluation import evaluate
 from scdfm.evaluation.controls import control_means, halved_controls
 from scdfm.evaluation.pseudobulk import Population

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import sparse, stats
 
-from scdfm.data.cells import read_cells
+from scdfm.data.reading import read_cells
 from scdfm.errors import ConfigError, DataError
 from scdfm.evaluation import BASELINES, CEILING, DUPLICATE, LOWER_IS_BETTER, METRICS, evaluate, summarise
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from scdfm.data.cells import read_cells
+from scdfm.data.reading import read_cells
 from scdfm.errors import ConfigError, DataError
 from scdfm.evaluation import hits
 

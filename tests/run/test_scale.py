@@ -62,7 +62,7 @@ def test_controls_and_observed_cells_of_another_scale_are_refused(run, screen, t
         run.predict([run.manifest.targets[0]], controls=cells)
     observed = cells[(cells.obs["perturbation"] != "control").to_numpy()].copy()
     with pytest.raises(DataError, match="observed: cells in another scale"):
-        run.identify(observed)
+        scdfm.identify(run, observed)
     observed.write_h5ad(tmp_path / "toward.h5ad")
     with pytest.raises(DataError, match="toward: cells in another scale"):
         Ranking.of(f"toward:{tmp_path / 'toward.h5ad'}", Ensemble.of(run))

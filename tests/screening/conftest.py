@@ -63,4 +63,4 @@ def run(runs) -> scdfm.Run:
 def finished(run, tmp_path_factory):
     """A finished screen of every pair, with its cells and two proposals."""
     out: Path = tmp_path_factory.mktemp("finished") / "screen"
-    return run.screen(out=out, cells=6, propose=2, keep_cells=True, shard=4, seed=1)
+    return scdfm.screen(run, out=out, cells=6, propose=2, keep_cells=True, shard=4, seed=1)

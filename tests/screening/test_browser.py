@@ -167,7 +167,7 @@ def test_five_thousand_conditions_in_a_browser(browser: str, large, tmp_path: Pa
 
 
 def test_an_untouched_page_of_singles_is_silent(browser: str, run, tmp_path: Path) -> None:
-    screen = run.screen(out=tmp_path / "s", order=1, cells=3)
+    screen = scdfm.screen(run, out=tmp_path / "s", order=1, cells=3)
     elements, complaints = opened(browser, screen.path / "screen.html", tmp_path / "profile", 500)
     assert complaints == []
     assert "5 conditions predicted." in elements

@@ -46,7 +46,9 @@ def test_an_oracle_finds_what_was_done(oracle, cells):
     names = [name for name in cells.conditions if name != "control"]
     places = []
     for name in names:
-        found = oracle.identify(other_half(cells, name), conditions=names, cells=20, shortlist=6, seed=2)
+        found = scdfm.identify(
+            oracle, other_half(cells, name), conditions=names, cells=20, shortlist=6, seed=2
+        )
         places.append(int(found.table.set_index("condition").loc[name, "rank"]))
         assert found.chance == pytest.approx(1 / len(names))
         assert found.table["probability"].sum() == pytest.approx(1)
@@ -69,7 +71,9 @@ def test_the_table_is_ordered_by_energy_then_by_mean(oracle, cells):
 
 def test_candidates_serve_many_searches_and_are_predicted_once(run, cells, monkeypatch):
     names, doubles = list(run.split.train)[:4], [name for name in run.split.conditions if "+" in name][:2]
-    alone = [run.identify(cells.select([name]), conditions=names, cells=4, calibrate=2) for name in doubles]
+    alone = [
+        scdfm.identify(run, cells.select([name]), conditions=names, cells=4, calibrate=2) for name in doubles
+    ]
     among = Candidates.of(run, conditions=names, cells=4)
     first = among.identify(cells.select([doubles[0]]), calibrate=2)
     monkeypatch.setattr(scdfm.Run, "predict", None)  # nothing is left to predict
@@ -81,7 +85,7 @@ def test_candidates_serve_many_searches_and_are_predicted_once(run, cells, monke
 def test_a_screen_spares_the_predictions_and_gives_the_same_answer(run, cells, finished, monkeypatch):
     name = run.split.test[0]
     monkeypatch.setattr("scdfm.screening.identification.FEW_CELLS", 6)  # as many as the screen has
-    slow = run.identify(cells, condition=name, cells=6, shortlist=3, seed=1, calibrate=0)
+    slow = scdfm.identify(run, cells, condition=name, cells=6, shortlist=3, seed=1, calibrate=0)
     asked = []
     predict = scdfm.Run.predict
 
@@ -90,8 +94,8 @@ def test_a_screen_spares_the_predictions_and_gives_the_same_answer(run, cells, f
         return predict(self, conditions, *args, **kwargs)
 
     monkeypatch.setattr(scdfm.Run, "predict", counting)
-    quick = run.identify(
-        cells, condition=name, cells=6, shortlist=3, seed=1, calibrate=0, screen=finished.path
+    quick = scdfm.identify(
+        run, cells, condition=name, cells=6, shortlist=3, seed=1, calibrate=0, screen=finished.path
     )
     assert asked == []  # its means and its cells were kept
     both = slow.table.merge(quick.table, on="condition", suffixes=("_slow", "_quick")).dropna(
@@ -107,19 +111,19 @@ def test_a_desired_population_without_labels_on_half_of_the_genes(run, cells, tm
     desired = cells.select([run.split.train[0]]).to_adata()[:, run.genes[: len(run.genes) // 2 + 1]].copy()
     desired.obs = desired.obs[[]]
     desired.write_h5ad(tmp_path / "desired.h5ad")
-    found = run.identify(tmp_path / "desired.h5ad", order=1, cells=4, shortlist=2, calibrate=2)
+    found = scdfm.identify(run, tmp_path / "desired.h5ad", order=1, cells=4, shortlist=2, calibrate=2)
     assert len(found.table) == 5
     assert np.isfinite(found.control_energy)
     few = desired[:, :5].copy()
     with pytest.raises(DataError, match=r"5 of the run's \d+ genes are measured"):
-        run.identify(few, order=1)
+        scdfm.identify(run, few, order=1)
     with pytest.raises(DataError, match="1 cell, expected at least 2"):
-        run.identify(desired[:1].copy(), order=1)
+        scdfm.identify(run, desired[:1].copy(), order=1)
     with pytest.raises(DataError, match="does not exist; expected an .h5ad file or a .zarr store"):
-        run.identify(tmp_path / "nowhere.h5ad")
+        scdfm.identify(run, tmp_path / "nowhere.h5ad")
     (tmp_path / "text.h5ad").write_text("no cells")
     with pytest.raises(DataError, match="is not an h5ad"):
-        run.identify(tmp_path / "text.h5ad")
+        scdfm.identify(run, tmp_path / "text.h5ad")
 
 
 @pytest.mark.parametrize(
@@ -134,12 +138,12 @@ def test_a_desired_population_without_labels_on_half_of_the_genes(run, cells, tm
 )
 def test_refusals(run, cells, options, error, message):
     with pytest.raises(error, match=message):
-        run.identify(cells, **options)
+        scdfm.identify(run, cells, **options)
 
 
 def test_a_screen_of_other_runs_is_refused(runs, cells, finished):
     with pytest.raises(RunError, match="was made by other runs"):
-        runs[1].identify(cells, screen=finished)
+        scdfm.identify(runs[1], cells, screen=finished)
 
 
 def test_temperature_follows_the_likelihood():

@@ -94,7 +94,7 @@ def test_killed_three_times_it_ends_equal(run, finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(scdfm.Run, "predict", dying)
         with pytest.raises(KeyboardInterrupt):
-            run.screen(**options)
+            scdfm.screen(run, **options)
     assert len(list((tmp_path / "screen" / "means").glob("*.h5ad"))) == 1
 
     write = ad.AnnData.write_h5ad
@@ -106,16 +106,16 @@ def test_killed_three_times_it_ends_equal(run, finished, tmp_path, monkeypatch):
 
         patch.setattr(ad.AnnData, "write_h5ad", torn)
         with pytest.raises(KeyboardInterrupt):
-            run.screen(**options, resume=True)
+            scdfm.screen(run, **options, resume=True)
     assert len(list((tmp_path / "screen" / "means").glob("*"))) == 1  # nothing torn is left
 
     with monkeypatch.context() as patch:
         patch.setattr(pd.DataFrame, "to_parquet", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            run.screen(**options, resume=True)
+            scdfm.screen(run, **options, resume=True)
     assert not Screen.load(tmp_path / "screen").is_complete
 
-    again = run.screen(**options, resume=True)
+    again = scdfm.screen(run, **options, resume=True)
     assert again.is_complete
     assert digests(again.path) == digests(finished.path)
 
@@ -131,12 +131,12 @@ def test_ranks_share_the_work_and_the_last_one_writes_the_table(run, finished, t
     }
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    first = run.screen(**options)
+    first = scdfm.screen(run, **options)
     assert not first.is_complete
     with pytest.raises(RunError, match="is not complete"):
         _ = first.table
     monkeypatch.setenv("RANK", "1")
-    assert digests(run.screen(**options).path) == digests(finished.path)
+    assert digests(scdfm.screen(run, **options).path) == digests(finished.path)
 
 
 def test_ranks_of_the_environment():
@@ -190,15 +190,15 @@ def test_rank_by_uncertainty_interaction_target_and_signature(run, finished, cel
     options = {"out": finished.path, "cells": 6, "keep_cells": True, "shard": 4, "seed": 1, "resume": True}
     before = digests(finished.path)
     try:
-        by = run.screen(**options, rank_by="uncertainty").table
+        by = scdfm.screen(run, **options, rank_by="uncertainty").table
         assert (by["score"] == by["uncertainty"]).all()
-        by = run.screen(**options, rank_by="interaction").table
+        by = scdfm.screen(run, **options, rank_by="interaction").table
         assert by["departure"].dropna().is_monotonic_decreasing
         assert by["score"].tail(5).isna().all()  # singles stand last
 
         goal = cells.select([run.split.train[0]]).to_adata()
         goal.write_h5ad(tmp_path / "goal.h5ad")
-        by = run.screen(**options, rank_by=f"toward:{tmp_path / 'goal.h5ad'}").table
+        by = scdfm.screen(run, **options, rank_by=f"toward:{tmp_path / 'goal.h5ad'}").table
         means, target = (
             finished.means(by["condition"]),
             cells.mean(run.split.train[0])[cells.columns(run.genes)],
@@ -210,11 +210,13 @@ def test_rank_by_uncertainty_interaction_target_and_signature(run, finished, cel
 
         (tmp_path / "up.txt").write_text("\n".join([*run.genes[:2], "unknown"]))
         (tmp_path / "down.txt").write_text(run.genes[4])
-        by = run.screen(**options, rank_by=f"signature:{tmp_path / 'up.txt'},{tmp_path / 'down.txt'}").table
+        by = scdfm.screen(
+            run, **options, rank_by=f"signature:{tmp_path / 'up.txt'},{tmp_path / 'down.txt'}"
+        ).table
         shift = finished.means(by["condition"]).to_numpy() - start
         np.testing.assert_allclose(by["score"], shift[:, :2].mean(1) - shift[:, 4], rtol=1e-4, atol=1e-6)
     finally:
-        run.screen(**options, propose=2)
+        scdfm.screen(run, **options, propose=2)
     assert digests(finished.path) == before  # a finished screen is only ranked anew
 
 
@@ -229,18 +231,18 @@ def test_the_cost_is_said_before_the_work(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(scdfm.Run, "predict", watching)
     options = {"out": tmp_path / "s", "targets": run.manifest.targets[:3], "cells": 3}
-    run.screen(**options, say=said.append)
+    scdfm.screen(run, **options, say=said.append)
     assert said[0].startswith("estimate: ")
     assert "conditions at" in said[0]
     assert written[0] is False
     assert written[-1] is True
-    run.screen(**options, resume=True, say=said.append)
+    scdfm.screen(run, **options, resume=True, say=said.append)
     assert said[1] == "every condition is predicted"
 
 
 def test_targets_beyond_training_are_flagged(run, tmp_path):
     beyond = next(gene for gene in run.genes if gene not in run.manifest.targets)
-    table = run.screen(out=tmp_path / "s", targets=[run.manifest.targets[0], beyond], cells=3).table
+    table = scdfm.screen(run, out=tmp_path / "s", targets=[run.manifest.targets[0], beyond], cells=3).table
     found = table.set_index("condition")["targets_seen"]
     assert found[beyond] == 0
     assert found[run.manifest.targets[0]] == 1
@@ -249,7 +251,7 @@ def test_targets_beyond_training_are_flagged(run, tmp_path):
 
 
 def test_triples(run, tmp_path):
-    screen = run.screen(out=tmp_path / "s", targets=run.manifest.targets[:3], order=3, cells=3)
+    screen = scdfm.screen(run, out=tmp_path / "s", targets=run.manifest.targets[:3], order=3, cells=3)
     assert sorted(screen.table["order"].value_counts().items()) == [(1, 3), (2, 3), (3, 1)]
 
 
@@ -269,22 +271,24 @@ def test_triples(run, tmp_path):
 )
 def test_refusals_leave_no_folder(run, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
-        run.screen(out=tmp_path / "s", **options)
+        scdfm.screen(run, out=tmp_path / "s", **options)
     assert not (tmp_path / "s").exists()
 
 
 def test_too_many_proposals_are_refused(run, tmp_path):
     with pytest.raises(DataError, match="propose 9: 0 of the screen's 5 conditions are not measured"):
-        run.screen(out=tmp_path / "s", order=1, cells=3, propose=9)
+        scdfm.screen(run, out=tmp_path / "s", order=1, cells=3, propose=9)
 
 
 def test_a_signature_that_cannot_be(run, tmp_path):
     (tmp_path / "up.txt").write_text("nobody")
     with pytest.raises(DataError, match="none of its 1 genes is among the run's"):
-        run.screen(out=tmp_path / "s", rank_by=f"signature:{tmp_path / 'up.txt'}")
+        scdfm.screen(run, out=tmp_path / "s", rank_by=f"signature:{tmp_path / 'up.txt'}")
     (tmp_path / "up.txt").write_text(run.genes[0])
     with pytest.raises(DataError, match="is to go up and down"):
-        run.screen(out=tmp_path / "s", rank_by=f"signature:{tmp_path / 'up.txt'},{tmp_path / 'up.txt'}")
+        scdfm.screen(
+            run, out=tmp_path / "s", rank_by=f"signature:{tmp_path / 'up.txt'},{tmp_path / 'up.txt'}"
+        )
 
 
 def test_a_run_is_no_ensemble_with_itself(run):
@@ -296,7 +300,7 @@ def test_a_run_is_no_ensemble_with_itself(run):
 
 def test_resume_with_other_options_is_refused(run, finished):
     with pytest.raises(RunError, match="started with other cells"):
-        run.screen(out=finished.path, cells=7, keep_cells=True, shard=4, seed=1, resume=True)
+        scdfm.screen(run, out=finished.path, cells=7, keep_cells=True, shard=4, seed=1, resume=True)
 
 
 def test_folders_that_are_no_screen_or_damaged(run, finished, tmp_path):
@@ -308,15 +312,15 @@ def test_folders_that_are_no_screen_or_damaged(run, finished, tmp_path):
     with pytest.raises(ConditionError, match="'X' is not part of screen"):
         finished.means(["X"])
     options = {"out": tmp_path / "s", "targets": run.manifest.targets[:2], "cells": 3}
-    screen = run.screen(**options)
+    screen = scdfm.screen(run, **options)
     with pytest.raises(RunError, match="kept no cells"):
         screen.cells(screen.conditions[0])
     shard = screen.store.file("means", 0)
     shard.write_bytes(b"torn")
     with pytest.raises(RunError, match="remove it and go on with --resume"):
-        run.screen(**options, resume=True)
+        scdfm.screen(run, **options, resume=True)
     shard.unlink()
-    assert len(run.screen(**options, resume=True).table) == 3
+    assert len(scdfm.screen(run, **options, resume=True).table) == 3
 
 
 def test_the_record_says_what_was_asked(run, finished):
@@ -340,7 +344,7 @@ def test_a_setting_compares_with_its_own_controls(options, tmp_path):
     cells = scdfm.read_cells(screen, covariates=["kind"])
     run = scdfm.fit(cells, config=scdfm.Config().updated(options), out=tmp_path / "run", progress=False)
     a, b = run.manifest.targets[:2]
-    found = run.screen(out=tmp_path / "s", targets=[a, b], setting="kind=odd", cells=4)
+    found = scdfm.screen(run, out=tmp_path / "s", targets=[a, b], setting="kind=odd", cells=4)
     assert sorted(found.conditions) == sorted(f"{name}|kind=odd" for name in (a, b, f"{a}+{b}"))
     name = f"{a}+{b}|kind=odd"
     control = run.controls.control_mean(name)[run.controls.columns(run.genes)]
@@ -351,4 +355,4 @@ def test_a_setting_compares_with_its_own_controls(options, tmp_path):
     assert row["shift"] != pytest.approx(np.linalg.norm(found.means([name]).to_numpy()[0] - other), rel=1e-5)
     assert np.isfinite(row["c1"])
     with pytest.raises(ConditionError, match="setting 'odd': expected KEY=VALUE"):
-        run.screen(out=tmp_path / "t", targets=[a, b], setting="odd")
+        scdfm.screen(run, out=tmp_path / "t", targets=[a, b], setting="odd")

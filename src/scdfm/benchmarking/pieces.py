@@ -22,8 +22,7 @@ from scdfm.data import CONTROL, CellTable
 from scdfm.errors import ConditionError
 from scdfm.evaluation import BASELINES, CEILING, LOWER_IS_BETTER, PRIOR, evaluate
 from scdfm.evaluation.prior import NO_PRIOR
-from scdfm.files import write_json, written_whole
-from scdfm.run.folder import file_digest
+from scdfm.files import file_digest, write_json, written_whole
 
 if TYPE_CHECKING:
     from anndata import AnnData

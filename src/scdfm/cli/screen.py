@@ -69,7 +69,7 @@ class Reader:
 
     def read(self, data: Path) -> CellTable:
         """The cells of the file."""
-        from scdfm.data.cells import read_cells, read_like
+        from scdfm.data.reading import read_cells, read_like
         from scdfm.data.stored import StoredMatrix
 
         options = self.declared.options()

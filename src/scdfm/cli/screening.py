@@ -132,10 +132,12 @@ def identify(
         require_free(out, overwrite)
     from scdfm.files import written_whole
     from scdfm.run import Run
+    from scdfm.screening import identify
 
     loaded = Run.load(run)
-    found = loaded.identify(
-        observed, condition=condition, order=order, targets=None if targets is None else names_of(targets, run=loaded),
+    found = identify(
+        loaded, observed, condition=condition, order=order,
+        targets=None if targets is None else names_of(targets, run=loaded),
         setting=setting, screen=screen, cells=cells,
         shortlist=shortlist, controls=controls, seed=seed, progress=not quiet,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from scdfm.data.cells import CellTable, read_cells
+from scdfm.data.cells import CellTable
 from scdfm.data.conditions import (
     CONTROL,
     Condition,
@@ -25,6 +25,7 @@ from scdfm.data.conditions import (
 from scdfm.data.design import Design
 from scdfm.data.graph import coexpression_graph, vocabulary_graph
 from scdfm.data.panel import GenePanel, select_genes
+from scdfm.data.reading import read_cells
 from scdfm.data.simulate import simulate, simulate_cell_types, simulate_doses, simulate_drugs
 from scdfm.data.split import Split
 from scdfm.data.splits import (

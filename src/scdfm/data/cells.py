@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
-from scdfm.data import remarks
 from scdfm.data.conditions import (
     CONTROL,
     Condition,
@@ -23,15 +22,11 @@ from scdfm.data.conditions import (
 )
 from scdfm.data.conditions import covariates as covariates_of
 from scdfm.data.design import Design
-from scdfm.data.gene_names import read_genes, unique_names
-from scdfm.data.labels import Labelled, chosen_rows, label_cells, listed
+from scdfm.data.labels import listed
 from scdfm.data.naming import Naming
-from scdfm.data.source import Source, open_source
 from scdfm.data.stored import BLOCK_ROWS, Matrix, content_digest, in_memory
 from scdfm.data.stored import subset as chosen
-from scdfm.data.streaming import genes_found, log1p_values
-from scdfm.data.values import Reading, Scale, TargetSum, ValuesError, checked_target_sum
-from scdfm.declaration import Values
+from scdfm.data.values import Scale
 from scdfm.errors import ConditionError, DataError
 
 if TYPE_CHECKING:
@@ -295,190 +290,3 @@ class CellTable:
 
 def _starts(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def read_cells(
-    path_or_adata: str | Path | AnnData,
-    perturbation_key: str = "perturbation",
-    control: str | Sequence[str] = "control",
-    target_sum: TargetSum = None,
-    layer: str | None = None,
-    subset: Mapping[str, str] | None = None,
-    min_cells: int = 1,
-    *,
-    exclude: Sequence[str] = (),
-    separator: str | None = None,
-    guides: Sequence[str] = (),
-    genes: str | None = None,
-    covariates: Sequence[str] = (),
-    dose_key: str | None = None,
-    time_key: str | None = None,
-    match_controls: Sequence[str] | None = None,
-    control_fallback: Literal["error", "all"] = "error",
-    values: Values | None = None,
-    min_genes: int = 0,
-    dose_unit_key: str | None = None,
-    backed: bool | None = None,
-) -> CellTable:
-    """Read a screen from `.h5ad`, `.h5mu`, `.zarr` or an AnnData; its matrix becomes CSR, never dense.
-
-    perturbation_key: the obs column of condition labels, made canonical (`scdfm.data.conditions.canonical`), or
-        columns that name a combination together, joined by `+`: `Drug1+Drug2`.
-    control: the label of untreated cells, or several; `*` stands for any text: `non-targeting_*`. In combinations too
-        they stand for no target: `A+NT-1` is the single `A`. A label is taken at its word, but for `control` and `ctrl`,
-        which stand for each other.
-    exclude: labels of cells to leave out, such as those whose guide is unknown; `*` as above, and `nan` also stands for
-        missing labels.
-    separator: what joins targets in labels beside `+`: `|`, `__`, `_`, `;` or a comma. Within brackets nothing joins.
-    guides: patterns of guide names, such as `GENE_sg*`: what stands for `GENE` is the target, so that the guides of a
-        gene are one condition, and two guides of one gene in a cell a single.
-    genes: the column of var that names genes, such as `gene_name` where the index holds Ensembl ids; features that
-        var['feature_types'] says are no genes (guides, antibodies) are left out in any case.
-    target_sum: None declares the values log1p; a number or "median" declares them raw counts, which become
-        log1p(count · target_sum / total of the cell). Either declaration is checked.
-    values: what the numbers are, taken at its word: natural logarithms of 1 + x ("log1p"), "log2" or "log10" of it,
-        "log1p-twice", or no logarithm ("linear": counts, also with fractions or normalised; needs target_sum). They
-        become log1p; with a target_sum they are undone first, then normalised.
-    layer: the layer to read instead of X; "raw" is the matrix of `.raw`, with its own genes.
-    subset: keep the cells with these values, column by column.
-    min_cells: conditions (control aside) with fewer cells are left out.
-    min_genes: cells with fewer genes of a value other than 0 are left out; 1 leaves out empty ones.
-    covariates: obs columns, such as the cell type, whose values join the names of perturbed conditions
-        (`A|cell_type=B cells`).
-    dose_key: the obs column of doses in the user's unit, kept as they are: a number for every target of the cell's
-        label, or numbers joined by `+`, one per target in the order of the label. Controls need none.
-        Amounts with units ("100 nM") become µM, or µg/ml.
-    dose_unit_key: the obs column of the units of doses, where they stand beside the numbers.
-    time_key: the obs column of times (`|time=24`), likewise.
-    match_controls: obs columns that a perturbed cell shares with its control cells; without it the covariates.
-    control_fallback: "error" refuses perturbed cells without matching control cells, "all" gives them all.
-    backed: True keeps the expression on disk (CSR or dense files; scratch space in TMPDIR of 8 bytes a stored value,
-        freed with the process), False in memory; None decides by size: on disk from 2 GiB. The numbers are the same.
-
-    Repeated cell names get a suffix (`-1`, `-2`, ...), as anndata's obs_names_make_unique gives. Raises DataError
-    or ConditionError where the file, a column, a label or a value is not as expected.
-    """
-    match = match_controls if match_controls is None else tuple(match_controls)
-    design = Design(tuple(covariates), dose_key, time_key, match, control_fallback, dose_unit_key)
-    naming = Naming(control, exclude, separator, guides, genes)  # type: ignore[arg-type]
-    with open_source(path_or_adata) as source:
-        return cells_of(
-            source,
-            perturbation_key,
-            naming,
-            target_sum,
-            layer,
-            subset,
-            min_cells,
-            design,
-            backed,
-            values=values,
-            min_genes=min_genes,
-        )
-
-
-def read_like(
-    path_or_adata: str | Path | AnnData, options: Mapping[str, Any], backed: bool | None = None
-) -> CellTable:
-    """Read a screen with the `options` of `read_cells` that another was read with, whose labels it need not all hold, nor
-    its column of gene names."""
-    rest = dict(options)
-    names, columns = (
-        {entry.name: rest.pop(entry.name) for entry in fields(kind) if entry.name in rest}
-        for kind in (Naming, Design)
-    )
-    naming, design = Naming(**names), Design(**columns)
-    with open_source(path_or_adata) as source:
-        return cells_of(source, naming=naming, design=design, backed=backed, strict=False, **rest)
-
-
-def cells_of(
-    source: Source,
-    perturbation_key: str = "perturbation",
-    naming: Naming = Naming(),  # noqa: B008
-    target_sum: TargetSum = None,
-    layer: str | None = None,
-    subset: Mapping[str, str] | None = None,
-    min_cells: int = 1,
-    design: Design = Design(),  # noqa: B008
-    backed: bool | None = None,
-    strict: bool = True,
-    values: Values | None = None,
-    min_genes: int = 0,
-) -> CellTable:
-    """The table of an opened screen; the options are those of `read_cells`.
-
-    strict: False for a file that is read as another was, and need not hold every label that `naming` names, nor its
-    column of gene names.
-    """
-    reading = Reading(checked_target_sum(target_sum), values)
-    if min_cells < 1:
-        raise DataError(f"min_cells is {min_cells}; expected at least 1")
-    asked = chosen_rows(source.obs, subset, source.name)
-    opened, source = source, source.at(layer)
-    named = strict or naming.genes in source.var.columns
-    genes = read_genes(source, naming.genes if named else None)
-    where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
-    if min_genes > 0:
-        asked = _with_genes(source.matrix(layer), asked, min_genes, where, genes.columns)
-    labelled = label_cells(
-        source.obs, asked, perturbation_key, naming, design, source.name, min_cells, strict
-    )
-    rows = labelled.rows
-    conditions = (CONTROL, *sorted(set(labelled.names) - {CONTROL}))
-    obs = _obs(source.obs, labelled, perturbation_key, conditions, design)
-    try:
-        X, scale = log1p_values(
-            source.matrix(layer), rows if len(rows) < len(source.obs) else None, reading, obs.index.tolist(),
-            genes.names.tolist(), where, backed, genes.columns,
-        )  # fmt: skip
-    except ValuesError as error:
-        raise type(error)(f"{error}{remarks.other_matrices(opened, layer)}") from error
-    return CellTable(
-        X=X,
-        genes=genes.names,
-        obs=obs,
-        conditions=conditions,
-        codes=obs[perturbation_key].cat.codes.to_numpy().astype(np.int64),
-        scale=replace(scale, layer=layer),
-        perturbation_key=perturbation_key,
-        spelling={name: labelled.spelling[name] for name in conditions},
-        match=labelled.match,
-        naming=labelled.naming,
-        source=None if source.path is None else source.path.absolute(),
-        design=design,
-        notes=(
-            *source.notes, *genes.notes, *labelled.notes, *remarks.of_genes(source, naming, conditions),
-            *remarks.of_doses(source.obs, design), *remarks.of_values(X, scale, reading, obs.index, where),
-        ),
-    )  # fmt: skip
-
-
-def _with_genes(
-    matrix: Any,
-    rows: npt.NDArray[np.int64],
-    min_genes: int,
-    where: str,
-    columns: npt.NDArray[np.int64] | None,
-) -> npt.NDArray[np.int64]:
-    kept = rows[genes_found(matrix, rows, where, columns) >= min_genes]
-    if not len(kept):
-        raise DataError(
-            f"{where}: no cell has {min_genes} genes; expected some: lower min_genes (--min-genes)"
-        )
-    return kept
-
-
-def _obs(
-    obs: pd.DataFrame, labelled: Labelled, key: str, conditions: Sequence[str], design: Design
-) -> pd.DataFrame:
-    """The rows that are read, under unique names, with their conditions and covariates as categoricals."""
-    obs = obs.iloc[labelled.rows].copy()
-    obs.index = pd.Index(unique_names(obs.index.astype(str)), dtype=object)
-    obs[key] = pd.Categorical(labelled.names, categories=pd.Index(conditions))
-    for column in design.covariates:
-        obs[column] = labelled.columns[column]
-    for column in obs.select_dtypes("category").columns:
-        if column != key:
-            obs[column] = obs[column].cat.remove_unused_categories()
-    return obs

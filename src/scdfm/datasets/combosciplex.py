@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from scdfm.data.cells import CellTable, cells_of
+from scdfm.data.cells import CellTable
 from scdfm.data.naming import Naming
+from scdfm.data.reading import cells_of
 from scdfm.data.source import Source, open_source
 from scdfm.data.split import Split
 from scdfm.data.splits import named_split

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from scdfm.data.cells import CellTable, cells_of
+from scdfm.data.cells import CellTable
 from scdfm.data.naming import Naming
+from scdfm.data.reading import cells_of
 from scdfm.data.source import Source, open_source
 from scdfm.datasets.copies import LABEL, column, holds_counts, relabelled, symbols
 from scdfm.datasets.remote import download

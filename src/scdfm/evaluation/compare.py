@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scdfm.data.cells import CellTable, read_cells
+from scdfm.data.cells import CellTable
 from scdfm.data.conditions import CONTROL
+from scdfm.data.reading import read_cells
 from scdfm.data.stored import subset as chosen_cells
 from scdfm.errors import ConditionError, ConfigError
 from scdfm.evaluation.alignment import Cells, Pair, align

@@ -25,11 +25,12 @@ from scdfm.evaluation.ceiling import (
 )
 from scdfm.evaluation.controls import control_means, halved_controls
 from scdfm.evaluation.expression import against_control
-from scdfm.evaluation.metrics import METRICS, RESPONDERS, WEIGHTED, Standard, checked, score_means
+from scdfm.evaluation.metrics import Standard, score_means
 from scdfm.evaluation.pointwise import top_genes
 from scdfm.evaluation.populations import score_populations
 from scdfm.evaluation.prior import PRIOR, Fitted, Predictor, prior_of, prior_population
 from scdfm.evaluation.pseudobulk import Floats, Moments, Population, control_moments, moments, row_means
+from scdfm.evaluation.registry import METRICS, RESPONDERS, WEIGHTED, checked
 from scdfm.evaluation.responders import score_responders
 from scdfm.evaluation.trained import training_control_of, training_means
 from scdfm.evaluation.vcc2026.counts import Counts

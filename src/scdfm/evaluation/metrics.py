@@ -1,105 +1,17 @@
-"""The metrics by name: what each needs, which direction is good, and the values of a table of means."""
+"""The values of the pointwise metrics, for a table of predicted means against a standard."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scdfm.data.conditions import near
-from scdfm.errors import ConfigError
 from scdfm.evaluation import pointwise, weighted
 from scdfm.evaluation.discrimination import centroid_accuracy, discrimination, ds_cosine, transpose_rank
 from scdfm.evaluation.expression import de_spearman
 from scdfm.evaluation.pseudobulk import Floats
-from scdfm.evaluation.vcc2026 import metrics as vcc2026
-
-POINTWISE: Final = (
-    "l2",
-    "mse",
-    "mae",
-    "pearson_delta",
-    "ds",
-    "ds_signed",
-    "de_spearman",
-    "pearson_delta_hat",
-    "pearson_delta_hat_20",
-    "mse_weighted",
-    "pearson_delta_weighted",
-    "r2_delta_weighted",
-    "mse_corrected",
-    "pearson_delta_split",
-    "ds_cosine",
-    "centroid_accuracy",
-    "transpose_rank",
-)
-WEIGHTED: Final = ("mse_weighted", "pearson_delta_weighted", "r2_delta_weighted")
-"""Pointwise metrics that weigh genes by their test against control."""
-DISTRIBUTION: Final = ("energy", "mmd", "wasserstein", "variance_error", "zero_fraction_error")
-METRICS: Final = (*POINTWISE, *DISTRIBUTION)
-RESPONDERS: Final = ("de_recall", "de_precision", "de_direction")
-"""Differential expression of predicted cells; as long again as everything else, so scored where it is asked for."""
-LOWER_IS_BETTER: Final = frozenset(
-    {
-        "l2",
-        "mse",
-        "mae",
-        "mse_delta",
-        "mae_delta",
-        "mse_weighted",
-        "mse_corrected",
-        *DISTRIBUTION,
-        vcc2026.ERROR,
-        vcc2026.FOLD_ERROR,
-    }
-)
-NEUTRAL: Final = frozenset({"de_nsig_counts_real", "de_nsig_counts_pred", *vcc2026.DIAGNOSTICS})
-"""Counts and parts of other metrics, without a better or worse."""
-_CORRELATIONS: Final = (
-    "pearson_delta",
-    "pearson_delta_hat",
-    "pearson_delta_hat_20",
-    "pearson_delta_weighted",
-    "pearson_delta_split",
-    "de_spearman",
-)
-_SHARES: Final = (
-    "ds",
-    "ds_signed",
-    "ds_cosine",
-    "centroid_accuracy",
-    "transpose_rank",
-    "zero_fraction_error",
-    *RESPONDERS,
-    vcc2026.PDS,
-    vcc2026.REACH,
-    vcc2026.FIDELITY,
-    vcc2026.JACCARD,
-)
-_UNBIASED: Final = ("energy", "mmd", "mse_corrected", vcc2026.ERROR)
-RANGES: Final[dict[str, tuple[float, float]]] = {
-    **dict.fromkeys(LOWER_IS_BETTER - set(_UNBIASED), (0.0, np.inf)),
-    **dict.fromkeys(_CORRELATIONS, (-1.0, 1.0)),
-    **dict.fromkeys(_SHARES, (0.0, 1.0)),
-    "r2_delta_weighted": (-np.inf, 1.0),
-}
-"""Where the values of a metric can lie; one without an entry may lie anywhere (unbiased distances fall below 0)."""
-
-
-def checked(metrics: Iterable[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    """`metrics` in the order of `known`, or all of them; ConfigError on an unknown name."""
-    if metrics is None:
-        return known
-    asked = [metrics] if isinstance(metrics, str) else list(metrics)
-    for name in asked:
-        if name not in known:
-            raise ConfigError(f"metric '{name}': expected some of {', '.join(known)}{near(name, known)}")
-    if not asked:
-        raise ConfigError("metrics is empty; name at least one, or leave it out for all")
-    return tuple(name for name in known if name in asked)
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from scdfm.evaluation.distribution import (
     wasserstein,
 )
 from scdfm.evaluation.expression import n_threads
-from scdfm.evaluation.metrics import DISTRIBUTION
 from scdfm.evaluation.pseudobulk import Floats, Population, Rows, row_moments, taken
+from scdfm.evaluation.registry import DISTRIBUTION
 from scdfm.seeds import derive, numpy_rng
 
 CELLS = 500

@@ -31,7 +31,7 @@ from scdfm.data import (
 from scdfm.data.split import UNKNOWN
 from scdfm.data.stored import subset
 from scdfm.errors import ConfigError, DataError, RunError
-from scdfm.files import new_folder
+from scdfm.files import file_digest, new_folder
 from scdfm.official.checkpoint import read_checkpoint, read_mask, read_vocabulary
 from scdfm.official.parameters import Sizes, never_read, sizes, velocity_field
 from scdfm.run import Run, folder
@@ -95,7 +95,7 @@ def convert(
     folder.write_graph(out / folder.GRAPH, may_attend.numpy())
     if cells is not None:
         _write_data(out, manifest, cells, split)
-    digests = {name: folder.file_digest(out / name) for name in folder.FILES if (out / name).is_file()}
+    digests = {name: file_digest(out / name) for name in folder.FILES if (out / name).is_file()}
     manifest.model_copy(update={"digests": digests}).save(out)
     return Conversion(Run.load(out), _notes(tensors, found, perturbation, graph, cells, split))
 
@@ -220,7 +220,7 @@ def _manifest(
         perturbation_key="perturbation" if cells is None else cells.perturbation_key,
         control=CONTROL if cells is None else cells.control,
         names={} if cells is None else cells.naming.to_dict(),
-        data=data | {"checkpoint": checkpoint.name, "checkpoint_sha256": folder.file_digest(checkpoint)},
+        data=data | {"checkpoint": checkpoint.name, "checkpoint_sha256": file_digest(checkpoint)},
         versions=versions(),
         result={"step": step},
     )

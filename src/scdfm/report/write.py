@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from scdfm.data.cells import CellTable, read_cells
+from scdfm.data.cells import CellTable
 from scdfm.data.conditions import CONTROL
+from scdfm.data.reading import read_cells
 from scdfm.errors import DataError
 from scdfm.evaluation import summarise
 from scdfm.evaluation.alignment import Cells, align

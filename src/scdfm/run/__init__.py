@@ -1,5 +1,5 @@
 """The run folder: a trained model with its provenance, and the populations it predicts."""
 
-from scdfm.run.folder import Run
+from scdfm.run.run import Run
 
 __all__ = ["Run"]

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from scdfm.data.conditions import CONTROL, SEPARATOR, covariates, number_text, parse, targets
-
-if TYPE_CHECKING:
-    from scdfm.run.folder import Run
+from scdfm.run.trained import Trained
 
 TARGETS = "targets"
 """Column of predicted cells with the targets of their condition, without dose, covariates and time."""
 
 
-def own_columns(run: Run, names: Sequence[str], n_cells: int, sources: pd.DataFrame) -> dict[str, Any]:
+def own_columns(run: Trained, names: Sequence[str], n_cells: int, sources: pd.DataFrame) -> dict[str, Any]:
     """Columns of obs of `n_cells` cells for each of `names`; `sources` is obs of the control cell of each [N].
 
     The perturbation key holds the condition's name, `targets` the targets alone (`JQ1+TGF`). The dose and time keys hold

@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from scdfm.data.cells import CellTable, cells_of
+from scdfm.data.cells import CellTable
 from scdfm.data.conditions import CONTROL, SEPARATOR
 from scdfm.data.design import Design
 from scdfm.data.naming import Naming
+from scdfm.data.reading import cells_of
 from scdfm.data.recognise import looks_like_control
 from scdfm.data.source import Source, open_source
 from scdfm.run.manifest import Manifest

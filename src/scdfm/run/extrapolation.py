@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from scdfm.data.conditions import Condition, Perturbation, number_text, parse
 from scdfm.data.encoding import ConditionEncoder
 from scdfm.data.split import UNKNOWN
-
-if TYPE_CHECKING:
-    from scdfm.run.folder import Run
+from scdfm.run.trained import Trained
 
 
-def extrapolated(run: Run, names: Iterable[str]) -> dict[str, str]:
+def extrapolated(run: Trained, names: Iterable[str]) -> dict[str, str]:
     """Condition → why its prediction is an extrapolation, of those that are; empty where training is unknown.
 
     New combinations of targets that trained in other conditions are what the model is for, and none.
@@ -56,7 +53,7 @@ def untold(names: Sequence[str], of: int, most: int = 5) -> str:
 class _Seen:
     """What the training conditions of a run held."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Trained) -> None:
         self.run = run
         self.conditions = [parse(name) for name in run.split.train]
         self.settings = {(p.target, c.covariates) for c in self.conditions for p in c.perturbations}

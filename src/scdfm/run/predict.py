@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anndata as ad
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 import torch
@@ -22,18 +23,16 @@ from scdfm.flow import Noise, Start, generate
 from scdfm.prior import PriorStart
 from scdfm.run.columns import own_columns
 from scdfm.run.controls import read_controls
-from scdfm.run.counts import Counter
+from scdfm.run.counts import LEAST, CountLaw, Floats, counts_of, law_of, library_factors
 from scdfm.run.extrapolation import extrapolated
 from scdfm.run.folder import CONTROLS
 from scdfm.run.scale import require_scale
+from scdfm.run.trained import Trained
 from scdfm.seeds import numpy_rng, torch_rng
-
-if TYPE_CHECKING:
-    from scdfm.run.folder import Run
 
 
 def predict(
-    run: Run,
+    run: Trained,
     conditions: Sequence[str] | None = None,
     controls: CellTable | ad.AnnData | str | Path | None = None,
     *,
@@ -100,7 +99,7 @@ def predict(
     return found
 
 
-def condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
+def condition_names(run: Trained, conditions: Sequence[str] | None) -> list[str]:
     if conditions is None:
         conditions = run.split.test
     if isinstance(conditions, str):
@@ -120,7 +119,7 @@ def condition_names(run: Run, conditions: Sequence[str] | None) -> list[str]:
     return names
 
 
-def control_table(run: Run, controls: CellTable | ad.AnnData | str | Path) -> CellTable:
+def control_table(run: Trained, controls: CellTable | ad.AnnData | str | Path) -> CellTable:
     """The control cells of `controls`, which must be on the run's scale."""
     scale = run.manifest.scale
     if not isinstance(controls, CellTable):
@@ -142,7 +141,7 @@ def control_table(run: Run, controls: CellTable | ad.AnnData | str | Path) -> Ce
     return table
 
 
-def _solved_genes(run: Run, genes: Sequence[str] | None) -> tuple[list[str], list[int]]:
+def _solved_genes(run: Trained, genes: Sequence[str] | None) -> tuple[list[str], list[int]]:
     """The genes that are solved, and which of them are returned."""
     panel = {gene: place for place, gene in enumerate(run.genes)}
     wanted = list(panel if genes is None else dict.fromkeys(genes))
@@ -159,7 +158,7 @@ def _solved_genes(run: Run, genes: Sequence[str] | None) -> tuple[list[str], lis
     return run.genes, [panel[gene] for gene in wanted]
 
 
-def _expression(run: Run, table: CellTable, genes: list[str]) -> sp.csr_matrix:
+def _expression(run: Trained, table: CellTable, genes: list[str]) -> sp.csr_matrix:
     """Control expression [n, genes]."""
     missing = sorted(set(genes) - set(map(str, table.genes)))
     if missing:
@@ -176,7 +175,7 @@ def _draw(n_controls: int, n_cells: int, rng: np.random.Generator) -> np.ndarray
     return np.concatenate(rounds)[:n_cells]
 
 
-def _start(run: Run, table: CellTable, genes: list[str]) -> Callable[[str], Start]:
+def _start(run: Trained, table: CellTable, genes: list[str]) -> Callable[[str], Start]:
     """Where the flow of each condition starts: at noise, or at its control cells' mean plus the shift that is expected."""
     places = [run.genes.index(gene) for gene in genes]
     if run.config.flow.source == "gaussian":
@@ -199,7 +198,7 @@ def _start(run: Run, table: CellTable, genes: list[str]) -> Callable[[str], Star
     return start
 
 
-def _is_stored(run: Run, table: CellTable) -> bool:
+def _is_stored(run: Trained, table: CellTable) -> bool:
     """Whether these are the control cells that the run stores."""
     if CONTROLS not in run.manifest.digests:
         return False
@@ -207,7 +206,7 @@ def _is_stored(run: Run, table: CellTable) -> bool:
 
 
 def _population(
-    run: Run,
+    run: Trained,
     field: Any,
     name: str,
     control: torch.Tensor,
@@ -228,7 +227,7 @@ def _population(
 
 
 def _as_adata(
-    run: Run,
+    run: Trained,
     names: list[str],
     genes: list[str],
     n_cells: int,
@@ -256,3 +255,52 @@ def _as_adata(
         "extrapolated_because": list(beyond.values()),
     }
     return adata
+
+
+@dataclass(frozen=True)
+class Counter:
+    """What turns a run's predicted cells into counts: its law on the genes asked for, and its control cells' factors [n].
+
+    `told` says where both come from.
+    """
+
+    law: CountLaw
+    factor: Floats
+    told: str
+
+    @classmethod
+    def of(cls, run: Trained, table: CellTable, genes: list[str]) -> Counter:
+        """The counter of a run that starts from the control cells `table`; DataError where these are none of counts."""
+        factor, known = library_factors(sp.csr_matrix(table.X[np.arange(table.n)]), "controls")
+        said = ["library sizes are those of the control cells"]
+        if not known:
+            said.append("taken from log1p values with the smallest value of each cell as one count")
+        law = run.count_law
+        if law is not None:
+            said.append("dispersion is that of the training cells' counts")
+        else:
+            law = law_of(table.X, [np.arange(table.n)], table.columns(run.genes))
+            said.append("dispersion is that of the control cells")
+        if law is None:
+            law = CountLaw(np.full(len(run.genes), LEAST), float("nan"))
+            said[-1] = "counts are Poisson's, as no dispersion is known"
+        place = {gene: at for at, gene in enumerate(run.genes)}
+        dispersion = law.dispersion[[place[gene] for gene in genes]]
+        return cls(CountLaw(dispersion, law.total), factor, "; ".join(said))
+
+    def counts(
+        self, population: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], rng: np.random.Generator
+    ) -> npt.NDArray[np.float32]:
+        """Counts of one predicted population [M, G], whose cells started from the control cells at `rows` [M].
+
+        float32, which holds them exactly, so that a file has one type of values whatever was asked.
+        """
+        found = counts_of(population.astype(np.float64), self.factor[rows], self.law.dispersion, rng)
+        return found.astype(np.float32)
+
+    def describe(self, adata: ad.AnnData, rows: npt.NDArray[np.int64]) -> None:
+        """Say in `adata` that its values are counts, and give each cell's library size, over all genes of the screen."""
+        adata.obs["size_factor"] = self.factor[rows]
+        if np.isfinite(self.law.total):
+            adata.obs["library_size"] = np.rint(self.law.total / self.factor[rows])
+        adata.uns["scdfm"]["counts"] = self.told

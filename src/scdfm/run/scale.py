@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,9 +12,7 @@ from scdfm.data import CONTROL
 from scdfm.data.scales import BASES, Rescaling, base_of, rescaling
 from scdfm.data.stored import Matrix, subset
 from scdfm.errors import DataError
-
-if TYPE_CHECKING:
-    from scdfm.run.folder import Run
+from scdfm.run.trained import Trained
 
 SCALE_CELLS: Final = 1000
 """Cells that stand for all, evenly spaced."""
@@ -23,7 +21,7 @@ AS_MUCH, FAR, LESS = 1.5, 2.5, 0.9
 of the difference to the control mean. Perturbations and cell types change totals over a run's genes too, but less."""
 
 
-def require_scale(run: Run, X: Matrix, genes: list[str], where: str) -> None:
+def require_scale(run: Trained, X: Matrix, genes: list[str], where: str) -> None:
     """Raise DataError where the cells `X` [N, A] of `genes` look to be in another scale than the run's control cells.
 
     Their mean per gene is compared with the run's control mean, and their totals of normalised counts with those of the
@@ -55,7 +53,7 @@ def require_scale(run: Run, X: Matrix, genes: list[str], where: str) -> None:
     )
 
 
-def _control_mean(run: Run) -> np.ndarray | None:
+def _control_mean(run: Trained) -> np.ndarray | None:
     """Mean of the run's control cells [G], if it keeps means or cells."""
     if "means.csv" in run.manifest.digests and CONTROL in run.means.index:
         return run.means.loc[CONTROL].to_numpy(np.float64)

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anndata as ad
 import numpy as np
@@ -28,12 +28,9 @@ from scdfm.errors import DataError, RunError
 from scdfm.files import flush, recorded_folder, require_place, written_whole
 from scdfm.processes import launched, together, wait_for_all
 from scdfm.run.columns import joined
-from scdfm.run.counts import Counter
 from scdfm.run.extrapolation import extrapolated
-from scdfm.run.predict import condition_names, control_table, predict
-
-if TYPE_CHECKING:
-    from scdfm.run.folder import Run
+from scdfm.run.predict import Counter, condition_names, control_table, predict
+from scdfm.run.trained import Trained
 
 SHARD_CELLS: Final = 4096
 """Predicted cells of one shard, or one condition's where these are more."""
@@ -63,7 +60,7 @@ class PredictedFile:
 class Shards:
     """The shards of one request in `folder`; `conditions` holds the names of each."""
 
-    run: Run
+    run: Trained
     folder: Path
     conditions: tuple[tuple[str, ...], ...]
     controls: CellTable | None
@@ -176,7 +173,7 @@ class Shards:
 
 
 def predict_to(
-    run: Run,
+    run: Trained,
     out: str | Path,
     conditions: Sequence[str] | None = None,
     controls: CellTable | ad.AnnData | str | Path | None = None,
@@ -217,7 +214,7 @@ def predict_to(
 
 
 def shards_of(
-    run: Run,
+    run: Trained,
     out: Path,
     conditions: Sequence[str] | None,
     controls: CellTable | ad.AnnData | str | Path | None,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
@@ -20,16 +19,14 @@ from scdfm.data.conditions import SEPARATOR, parse, targets
 from scdfm.errors import ConditionError, DataError
 from scdfm.run.counts import library_factors
 from scdfm.run.predict import condition_names, control_table, predict
-
-if TYPE_CHECKING:
-    from scdfm.run.folder import Run
+from scdfm.run.trained import Trained
 
 COLUMN, CONTROL_LABEL, MOST_COUNTS = "target", "non-targeting", 1_000_000
 """Perturbation column, control label and largest total of a cell, of preset vcc2026."""
 
 
 def submission(
-    run: Run,
+    run: Trained,
     conditions: Sequence[str] | None = None,
     controls: CellTable | ad.AnnData | str | Path | None = None,
     *,

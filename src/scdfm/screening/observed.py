@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scdfm.data.cells import cells_of, read_like
 from scdfm.data.naming import Naming
+from scdfm.data.reading import cells_of, read_like
 from scdfm.data.source import open_source
 from scdfm.data.stored import in_memory, subset
 from scdfm.errors import DataError

@@ -13,11 +13,12 @@ import torch
 from scdfm.config import Config
 from scdfm.data import CONTROL, CellTable, ConditionSampler, Split, make_split
 from scdfm.errors import ConfigError, RunError
-from scdfm.files import new_folder
+from scdfm.files import file_digest, new_folder
 from scdfm.processes import is_first, together, wait_for_all, world_size
 from scdfm.run import Run, folder
 from scdfm.run.extrapolation import unknown, untold
 from scdfm.run.manifest import NAME, Manifest
+from scdfm.run.trained import build_field, source_rates
 from scdfm.seeds import derive, numpy_rng
 from scdfm.training.budget import Stopwatch, steps_within
 from scdfm.training.checkpoint import BEST, CHECKPOINTS, LAST, read_checkpoint
@@ -188,13 +189,13 @@ def _train(
     config = manifest.config
     graph = folder.read_graph(out / folder.GRAPH, len(manifest.vocabulary)) if config.graph.enabled else None
     shape = data.inputs.encoder.shape(null=config.training.condition_dropout > 0)
-    field = folder.build_field(config, data.inputs.vocabulary, graph, shape)
+    field = build_field(config, data.inputs.vocabulary, graph, shape)
     start = prior_start(data.cells, data.split, data.inputs, out) if config.flow.source == "prior" else None
     if not config.training.max_steps:
         if is_first():
             _finish(Kept(field.state_dict(), {"step": 0}), 0, manifest, out)
         return
-    rates = folder.source_rates(folder.read_means(out / folder.MEANS))
+    rates = source_rates(folder.read_means(out / folder.MEANS))
     module = FlowModule(field, config, data.gene_ids, rates, len(data.validation), start)
     trainer = _loop(module, data, config, out, progress, watch)
     if trainer.is_global_zero and watch is None:
@@ -202,7 +203,7 @@ def _train(
         chosen = config.training.keep == "best" and validated
         kept = _best(out) if chosen else _last(module, trainer.global_step, out)
         if validated and start is not None:
-            fresh = folder.build_field(config, data.inputs.vocabulary, graph, shape)
+            fresh = build_field(config, data.inputs.vocabulary, graph, shape)
             jury = Jury(data.validation.batches, config, module.gene_ids.cpu(), start.to("cpu"))
             kept = jury.judged(kept, fresh)
         _finish(kept, trainer.global_step, manifest, out)
@@ -264,7 +265,7 @@ def _finish(kept: Kept, step: int, manifest: Manifest, out: Path) -> None:
     """Write the weights kept, then the manifest that makes the run complete."""
     require_finite(kept.weights, out, step, manifest.config)
     folder.write_tensors(out / folder.WEIGHTS, kept.weights)
-    digests = {name: folder.file_digest(out / name) for name in folder.FILES if (out / name).is_file()}
+    digests = {name: file_digest(out / name) for name in folder.FILES if (out / name).is_file()}
     manifest.model_copy(update={"result": kept.result, "shrinkage": kept.shrinkage, "digests": digests}).save(
         out
     )

@@ -30,6 +30,7 @@ from scdfm.errors import DataError, RunError
 from scdfm.run import folder
 from scdfm.run.counts import learned_law
 from scdfm.run.manifest import FORMAT, FeatureSource, Manifest, versions
+from scdfm.run.trained import encoder_of
 from scdfm.seeds import numpy_rng
 
 Features = FeatureTable | pd.DataFrame | str | Path
@@ -85,7 +86,7 @@ def prepare(
     )
     standardise = None if given is None else _standardiser(given, trained)
     scaled = None if given is None or standardise is None else standardise(given)
-    encoder = folder.encoder_of(manifest, scaled)
+    encoder = encoder_of(manifest, scaled)
     encoder.slots(
         (*split.train, *controls)
     )  # refuses what training could not learn before anything is written

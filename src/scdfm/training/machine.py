@@ -9,7 +9,7 @@ import torch
 
 from scdfm.config import TrainingConfig
 from scdfm.errors import ConfigError
-from scdfm.run import folder
+from scdfm.run.trained import build_field
 from scdfm.training.inputs import Inputs
 
 # Weights, their gradients, the optimiser's two moments and the average are of one size each.
@@ -42,7 +42,7 @@ def require_memory(inputs: Inputs) -> None:
     config = inputs.manifest.config
     with torch.device("meta"):
         shape = inputs.encoder.shape(null=config.training.condition_dropout > 0)
-        blank = folder.build_field(config, inputs.vocabulary, None, shape)
+        blank = build_field(config, inputs.vocabulary, None, shape)
     parameters = sum(parameter.numel() for parameter in blank.parameters())
     needed = 4 * COPIES * parameters
     there = memory()

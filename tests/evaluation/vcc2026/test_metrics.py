@@ -9,18 +9,8 @@ import pandas as pd
 import pytest
 
 from scdfm.evaluation import evaluate, read_counts, scaled
-from scdfm.evaluation.vcc2026.metrics import (
-    ERROR,
-    FIDELITY,
-    FOLD_ERROR,
-    JACCARD,
-    NAMES,
-    PDS,
-    REACH,
-    compared,
-    discrimination,
-    ratio,
-)
+from scdfm.evaluation.registry import ERROR, FIDELITY, FOLD_ERROR, JACCARD, PDS, REACH, VCC_METRICS
+from scdfm.evaluation.vcc2026.metrics import compared, discrimination, ratio
 from scdfm.evaluation.vcc2026.side import side_of
 
 # cell-eval2 0.20.0's `baseline --preset vcc2026` on the golden real cells (dispersed, seed 0).
@@ -55,7 +45,7 @@ def test_every_value_is_cell_eval2s(golden, table):
     assert theirs.notna().sum() == results["value"].notna().sum()
     means = pd.read_csv(golden / "agg_results.csv", index_col="statistic").loc["mean"]
     found = table[table["model"] == "model"].groupby("metric")["value"].mean()
-    np.testing.assert_allclose(found[list(NAMES)], means[list(NAMES)], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found[list(VCC_METRICS)], means[list(VCC_METRICS)], rtol=0, atol=1e-9)
 
 
 def test_the_anchor_and_the_mean_response_are_cell_eval2s(golden, table):

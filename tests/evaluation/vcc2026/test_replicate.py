@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from scdfm.evaluation import read_counts
-from scdfm.evaluation.vcc2026.metrics import JACCARD
+from scdfm.evaluation.registry import JACCARD
 from scdfm.evaluation.vcc2026.replicate import anchors, halves, replicates
 from scdfm.evaluation.vcc2026.side import side_of
 

@@ -8,7 +8,7 @@ import pytest
 
 from scdfm.errors import ConditionError, ConfigError, DataError
 from scdfm.evaluation import evaluate, read_counts, scaled, summarise
-from scdfm.evaluation.vcc2026.metrics import ERROR, NAMES, PDS
+from scdfm.evaluation.registry import ERROR, PDS, VCC_METRICS
 
 TEST = ["G003", "G004", "G005", "G006"]
 
@@ -23,7 +23,7 @@ def test_the_table_is_long_and_the_ratio_stands_in_one_row(table):
     own = table[table["model"] == "model"]
     assert own.loc[own["metric"] == ERROR, ["condition", "n_cells"]].to_numpy().tolist() == [["all", 240]]
     assert own.groupby("metric")["condition"].apply(list).drop(ERROR).map(lambda found: found == TEST).all()
-    assert set(own["metric"]) == set(NAMES)
+    assert set(own["metric"]) == set(VCC_METRICS)
     assert table.loc[table["model"] == "replicate", "condition"].unique().tolist() == ["all"]
     assert table.attrs["protocol"] == "vcc2026"
     assert any("4 of 7 measured conditions are scored" in note for note in table.attrs["notes"])
@@ -108,5 +108,5 @@ def test_thin_and_empty_conditions_do_not_end_it(real, predicted):
 def test_summary_is_the_aggregate(table):
     mean = summarise(table).set_index(["model", "metric"])["mean"]
     own = table[table["model"] == "model"].groupby("metric")["value"].mean()
-    for metric in NAMES:
+    for metric in VCC_METRICS:
         assert mean["model", metric] == pytest.approx(own[metric], rel=1e-12)

@@ -13,20 +13,8 @@ from numpy.typing import NDArray
 
 from scdfm.data.conditions import targets
 from scdfm.evaluation.pseudobulk import Floats
+from scdfm.evaluation.registry import DENOMINATOR, FIDELITY, FOLD_ERROR, JACCARD, NUMERATOR, PDS, REACH
 from scdfm.evaluation.vcc2026.side import PROFILE_TOTAL, Side, Tests
-
-PDS: Final = "pds_cosine"
-ERROR: Final = "expr_mse_unbiased_capped_norm"
-FIDELITY: Final = "de_wilcoxon_direction_fidelity_yield_raw"
-REACH: Final = "de_wilcoxon_direction_reach_raw"
-JACCARD: Final = "de_wilcoxon_sig_jaccard"
-FOLD_ERROR: Final = "de_wilcoxon_lfc_nmae"
-SCORED: Final = (PDS, ERROR, FIDELITY, REACH, JACCARD, FOLD_ERROR)
-"""The six metrics of the challenge."""
-NUMERATOR, DENOMINATOR = "expr_mse_unbiased_capped", "expr_distance_unbiased"
-DIAGNOSTICS: Final = (NUMERATOR, DENOMINATOR, "expr_mse_unbiased", "expr_real_mass_ratio")
-"""Parts of `expr_mse_unbiased_capped_norm`, and checks of it; not scored by themselves."""
-NAMES: Final = (*SCORED, *DIAGNOSTICS)
 
 PURITY: Final = 0.9
 """Share of right directions that a ranking must keep (direction reach)."""

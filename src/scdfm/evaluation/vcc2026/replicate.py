@@ -11,8 +11,9 @@ from tqdm.auto import tqdm
 
 from scdfm.data.conditions import CONTROL
 from scdfm.evaluation.pseudobulk import Floats, Rows
+from scdfm.evaluation.registry import ERROR, FOLD_ERROR, VCC_METRICS
 from scdfm.evaluation.vcc2026.counts import Counts
-from scdfm.evaluation.vcc2026.metrics import ERROR, FOLD_ERROR, NAMES, compared, fold_errors, own_genes, ratio
+from scdfm.evaluation.vcc2026.metrics import compared, fold_errors, own_genes, ratio
 from scdfm.evaluation.vcc2026.side import Side, side_of
 
 SPLITS: Final = 5
@@ -31,7 +32,7 @@ def replicates(
     for i in tqdm(range(splits), "halves", unit="split", disable=not progress):
         values = _split(counts, real, int(seeds[i]))
         error = values.pop(ERROR)
-        for name in NAMES:
+        for name in VCC_METRICS:
             if name == ERROR:
                 found.append((i, name, float(error[0]), 0))
                 continue

@@ -14,11 +14,11 @@ from scdfm.data.conditions import CONTROL, canonical, near
 from scdfm.errors import ConditionError, ConfigError, DataError
 from scdfm.evaluation import baselines
 from scdfm.evaluation.baselines import Training
-from scdfm.evaluation.metrics import checked
 from scdfm.evaluation.pseudobulk import Floats
+from scdfm.evaluation.registry import ERROR, FOLD_ERROR, VCC_METRICS, VCC_SCORED, checked
 from scdfm.evaluation.vcc2026.counts import Counts
 from scdfm.evaluation.vcc2026.emission import MEAN_RESPONSE, emitted, mean_response
-from scdfm.evaluation.vcc2026.metrics import ERROR, FOLD_ERROR, NAMES, SCORED, compared, own_genes, ratio
+from scdfm.evaluation.vcc2026.metrics import compared, own_genes, ratio
 from scdfm.evaluation.vcc2026.replicate import SPLITS, anchors, replicates, splittable
 from scdfm.evaluation.vcc2026.side import Side, profiles, side_of
 
@@ -48,7 +48,7 @@ def score(
     Models: `name`; with `references` also `mean response`, `replicate` (in the one row `all` of each metric) and
     simple rules that have training conditions. `attrs["replicate"]` holds the anchor's spread over the splits.
     """
-    asked = checked(metrics, NAMES)
+    asked = checked(metrics, VCC_METRICS)
     predicted, real, notes = _same_genes(predicted, real)
     scored, more = _scored(predicted, real, conditions)
     notes += more
@@ -234,7 +234,7 @@ def scaled(table: pd.DataFrame) -> pd.DataFrame:
         if model == REPLICATE:
             continue
         parts = []
-        for metric in SCORED:
+        for metric in VCC_SCORED:
             ends = [mean.get((end, metric), np.nan) for end in (MEAN_RESPONSE, REPLICATE)]
             value = mean.get((model, metric), np.nan)
             parts.append(_on_scale(metric, float(value), float(ends[0]), float(ends[1])))
