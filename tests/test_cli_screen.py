@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from scdfm import Config, DataConfig, read_cells
+from scdfm import Config, DataConfig, Run, fit, identify, read_cells, simulate
 from scdfm.cli import app
 from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ScdfmError
@@ -188,3 +188,62 @@ def test_cell_types_from_the_command_line(call, tmp_path: Path) -> None:
     own = scores[(scores["model"] == "no change") & (scores["metric"] == "l2")]["value"]
     assert own.max() < 3  # the level of the type, 1 for each of 20 genes, is no shift
     assert (tmp_path / "score" / "report.html").is_file()
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `mixed.h5ad`, two screens of which `b` is in counts, `cut.h5ad`, which is `a` alone and does not say
+    so, and a run and a prediction of `a`."""
+    folder = tmp_path_factory.mktemp("mixed")
+    one = simulate(n_genes=40, n_targets=5, cells_per_condition=10, n_controls=20, seed=3)
+    other = simulate(n_genes=40, n_targets=5, cells_per_condition=10, n_controls=20, seed=3)
+    one.write_h5ad(folder / "cut.h5ad")
+    one.obs["dataset"], other.obs["dataset"] = "a", "b"
+    other.X = other.layers["counts"]
+    ad.concat([one, other], index_unique="-").write_h5ad(folder / "mixed.h5ad")
+    cells = read_cells(folder / "mixed.h5ad", subset={"dataset": "a"}, min_genes=1)
+    config = Config.preset("instant").updated({"panel": {"n_genes": 30}, "graph": {"k": 5}})
+    run = fit(cells, config=config, out=folder / "run", progress=False)
+    run.predict(n_cells=5).write_h5ad(folder / "p.h5ad")
+    return folder
+
+
+def test_a_run_reads_its_screen_again_as_a_part_of_a_mixed_file(call, mixed) -> None:
+    """The subset comes from the run: scores are those of the part; a file that cannot tell its parts says the way."""
+    run = Run.load(mixed / "run")
+    assert (run.manifest.subset, run.manifest.min_genes) == ({"dataset": "a"}, 1)
+    said = {}
+    for name, options in (("mixed", ()), ("cut", ("--subset", "none"))):
+        asked = (
+            "evaluate",
+            mixed / "p.h5ad",
+            mixed / f"{name}.h5ad",
+            "--run",
+            mixed / "run",
+            "--metrics",
+            "l2",
+        )
+        code, _, error = call(*asked, "--out", mixed / f"scores_{name}", *options, "--quiet")
+        assert code == 0, error
+        said[name] = pd.read_csv(mixed / f"scores_{name}" / "scores.csv")["value"]
+    np.testing.assert_allclose(said["mixed"], said["cut"], rtol=1e-6)
+    asked = ("evaluate", mixed / "p.h5ad", mixed / "cut.h5ad", "--run", mixed / "run", "--out", mixed / "no")
+    code, _, error = call(*asked)
+    assert code == 2
+    assert "no column 'dataset', by which the cells of the run were chosen (dataset=a)" in error
+    assert "--subset none" in error
+    code, _, error = call(*asked[:2], mixed / "mixed.h5ad", *asked[3:], "--subset", "none")
+    assert (code, "no log1p" in error or "counts" in error) == (2, True)  # the other half is of another scale
+    hits = ("hits", mixed / "p.h5ad", mixed / "mixed.h5ad", "--run", mixed / "run", "--out", mixed / "h.csv")
+    assert "1 scored conditions" in call(*hits)[2]  # its cells are read, and too few to rank
+    assert "1 scored conditions" not in call(*hits, "--subset", "none")[2]
+
+
+def test_observed_cells_of_a_mixed_file_are_those_of_the_runs_part_and_controls_are_not_chosen(mixed) -> None:
+    run = Run.load(mixed / "run")
+    name = run.split.train[0]
+    own = identify(run, mixed / "mixed.h5ad", condition=name, order=1, cells=8, shortlist=2)
+    cut = ad.read_h5ad(mixed / "cut.h5ad")
+    alone = identify(run, cut[cut.obs["perturbation"] == name].copy(), order=1, cells=8, shortlist=2)
+    pd.testing.assert_frame_equal(own.table, alone.table)
+    assert run.read_controls(mixed / "cut.h5ad").n == 20

@@ -33,11 +33,13 @@ class DataConfig(Section):
     exclude: tuple[str, ...] = ()
     """Label of cells to leave out, * for any text, nan also for missing labels; may be repeated."""
     separator: str | None = None
-    """What joins targets in labels beside +: |, __, _, ; or a comma."""
+    """What joins targets in labels beside +: |, __, _, ; or a comma; none where nothing does, as in Na+/K+."""
     guides: tuple[str, ...] = ()
     """Pool guides to genes by their names: GENE_sg*, where GENE stands for the gene; may be repeated."""
     genes: str | None = None
     """Column of var that names genes, such as gene_name; without it the index."""
+    gene_versions: Literal["keep", "drop"] = "keep"
+    """keep, or drop: the version of Ensembl ids (ENSG00000141510.18), of genes and targets."""
     covariates: tuple[str, ...] = ()
     """Columns of obs, separated by commas, that join the names of conditions: A|cell_type=B."""
     dose_key: str | None = None
@@ -64,7 +66,7 @@ class DataConfig(Section):
     dose_unit_key: str | None = None
     """Column of obs with the unit of each dose, where it stands beside it; doses become uM, or ug/ml."""
     subset: dict[str, str] = Field(default_factory=dict)
-    """Keep cells with COLUMN=VALUE in obs; may be repeated."""
+    """Keep cells with COLUMN=VALUE in obs; may be repeated. With --run that of the run, none for all cells."""
 
     @field_validator("target_sum", mode="plain")
     @classmethod

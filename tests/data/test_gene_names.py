@@ -15,6 +15,8 @@ from scdfm.errors import DataError
 COUNTS = np.array([[1, 0, 3, 9], [2, 5, 0, 1], [4, 1, 1, 7], [0, 2, 2, 5]], dtype=np.float32)
 LABELS = ("control", "control", "A", "A")
 
+ID = "ENSG00000141510"
+
 
 def screen(var: pd.DataFrame) -> ad.AnnData:
     """Four cells of counts."""
@@ -70,13 +72,19 @@ def test_targets_that_another_column_names_are_told() -> None:
 @pytest.mark.parametrize(
     ("index", "words"),
     [
-        (["A1.7", "B2.1", "C3.1", "D4.1"], "without the version that var has ('A1' is 'A1.7'): take it off"),
-        (["a1", "B", "C", "D"], "in another case than var has ('A1' is 'a1'): rename the labels"),
+        ([f"{ID}.7", "B", "C", "D"], f"without the version that var has ('{ID}' is '{ID}.7'): drop versions"),
+        (
+            [ID.lower(), "B", "C", "D"],
+            f"in another case than var has ('{ID}' is '{ID.lower()}'): rename the labels",
+        ),
     ],
 )
 def test_targets_that_are_spelled_otherwise_are_told(index: list[str], words: str) -> None:
     adata = screen(pd.DataFrame(index=index))
-    adata.obs["perturbation"] = ["control", "control", "A1", "A1"]
+    adata.obs["perturbation"] = ["control", "control", ID, ID]
     (note,) = read_cells(adata, target_sum=100).notes
     assert words in note
-    assert any(words in pitfall for pitfall in inspect(adata).pitfalls)
+    if "version" in words:  # inspect has the option in its line
+        assert "--gene-versions drop" in str(inspect(adata).decisions)
+    else:
+        assert any(words in pitfall for pitfall in inspect(adata).pitfalls)

@@ -68,6 +68,9 @@ def said(found: Inspection, words: str) -> str:
         (["ctrl", "AHR__ctrl", "ctrl__FEV", "AHR__FEV"], "--separator __", {1: 2, 2: 1}),
         (["control", "AHR_FEV", "AHR", "FEV"], "--separator _", {1: 2, 2: 1}),
         (["control", "AHR;FEV", "AHR", "FEV"], "--separator ;", {1: 2, 2: 1}),
+        (["control", "AHR_sg1", "AHR_sg2", "FEV_sg1", "AHR_sg1_FEV_sg2"], "--separator _ --guides GENE_sg*", {1: 2, 2: 1}),
+        (["NT_1", "AHR_1", "NT_2_FEV_1", "AHR_1_FEV_2"], "--control NT_1 --control NT --separator _ --guides GENE_*",
+         {1: 2, 2: 1}),
         (["control", "AHR_sg1", "AHR_sg2", "HLA-A_sg1"], "--guides GENE_sg*", {1: 2}),
         (["NTg1", "NTg2", "STAT1g1", "STAT1g2", "AHRg1"], "--control NTg1 --control NTg2 --guides GENEg*", {1: 2}),
         (["sgNT-1", "sgAHR-1", "sgAHR-2", "sgHLA-A-1"], "--control sgNT-1 --guides sgGENE-*", {1: 2}),
@@ -149,14 +152,6 @@ def test_the_column_that_says_most_is_the_perturbation() -> None:
     assert options(guides) == "--control NT"
 
 
-def test_a_column_of_drug_and_dose_says_no_more_than_drugs() -> None:
-    drugs = ["DMSO_TF", "JQ1", "JQ1", "Bleomycin"]
-    both = [f"[('{drug}', {dose}, 'uM')]" for drug, dose in zip(drugs, (0, 1, 5, 1), strict=True)]
-    found = inspect(screen(drugs, key="drug", drugname_drugconc=both))
-    assert found.perturbation is not None
-    assert (found.perturbation.column, found.perturbation.value) == ("drug", "DMSO_TF")
-
-
 def test_two_columns_that_name_a_combination_are_joined() -> None:
     first = ["DMSO", "a", "b", "c", "d", "a", "a", "b", "b"]
     second = ["DMSO", "DMSO", "None", "None", "DMSO", "b", "c", "c", "d"]
@@ -179,3 +174,39 @@ def test_patterns_take_no_other_label() -> None:
     assert patterns(["NT-1", "NT-2"], ["AHR"]) == ("NT-1", "NT-2")
     assert patterns(["NT1", "NT2", "NT3", "NT4"], ["AHR", "NT5E"]) == ("NT1", "NT2", "NT3", "NT4")
     assert patterns(["NT-1", "NT-2", "NT-3", "ctrl"], ["AHR", "NT5E"]) == ("NT-*", "ctrl")
+
+
+def test_a_plus_that_joins_nothing() -> None:
+    labels = ["DMSO", "Na+/K+-ATPase inhibitor", "Ca2+", "Digoxin", "Ouabain"]
+    found = inspect(screen([*labels, *labels], key="drug", cell_line=["a"] * 5 + ["b"] * 5))
+    assert options(found).startswith("--perturbation-key drug --control DMSO --separator none")
+    assert "'Na+/K+-ATPase inhibitor'" in said(found, "no label joins targets")
+    assert found.targets == {1: 8}
+
+
+def test_ids_with_versions() -> None:
+    ids = [f"ENSG{place:011d}" for place in range(8)]
+    var = pd.DataFrame(index=[f"{name}.{place}" for place, name in enumerate(ids)])
+    found = inspect(screen(["control", *ids[:6]], var=var))
+    assert options(found) == "--gene-versions drop"
+    assert "6 of 6 targets are genes of this file but for the version" in said(found, "version")
+    assert not found.drugs
+
+
+def test_labels_that_list_drugs_and_amounts() -> None:
+    """They say more than a column of drugs alone, unless the amounts have a column too."""
+    drugs = [
+        ("DMSO_TF", 0.0),
+        *((drug, dose) for drug in ("(+)-JQ1", "Bleomycin (sulfate)") for dose in (50.0, 500.0, 5e3)),
+    ]
+    lists = [f"[('{drug}', {dose}, 'nM')]" for drug, dose in drugs]
+    names = [drug for drug, _ in drugs]
+    found = inspect(screen(lists, drug=names, drugname_drugconc=lists, key="label2"))
+    assert options(found).startswith("--perturbation-key")
+    assert found.perturbation is not None
+    assert found.perturbation.value == "DMSO_TF"
+    assert found.n_conditions == 6
+    assert "read as '(+)-JQ1@0.05'" in said(found, "list drugs and amounts")
+    apart = inspect(screen(names, key="drug", drugname_drugconc=lists, dose=[dose for _, dose in drugs]))
+    assert apart.perturbation is not None
+    assert (apart.perturbation.column, apart.n_conditions) == ("drug", 6)

@@ -244,12 +244,12 @@ def tahoe() -> Layout:
     for line, cell_name in (("CVCL_0023", "A549"), ("CVCL_0292", "HCT15")):
         for drug, dose, n in (("DMSO_TF", 0.0, 30), *((d, u, 6) for d in drugs for u in (0.05, 0.5, 5.0))):
             own = drug != "DMSO_TF"
-            rows += [((drug,) if own else (), f"{drug}|cell_line={line}" if own else "control", {
+            rows += [((drug,) if own else (), f"{drug}@{dose:g}|cell_line={line}" if own else "control", {
                 "sample": f"smp_{cell}", "drugname_drugconc": f"[('{drug}', {dose}, 'uM')]", "drug": drug,
                 "cell_line": line, "cell_name": cell_name, "sublibrary": f"lib_{cell % 2}", "phase": "G1",
                 "pass_filter": "full",
             }) for cell in range(n)]  # fmt: skip
-    words = ("--perturbation-key drug", "--control DMSO_TF", "--covariates cell_line")
+    words = ("--perturbation-key drugname_drugconc", "--control DMSO_TF", "--covariates cell_line")
     return layout(rows, words)
 
 

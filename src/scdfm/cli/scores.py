@@ -98,7 +98,10 @@ def hits(
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the predictions in the table.")] = "model",
 ) -> None:
-    """How many true hits stand in the first 5, 10 and 20% of the ranked library, beside simple rules and chance."""
+    """How many true hits stand in the first 5, 10 and 20% of the ranked library, beside simple rules and chance.
+
+    With --run the real cells are read as the run's were; options given here go over that.
+    """
     from scdfm.evaluation import hits as found_hits
     from scdfm.files import written_whole
 
@@ -107,6 +110,7 @@ def hits(
         from scdfm.run import Run
 
         training = Run.load(run)
+        screen = screen.over(training.manifest.reading)
     cells = screen.read(real)
     weights = None
     if signature is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from scdfm.run import Run
 
 NONE = "none"
-"""What stands for an empty list of columns."""
+"""What stands for an empty list of columns, and for no subset."""
 
 
 FLAGS: Final = {"genes": "--gene-column"}
@@ -44,11 +44,14 @@ def declared(config: Path | None, given: dict[str, Any], **defaults: Any) -> Dat
 
     values = {name: value for name, value in given.items() if value is not None}
     for name, become in _BECOME.items():
-        if name in values:
+        if name in values and values[name] != [NONE]:
             values[name] = become(values[name])
     base = DataConfig(**defaults)
     if config is not None:
         base = DataConfig.load(config, base)
+    if given.get("subset") == [NONE]:
+        del values["subset"]
+        base = base.model_copy(update={"subset": {}})
     return base.updated(values, "command line")
 
 

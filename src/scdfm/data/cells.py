@@ -48,6 +48,7 @@ class CellTable:
     `scale.target_sum`; `obs` has one row a cell, with the canonical condition as a categorical in column
     `perturbation_key`; `codes` [N] are places in `conditions`; `spelling` maps a condition to its label in the file,
     whose words are those of `naming`; `notes` say what was left out, and which labels may mean something else.
+    `subset` and `min_genes` chose the cells of the file, as `read_cells` was asked.
     All untreated cells are the one condition `control`; `match` [N] is the code of each cell's control-matching group.
     `notes` say what was read otherwise than its owner may think.
     """
@@ -65,6 +66,8 @@ class CellTable:
     source: Path | None = None
     design: Design = field(default_factory=Design)
     notes: tuple[str, ...] = ()
+    subset: dict[str, str] = field(default_factory=dict)
+    min_genes: int = 0
 
     @property
     def control(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -33,6 +34,7 @@ UNITS: Final = _units()
 _AMOUNT: Final = re.compile(
     r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*([^\s0-9.+-][^\s+]*)\s*"
 )
+_LISTED: Final = re.compile(r"\s*\[\s*\(\s*['\"].*\)\s*,?\s*\]\s*", re.DOTALL)
 UNIT_NAMES: Final = ("{dose}_unit", "{dose}_units", "dose_unit", "dose_units", "unit", "units")
 """What the column of the units of a column `dose` is called."""
 
@@ -62,6 +64,26 @@ def number_of(text: str) -> str:
     if not found or _plain(found[2]) not in UNITS:
         return text
     return number_text(float(f"{float(found[1]) * UNITS[_plain(found[2])][1]:.12g}"))
+
+
+def listed_amounts(text: str) -> list[tuple[str, str]] | None:
+    """The names and amounts of a label such as `[('Trametinib', 0.05, 'uM')]`, a list of drug, number and unit; amounts
+    are numbers as `number_of` gives them. None for any other text."""
+    if not _LISTED.fullmatch(text):
+        return None
+    try:
+        found = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    amounts = []
+    for one in found:
+        if not isinstance(one, tuple) or [type(part) for part in one] not in (
+            [str, float, str],
+            [str, int, str],
+        ):
+            return None
+        amounts.append((one[0].strip(), number_of(f"{number_text(one[1])} {one[2]}")))
+    return amounts
 
 
 def units_of(texts: Iterable[str]) -> list[str]:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from scdfm.data.conditions import near
+from scdfm.data.naming import VERSION
 from scdfm.data.source import Source
 from scdfm.errors import DataError
 
 FEATURE_TYPES: Final = ("feature_types", "feature_type")
 """Columns of var in which 10x files say what a feature is."""
 GENE_EXPRESSION: Final = "Gene Expression"
-_VERSION: Final = re.compile(r"(?<=\d)\.\d+$")
-_WITHOUT_VERSION: Final = "take it off (adata.var_names = adata.var_names.str.split('.').str[0])"
+_WITHOUT_VERSION: Final = "drop versions (--gene-versions drop, gene_versions='drop')"
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,10 @@ class Genes:
     notes: tuple[str, ...] = ()
 
 
-def read_genes(source: Source, column: str | None = None) -> Genes:
-    """The genes of a screen by the index of var, or by a `column` of it.
+def read_genes(
+    source: Source, column: str | None = None, versions: Literal["keep", "drop"] = "keep"
+) -> Genes:
+    """The genes of a screen by the index of var, or by a `column` of it; `versions` of Ensembl ids can be dropped.
 
     Features that var says are no genes (guides, antibodies: `feature_types`) are left out. A gene without a name in
     `column` keeps that of the index; one whose name another has gets a suffix (`-1`, ...), as anndata's
@@ -45,6 +46,8 @@ def read_genes(source: Source, column: str | None = None) -> Genes:
     if column is not None:
         names, said = _by_column(source, column, kept)
     names = names[kept]
+    if versions == "drop":
+        names = np.asarray([VERSION.sub(r"\1", name) for name in names.tolist()], dtype=np.str_)
     if (unnamed := np.char.strip(names) == "").any():
         raise DataError(
             f"{source.name}: {int(unnamed.sum())} genes have no name in var (first: column "
@@ -102,10 +105,14 @@ def elsewhere(source: Source, targets: Collection[str]) -> str | None:
             f"{shares[best]} of {len(targets)} targets are genes by var['{best}'], and {shares[None]} by the index of var, "
             f"which names the genes: give --gene-column {best} (genes='{best}'), or nothing but their cells describes them"
         )
-    plain = {_VERSION.sub("", name): name for name in sorted(found[None])}
+    plain = {VERSION.sub(r"\1", name): name for name in sorted(found[None])}
     cases = {name.lower(): name for name in sorted(found[None])}
     for what, remedy, same in (
-        ("without the version that", _WITHOUT_VERSION, {target: plain.get(target) for target in targets}),
+        (
+            "without the version that",
+            _WITHOUT_VERSION,
+            {target: plain.get(VERSION.sub(r"\1", target)) for target in targets},
+        ),
         (
             "in another case than",
             "rename the labels",

@@ -13,7 +13,7 @@ from scdfm.data.conditions import CONTROL, CONTROL_SPELLINGS, near, number_text
 from scdfm.data.design import Design, Designed, column_of, labels_of, texts
 from scdfm.data.naming import MISSING, Naming
 from scdfm.data.recognise import looks_like_control, looks_unassigned
-from scdfm.data.tables import plain
+from scdfm.data.tables import plain, unreadable
 from scdfm.errors import DataError
 
 
@@ -71,10 +71,21 @@ def label_cells(
     )  # fmt: skip
 
 
-def chosen_rows(obs: pd.DataFrame, subset: Mapping[str, str] | None, name: str) -> npt.NDArray[np.int64]:
-    """The rows of the cells that have the values of `subset`, column by column."""
+def chosen_rows(
+    obs: pd.DataFrame, subset: Mapping[str, str] | None, name: str, strict: bool = True
+) -> npt.NDArray[np.int64]:
+    """The rows of the cells that have the values of `subset`, column by column.
+
+    strict: False where the subset is that of another file, which an error on a missing column then says.
+    """
     chosen = np.ones(len(obs), dtype=bool)
     for column, value in (subset or {}).items():
+        if not strict and not {column, plain(column)} & {*obs.columns, *unreadable(obs)}:
+            raise DataError(
+                f"{name}: obs has no column '{column}', by which the cells of the run were chosen ({column}={value}); if "
+                f"all cells of this file are such, add the column (adata.obs['{column}'] = '{value}'), or ask for all "
+                "cells (--subset none)"
+            )
         chosen &= having(
             column_of(obs, column, "subset column", name), value, f"{name}: subset {column}={value}"
         )

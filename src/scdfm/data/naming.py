@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from scdfm.data.conditions import (
     CONTROL,
     CONTROL_SPELLINGS,
+    DOSE_SIGN,
     SEPARATOR,
     Condition,
     parse,
@@ -18,12 +19,17 @@ from scdfm.data.conditions import (
     split_setting,
     split_targets,
 )
-from scdfm.errors import DataError
+from scdfm.data.doses import listed_amounts
+from scdfm.errors import ConditionError, DataError
 
 MISSING: Final = "nan"
 """What stands for a missing label in `exclude`."""
 GENE: Final = "GENE"
 """What stands for the gene in a pattern of guides."""
+NONE: Final = "none"
+"""The separator of labels that name one target each, whatever signs they hold."""
+VERSION: Final = re.compile(r"(?<=^ENS)([A-Z]*\d{6,})\.\d+")
+"""The version in an Ensembl id: the `.18` of `ENSG00000141510.18`."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,9 @@ class Naming:
 
     control: labels of untreated cells; exclude: labels of cells that are left out (`nan` also stands for missing ones).
         In both `*` stands for any text: `non-targeting_*`.
-    separator: what joins targets in labels, beside `+`.
+    separator: what joins targets in labels, beside `+`; `none`: nothing does, and `Na+/K+` is one target.
     guides: patterns of guide names, such as `GENE_sg*`, which are pooled to their genes.
+    gene_versions: `drop` takes the version off Ensembl ids, of genes and of targets.
     """
 
     control: tuple[str, ...] = (CONTROL,)
@@ -41,6 +48,7 @@ class Naming:
     separator: str | None = None
     guides: tuple[str, ...] = ()
     genes: str | None = None
+    gene_versions: Literal["keep", "drop"] = "keep"
 
     def __post_init__(self) -> None:
         for name in ("control", "exclude", "guides"):
@@ -55,13 +63,14 @@ class Naming:
             raise DataError("control: expected at least one label of untreated cells, found none; name it")
         if self.separator is not None:
             object.__setattr__(self, "separator", self.separator.strip())
-            if not self.separator or re.search(r"[\w@=()]", self.separator.replace("_", "")):
+            word = self.separator != NONE and re.search(r"[\w@=()]", self.separator.replace("_", ""))
+            if not self.separator or word:
                 raise DataError(
-                    f"separator '{self.separator}': expected signs that join targets, such as |, __, _, ; or a comma; "
-                    "without it targets are joined by +"
+                    f"separator '{self.separator}': expected signs that join targets, such as |, __, _, ; or a comma, or "
+                    f"{NONE} where nothing joins them; without it targets are joined by +"
                 )
         for pattern in self.guides:
-            joins = [sign for sign in self.signs if sign in pattern]
+            joins = [SEPARATOR] if SEPARATOR in pattern else []
             if pattern.count(GENE) != 1 or pattern == GENE or joins:
                 inside = f"'{joins[0]}', which joins targets" if joins else f"'{pattern}'"
                 raise DataError(
@@ -72,6 +81,8 @@ class Naming:
     @property
     def signs(self) -> tuple[str, ...]:
         """What joins targets, the longest first."""
+        if self.separator == NONE:
+            return ()
         return tuple(sorted(filter(None, {SEPARATOR, self.separator}), key=lambda sign: (-len(sign), sign)))
 
     def parse(self, label: str) -> Condition:
@@ -80,7 +91,16 @@ class Naming:
 
     def canonical(self, name: str) -> str:
         """The canonical name of a condition that somebody asks for, in the words of the file or in scdfm's own."""
-        return str(parse(self.plain(name, pool=False)))
+        targets, _ = split_setting(name)
+        # Where labels name one target each, somebody may still ask for two: A+B is, Na+/K+ is not.
+        own = self.separator == NONE and all(
+            part[:1].isalnum() or part[:1] == "(" for part in split_targets(targets)
+        )
+        return str(
+            parse(
+                replace(self, separator=None).plain(name, pool=False) if own else self.plain(name, pool=False)
+            )
+        )
 
     def plain(self, label: str, pool: bool = True) -> str:
         """A label in scdfm's own words: targets joined by `+`, controls as `control`, guides as their genes.
@@ -88,13 +108,15 @@ class Naming:
         pool: False leaves the names of guides as they are.
         """
         targets, setting = split_setting(label)
-        parts = split_targets(targets, self.signs)
+        parts = self._parts(targets)
         untreated = [self._is_control(part) for part in parts]
         # A pattern that takes a part alone, such as `NegCtrl*`, says nothing of a whole `NegCtrl0_AHR`.
         if self._is_control(targets) and (all(untreated) or not any(untreated)):
             return CONTROL + setting
         genes = self._pooled(parts) if pool and self.guides else parts
         names = [CONTROL if self._is_control(part) else part for part in genes]
+        if self.gene_versions == "drop":
+            names = [VERSION.sub(r"\1", name) for name in names]
         return SEPARATOR.join(names) + setting
 
     def excludes(self, label: str) -> bool:
@@ -129,7 +151,31 @@ class Naming:
         found = {label.strip() for label in labels}
         for label in labels:
             targets, _ = split_setting(label)
-            found |= {targets, *split_targets(targets, self.signs)}
+            found |= {targets, *self._parts(targets)}
+        return found
+
+    def _parts(self, targets: str) -> list[str]:
+        """The targets of a label: of a list with amounts, or between what joins them, the names of guides whole."""
+        amounts = listed_amounts(targets)
+        if amounts is not None:
+            return [
+                name if self._is_control(name) else f"{as_one(name)}{DOSE_SIGN}{dose}"
+                for name, dose in amounts
+            ]
+        if self.separator == NONE:
+            return [as_one(targets.strip())]
+        parts = split_targets(targets, self.signs)
+        return self._rejoined(parts, self.separator) if self.separator and len(parts) > 1 else parts
+
+    def _rejoined(self, parts: list[str], sign: str) -> list[str]:
+        """Parts of guides whose names hold what joins targets, together again: `A_sg1_B_sg2` is `A_sg1` and `B_sg2`."""
+        sizes = {pattern.count(sign) + 1 for pattern in self.guides}
+        found: list[str] = []
+        while parts:
+            names = [(sign.join(parts[:n]), n) for n in sorted(sizes, reverse=True) if 1 < n <= len(parts)]
+            name, n = next((one for one in names if self._guide(one[0])), (parts[0], 1))
+            found.append(name)
+            parts = parts[n:]
         return found
 
     def _is_control(self, text: str) -> bool:
@@ -141,10 +187,13 @@ class Naming:
 
     def _gene(self, part: str) -> str:
         one = perturbation(part)
-        found = next(filter(None, (pattern.fullmatch(one.target) for pattern in self._guides)), None)
+        found = self._guide(one.target)
         if found is None or self._is_control(one.target):
             return part
         return str(replace(one, target=found["gene"]))
+
+    def _guide(self, name: str) -> re.Match[str] | None:
+        return next(filter(None, (pattern.fullmatch(name) for pattern in self._guides)), None)
 
     @cached_property
     def _untreated(self) -> re.Pattern[str]:
@@ -156,9 +205,21 @@ class Naming:
 
     @cached_property
     def _guides(self) -> list[re.Pattern[str]]:
-        """`*` in a guide's name is at least one sign."""
-        whole = (re.escape(text).replace(r"\*", ".+?").replace(GENE, "(?P<gene>.+)") for text in self.guides)
-        return [re.compile(text, re.DOTALL) for text in whole]
+        """`*` in a guide's name is at least one sign; a number where its name holds what also joins targets."""
+        found = []
+        for text in self.guides:
+            joined = self.separator is not None and self.separator in text
+            rest = r"\d.*" if joined else ".+?"
+            found.append(re.escape(text).replace(r"\*", rest).replace(GENE, "(?P<gene>.+)"))
+        return [re.compile(text, re.DOTALL) for text in found]
+
+
+def as_one(name: str) -> str:
+    """A name that holds a `+` within brackets, where it joins nothing."""
+    try:
+        return name if len(split_targets(name)) < 2 else f"({name})"
+    except ConditionError:  # brackets that do not pair protect nothing
+        return name
 
 
 def _pattern(texts: Iterable[str]) -> re.Pattern[str]:

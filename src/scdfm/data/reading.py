@@ -20,6 +20,7 @@ from scdfm.data.labels import Labelled, chosen_rows, label_cells
 from scdfm.data.naming import Naming
 from scdfm.data.source import Source, open_source
 from scdfm.data.streaming import genes_found, log1p_values
+from scdfm.data.tables import plain
 from scdfm.data.values import Reading, TargetSum, ValuesError, checked_target_sum
 from scdfm.declaration import Values
 from scdfm.errors import DataError
@@ -41,6 +42,7 @@ def read_cells(
     separator: str | None = None,
     guides: Sequence[str] = (),
     genes: str | None = None,
+    gene_versions: Literal["keep", "drop"] = "keep",
     covariates: Sequence[str] = (),
     dose_key: str | None = None,
     time_key: str | None = None,
@@ -61,10 +63,12 @@ def read_cells(
     exclude: labels of cells to leave out, such as those whose guide is unknown; `*` as above, and `nan` also stands for
         missing labels.
     separator: what joins targets in labels beside `+`: `|`, `__`, `_`, `;` or a comma. Within brackets nothing joins.
+        `none`: nothing joins them, so that `Na+/K+` is one target, whose name becomes `(Na+/K+)`.
     guides: patterns of guide names, such as `GENE_sg*`: what stands for `GENE` is the target, so that the guides of a
         gene are one condition, and two guides of one gene in a cell a single.
     genes: the column of var that names genes, such as `gene_name` where the index holds Ensembl ids; features that
         var['feature_types'] says are no genes (guides, antibodies) are left out in any case.
+    gene_versions: "drop" takes the version off Ensembl ids (`ENSG00000141510.18`) of genes and targets.
     target_sum: None declares the values log1p; a number or "median" declares them raw counts, which become
         log1p(count · target_sum / total of the cell). Either declaration is checked.
     values: what the numbers are, taken at its word: natural logarithms of 1 + x ("log1p"), "log2" or "log10" of it,
@@ -91,7 +95,7 @@ def read_cells(
     """
     match = match_controls if match_controls is None else tuple(match_controls)
     design = Design(tuple(covariates), dose_key, time_key, match, control_fallback, dose_unit_key)
-    naming = Naming(control, exclude, separator, guides, genes)  # type: ignore[arg-type]
+    naming = Naming(control, exclude, separator, guides, genes, gene_versions)  # type: ignore[arg-type]
     with open_source(path_or_adata) as source:
         return cells_of(
             source,
@@ -145,10 +149,10 @@ def cells_of(
     reading = Reading(checked_target_sum(target_sum), values)
     if min_cells < 1:
         raise DataError(f"min_cells is {min_cells}; expected at least 1")
-    asked = chosen_rows(source.obs, subset, source.name)
+    asked = chosen_rows(source.obs, subset, source.name, strict)
     opened, source = source, source.at(layer)
     named = strict or naming.genes in source.var.columns
-    genes = read_genes(source, naming.genes if named else None)
+    genes = read_genes(source, naming.genes if named else None, naming.gene_versions)
     where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
     if min_genes > 0:
         asked = _with_genes(source.matrix(layer), asked, min_genes, where, genes.columns)
@@ -182,6 +186,8 @@ def cells_of(
             *source.notes, *genes.notes, *labelled.notes, *remarks.of_genes(source, naming, conditions),
             *remarks.of_doses(source.obs, design), *remarks.of_values(X, scale, reading, obs.index, where),
         ),
+        subset={column: plain(value) for column, value in (subset or {}).items()},
+        min_genes=min_genes,
     )  # fmt: skip
 
 

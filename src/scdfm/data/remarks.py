@@ -48,7 +48,8 @@ def of_doses(obs: pd.DataFrame, design: Design) -> Iterator[str]:
 def of_genes(source: Source, naming: Naming, conditions: Sequence[str]) -> Iterator[str]:
     """Where targets are found that the index of var does not name."""
     every = {target for condition in conditions for target in targets(condition)}
-    if naming.genes is None and not every & set(source.genes.tolist()):
+    named = naming.genes is not None or naming.gene_versions == "drop"
+    if not named and not every & set(source.genes.tolist()):
         yield from filter(None, [elsewhere(source, every)])
 
 

@@ -224,12 +224,12 @@ def _below_zero(X: Matrix) -> list[str]:
 def predicted_genes(source: Source, naming: Naming, name: str) -> Genes:
     """The genes of a prediction: by the column of var that names those of the real cells, where it has one."""
     if naming.genes in source.var.columns:
-        return read_genes(source, naming.genes)
+        return read_genes(source, naming.genes, naming.gene_versions)
     if pd.Index(source.genes).has_duplicates:
         raise DataError(
             f"{name}: gene names repeat; expected each once: make them unique (var_names_make_unique)"
         )
-    return read_genes(source)
+    return read_genes(source, versions=naming.gene_versions)
 
 
 def predicted_names(obs: pd.DataFrame, key: str, naming: Naming, real: CellTable, name: str) -> np.ndarray:

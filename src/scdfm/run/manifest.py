@@ -111,6 +111,10 @@ class Manifest(BaseModel):
     features: FeatureSource | None = None
     data: dict[str, Any]
     """Where the cells came from: path, digest, shape."""
+    subset: dict[str, str] = {}
+    """Columns and values of obs that chose the cells of the file."""
+    min_genes: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Fewest genes above 0 of the cells that were read."""
     versions: dict[str, str]
     result: dict[str, float | int | None] = {}
     """Step and validation scores of the weights kept; empty while the fit is under way."""
@@ -184,7 +188,10 @@ class Manifest(BaseModel):
     @property
     def identity(self) -> str:
         """sha256 of what decides a fit's numbers: equal where one fit continues another."""
-        decides = self.model_dump_json(exclude={"data", "versions", "result", "shrinkage", "digests"})
+        chosen = {"subset", "min_genes"}  # the digest of the data says which cells these are
+        decides = self.model_dump_json(
+            exclude={"data", "versions", "result", "shrinkage", "digests"} | chosen
+        )
         return hashlib.sha256(f"{decides}{self.data['digest']}".encode()).hexdigest()
 
     @property
@@ -194,15 +201,16 @@ class Manifest(BaseModel):
 
     @property
     def reading(self) -> dict[str, Any]:
-        """The options of `read_cells` that the run's cells were read with, but for the choice among them."""
+        """The options of `read_cells` that the run's cells were read with, but for `min_cells`."""
         said = {"perturbation_key": self.perturbation_key, "layer": self.scale["layer"], **self.numbers}
+        said |= {"subset": self.subset, "min_genes": self.min_genes}
         return said | self.naming.to_dict() | (self.design or Design().to_dict())
 
     @property
     def control_reading(self) -> dict[str, Any]:
-        """The options of `read_cells` for a file of control cells, which have no dose and time."""
+        """The options of `read_cells` for a file of control cells alone: without dose, time and choice among its cells."""
         without = dict.fromkeys(("layer", "dose_key", "time_key", "dose_unit_key"))
-        return self.reading | without
+        return self.reading | without | {"subset": {}}
 
     def save(self, folder: Path) -> None:
         """Write the manifest into `folder`, whole or not at all."""

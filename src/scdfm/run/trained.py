@@ -195,7 +195,7 @@ class Trained:
             raise RunError(
                 f"run {self.path} stores no control cells; give some with --controls (controls=...)"
             )
-        stored = {**Naming().to_dict(), "target_sum": None, "values": "log1p"}
+        stored = {**Naming().to_dict(), "target_sum": None, "values": "log1p", "min_genes": 0}
         return read_controls(self._file(folder.CONTROLS), self.manifest, stored)
 
     def untrained(self) -> Self | None:

@@ -75,7 +75,9 @@ def _table(source: str | Path | AnnData | CellTable, ensemble: Ensemble, conditi
     manifest = ensemble.first.manifest
     if condition is not None:
         key = {"perturbation_key": manifest.perturbation_key}
-        options = key | manifest.numbers | manifest.design | manifest.naming.to_dict()
+        options = (
+            key | manifest.numbers | manifest.design | manifest.naming.to_dict() | {"subset": manifest.subset}
+        )
         table = source if isinstance(source, CellTable) else read_like(source, options)
         return table.select([manifest.naming.canonical(condition)])
     if isinstance(source, CellTable):
@@ -83,5 +85,5 @@ def _table(source: str | Path | AnnData | CellTable, ensemble: Ensemble, conditi
     # Every cell is one population here; cells_of checks values and genes, and wants a label to begin with.
     with open_source(source) as opened:
         one = pd.DataFrame({"population": "control"}, index=opened.obs.index.astype(str))
-        naming = Naming(genes=manifest.naming.genes)
+        naming = Naming(genes=manifest.naming.genes, gene_versions=manifest.naming.gene_versions)
         return cells_of(replace(opened, obs=one), "population", naming, strict=False, **manifest.numbers)

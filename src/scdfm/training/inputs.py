@@ -82,6 +82,8 @@ def prepare(
             "n_cells": cells.n,
             "n_genes": len(cells.genes),
         },
+        subset=cells.subset,
+        min_genes=cells.min_genes,
         versions=versions(),
     )
     standardise = None if given is None else _standardiser(given, trained)

@@ -16,7 +16,16 @@ import pandas as pd
 
 from scdfm.data.conditions import SEPARATOR
 from scdfm.data.design import labels_of, texts
-from scdfm.data.doses import UNITS, different_units, number_of, parts_of, unit_column, units_of, with_units
+from scdfm.data.doses import (
+    UNITS,
+    different_units,
+    listed_amounts,
+    number_of,
+    parts_of,
+    unit_column,
+    units_of,
+    with_units,
+)
 from scdfm.data.features import smiles_column
 from scdfm.data.inspection.labels import Genes, Meaning, frequencies, meaning
 from scdfm.data.recognise import looks_like_control
@@ -63,6 +72,8 @@ class Candidate:
     meaning: Meaning
     rank: int
     """Place of the name among those that are usual."""
+    lists: bool = False
+    """Whether labels list drugs and their amounts."""
 
     @property
     def guess(self) -> Guess:
@@ -85,8 +96,11 @@ def candidates(obs: pd.DataFrame, genes: Genes, counts: pd.Series[int] | None = 
     for column in map(str, obs.columns):
         if list(obs.columns).count(column) != 1 or _smells_of_number(obs[column]):
             continue
+        lists = lists_amounts(obs[column])
+        if lists and named(obs, DOSE_NAMES, ()):  # the doses have a column, the drugs another
+            continue
         if (meant := meaning(frequencies(obs[column], counts), genes)) is not None:
-            found.append(Candidate(column, meant, _rank(column, PERTURBATION_NAMES)))
+            found.append(Candidate(column, meant, _rank(column, PERTURBATION_NAMES), lists))
     found.sort(
         key=lambda one: (
             not one.meaning.genetic,
@@ -104,6 +118,12 @@ def candidates(obs: pd.DataFrame, genes: Genes, counts: pd.Series[int] | None = 
     return found
 
 
+def lists_amounts(values: pd.Series) -> bool:
+    """Whether the first label of a column is a list of drugs and their amounts."""
+    first = values.dropna().iloc[:1]
+    return bool(len(first)) and listed_amounts(str(first.iloc[0])) is not None
+
+
 def says_more(obs: pd.DataFrame, one: Candidate, other: Candidate) -> bool:
     """Whether each label of `one` has one label of `other`, more of them, and seldom is that label with something added."""
     if one.meaning.n_perturbed <= other.meaning.n_perturbed or (
@@ -113,6 +133,8 @@ def says_more(obs: pd.DataFrame, one: Candidate, other: Candidate) -> bool:
     pairs = distinct_pairs(labels_of(obs, one.column, "obs"), labels_of(obs, other.column, "obs"))
     if not pairs["one"].is_unique:
         return False
+    if one.lists:
+        return True
     targets = {target.lower() for target in other.meaning.targets | one.meaning.measured}
     left = [
         re.split(r"[^a-z0-9]+", fine.lower().replace(coarse.lower(), " "))

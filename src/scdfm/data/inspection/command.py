@@ -68,7 +68,8 @@ def naming_words(naming: Naming) -> list[str]:
     words += [word for label in naming.exclude for word in ("--exclude", label)]
     words += [] if naming.separator is None else ["--separator", naming.separator]
     words += [word for pattern in naming.guides for word in ("--guides", pattern)]
-    return words + ([] if naming.genes is None else ["--gene-column", naming.genes])
+    words += [] if naming.genes is None else ["--gene-column", naming.genes]
+    return words + (["--gene-versions", "drop"] if naming.gene_versions == "drop" else [])
 
 
 def _split(conditions: list[str], design: Design, described: bool, genes: bool) -> list[str] | None:

@@ -11,6 +11,7 @@ from scdfm.data.conditions import CONTROL_SPELLINGS, SEPARATOR
 from scdfm.data.inspection.columns import Candidate
 from scdfm.data.inspection.labels import Genes
 from scdfm.data.labels import listed
+from scdfm.data.naming import NONE
 
 
 def decisions(
@@ -31,7 +32,14 @@ def decisions(
             f"the {gone:,} cells labelled {listed(meant.unassigned, 5)} look unassigned (no label that names a "
             "perturbation) and are left out by --exclude: they are neither controls nor perturbed"
         )
-    if naming.separator is not None:
+    if chosen.lists:
+        yield (
+            f"the labels of obs['{column}'] list drugs and amounts ('{obs[column].dropna().iloc[0]}'): they are read as "
+            f"'{next(label for label in found if '@' in label)}', amounts in uM or ug/ml"
+        )
+    if naming.separator == NONE:
+        yield f"no label joins targets ('{next(one for one in found if SEPARATOR in one)}' is one): --separator none"
+    elif naming.separator is not None:
         joined = [
             label
             for label in found
@@ -46,6 +54,11 @@ def decisions(
         yield (
             f"the labels of obs['{column}'] are guides: {n} of them are pooled to {len(meant.targets)} genes by their "
             f"names ({', '.join(naming.guides)})"
+        )
+    if naming.gene_versions == "drop":
+        yield (
+            f"{len(meant.measured)} of {len(meant.targets)} targets are genes of this file but for the version of their "
+            "ids: --gene-versions drop"
         )
     if naming.genes is not None:
         inside = len(meant.targets & genes[None])

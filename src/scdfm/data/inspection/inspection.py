@@ -174,7 +174,7 @@ class _Inspector:
         """The names of the genes, and their aliases among the targets."""
         var = self.source.var
         try:
-            genes = read_genes(self.source, best.meaning.naming.genes)
+            genes = read_genes(self.source, best.meaning.naming.genes, best.meaning.naming.gene_versions)
         except DataError:  # names of the index that repeat, which are among the pitfalls
             return [str(gene) for gene in self.source.genes], {}
         self.decisions.extend(genes.notes)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 import pandas as pd
 
 from scdfm.data.conditions import CONTROL_SPELLINGS, Perturbation, perturbation, split_setting, split_targets
-from scdfm.data.naming import GENE, MISSING, Naming
+from scdfm.data.doses import listed_amounts
+from scdfm.data.naming import GENE, MISSING, NONE, VERSION, Naming, as_one
 from scdfm.data.recognise import looks_like_control, looks_unassigned, may_be_control
 from scdfm.errors import ConditionError
 
@@ -57,8 +58,16 @@ def frequencies(values: pd.Series, counts: pd.Series[int] | None = None) -> Coun
     )
     for label, count in each.sort_values(ascending=False, kind="stable").items():
         if count:
-            found[str(label).strip()] += int(count)
+            found[plain_list(str(label).strip())] += int(count)
     return found
+
+
+def plain_list(label: str) -> str:
+    """A label that lists drugs and amounts as `A@0.05+B@5`, without the amount of control cells; others as they are."""
+    amounts = listed_amounts(label)
+    if amounts is None:
+        return label
+    return "+".join(name if looks_like_control(name) else f"{as_one(name)}@{dose}" for name, dose in amounts)
 
 
 def meaning(found: Counter[str], genes: Genes, joined: bool = False) -> Meaning | None:
@@ -79,23 +88,89 @@ def meaning(found: Counter[str], genes: Genes, joined: bool = False) -> Meaning 
     perturbed = [label for label in labels if label not in {*untreated, *unassigned}]
     if not untreated or not perturbed:
         return None
+    pairs = guide_pairs(perturbed, names)
+    if pairs is not None:
+        return _of_pairs(pairs, untreated, unassigned, perturbed, genes)
     sign = separator(perturbed, names)
-    signs = (sign, "+") if sign else ("+",)
+    signs = () if sign == NONE else (sign, "+") if sign else ("+",)
     absent = {part for label in untreated for part in _control_parts(label, signs)}
     absent |= {part for part in _parts(perturbed, signs) if _is_absent(part, names, joined)}
     parts = [part for part in _parts(perturbed, signs) if part not in absent]
     bare = list(dict.fromkeys(perturbation(part).target for part in parts if part))
     column, guides = _spelled(bare, genes)
+    versions: Literal["keep", "drop"] = "keep"
+    if not guides and (found_ids := _versioned(bare, genes, column)):
+        (column,), versions = found_ids, "drop"
     words = {*labels, *_parts(labels, signs)}
     naming = Naming(
         patterns(sorted(absent, key=lambda text: (-found[text], text)), words - absent) or ("control",),
-        patterns(unassigned, words - set(unassigned)), sign, guides, column,
+        patterns(unassigned, words - set(unassigned)), sign, guides, column, versions,
     )  # fmt: skip
+    return _meant(naming, untreated, unassigned, perturbed, genes)
+
+
+def _meant(
+    naming: Naming,
+    untreated: Sequence[str],
+    unassigned: Sequence[str],
+    perturbed: Sequence[str],
+    genes: Genes,
+) -> Meaning:
+    """The meaning of labels by a naming that is found."""
     targets = {target.target for label in perturbed for target in _perturbations(naming, label)}
-    measured = targets & genes[column]
+    names = genes[naming.genes]
+    measured = targets & (_without_versions(names) if naming.gene_versions == "drop" else names)
     return Meaning(
         naming, tuple(untreated), tuple(unassigned), frozenset(targets), frozenset(measured), len(perturbed)
     )
+
+
+def guide_pairs(labels: Sequence[str], genes: Iterable[str], sign: str = "_") -> Naming | None:
+    """How labels are read that join guides by a sign that their names hold too, such as `A_sg1_B_sg2` and `A_1_B_2`; None
+    where they are none: nearly all must be guides of `genes` or of control cells, and some must be pairs."""
+    known, pairs = (
+        set(genes),
+        [re.findall(r"(.+?)_((?:sg|g|guide|grna|sgrna)?)\d+(?:_|$)", label) for label in labels],
+    )
+    made = Counter(f"{GENE}{sign}{before}*" for found in pairs for _, before in found)
+    naming = Naming(separator=sign, guides=tuple(pattern for pattern, _ in made.most_common(3)))
+    if not made or not any(len(found) > 1 for found in pairs):
+        return None
+    named = [[one.target for one in _perturbations(naming, label)] for label in labels]
+    right = [
+        bool(names) and all(name in known or looks_like_control(name) for name in names) for names in named
+    ]
+    return naming if sum(right) >= _MOST * len(labels) and any(len(names) > 1 for names in named) else None
+
+
+def _of_pairs(
+    naming: Naming,
+    untreated: Sequence[str],
+    unassigned: Sequence[str],
+    perturbed: Sequence[str],
+    genes: Genes,
+) -> Meaning:
+    """The meaning of labels of pairs of guides: control guides of pairs are control too."""
+    named = {one.target for label in perturbed for one in _perturbations(naming, label)}
+    absent = [*untreated, *sorted(name for name in named if looks_like_control(name))]
+    column = max(genes, key=lambda one: (len(named & genes[one]), one is None))
+    return _meant(
+        replace(naming, control=tuple(dict.fromkeys(absent)), exclude=tuple(unassigned), genes=column),
+        untreated, unassigned, perturbed, genes,
+    )  # fmt: skip
+
+
+def _versioned(parts: Sequence[str], genes: Genes, best: str | None) -> tuple[str | None] | None:
+    """The column of Ensembl ids that most parts are but for versions, where they are no names of the `best`."""
+    if 2 * len(genes[best].intersection(parts)) >= len(parts):
+        return None
+    bare = {VERSION.sub(r"\1", part) for part in parts}
+    fits = (one for one, names in genes.items() if 2 * len(bare & _without_versions(names)) >= len(bare))
+    return next(((column,) for column in fits), None)
+
+
+def _without_versions(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(VERSION.sub(r"\1", name) for name in names)
 
 
 def separator(labels: Sequence[str], genes: Iterable[str]) -> str | None:
@@ -103,6 +178,12 @@ def separator(labels: Sequence[str], genes: Iterable[str]) -> str | None:
     and controls, and that no label which is a gene's name holds; None where nothing does."""
     genes = set(genes)
     known = genes | set(labels)
+    plus = [parts for label in labels if len(parts := _split(label, ("+",))) > 1]
+    named = any(
+        known.intersection(parts) or all(re.match(r"[\w(]", part) for part in parts) for parts in plus
+    )
+    if plus and not named:
+        return NONE
     for sign in SIGNS:
         holding = [label for label in labels if len(_split(label, (sign,))) > 1]
         if not holding or any(label in genes for label in holding):
