@@ -16,7 +16,7 @@ import pandas as pd
 
 import scdfm
 from scdfm.evaluation.vcc2026.counts import read_counts
-from scdfm.report.table import markdown, scaled_summary
+from scdfm.report.tables import markdown, scaled_summary
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from scdfm.data import CellTable
+from scdfm.evaluation import evaluate
 from scdfm.evaluation.alignment import align
 from scdfm.report import figures
 from scdfm.report.populations import Populations
@@ -67,3 +68,16 @@ def test_heat_map_stays_small_and_says_so(populations: Populations, monkeypatch:
     assert "3 conditions of 6, evenly from best to worst" in illustration.caption
     shown = {label.get_text() for label in illustration.figure.axes[0].get_yticklabels()}
     assert shown == {order[0], order[2], order[5]}
+
+
+def test_the_tests_of_an_evaluation_serve_the_page(
+    screen: tuple[CellTable, anndata.AnnData], populations: Populations
+) -> None:
+    real, predicted = screen
+    seen: list[Populations] = []
+    evaluate(
+        predicted, real, metrics=["de_spearman"], on_cells=lambda *found: seen.append(Populations.of(*found))
+    )
+    assert seen[0].tests is not None
+    chosen = populations.conditions[1::2]
+    assert seen[0].responders(chosen, 5) == populations.responders(chosen, 5)

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from scdfm import plots
-from scdfm.report.svg import inlined
+from scdfm.report.figures import inlined
 
 
 def figure() -> bytes:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import scdfm
 from scdfm.screening.calibration import Calibration
 from scdfm.screening.correlation import Floats
 from scdfm.screening.effect import Effect

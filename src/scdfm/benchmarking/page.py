@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from typing import Any
-
-import pandas as pd
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from scdfm.benchmarking.plan import Contender, Plan
 from scdfm.benchmarking.tables import ALL, Tables, is_prior
 from scdfm.config import SplitConfig
 from scdfm.data import CellTable, Split
 from scdfm.evaluation import PRIOR
+from scdfm.evaluation.comparison import OUTCOMES, Comparison, comparisons
 from scdfm.plots import model_colours
 from scdfm.report.figures import Illustration, metric_panels
-from scdfm.report.provenance import Fact, provenance
-from scdfm.report.standing import outcome
-from scdfm.report.table import ScoreTable, decimals, markdown, plain, score_table
-from scdfm.report.words import MEANINGS, MODELS, count, heading, number, title
+from scdfm.report.labels import MEANINGS, MODELS, count, heading, number, title
+from scdfm.report.results import tally
+from scdfm.report.shell import Fact, provenance, render
+from scdfm.report.tables import ScoreTable, markdown, plain, score_table
 
-OUTCOMES = {"better": "better", "worse": "worse", "unclear": "not told apart", "undefined": "no interval"}
 EXPLAINED = (
     "Mean over folds of the mean over test conditions (of the mean over seeds), with the 95 % interval of that mean: "
     "bootstrap over conditions, which keeps a condition that several folds test together."
 )
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A model against its best baseline, or its prior, on one metric, as text; `outcome` is a key of OUTCOMES."""
-
-    model: str
-    metric: str
-    baseline: str
-    gain: str
-    interval: str
-    outcome: str
-    n: int
 
 
 @dataclass(frozen=True)
@@ -51,7 +33,7 @@ class Part:
     name: str
     n_conditions: int
     scores: ScoreTable
-    gains: Sequence[Gain]
+    gains: Sequence[Comparison]
 
 
 @dataclass(frozen=True)
@@ -74,7 +56,7 @@ class Page:
                 str(name),
                 int((part["n"] + part["n_undefined"]).max()),
                 score_table(part),
-                list(gains(gaps[gaps["part"] == name], part)),
+                comparisons(gaps[gaps["part"] == name]),
             )
             for name, part in summary.groupby("part", sort=False)
         ]
@@ -151,17 +133,7 @@ class Page:
 
     def html(self) -> str:
         """One file without script or any other source; every name in it is escaped."""
-        environment = Environment(
-            autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
-        environment.filters["heading"] = heading
-        template = files("scdfm.benchmarking").joinpath("page.html").read_text(encoding="utf-8")
-        style = files("scdfm.report").joinpath("style.css").read_text(encoding="utf-8")
-        context: Mapping[str, Any] = {
-            "page": self, "style": Markup(style),  # our own file  # nosec B704
-            "outcomes": OUTCOMES, "explained": EXPLAINED,
-        }  # fmt: skip
-        return environment.from_string(template).render(context)
+        return render(("scdfm.benchmarking", "benchmark.html"), {"page": self, "explained": EXPLAINED})
 
     def markdown(self) -> str:
         """All tables, with intervals."""
@@ -176,11 +148,7 @@ class Page:
                     "| model | metric | against | gain (95 % interval) | |",
                     "|---|---|---|---:|---|",
                 ]
-                lines += [
-                    f"| {gain.model} | {heading(gain.metric)} | {gain.baseline} | {gain.gain} ({gain.interval}) | "
-                    f"{OUTCOMES[gain.outcome]} |"
-                    for gain in part.gains
-                ]
+                lines += [_gain_row(gain, part.scores.decimals[gain.metric]) for gain in part.gains]
                 lines.append("")
         lines += [f"- {note.replace('|', chr(92) + '|')}" for note in self.notes]
         return "\n".join(lines).rstrip() + "\n"
@@ -194,37 +162,24 @@ class Page:
         return "\n".join([*blocks, *self.notes, *self.verdicts])
 
 
-def gains(differences: pd.DataFrame, summary: pd.DataFrame) -> Iterator[Gain]:
-    """Rows of `differences` of one part as text, with the decimals that `summary` has for the metric."""
-    for row in differences.to_dict("records"):
-        metric = str(row["metric"])
-        places = decimals(summary.loc[summary["metric"] == metric, "mean"])
-        low, high = float(row["low"]), float(row["high"])
-        yield Gain(
-            str(row["model"]), metric, str(row["baseline"]), number(float(row["improvement"]), places),
-            f"{number(low, places)} to {number(high, places)}", outcome(low, high), int(row["n"]),
-        )  # fmt: skip
+def _gain_row(gain: Comparison, places: int) -> str:
+    """A row of the Markdown table of gains."""
+    value, low, high = (number(x, places) for x in (gain.gain, gain.low, gain.high))
+    return (
+        f"| {gain.model} | {heading(gain.metric)} | {gain.baseline} | {value} ({low} to {high}) | "
+        f"{OUTCOMES[gain.outcome]} |"
+    )
 
 
-def verdict(model: str, found: Sequence[Gain]) -> str:
+def verdict(model: str, found: Sequence[Comparison]) -> str:
     """On how many metrics `model` beats the best baseline, and its prior where it has one."""
     own = [gain for gain in found if gain.model == model and not is_prior(gain.baseline)]
     if not own:
         return f"{model}: no metric is defined for it and for a baseline."
-    sentences = [f"{model} against the best baseline of each of {_tally(own)}"]
+    sentences = [f"{model} against the best baseline of each of {tally(own)}"]
     if prior := [gain for gain in found if gain.model == model and is_prior(gain.baseline)]:
-        sentences.append(f"Beside the prior alone, on {_tally(prior)}")
+        sentences.append(f"Beside the prior alone, on {tally(prior)}")
     return " ".join(sentences)
-
-
-def _tally(gains: Sequence[Gain]) -> str:
-    tally = {name: [title(gain.metric) for gain in gains if gain.outcome == name] for name in OUTCOMES}
-    words = [
-        f"{OUTCOMES[name]} on {len(metrics)} ({', '.join(metrics)})"
-        for name, metrics in tally.items()
-        if metrics
-    ]
-    return f"{count(len(gains), 'metric')}: {'; '.join(words)}."
 
 
 def said(split: SplitConfig | Split) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def evaluate_against(
     trained = _unpredicted(real, pairs) if training is None else training
     given |= {"training": trained, "conditions": common, "check_scale": check_scale, **options}
     first = evaluate(predicted, both, name=name, **given)
-    second = evaluate(against, both, name=against_name, **(given | {"references": False}))
+    second = evaluate(against, both, name=against_name, **(given | {"references": False, "on_cells": None}))
     table = once(pd.concat([first, second], ignore_index=True))
     table.attrs = dict(first.attrs)
     note = f"{name} and {against_name} are compared on the {len(common)} conditions and {len(genes)} genes that both hold"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from scdfm.evaluation.ceiling import (
     interpolated_duplicate,
 )
 from scdfm.evaluation.controls import control_means, halved_controls
-from scdfm.evaluation.expression import against_control
+from scdfm.evaluation.expression import RankTests, against_control
 from scdfm.evaluation.metrics import Standard, score_means
 from scdfm.evaluation.pointwise import top_genes
 from scdfm.evaluation.populations import score_populations
@@ -55,6 +55,7 @@ class Setting:
     protocol: Protocol
     metrics: tuple[str, ...]
     seed: int
+    tests: RankTests | None = None
 
 
 def evaluate(
@@ -80,6 +81,7 @@ def evaluate(
     seed: int = 0,
     progress: bool = False,
     prior: Predictor | None = None,
+    on_cells: Callable[[Pair, RankTests | None], object] | None = None,
 ) -> pd.DataFrame:
     """Score predicted cells against real cells, condition by condition.
 
@@ -107,6 +109,8 @@ def evaluate(
         (`paper`: 0.1). check_scale: False scores a prediction that looks to be in another scale.
     backed: keeps cells of files on disk while they are scored, as in `read_cells`. progress: bars with the time left.
     prior: what predicts the row `prior` instead, with `references` or without.
+    on_cells: is handed the aligned cells that were scored, and their rank tests where there are some, once they are.
+        Not called where `predicted` is None.
 
     Returns a long table: model, condition, metric, value (NaN = undefined), n_cells (real cells). `model` is
     `name`, a baseline, `prior`, `ceiling` or `duplicate`. `table.attrs` holds protocol, notes, provenance, the training
@@ -167,6 +171,8 @@ def evaluate(
             values[model] |= scores
     table = _table(values, setting)
     table.attrs |= _attributes(setting, notes, release)
+    if on_cells is not None and pair.predicted is not None:
+        on_cells(pair, setting.tests)
     return table
 
 
@@ -240,7 +246,7 @@ def _setting(
     )
     first = replace(pair, real=halves[0])
     trained_apart = training_means(training, first, control_means(replace(halves[0], matched={}), []))[0]
-    return Setting(pair, trained, trained_apart, standard, protocol, metrics, seed), notes
+    return Setting(pair, trained, trained_apart, standard, protocol, metrics, seed, tests), notes
 
 
 def _by_covariates(conditions: Sequence[str]) -> tuple[list[int], ...]:

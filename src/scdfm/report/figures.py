@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from xml.etree import ElementTree  # reads what matplotlib drew a moment before  # nosec B405
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,13 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from scdfm import plots
 from scdfm.files import written_whole
+from scdfm.report.labels import count, heading, higher_is_better, title
 from scdfm.report.populations import Plane, Populations
-from scdfm.report.svg import inlined
-from scdfm.report.words import count, heading, higher_is_better, title
 
 MOST_ROWS, MOST_GENES = 40, 30
 NAMED_GENES = 12
+SVG = "http://www.w3.org/2000/svg"
+XLINK = "http://www.w3.org/1999/xlink"
 
 
 @dataclass(frozen=True)
@@ -176,3 +178,29 @@ def curves(log: pd.DataFrame) -> Illustration:
         alt=f"Training curves over {count(int(log['step'].max()), 'step')}.",
         wide=True,
     )
+
+
+def inlined(svg: bytes, name: str, alt: str) -> str:
+    """`svg` (our own, as matplotlib writes it) as an element that scales to its place and is read aloud as `alt`.
+
+    Identifiers are shared by everything on a page, so each gets the figure's `name` in front.
+    """
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", XLINK)
+    root = ElementTree.fromstring(svg)  # nosec B314
+    metadata = root.find(f"{{{SVG}}}metadata")
+    if metadata is not None:
+        root.remove(metadata)
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if key == "id":
+                element.set(key, f"{name}-{value}")
+            elif key in ("href", f"{{{XLINK}}}href") and value.startswith("#"):
+                element.set(key, f"#{name}-{value[1:]}")
+            elif "url(#" in value:
+                element.set(key, re.sub(r"url\(#", f"url(#{name}-", value))
+    for key in ("width", "height"):
+        root.attrib.pop(key, None)
+    root.set("role", "img")
+    root.set("aria-label", alt)
+    return ElementTree.tostring(root, encoding="unicode")

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from scdfm.plots import model_colours
 from scdfm.report.figures import Illustration
-from scdfm.report.provenance import Fact
-from scdfm.report.standing import Standing
-from scdfm.report.strata import Block
-from scdfm.report.table import ScoreTable
-from scdfm.report.verdict import Verdict
-from scdfm.report.words import MEANINGS, MODELS, heading, number, percent, title
+from scdfm.report.labels import MEANINGS, MODELS, number, title
+from scdfm.report.results import Block, MetricResult, Verdict
+from scdfm.report.shell import HOME, Fact, render
+from scdfm.report.tables import ScoreTable
 
 
 @dataclass(frozen=True)
@@ -35,8 +26,8 @@ class Page:
     notes: Sequence[str]
     scores: ScoreTable
     scaled: ScoreTable | None
-    standings: Sequence[Standing]
-    duel: Sequence[Standing]
+    results: Sequence[MetricResult]
+    duel: Sequence[MetricResult]
     duel_verdict: Verdict | None
     strata: Sequence[Block]
     condition_rows: Sequence[ConditionRow]
@@ -56,7 +47,7 @@ class Page:
     @property
     def has_prior(self) -> bool:
         """Whether the table holds what the run predicts before training."""
-        return any(standing.prior is not None for standing in self.standings)
+        return any(result.prior is not None for result in self.results)
 
     @property
     def sections(self) -> list[tuple[str, str]]:
@@ -72,7 +63,7 @@ class Page:
     @property
     def mute(self) -> dict[str, str]:
         """The metrics that cannot tell anything on this screen, and why."""
-        return {row.metric: row.mute for row in self.standings if row.mute}
+        return {row.metric: row.mute for row in self.results if row.mute}
 
     @property
     def glossary(self) -> list[tuple[str, str]]:
@@ -127,20 +118,6 @@ def _sortable(value: float, places: int) -> tuple[str, str]:
     return ("" if math.isnan(value) else repr(value)), number(value, places)
 
 
-@cache
-def _asset(name: str) -> str:
-    return files("scdfm.report").joinpath(name).read_text(encoding="utf-8")
-
-
 def html(page: Page) -> str:
-    """The page as one self-contained HTML file: every name in it is escaped, and its policy forbids any other source."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(percent=percent, heading=heading)
-    script = _asset("script.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    context: Mapping[str, Any] = {
-        "page": page, "style": Markup(_asset("style.css")), "script": Markup(script), "script_digest": digest,  # ours  # nosec B704
-    }  # fmt: skip
-    return environment.from_string(_asset("template.html")).render(context)
+    """The page as one self-contained HTML file."""
+    return render((HOME, "report.html"), {"page": page}, script=(HOME, "script.js"))

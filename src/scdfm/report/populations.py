@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from scdfm.data.conditions import CONTROL
 from scdfm.evaluation.alignment import Pair
-from scdfm.evaluation.expression import against_control
+from scdfm.evaluation.expression import RankTests, against_control
 from scdfm.evaluation.pseudobulk import Population, Rows, row_means, taken
 from scdfm.seeds import numpy_rng
 
@@ -34,12 +34,14 @@ class Populations:
     real: Population
     predicted: Population
     conditions: tuple[str, ...]
+    tests: RankTests | None = None
+    """Of the conditions [K, A], where they were made."""
 
     @classmethod
-    def of(cls, pair: Pair) -> Populations:
-        """The populations of an aligned prediction."""
+    def of(cls, pair: Pair, tests: RankTests | None = None) -> Populations:
+        """The populations of an aligned prediction, with the tests of its conditions."""
         assert pair.predicted is not None
-        return cls(pair.real, pair.predicted, pair.conditions)
+        return cls(pair.real, pair.predicted, pair.conditions, tests)
 
     def control_mean(self, condition: str) -> pd.Series[float]:
         """Mean per gene of the real control cells that a condition is compared with (log1p)."""
@@ -80,7 +82,10 @@ class Populations:
 
     def responders(self, conditions: Sequence[str], n: int) -> dict[str, list[str]]:
         """For each condition the `n` genes whose real cells differ most clearly from control (Mann-Whitney |z|)."""
-        z = np.abs(against_control(self.real, conditions, CONTROL).z)
+        if self.tests is None:
+            z = np.abs(against_control(self.real, conditions, CONTROL).z)
+        else:
+            z = np.abs(self.tests.z[[self.conditions.index(name) for name in conditions]])
         order = np.argsort(-np.nan_to_num(z), axis=1, kind="stable")[:, :n]
         return {
             name: [str(gene) for gene in self.real.genes[row]]

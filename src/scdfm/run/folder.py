@@ -31,6 +31,7 @@ from scdfm.data import CellTable
 from scdfm.data.features import FeatureTable, Standardiser
 from scdfm.errors import RunError
 from scdfm.files import written_whole
+from scdfm.run.manifest import Manifest
 
 WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, SPREAD, CONTROLS, COUNTS, FEATURES, LOG = (
     "weights.safetensors",

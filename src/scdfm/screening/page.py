@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.resources import files
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import pdist
 
 from scdfm.files import write_text
+from scdfm.report.shell import render
 from scdfm.screening.calibration import Calibration
 from scdfm.screening.correlation import Floats
 from scdfm.screening.effect import NOISE_LEVEL, Reference, Untreated
@@ -62,23 +57,11 @@ def write_page(
 
 def html(data: Mapping[str, Any], words: Mapping[str, Any]) -> str:
     """The page: `data` for its script, `words` for its template; every name in it is escaped."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    script = _asset("scdfm.screening", "screen.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    style = _asset("scdfm.report", "style.css") + _asset("scdfm.screening", "screen.css")
-    # "<" never stands in the data as it is, so no name can end the element that holds it.
-    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    return environment.from_string(_asset("scdfm.screening", "screen.html")).render(
-        words, style=Markup(style), script=Markup(script), script_digest=digest, data=Markup(text),  # our own files  # nosec B704
-        noise_level=NOISE_LEVEL,
+    home = "scdfm.screening"
+    return render(
+        (home, "screen.html"), {**words, "noise_level": NOISE_LEVEL}, styles=[(home, "screen.css")],
+        script=(home, "screen.js"), data=data,
     )  # fmt: skip
-
-
-@cache
-def _asset(package: str, name: str) -> str:
-    return files(package).joinpath(name).read_text(encoding="utf-8")
 
 
 def _numbers(values: pd.Series) -> list[float | int | None]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from scdfm.report.words import count
+from scdfm.report.labels import count
 from scdfm.screening.calibration import Calibration
 from scdfm.screening.ensemble import Ensemble
 from scdfm.screening.interaction import ADDITIVE, CLASSES

@@ -1,32 +1,32 @@
-"""Write the report: one HTML file, and its figures as PNG and SVG beside it."""
+"""Evaluate and leave everything in a folder: scores, summary, the report as one HTML file, figures as PNG and SVG."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from scdfm.data.cells import CellTable
+from scdfm.data import CellTable
 from scdfm.data.conditions import CONTROL
-from scdfm.data.reading import read_cells
 from scdfm.errors import DataError
-from scdfm.evaluation import summarise
-from scdfm.evaluation.alignment import Cells, align
+from scdfm.evaluation import Counts, evaluate, evaluate_against, scaled, summarise
+from scdfm.evaluation.alignment import Cells
+from scdfm.evaluation.evaluate import Protocol
 from scdfm.evaluation.summary import models_of
 from scdfm.evaluation.vcc2026.score import ALL
-from scdfm.files import write_text
+from scdfm.files import write_text, written_whole
 from scdfm.report import figures
 from scdfm.report.figures import Illustration
+from scdfm.report.labels import PAPER_NOTE, count, higher_is_better, number, title
 from scdfm.report.page import Page, condition_rows, html
 from scdfm.report.populations import Populations
-from scdfm.report.provenance import provenance as facts_of
-from scdfm.report.standing import headline, positions, standings
-from scdfm.report.strata import blocks
-from scdfm.report.table import scaled_summary, score_table
-from scdfm.report.verdict import verdict
-from scdfm.report.words import PAPER_NOTE, count, higher_is_better, number, title
+from scdfm.report.results import blocks, headline, metric_results, positions, verdict
+from scdfm.report.shell import provenance as facts_of
+from scdfm.report.tables import plain, scaled_summary, score_table
 
 if TYPE_CHECKING:
     from scdfm.run import Run
@@ -36,61 +36,109 @@ VIOLINS = 8
 """Genes shown as violins for each condition."""
 
 
-def write(
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate_files` found: `path` of the page, `text` for a terminal, the long `table` and its `summary`."""
+
+    path: Path
+    text: str
+    table: pd.DataFrame
+    summary: pd.DataFrame
+
+
+def evaluate_files(
+    predicted: Cells | Counts,
+    real: CellTable | Counts,
     out_dir: str | Path,
-    table: pd.DataFrame,
-    predicted: Cells | None,
-    real: Cells | None,
-    control: str = CONTROL,
-    run: Run | None = None,
     *,
-    model: str | None = None,
-    against: str | None = None,
-    perturbation_key: str | None = None,
-    subset: Mapping[str, str] | None = None,
+    training: Run | pd.DataFrame | None = None,
+    protocol: Protocol = "scdfm",
+    name: str = "model",
+    against: Cells | None = None,
+    against_name: str = "other",
+    metrics: Iterable[str] | None = None,
     provenance: Mapping[str, Any] | None = None,
     seed: int = 0,
     predicted_key: str | None = None,
     backed: bool | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Score `predicted` against `real` and write `scores.csv`, `summary.csv`, `report.html` and `figures/`.
+
+    predicted: path, AnnData or CellTable, with its control under the same label as `real` and its conditions under
+        the same obs column, or under `predicted_key`. Protocol vcc2026 takes Counts (`read_counts`) of both, writes
+        `scaled.csv` too, and draws no populations. training: the run that predicted (adds its curves and provenance), a
+        table of means, or None. against: another prediction, called `against_name`, that it is compared with pair by
+        pair. provenance: further lines for the report, such as the command. The other options: `evaluate`.
+    """
+    columns: dict[str, Any] = {}
+    if isinstance(real, CellTable):
+        columns = {"control": real.control, "perturbation_key": real.perturbation_key}
+    given: dict[str, Any] = {
+        "training": training, "protocol": protocol, "metrics": metrics, "name": name, "seed": seed,
+        "predicted_key": predicted_key, "backed": backed, "progress": progress, **columns,
+    }  # fmt: skip
+    seen: list[Populations] = []
+    given["on_cells"] = lambda pair, tests: seen.append(Populations.of(pair, tests))
+    if against is None:
+        table = evaluate(predicted, real, **given)
+    else:
+        table = evaluate_against(predicted, against, real, against_name=against_name, **given)
+    rival = None if against is None else against_name
+    summary = summarise(table, seed=seed)
+    files, text = {"scores.csv": table, "summary.csv": summary}, plain(summary)
+    if protocol == "vcc2026":
+        files["scaled.csv"] = scaled(table)
+        text += (
+            f"\non the scale of the challenge (0 mean response, 1 replicate):\n{plain(scaled_summary(table))}"
+        )
+    out_dir = made(Path(out_dir))
+    for file, frame in files.items():
+        with written_whole(out_dir / file) as path:
+            frame.to_csv(path, index=False)
+    run = None if training is None or isinstance(training, pd.DataFrame) else training
+    lines = dict(provenance or {})
+    if isinstance(real, CellTable):
+        lines["real cells"] = {"path": real.source, "digest": real.digest()}
+    page = write(
+        out_dir,
+        table,
+        seen[0] if seen else None,
+        run=run,
+        model=name,
+        against=rival,
+        provenance=lines,
+        seed=seed,
+    )
+    verdicts = [verdict(metric_results(table, name, seed, of), name) for of in dict.fromkeys((None, rival))]
+    said = "\n".join(textwrap.fill(f"{one.sentence} {one.trained}".rstrip(), 100) for one in verdicts)
+    return Evaluation(page, f"{text}\n{said}", table, summary)
+
+
+def write(
+    out_dir: str | Path,
+    table: pd.DataFrame,
+    populations: Populations | None = None,
+    *,
+    run: Run | None = None,
+    model: str | None = None,
+    against: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> Path:
     """Write `report.html` and `figures/` into `out_dir` (made if need be); returns the path of the page.
 
-    table: what `scdfm.evaluate` gave for `predicted` and `real` (long: model, condition, metric, value, n_cells).
-    predicted, real, control, perturbation_key, predicted_key, subset: as for `evaluate`. Without cells (None) the
-        report holds scores alone.
+    table: what `scdfm.evaluate` gave (long: model, condition, metric, value, n_cells). populations: the cells that were
+        scored; without them the report holds scores alone.
     run: the run that predicted; adds training curves and its provenance.
     model: the one of `table` that the report is about; needed where the table holds several besides references.
     against: another model of `table` that it is compared with, pair by pair.
     provenance: further lines on where the numbers come from. seed: of the intervals and of the cells drawn.
-    backed: keeps the cells of files on disk, as in `read_cells`.
 
-    Raises DataError where `table` lacks a column or `model`, or where the cells do not fit it.
+    Raises DataError where `table` lacks a column or `model`.
     """
     model = subject(table, model)
-    given = dict(provenance or {})
-    populations = None
-    if predicted is not None and real is not None:
-        key = perturbation_key or "perturbation"
-        cells = (
-            real
-            if isinstance(real, CellTable)
-            else read_cells(real, key, control, subset=subset, backed=backed)
-        )
-        given = {**given, "real cells": {"path": cells.source, "digest": cells.digest()}}
-        scored = [str(name) for name in table.loc[table["model"] == model, "condition"].unique()]
-        pair = align(
-            predicted,
-            cells,
-            control=control,
-            perturbation_key=key,
-            subset=subset,
-            conditions=scored,
-            check_scale=False,
-            predicted_key=predicted_key,
-            backed=backed,
-        )
-        populations = Populations.of(pair)
-    page = compose(table, model, populations, run, given, seed, against)
+    page = compose(table, model, populations, run, dict(provenance or {}), seed, against)
     out_dir = Path(out_dir)
     pictures = made(out_dir / "figures")
     for illustration in page.illustrations:
@@ -138,10 +186,10 @@ def compose(
 ) -> Page:
     """The page about `model`, compared with `against` if named: every number, word and figure of it."""
     summary = summarise(table, seed=seed)
-    stands = standings(table, model, seed)
-    duel = [] if against is None else standings(table, model, seed, against)
+    results = metric_results(table, model, seed)
+    duel = [] if against is None else metric_results(table, model, seed, against)
     scores = score_table(summary)
-    leading = headline(stands)
+    leading = headline(results)
     metric = leading.metric if leading else scores.metrics[0]
     order = best_to_worst(table, model, metric)
     overview = [figures.track(positions(table), model)]
@@ -157,7 +205,7 @@ def compose(
     log = run.log if run is not None else pd.DataFrame()
     return Page(
         model=model,
-        verdict=verdict(stands, model),
+        verdict=verdict(results, model),
         facts=_facts(table, model, populations),
         notes=[
             *([PAPER_NOTE] if table.attrs.get("protocol") == "paper" else []),
@@ -166,10 +214,10 @@ def compose(
         ],
         scores=scores,
         scaled=score_table(scaled_summary(table)) if table.attrs.get("protocol") == "vcc2026" else None,
-        standings=stands,
+        results=results,
         duel=duel,
         duel_verdict=verdict(duel, model) if duel else None,
-        strata=blocks(table, model, stands),
+        strata=blocks(table, model, results),
         condition_rows=condition_rows(table, scores, model),
         metric_panels=figures.metric_panels(summary),
         overview=overview,

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 import pytest
 
-from scdfm.report.table import decimals, markdown, plain, score_table
+from scdfm.report.tables import decimals, markdown, plain, score_table
 
 
 def summary(rows: list[tuple[str, str, float, int, int]]) -> pd.DataFrame:

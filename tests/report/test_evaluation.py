@@ -20,10 +20,8 @@ from scdfm.data.split import UNKNOWN
 from scdfm.errors import DataError
 from scdfm.evaluation import evaluate, summarise
 from scdfm.report import Evaluation, evaluate_files, write
-from scdfm.report.standing import standings
-from scdfm.report.strata import blocks
-from scdfm.report.verdict import verdict
-from scdfm.report.write import best_to_worst, places, subject
+from scdfm.report.evaluation import best_to_worst, places, subject
+from scdfm.report.results import blocks, metric_results, verdict
 
 HOSTILE = '<script>alert("x")</script>'
 
@@ -78,7 +76,7 @@ def test_figures_of_the_page_lie_beside_it_in_both_formats(evaluation: Evaluatio
 
 
 def test_verdict_stands_on_top(evaluation: Evaluation, page: str) -> None:
-    found = verdict(standings(evaluation.table, "scdfm"), "scdfm")
+    found = verdict(metric_results(evaluation.table, "scdfm"), "scdfm")
     heading = re.search(r"<h1>(.*?)</h1>", page)
     assert heading is not None
     assert html.unescape(heading[1]) == found.sentence
@@ -134,25 +132,26 @@ def test_same_input_same_bytes(
     screen: tuple[CellTable, anndata.AnnData], evaluation: Evaluation, tmp_path: Path, page: str
 ) -> None:
     real, predicted = screen
-    again = write(
-        tmp_path, evaluation.table, predicted, real, model="scdfm", provenance={"command": "scdfm evaluate"}
-    )
-    assert again.read_text(encoding="utf-8") == page
+    doubles = list(predicted.obs["perturbation"].unique())
+    again = evaluate_files(
+        predicted, real, tmp_path, training=real.means().drop(index=doubles), name="scdfm",
+        metrics=list(evaluation.table["metric"].unique()), provenance={"command": "scdfm evaluate"},
+    )  # fmt: skip
+    assert again.path.read_text(encoding="utf-8") == page
+    pd.testing.assert_frame_equal(again.table, evaluation.table)
 
 
 def test_a_name_is_only_a_name(tmp_path: Path) -> None:
     table = scores([HOSTILE, "ridge", "no change"], [HOSTILE, "$\\frac{", "B&C"])
     table.attrs = {"notes": [HOSTILE], "provenance": {HOSTILE: HOSTILE}}
-    text = write(tmp_path, table, None, None, provenance={"command": HOSTILE}).read_text(encoding="utf-8")
+    text = write(tmp_path, table, provenance={"command": HOSTILE}).read_text(encoding="utf-8")
     assert "<script>alert" not in text
     assert len(Elements(text).all("script")) == 1
     assert text.count("&lt;script&gt;alert") > 5
 
 
 def test_without_cells_the_report_holds_scores_alone(tmp_path: Path) -> None:
-    text = write(tmp_path, scores(["scdfm", "ridge"], ["A", "B", "C"]), None, None).read_text(
-        encoding="utf-8"
-    )
+    text = write(tmp_path, scores(["scdfm", "ridge"], ["A", "B", "C"])).read_text(encoding="utf-8")
     elements = Elements(text)
     assert 'id="populations"' not in text
     assert {str(link["href"])[1:] for link in elements.all("a")} <= {
@@ -168,9 +167,9 @@ def test_without_cells_the_report_holds_scores_alone(tmp_path: Path) -> None:
 
 def test_one_condition_and_nothing_defined(tmp_path: Path) -> None:
     table = scores(["scdfm"], ["A"]).assign(value=np.nan)
-    text = write(tmp_path, table, None, None).read_text(encoding="utf-8")
+    text = write(tmp_path, table).read_text(encoding="utf-8")
     assert "No metric is defined for scdfm" in text
-    single = write(tmp_path, scores(["scdfm", "ridge"], ["A"]), None, None).read_text(encoding="utf-8")
+    single = write(tmp_path, scores(["scdfm", "ridge"], ["A"])).read_text(encoding="utf-8")
     assert "On 1 condition scdfm cannot be compared with ridge, the only baseline there is" in single
 
 
@@ -191,9 +190,7 @@ def test_run_adds_curves_and_its_provenance(tmp_path: Path) -> None:
         {"step": [1, 20, 40], "loss": [3.0, 2.0, 1.0], "val_wasserstein": [np.nan, np.nan, 2.0]}
     )
     run: Any = SimpleNamespace(manifest=manifest, log=log, split=SimpleNamespace(kind=UNKNOWN))
-    text = write(tmp_path, scores(["scdfm", "ridge"], ["A", "B"]), None, None, run=run).read_text(
-        encoding="utf-8"
-    )
+    text = write(tmp_path, scores(["scdfm", "ridge"], ["A", "B"]), run=run).read_text(encoding="utf-8")
     assert (tmp_path / "figures" / "training.png").is_file()
     said = html.unescape(text)
     for fact in (
@@ -213,18 +210,18 @@ def test_the_prior_has_its_row_its_column_and_its_sentence(tmp_path: Path) -> No
     table = pd.concat(
         [plain, plain[plain["model"] == "scdfm"].assign(model="prior", value=lambda t: t["value"] + 1)]
     )
-    text = html.unescape(write(tmp_path / "with", table, None, None).read_text(encoding="utf-8"))
+    text = html.unescape(write(tmp_path / "with", table).read_text(encoding="utf-8"))
     assert "Beside the prior alone: gain 1.0" in text
     assert "<p>What training added to it, over 2 metrics: better on 1 (L2); worse on 1 (DS).</p>" in text
     assert '<th scope="col">gain over the prior alone</th>' in text
     assert "what the same run predicts before training, in closed form" in text
     colour = plots.model_colours(["scdfm"])["prior"]
     assert f'<span class="swatch" style="background:{colour}"></span>prior</th>' in text
-    gained = {standing.metric: standing.prior for standing in standings(table, "scdfm")}
+    gained = {standing.metric: standing.prior for standing in metric_results(table, "scdfm")}
     assert gained["l2"] is not None
     assert gained["ds"] is not None
     assert (gained["l2"].outcome, gained["ds"].outcome) == ("better", "worse")
-    without = html.unescape(write(tmp_path / "without", plain, None, None).read_text(encoding="utf-8"))
+    without = html.unescape(write(tmp_path / "without", plain).read_text(encoding="utf-8"))
     assert "prior" not in without
 
 
@@ -260,21 +257,21 @@ def test_order_follows_the_direction_of_the_metric(evaluation: Evaluation) -> No
 
 
 def test_standing_is_the_paired_comparison(evaluation: Evaluation) -> None:
-    stand = {standing.metric: standing for standing in standings(evaluation.table, "scdfm")}["l2"]
+    stand = {standing.metric: standing for standing in metric_results(evaluation.table, "scdfm")}["l2"]
     wide = evaluation.table[evaluation.table["metric"] == "l2"].pivot_table(
         index="condition", columns="model", values="value"
     )
     means = wide.mean()
     baselines = means[["no change", "training mean", "additive", "ridge", "low-rank linear"]]
     assert stand.baseline == baselines.idxmin()
-    assert stand.gain == pytest.approx(baselines.min() - means["scdfm"])
+    assert stand.beside.gain == pytest.approx(baselines.min() - means["scdfm"])
     worst = min(means["no change"], means["training mean"])
     assert stand.position == pytest.approx((worst - means["scdfm"]) / (worst - means["ceiling"]))
     assert not stand.alone
 
 
 def test_groups_hold_the_means_of_their_conditions(evaluation: Evaluation) -> None:
-    stands = standings(evaluation.table, "scdfm")
+    stands = metric_results(evaluation.table, "scdfm")
     found = {block.head: block for block in blocks(evaluation.table, "scdfm", stands)}
     assert [(row.name, row.n) for row in found["targets"].rows] == [("double, 2 of 2 seen", 6)]
     assert [(row.name, row.n) for row in found["size of effect"].rows] == [
@@ -293,7 +290,7 @@ def test_groups_hold_the_means_of_their_conditions(evaluation: Evaluation) -> No
 
 
 def test_prediction_of_the_real_means_reads_as_better(evaluation: Evaluation) -> None:
-    assert verdict(standings(evaluation.table, "scdfm"), "scdfm").outcome == "better"
+    assert verdict(metric_results(evaluation.table, "scdfm"), "scdfm").outcome == "better"
 
 
 def test_prediction_of_no_change_reads_as_worse(screen: tuple[CellTable, anndata.AnnData]) -> None:
@@ -303,23 +300,21 @@ def test_prediction_of_no_change_reads_as_worse(screen: tuple[CellTable, anndata
     poor.X = control[np.arange(poor.n_obs) % len(control)]
     training = real.means().drop(index=list(predicted.obs["perturbation"].unique()))
     table = evaluate(poor, real, training=training, metrics=["l2"], name="lazy")
-    assert "lazy is worse than the best baseline" in verdict(standings(table, "lazy"), "lazy").sentence
+    assert "lazy is worse than the best baseline" in verdict(metric_results(table, "lazy"), "lazy").sentence
 
 
 def test_published_protocol_says_so(tmp_path: Path) -> None:
     table = scores(["scdfm", "ridge"], ["A", "B"])
     table.attrs = {"protocol": "paper"}
-    assert "do not compare with those of protocol scdfm" in write(tmp_path, table, None, None).read_text(
-        encoding="utf-8"
-    )
+    assert "do not compare with those of protocol scdfm" in write(tmp_path, table).read_text(encoding="utf-8")
     table.attrs = {"protocol": "scdfm"}
-    assert "do not compare" not in write(tmp_path, table, None, None).read_text(encoding="utf-8")
+    assert "do not compare" not in write(tmp_path, table).read_text(encoding="utf-8")
 
 
 def test_output_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x")
     with pytest.raises(DataError, match=r"output folder .*taken.figures cannot be made .*choose another"):
-        write(tmp_path / "taken", scores(["scdfm", "ridge"], ["A", "B"]), None, None)
+        write(tmp_path / "taken", scores(["scdfm", "ridge"], ["A", "B"]))
 
 
 def test_another_model_stands_beside(screen, tmp_path):
@@ -350,7 +345,7 @@ def test_a_metric_that_cannot_tell_is_grey_and_says_why(tmp_path):
     table = scores(["mine", "no change", "training mean", "duplicate", "ceiling"], conditions)
     sure = table["metric"].eq("ds") & table["model"].isin(["duplicate", "ceiling"])
     table.loc[sure, "value"] += 5
-    text = write(tmp_path, table, None, None, model="mine").read_text(encoding="utf-8")
+    text = write(tmp_path, table, model="mine").read_text(encoding="utf-8")
     rows = re.findall(
         r'<tr( class="mute")?><th scope="row">([^<]+)(?:<small>([^<]+)</small>)?</th><td>', text
     )

@@ -11,7 +11,7 @@ import pandas as pd
 from scdfm.evaluation.ceiling import CEILING, DUPLICATE
 from scdfm.evaluation.registry import NEUTRAL
 from scdfm.evaluation.vcc2026.score import RESERVED, scaled
-from scdfm.report.words import heading, higher_is_better, number, title
+from scdfm.report.labels import heading, higher_is_better, number, title
 
 SEES_TEST_CELLS = (CEILING, DUPLICATE, *RESERVED)
 """Models that are made of the real test cells: yardsticks, never candidates for best."""
