@@ -93,6 +93,25 @@ def test_tables_combine_side_by_side_with_the_mean_where_a_name_is_missing() -> 
     assert (found.names, found.kind) == (("a", "b", "c"), "one + two")
     np.testing.assert_array_equal(found.values, [[4, 3, 8], [2, 2, 4], [3, 1, 0]])
     assert combine([one]) is one
+    assert found.parts == (("one", 1, False), ("two", 2, False))
+    scaled = found.standardiser()(found)
+    np.testing.assert_array_equal(scaled.values[[1, 2], [1, 0]], 0)  # nothing is known from what lacks a name
+    assert {kind: sorted(rows) for kind, rows in scaled.rows_of().items()} == {
+        "one": ["a", "b"],
+        "two": ["a", "c"],
+    }
+    np.testing.assert_array_equal(scaled.rows_of()["two"]["c"], scaled.values[2, 1:])
+    again = combine([found, one])
+    assert [part.kind for part in again.parts] == ["one", "two", "one no. 2"]
+    np.testing.assert_array_equal(again.restricted(["c"]).known, [[False, True, False]])
+
+
+def test_columns_of_one_scale_keep_their_sizes_beside_each_other() -> None:
+    values = np.array([[3.0, 0.1], [-3.0, -0.1], [0.0, 0.0]])
+    given = FeatureTable(("a", "b", "c"), values, parts=(features.Part("map", 2, scaled=True),))
+    found = given.standardiser()(given).values
+    np.testing.assert_allclose(found[:, 0], 30 * found[:, 1], rtol=1e-5)
+    assert np.square(found).mean() == pytest.approx(1)
 
 
 def test_rows_are_restricted_by_name() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scdfm.errors import ConditionError
-from scdfm.prior.kernel import TERMS, ConditionKernel, Weights, every_target
+from scdfm.prior.kernel import SIMILAR, TERMS, ConditionKernel, Weights, every_target
 
 EVEN = Weights(dict.fromkeys(TERMS, 1.0), group=0.5, kept=0.8)
 
@@ -22,7 +22,7 @@ def kernel(
     descriptors = rng.normal(size=(len(names), 5))
     return ConditionKernel(
         targets=names, covariates=covariates, profiles=rng.normal(size=(len(names), 3)),
-        descriptors=descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True), described_by="responses",
+        descriptors={SIMILAR: descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True)},
         dose_reference=2.0, profile_length2=3.0,
         settings=settings, controls=np.arange(len(settings))[:, None] * np.ones((len(settings), 4)), controls_length2=8.0,
     )  # fmt: skip
@@ -50,7 +50,7 @@ def test_terms_by_hand() -> None:
         (i, j): np.exp(-((made.profiles[i] - made.profiles[j]) ** 2).sum() / 3.0)
         for i, j in itertools.product(range(4), repeat=2)
     }
-    likeness = np.exp(-((made.descriptors[:, None] - made.descriptors[None]) ** 2).sum(-1))
+    likeness = np.exp(-((made.descriptors[SIMILAR][:, None] - made.descriptors[SIMILAR][None]) ** 2).sum(-1))
     np.testing.assert_allclose(terms["same"], [[1, 1, 0]])
     np.testing.assert_allclose(terms["shared"], [[4, 2, 2]])
     np.testing.assert_allclose(terms["several"], [[1, 0, 0]])

@@ -196,8 +196,9 @@ def test_features_carry_unseen_targets() -> None:
     real = np.array([shifts[name] for name in unseen])
 
     def unseen_error(given: dict[str, np.ndarray]) -> float:
-        prior = learn_prior(seen, values, [50] * len(seen), CELL_VARIANCE, GENES, given).prior.knowing(
-            unseen, given
+        table = {"table": given}
+        prior = learn_prior(seen, values, [50] * len(seen), CELL_VARIANCE, GENES, table).prior.knowing(
+            unseen, table
         )
         return float(np.linalg.norm(prior.predict(unseen) - real, axis=1).mean())
 

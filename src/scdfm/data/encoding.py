@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Final
 
 import numpy as np
@@ -90,12 +91,10 @@ class ConditionEncoder:
         self._places = {} if features is None else {name: i for i, name in enumerate(features.names)}
         self._rows: dict[str, _Row] = {}
 
-    @property
-    def descriptions(self) -> dict[str, np.ndarray]:
-        """Standardised features [F] by target; none where the run has none."""
-        return (
-            {} if self.features is None else dict(zip(self.features.names, self.features.values, strict=True))
-        )
+    @cached_property
+    def descriptions(self) -> dict[str, dict[str, np.ndarray]]:
+        """By the kind of each description the standardised features [F] of its targets; none where the run has none."""
+        return {} if self.features is None else self.features.rows_of()
 
     def encode(self, conditions: Sequence[str], slots: int | None = None) -> EncodedConditions:
         """The tensors of canonical `conditions`, P = `slots`, or with None as many as the largest needs.

@@ -6,10 +6,10 @@ They say of a perturbation that was never measured what it has in common with th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +29,20 @@ SMILES: Final = "smiles"
 _BIT_SPREAD: Final = 0.5  # the largest standard deviation that a column of 0 and 1 can have
 
 
+class Part(NamedTuple):
+    """One description within a table: what it is, its number of columns, and whether these have one scale already."""
+
+    kind: str
+    width: int
+    scaled: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class FeatureTable:
     """Features of perturbations: `values` [n, F] float32, one row for each of `names`; `kind` says what they are.
+
+    parts: the descriptions whose columns stand side by side; one unless given. known: bool [n, parts], what each knows of
+    a name (all unless given): a row of one that knows nothing is 0 once standardised.
 
     DataError where shapes do not fit, a name stands twice or is empty, or a value is not finite.
     """
@@ -39,6 +50,8 @@ class FeatureTable:
     names: tuple[str, ...]
     values: Float32
     kind: str = TABLE
+    parts: tuple[Part, ...] = ()
+    known: npt.NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         names = tuple(str(name).strip() for name in self.names)
@@ -51,6 +64,12 @@ class FeatureTable:
                 f"features ({self.kind}): {len(names)} names and values of shape {values.shape}; expected one row "
                 "of at least one feature for each name"
             )
+        parts = self.parts or (Part(self.kind, values.shape[1]),)
+        known = np.ones((len(names), len(parts)), dtype=np.bool_) if self.known is None else self.known
+        assert sum(part.width for part in parts) == values.shape[1]
+        assert known.shape == (len(names), len(parts))
+        object.__setattr__(self, "parts", parts)
+        object.__setattr__(self, "known", known)
         if not all(names):
             raise DataError(f"features ({self.kind}): row {names.index('')} has no name; name it or drop it")
         repeated = pd.Index(names).duplicated()
@@ -83,22 +102,42 @@ class FeatureTable:
                 f"row for each: add it to the table of features{near(missing[0], self.names)}"
             )
         rows = [self._places[name] for name in names]
-        return FeatureTable(tuple(names), self.values[rows], self.kind)
+        return FeatureTable(tuple(names), self.values[rows], self.kind, self.parts, self._known[rows])
+
+    def rows_of(self) -> dict[str, dict[str, Float32]]:
+        """By the kind of each part the row of every name that it knows."""
+        ends = np.cumsum([part.width for part in self.parts])
+        return {
+            part.kind: {
+                self.names[row]: self.values[row, end - part.width : end] for row in np.flatnonzero(known)
+            }
+            for part, end, known in zip(self.parts, ends, self._known.T, strict=True)
+        }
 
     def standardiser(self, reference: Iterable[str] | None = None) -> Standardiser:
         """What brings features to one scale, learned on the rows of `reference` (default: all).
 
         Name the perturbations of training here: those of the test then choose nothing. A column is centred and
         divided by its standard deviation; one of 0 and 1 alone (a bit) is divided by ½, the most its deviation can
-        be, so that rare bits do not drown the others. A column that is constant over the reference becomes 0 for
-        everybody: nothing can be learned from it.
+        be, so that rare bits do not drown the others; columns of one scale are divided by the root mean square of their
+        deviations. A column that is constant over the reference becomes 0 for everybody: nothing can be learned from it.
         """
-        values = (self if reference is None else self.restricted(reference)).values.astype(np.float64)
-        spread = values.std(axis=0)
-        constant = np.ptp(values, axis=0) == 0
-        spread[np.isin(values, (0.0, 1.0)).all(axis=0)] = _BIT_SPREAD
-        factor = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, spread))
-        return Standardiser(values.mean(axis=0).astype(np.float32), factor.astype(np.float32))
+        table = self if reference is None else self.restricted(reference)
+        scales = [
+            _scale(values[known].astype(np.float64), part.scaled)
+            for part, values, known in zip(self.parts, table._columns(), table._known.T, strict=True)
+        ]
+        centre, factor = (np.concatenate(each).astype(np.float32) for each in zip(*scales, strict=True))
+        return Standardiser(centre, factor)
+
+    def _columns(self) -> list[Float32]:
+        """The columns of each part."""
+        return np.split(self.values, np.cumsum([part.width for part in self.parts])[:-1], axis=1)
+
+    @property
+    def _known(self) -> npt.NDArray[np.bool_]:
+        assert self.known is not None
+        return self.known
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -119,26 +158,50 @@ class Standardiser:
                 f"features ({features.kind}): {features.n_features} of each perturbation, expected "
                 f"{len(self.centre)}; give the features that the model was fitted with"
             )
-        return FeatureTable(features.names, (features.values - self.centre) * self.factor, features.kind)
+        known = np.repeat(features._known, [part.width for part in features.parts], axis=1)
+        values = (features.values - self.centre) * self.factor * known
+        return replace(features, values=values)
+
+
+def _scale(
+    values: npt.NDArray[np.float64], scaled: bool
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Centre and factor of the columns of one part, whose known rows are `values`."""
+    if not len(values):
+        return np.zeros(values.shape[1]), np.zeros(values.shape[1])
+    spread = values.std(axis=0)
+    constant = np.ptp(values, axis=0) == 0
+    spread[np.isin(values, (0.0, 1.0)).all(axis=0)] = _BIT_SPREAD
+    if scaled:
+        spread[:] = np.sqrt(np.square(values.std(axis=0)).mean())
+    factor = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, spread))
+    return values.mean(axis=0), factor
 
 
 def combine(tables: Sequence[FeatureTable]) -> FeatureTable:
     """The columns of all tables side by side, for every name that at least one of them knows, sorted.
 
-    Where a table lacks a name stands that table's mean row, which standardising brings near 0: nothing known from it.
+    Where a table lacks a name stands that table's mean row, which standardising makes 0: nothing known from it.
     """
     if not tables:
         raise DataError("features: no table to combine, expected at least one")
     if len(tables) == 1:
         return tables[0]
     names = sorted({name for part in tables for name in part.names})
-    columns = []
-    for part in tables:
-        values = np.tile(part.values.mean(axis=0), (len(names), 1))
-        known = [place for place, name in enumerate(names) if name in part]
-        values[known] = part.restricted(names[place] for place in known).values
+    columns, known, parts = [], [], list[Part]()
+    for table in tables:
+        here = [place for place, name in enumerate(names) if name in table]
+        rows = table.restricted(names[place] for place in here)
+        values = np.tile(table.values.mean(axis=0), (len(names), 1))
+        knows = np.zeros((len(names), len(table.parts)), dtype=np.bool_)
+        values[here], knows[here] = rows.values, rows._known
         columns.append(values)
-    return FeatureTable(tuple(names), np.hstack(columns), " + ".join(part.kind for part in tables))
+        known.append(knows)
+        for part in table.parts:
+            twice = sum(part.kind in (one.kind, one.kind.rpartition(" no. ")[0]) for one in parts)
+            parts.append(part._replace(kind=f"{part.kind} no. {twice + 1}") if twice else part)
+    kind = " + ".join(table.kind for table in tables)
+    return FeatureTable(tuple(names), np.hstack(columns), kind, tuple(parts), np.hstack(known))
 
 
 def morgan(

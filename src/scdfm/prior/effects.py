@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,12 @@ from safetensors.numpy import save_file
 from scdfm.data.conditions import canonical, targets
 from scdfm.errors import RunError
 from scdfm.files import written_whole
-from scdfm.prior.kernel import ConditionKernel, Encoded, Floats, Weights, every_target
+from scdfm.prior.kernel import SIMILAR, ConditionKernel, Encoded, Floats, Weights, every_target
 
 BLOCK = 2048
 """Conditions predicted at once."""
+Descriptions = Mapping[str, Mapping[str, npt.NDArray[Any]]]
+"""What is known of targets: by the name of a description, the row [F] of each target that it knows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +99,10 @@ class EffectPrior:
     def knowing(
         self,
         asked: Sequence[str],
-        features: Mapping[str, Floats] | None = None,
+        features: Descriptions | None = None,
         controls: Mapping[str, Floats] | None = None,
     ) -> EffectPrior:
-        """This prior with places for targets that it has not seen: described by `features`, or as genes.
+        """This prior with places for targets that it has not seen: described by `features`, and as genes.
 
         Their profile is the response that the prior itself expects of them alone. controls: means [G] of the control
         cells of settings (by their names, `control|key=value`), of which those that are new find their place by it.
@@ -110,30 +111,38 @@ class EffectPrior:
         new = [target for target in asked if target not in kernel.targets]
         if not new:
             return self if kernel is self.kernel else replace(self, kernel=kernel)
-        wide = kernel.with_targets(new, [self._descriptor(target, features or {}) for target in new])
+        wide = kernel.with_targets(new, self._described(new, features or {}))
         larger = replace(self, kernel=wide)
         singles = larger.predict(new) @ self.components[: wide.profiles.shape[1]].T
         return replace(self, kernel=wide.with_profiles(new, singles))
 
-    def _descriptor(self, target: str, features: Mapping[str, Floats]) -> Floats:
-        width = self.kernel.descriptors.shape[1]
-        if target in features:
-            return unit(np.asarray(features[target], dtype=np.float64))
-        if self.kernel.described_by == "responses" and target in self._columns:
-            return unit(self.responses[:width, self._columns[target]])
-        return np.zeros(width)
+    def _described(self, targets: Sequence[str], features: Descriptions) -> dict[str, Floats]:
+        """Rows [n, F] of the targets in each description of the kernel; of zeros where it does not know one."""
+        found = {}
+        for name, known in self.kernel.descriptors.items():
+            width = known.shape[1]
+            rows = (
+                self._answers(width)
+                if name == SIMILAR
+                else features.get(name.removeprefix(f"{SIMILAR}: "), {})
+            )
+            found[name] = np.stack([described(rows.get(target), width) for target in targets])
+        return found
 
-    @cached_property
-    def _columns(self) -> dict[str, int]:
-        return {gene: column for column, gene in enumerate(self.genes)}
+    def _answers(self, width: int) -> dict[str, Floats]:
+        """How each gene answers, as a target."""
+        return {gene: self.responses[:width, column] for column, gene in enumerate(self.genes)}
 
     def save(self, path: Path) -> None:
         """Write the prior as safetensors, whole or not at all; names stand in its metadata."""
         arrays = {name: np.ascontiguousarray(value) for name, value in vars(self).items() if name in _ARRAYS}
         arrays |= {name: np.ascontiguousarray(getattr(self.kernel, name)) for name in _KERNEL_ARRAYS}
+        descriptors = self.kernel.descriptors
+        arrays |= {_array(k): np.ascontiguousarray(rows) for k, rows in enumerate(descriptors.values())}
         words = {name: getattr(self, name) for name in ("conditions", "genes")}
         words |= {"weights": asdict(self.weights)}
         words |= {"kernel": {name: getattr(self.kernel, name) for name in _KERNEL_WORDS}}
+        words |= {"descriptions": list(descriptors)}
         with written_whole(path) as temporary:
             save_file(arrays, temporary, metadata={"prior": json.dumps(words)})
 
@@ -144,8 +153,11 @@ class EffectPrior:
             with safe_open(path, framework="np") as handle:
                 words = json.loads(handle.metadata()["prior"])
                 arrays = {name: handle.get_tensor(name) for name in (*_ARRAYS, *_KERNEL_ARRAYS)}
-            named: dict[str, Any] = {name: _tuples(value) for name, value in words["kernel"].items()}
-            kernel = ConditionKernel(**named, **{name: arrays.pop(name) for name in _KERNEL_ARRAYS})
+                known = enumerate(words.get("descriptions", [SIMILAR]))
+                descriptors = {str(name): handle.get_tensor(_array(k)) for k, name in known}
+            named: dict[str, Any] = {name: _tuples(words["kernel"][name]) for name in _KERNEL_WORDS}
+            kernel_arrays = {name: arrays.pop(name) for name in _KERNEL_ARRAYS}
+            kernel = ConditionKernel(**named, **kernel_arrays, descriptors=descriptors)
             prior = cls(
                 kernel,
                 Weights(**words["weights"]),
@@ -165,11 +177,13 @@ class EffectPrior:
         shapes = {
             "dual": (n, n_genes), "own": (n_own,), "own_dual": (n, n_own), "components": (n_components, n_genes),
             "responses": (n_components, n_genes), "noise": (n_components,), "scale": (n_components,), "axes": (n, n),
-            "powers": (n,), "profiles": (n_targets, None), "descriptors": (n_targets, None),
-            "controls": (len(self.kernel.settings), n_genes),
+            "powers": (n,), "profiles": (n_targets, None), "controls": (len(self.kernel.settings), n_genes),
         }  # fmt: skip
-        for name, shape in shapes.items():
-            found = getattr(self.kernel if name in _KERNEL_ARRAYS else self, name)
+        held = {name: getattr(self.kernel if name in _KERNEL_ARRAYS else self, name) for name in shapes}
+        described = {f"description {name}": rows for name, rows in self.kernel.descriptors.items()}
+        shapes |= dict.fromkeys(described, (n_targets, None))
+        for name, found in (held | described).items():
+            shape = shapes[name]
             fits = found.ndim == len(shape) and all(
                 a in (b, None) for b, a in zip(found.shape, shape, strict=True)
             )
@@ -182,17 +196,23 @@ class EffectPrior:
 
 
 _ARRAYS = ("dual", "own", "own_dual", "components", "responses", "noise", "scale", "axes", "powers")
-_KERNEL_ARRAYS = ("profiles", "descriptors", "controls")
-_KERNEL_WORDS = (
-    "targets", "covariates", "described_by", "dose_reference", "profile_length2", "settings", "controls_length2",
-)  # fmt: skip
+_KERNEL_ARRAYS = ("profiles", "controls")
+_KERNEL_WORDS = ("targets", "covariates", "dose_reference", "profile_length2", "settings", "controls_length2")
+
+
+def _array(place: int) -> str:
+    """The name of the array of a description, by its place."""
+    return f"descriptors.{place}" if place else "descriptors"
 
 
 def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def unit(row: Floats) -> Floats:
-    """The row at length 1, or zeros."""
+def described(row: npt.NDArray[Any] | None, width: int) -> Floats:
+    """A target's row [F] of a description at length 1; zeros of one of which it knows nothing."""
+    if row is None:
+        return np.zeros(width)
+    row = np.asarray(row, dtype=np.float64)
     length = float(np.linalg.norm(row))
-    return row / length if length > 0 else np.zeros_like(row)
+    return row / length if length > 0 else np.zeros(width)

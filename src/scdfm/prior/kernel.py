@@ -3,7 +3,7 @@
 K(c, c') = [ κ^(n + n') · (
                Σ_t s_t s'_t ρ(s_t, s'_t)                     the same target in both
                + a_shared  · S S'                            all perturbations share a response
-               + a_similar · Σ_{t ∈ c, t' ∈ c'} s_t s'_t' D(t, t') )  targets alike in their descriptors
+               + Σ_d a_d · Σ_{t ∈ c, t' ∈ c'} s_t s'_t' D_d(t, t') )  targets alike in a description d of them
            + a_setting  · [S > 0] [S' > 0] [equal covariates]  one setting: its few controls, and what it does to any cell
            + a_several  · [|c| > 1] [|c'| > 1]               combinations share a departure from the sum
            + a_pair     · Σ_{pairs} P(t, u; t', u') ]         pairs of like targets interact alike
@@ -11,10 +11,10 @@ K(c, c') = [ κ^(n + n') · (
 
 s is the log dose (1 without one, S its sum over targets), κ what each further target leaves of the sum of the targets'
 effects, which overlap; of those there are n = S / max s − 1, each counted by its dose beside the highest. ρ is a Gaussian
-in s, D a Gaussian in the descriptors of targets, and P the symmetric product of Gaussians in the targets' single
-responses ("profiles"). A is how alike two settings of the covariates are: a Gaussian in the distance of their control
-means, so that a type of cells is expected to answer as those do whose untreated cells are like its own; where settings
-share controls, the share of equal covariates.
+in s, D_d a Gaussian in one description of targets ("similar": how they answer as genes; others: features), and P the
+symmetric product of Gaussians in the targets' single responses ("profiles"). A is how alike two settings of the
+covariates are: a Gaussian in the distance of their control means, so that a type of cells is expected to answer as those
+do whose untreated cells are like its own; where settings share controls, the share of equal covariates.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +31,11 @@ from scdfm.errors import ConditionError
 
 Floats = npt.NDArray[np.float64]
 
-SUMMED = ("same", "shared", "similar")
-TERMS = (*SUMMED, "setting", "several", "pair")
+SIMILAR = "similar"
+"""The description by how targets answer as genes."""
+TERMS = ("same", "shared", SIMILAR, "setting", "several", "pair")
+UNSUMMED = ("setting", "several", "pair")
+"""Terms that are no sum over targets."""
 DOSE_LENGTH2 = 4.0
 """Squared length of the dose kernel, in log doses s."""
 DESCRIPTOR_LENGTH2 = 1.0
@@ -42,7 +44,8 @@ DESCRIPTOR_LENGTH2 = 1.0
 
 @dataclass(frozen=True)
 class Weights:
-    """Weight a of each term (of `same`: 1), g, the share of a response that settings share only as far as alike, and κ."""
+    """Weight a of each term (of `same`: 1; of one without any: 0), g, the share of a response that settings share only as
+    far as alike, and κ."""
 
     terms: dict[str, float]
     group: float = 0.0
@@ -67,16 +70,15 @@ class Encoded:
 class ConditionKernel:
     """The covariance above, over conditions of `targets` (T) in settings of `covariates`.
 
-    `profiles` [T, k] are the targets' single responses in principal components, `descriptors` [T, F] what is known of
-    them beside (a row of zeros: nothing): features of the user, or how the target answers as a gene. `controls` [S, G] are
-    the control means (log1p) of `settings`, which have the names of their control cells; of all settings, or of none.
+    `profiles` [T, k] are the targets' single responses in principal components, `descriptors` [T, F] what each description
+    knows of them beside (rows of length 1, or of zeros: nothing), each a term of its name. `controls` [S, G] are the
+    control means (log1p) of `settings`, which have the names of their control cells; of all settings, or of none.
     """
 
     targets: tuple[str, ...]
     covariates: tuple[str, ...]
     profiles: Floats
-    descriptors: Floats
-    described_by: Literal["features", "responses"]
+    descriptors: Mapping[str, Floats]
     dose_reference: float
     """The dose whose s is 1, in the user's unit."""
     profile_length2: float
@@ -92,14 +94,16 @@ class ConditionKernel:
         rows = np.stack([np.asarray(row, dtype=np.float64) for row in new.values()])
         return replace(self, settings=(*self.settings, *new), controls=np.concatenate([self.controls, rows]))
 
-    def with_targets(self, names: Sequence[str], descriptors: Sequence[Floats]) -> ConditionKernel:
-        """This kernel with further targets, whose profiles are 0."""
+    def with_targets(self, names: Sequence[str], descriptors: Mapping[str, Floats]) -> ConditionKernel:
+        """This kernel with further targets [n], of `descriptors` [n, F] in each description, whose profiles are 0."""
         profiles = np.zeros((len(names), self.profiles.shape[1]))
         return replace(
             self,
             targets=(*self.targets, *names),
             profiles=np.concatenate([self.profiles, profiles]),
-            descriptors=np.concatenate([self.descriptors, np.stack(descriptors)]),
+            descriptors={
+                name: np.concatenate([rows, descriptors[name]]) for name, rows in self.descriptors.items()
+            },
         )
 
     def with_profiles(self, names: Sequence[str], profiles: Floats) -> ConditionKernel:
@@ -155,7 +159,7 @@ class ConditionKernel:
         return {
             "same": _same_target(left.dose, right.dose),
             "shared": shared,
-            "similar": left.dose @ self._likeness @ right.dose.T,
+            **{name: left.dose @ alike @ right.dose.T for name, alike in self._likeness.items()},
             "setting": (shared > 0) * self._equal(left, right) if self.covariates else np.zeros_like(shared),
             "several": np.outer(*several).astype(np.float64),
             "pair": _pairs(left, right, self._alike),
@@ -166,9 +170,8 @@ class ConditionKernel:
         return np.exp(-_squared_distances(self.profiles) / self.profile_length2)
 
     @cached_property
-    def _likeness(self) -> Floats:
-        known = self.descriptors.any(axis=1)
-        return np.exp(-_squared_distances(self.descriptors) / DESCRIPTOR_LENGTH2) * np.outer(known, known)
+    def _likeness(self) -> dict[str, Floats]:
+        return {name: _likeness(rows) for name, rows in self.descriptors.items()}
 
     def akin(self, left: Encoded, right: Encoded) -> Floats:
         """A [C, C'], how alike the settings of the covariates are; 1 where there are none."""
@@ -211,7 +214,7 @@ class ConditionKernel:
 def weighted(terms: dict[str, Floats], further: Floats, weights: Weights) -> Floats:
     """The sum of `terms` [C, C'] with their weights and κ^`further`; terms of weight 0 may be absent from `weights`."""
     kept = weights.kept**further
-    parts = ((kept if name in SUMMED else 1.0) * w * terms[name] for name, w in weights.terms.items())
+    parts = ((1.0 if name in UNSUMMED else kept) * w * terms[name] for name, w in weights.terms.items())
     return np.asarray(sum(parts))
 
 
@@ -236,6 +239,12 @@ def _row(encoded: Encoded, place: int) -> Encoded:
 def _squared_distances(rows: Floats) -> Floats:
     squared = (rows * rows).sum(1)
     return np.asarray(np.maximum(squared[:, None] + squared[None] - 2 * rows @ rows.T, 0.0))
+
+
+def _likeness(descriptors: Floats) -> Floats:
+    """A Gaussian of the distances between rows [T, T]; 0 where nothing is known of either."""
+    known = descriptors.any(axis=1)
+    return np.asarray(np.exp(-_squared_distances(descriptors) / DESCRIPTOR_LENGTH2) * np.outer(known, known))
 
 
 def _same_target(left: Floats, right: Floats) -> Floats:

@@ -12,18 +12,18 @@ A target's own expression lies outside of the common components: it takes the no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import eigh, svd
 from scipy.optimize import minimize
 
 from scdfm.data.conditions import CONTROL, canonical, control_of, parse, targets
 from scdfm.errors import DataError
-from scdfm.prior.effects import EffectPrior, unit
-from scdfm.prior.kernel import TERMS, ConditionKernel, Encoded, Floats, Weights, every_target, weighted
+from scdfm.prior.descriptions import borne_out, left_out
+from scdfm.prior.effects import Descriptions, EffectPrior, described
+from scdfm.prior.kernel import SIMILAR, ConditionKernel, Encoded, Floats, Weights, every_target, weighted
 
 PROFILE_COMPONENTS = 20
 LEADING = 40
@@ -66,14 +66,15 @@ def learn_prior(
     n_cells: Sequence[int],
     variances: Floats,
     genes: Sequence[str],
-    features: Mapping[str, Floats] | None = None,
+    features: Descriptions | None = None,
     controls: Floats | None = None,
 ) -> LearnedPrior:
     """Learn from the mean `shifts` [n, G] (log1p, against the matched controls) of n perturbed `conditions`.
 
-    n_cells: cells behind each mean. variances [G]: of cells around their condition's mean. features: a row [F] for each
-    target that has one; with them targets are alike that have like features, without them those that answer alike as
-    genes. controls [n, G]: means of the conditions' controls, which tell how alike the settings of their covariates are.
+    n_cells: cells behind each mean. variances [G]: of cells around their condition's mean. features: descriptions of
+    targets by name, each with a row [F] for every target that it knows; targets are alike that have like features, as far
+    as the screen bears a description out, beside those that answer alike as genes. controls [n, G]: means of the
+    conditions' controls, which tell how alike the settings of their covariates are.
     Raises DataError when shapes disagree.
     """
     names = tuple(map(canonical, conditions))
@@ -140,9 +141,7 @@ def _settings(conditions: Sequence[str], controls: Floats) -> dict[str, Floats]:
     return found if own and CONTROL not in found else {}
 
 
-def _kernel(
-    screen: _Screen, features: Mapping[str, Floats], settings: Mapping[str, Floats]
-) -> ConditionKernel:
+def _kernel(screen: _Screen, features: Descriptions, settings: Mapping[str, Floats]) -> ConditionKernel:
     """The kernel of the screen's targets: profiles from their singles, descriptors, and the scales of both."""
     names = every_target(screen.conditions)
     parsed = [parse(name) for name in screen.conditions]
@@ -153,27 +152,32 @@ def _kernel(
         if rows:
             profiles[place] = screen.scores[rows, :k].mean(0)
     doses = [item.dose for condition in parsed for item in condition.perturbations if item.dose]
-    described = {
-        name: unit(np.asarray(features[name], dtype=np.float64)) for name in names if name in features
-    }
-    if not features:
-        columns = {gene: column for column, gene in enumerate(screen.genes)}
-        answers = (screen.components[:k] * screen.sizes[:k, None]).T
-        described = {name: unit(answers[columns[name]]) for name in names if name in columns}
-    width = len(next(iter(described.values()))) if described else k
     controls = np.stack([*settings.values()]) if settings else np.zeros((0, len(screen.genes)))
     return ConditionKernel(
         targets=names,
         covariates=tuple(sorted({key for condition in parsed for key, _ in condition.covariates})),
         profiles=profiles,
-        descriptors=np.stack([described.get(name, np.zeros(width)) for name in names]),
-        described_by="features" if features else "responses",
+        descriptors=_descriptors(screen, names, k, features),
         dose_reference=float(np.median(doses)) if doses else 1.0,
         profile_length2=PROFILE_LENGTH2 * _median_distance2(profiles[profiles.any(1)]),
         settings=tuple(settings),
         controls=controls,
         controls_length2=CONTROLS_LENGTH2 * _median_distance2(controls),
     )
+
+
+def _descriptors(screen: _Screen, names: Sequence[str], k: int, features: Descriptions) -> dict[str, Floats]:
+    """Rows of the targets `names` in each description: how they answer as genes, in `k` components, and the features."""
+    answers = (screen.components[:k] * screen.sizes[:k, None]).T
+    known: dict[str, Mapping[str, npt.NDArray[Any]]] = {
+        SIMILAR: dict(zip(screen.genes, answers, strict=True))
+    }
+    known |= {f"{SIMILAR}: {name}": rows for name, rows in features.items()}
+    found = {}
+    for name, rows in known.items():
+        width = len(next(iter(rows.values()))) if rows else k
+        found[name] = np.stack([described(rows.get(target), width) for target in names])
+    return found
 
 
 def _median_distance2(rows: Floats) -> float:
@@ -184,40 +188,92 @@ def _median_distance2(rows: Floats) -> float:
 
 
 def _weights(screen: _Screen, kernel: ConditionKernel, without: str = "") -> Weights:
-    """The most probable weights of the kernel, given the leading components (Nelder-Mead on their logarithms)."""
-    n = len(screen.conditions)
-    rows = np.unique(np.linspace(0, n - 1, min(n, MOST_CONDITIONS)).round().astype(int))
-    encoded = kernel.encode([screen.conditions[row] for row in rows])
-    terms = kernel.terms(encoded, encoded)
-    akin, near = kernel.akin(encoded, encoded), kernel.near(encoded, encoded)
-    further = kernel.further(encoded, encoded)
-    # A setting of one condition cannot tell what its conditions share.
-    told: dict[str, npt.NDArray[Any]] = {**terms, "kept": further, "group odds": akin < 1}
-    told["setting"] = np.triu(terms["setting"], 1)
-    free = [name for name in EXPECTED if name != without and told[name].any()]
-    start = np.log([EXPECTED[name] for name in free])
-    pull = np.array([PULL_OF.get(name, PULL) for name in free])
-    scores, noise, measured = screen.scores[rows, :LEADING], screen.noise[rows], screen.measured[:LEADING]
+    """The most probable weights of the kernel, given the leading components; then of the features that are borne out."""
+    choice = _Choice.of(screen, kernel)
+    found = choice.most_probable([name for name in EXPECTED if name != without and choice.told(name)])
+    places = [kernel.targets.index(target) for target in choice.groups]
+    features = {name: rows[places] for name, rows in kernel.descriptors.items() if name != SIMILAR}
+    knows = {name: np.asarray(rows.any(axis=1)) for name, rows in features.items()}
 
-    def unlikely(values: Floats) -> float:
-        weights = _as_weights(values, free)
-        settings = 1 - weights.group + weights.group * akin
-        covariance = weighted(terms, further, weights) * settings * near
-        likelihood = _best_noise(*_whitened(covariance, noise, scores)[:2], measured)[0]
-        return float(likelihood.mean() + (pull * (values - start) ** 2).sum()) / len(rows)
+    def errors(added: Mapping[str, float]) -> Floats:
+        return choice.errors(replace(found, terms=found.terms | dict(added)))
 
-    if not len(start):
-        return _as_weights(start, free)
-    simplex = np.vstack([start, start + np.diag(np.minimum(1, pull**-0.5))])
-    options: dict[str, Any] = {"xatol": 0.02, "fatol": 1e-5, "initial_simplex": simplex}
-    found = minimize(unlikely, start, method="Nelder-Mead", options=options)  # type: ignore[call-overload]
-    return _as_weights(found.x, free)
+    return replace(found, terms=found.terms | borne_out(knows, errors))
+
+
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """What the choice of weights looks at: terms [n, n] of the screen's conditions, and their leading components."""
+
+    terms: dict[str, Floats]
+    further: Floats
+    akin: Floats
+    near: Floats
+    scores: Floats
+    noise: Floats
+    measured: Floats
+    groups: dict[str, list[int]]
+    """The conditions of each target."""
+
+    @classmethod
+    def of(cls, screen: _Screen, kernel: ConditionKernel) -> _Choice:
+        """Of MOST_CONDITIONS of the screen at most."""
+        n = len(screen.conditions)
+        rows = np.unique(np.linspace(0, n - 1, min(n, MOST_CONDITIONS)).round().astype(int))
+        names = [screen.conditions[row] for row in rows]
+        encoded = kernel.encode(names)
+        pair = (encoded, encoded)
+        groups: dict[str, list[int]] = {}
+        for place, name in enumerate(names):
+            for target in targets(name):
+                groups.setdefault(target, []).append(place)
+        return cls(
+            kernel.terms(*pair), kernel.further(*pair), kernel.akin(*pair), kernel.near(*pair),
+            screen.scores[rows, :LEADING], screen.noise[rows], screen.measured[:LEADING], groups,
+        )  # fmt: skip
+
+    def told(self, name: str) -> bool:
+        """Whether the conditions tell anything of a weight."""
+        if name == "setting":  # one of one condition cannot tell what its conditions share
+            return bool(np.triu(self.terms[name], 1).any())
+        return bool({**self.terms, "kept": self.further, "group odds": self.akin < 1}[name].any())
+
+    def most_probable(self, free: Sequence[str]) -> Weights:
+        """The most probable of the `free` weights around those EXPECTED (Nelder-Mead on their logarithms)."""
+        start = np.log([EXPECTED[name] for name in free])
+        pull = np.array([PULL_OF.get(name, PULL) for name in free])
+
+        def unlikely(values: Floats) -> float:
+            whitened = _whitened(self._covariance(_as_weights(values, free)), self.noise, self.scores)
+            likelihood = _best_noise(*whitened[:2], self.measured)[0]
+            return float(likelihood.mean() + (pull * (values - start) ** 2).sum()) / len(self.noise)
+
+        if not len(start):
+            return _as_weights(start, free)
+        simplex = np.vstack([start, start + np.diag(np.minimum(1, pull**-0.5))])
+        options: dict[str, Any] = {"xatol": 0.02, "fatol": 1e-5, "initial_simplex": simplex}
+        found = minimize(unlikely, start, method="Nelder-Mead", options=options)  # type: ignore[call-overload]
+        return _as_weights(found.x, free)
+
+    def errors(self, weights: Weights) -> Floats:
+        """Error [T] of each target where nothing of it was measured: mean length over its conditions."""
+        powers, squared, axes = _whitened(self._covariance(weights), self.noise, self.scores)
+        inverse = 1 / (powers[:, None] + _best_noise(powers, squared, self.measured)[1])
+        dual = axes @ (inverse * (axes.T @ self.scores))
+        missed = left_out(axes, inverse, dual, list(self.groups.values()))
+        return np.array([np.linalg.norm(rows, axis=1).mean() for rows in missed])
+
+    def _covariance(self, weights: Weights) -> Floats:
+        settings = 1 - weights.group + weights.group * self.akin
+        return np.asarray(weighted(self.terms, self.further, weights) * settings * self.near)
 
 
 def _as_weights(values: Floats, free: Sequence[str]) -> Weights:
     """The weights of which `values` are the logarithms; of g, of its odds."""
     found = dict(zip(free, np.exp(values).tolist(), strict=True))
-    terms = {"same": 1.0} | {name: value for name, value in found.items() if name in TERMS}
+    terms = {"same": 1.0} | {
+        name: value for name, value in found.items() if name not in ("kept", "group odds")
+    }
     odds = found.get("group odds", 0.0)
     return Weights(terms, odds / (1 + odds), found.get("kept", EXPECTED["kept"]))
 

@@ -80,16 +80,20 @@ def read_graph(path: Path, n_tokens: int) -> torch.Tensor:
 
 def write_features(path: Path, features: FeatureTable, standardise: Standardiser) -> None:
     """Store features as they were given, and what brings them to one scale."""
-    tensors = {"values": features.values, "centre": standardise.centre, "factor": standardise.factor}
-    write_tensors(path, {name: torch.from_numpy(value) for name, value in tensors.items()})
+    assert features.known is not None
+    arrays = {"values": features.values, "centre": standardise.centre, "factor": standardise.factor}
+    tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
+    write_tensors(path, tensors | {"known": torch.from_numpy(features.known)})
 
 
 def read_features(path: Path, manifest: Manifest) -> tuple[FeatureTable, Standardiser]:
     """The features of `write_features`, under the names of the manifest."""
     assert manifest.features is not None
     source = manifest.features
-    values, centre, factor = described_by(read_tensors(path), len(source.names), path)
-    return FeatureTable(tuple(source.names), values, source.kind), Standardiser(centre, factor)
+    widths = [part.width for part in source.parts]
+    values, centre, factor, known = described_by(read_tensors(path), len(source.names), widths, path)
+    table = FeatureTable(tuple(source.names), values, source.kind, source.parts, known)
+    return table, Standardiser(centre, factor)
 
 
 def read_means(path: Path) -> pd.DataFrame:
@@ -171,10 +175,12 @@ def edges_of(tensors: dict[str, torch.Tensor], n_tokens: int, path: Path) -> tor
 
 
 def described_by(
-    tensors: dict[str, torch.Tensor], n_names: int, path: Path
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features [n_names, F], their centre [F] and factor [F], float32 and finite; RunError for anything else."""
-    values = tensors.get("values")
+    tensors: dict[str, torch.Tensor], n_names: int, widths: list[int], path: Path
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Features [n_names, F], their centre [F] and factor [F], float32 and finite, and what each part of some `widths` knows
+    (bool [n_names, parts]; of older runs None: everything); RunError for anything else."""
+    tensors = dict(tensors)
+    values, known = tensors.get("values"), tensors.pop("known", None)
     n_features = values.shape[1] if values is not None and values.ndim == 2 else 0
     shapes = {"values": [n_names, n_features], "centre": [n_features], "factor": [n_features]}
     if odd := sorted(tensors.keys() - shapes.keys()):
@@ -190,7 +196,23 @@ def described_by(
             )
         if not found.isfinite().all():
             raise RunError(f"{path}: tensor '{name}' holds values that are not finite; {REMEDY}")
-    return tensors["values"].numpy(), tensors["centre"].numpy(), tensors["factor"].numpy()
+    if widths and sum(widths) != n_features:
+        raise RunError(
+            f"{path}: {n_features} features, expected {sum(widths)} as the manifest says; {REMEDY}"
+        )
+    if known is not None and (
+        known.dtype != torch.bool or list(known.shape) != [n_names, max(len(widths), 1)]
+    ):
+        raise RunError(
+            f"{path}: tensor 'known' is {known.dtype} {list(known.shape)}, expected truths (torch.bool) of the {n_names} "
+            f"names and {max(len(widths), 1)} parts of the manifest; {REMEDY}"
+        )
+    return (
+        tensors["values"].numpy(),
+        tensors["centre"].numpy(),
+        tensors["factor"].numpy(),
+        None if known is None else known.numpy(),
+    )
 
 
 def means_of(table: pd.DataFrame, genes: list[str], path: Path) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from scdfm.config import Config
 from scdfm.data import Scale, Split, Vocabulary, targets
 from scdfm.data.design import Design
 from scdfm.data.encoding import ConditionSchema
+from scdfm.data.features import Part
 from scdfm.data.naming import Naming
 from scdfm.declaration import Values
 from scdfm.errors import RunError
@@ -43,6 +44,8 @@ class FeatureSource(BaseModel):
     names: list[str]
     digest: str
     """sha256 of names and values."""
+    parts: tuple[Part, ...] = ()
+    """The descriptions whose columns stand side by side (of older runs: one)."""
 
 
 class _Record(BaseModel):

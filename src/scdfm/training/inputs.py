@@ -190,4 +190,5 @@ def _standardiser(features: FeatureTable, trained: Sequence[str]) -> Standardise
 
 def _source(features: FeatureTable) -> FeatureSource:
     digest = hashlib.sha256("\n".join(features.names).encode() + b"\0" + features.values.tobytes())
-    return FeatureSource(kind=features.kind, names=list(features.names), digest=digest.hexdigest())
+    names, parts = list(features.names), features.parts
+    return FeatureSource(kind=features.kind, names=names, digest=digest.hexdigest(), parts=parts)
