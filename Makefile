@@ -3,6 +3,9 @@
 # make check  formatting, types, import order, dangerous calls
 # make audit  known vulnerabilities of the pinned packages (needs the internet; says so where it cannot ask)
 # make test-lowest   the quick tests with the lowest versions that scdfm allows (constraints-lowest.txt)
+# make docs   this project's site in build/site; warnings are errors, notebooks are executed (5 minutes)
+# make pictures   the picture of README and site, from the demo
+# make wheel  build the wheel, install it in an environment of its own, run it there
 # make bench  set up, then measure speed beside the plain formulation, and how cost grows (25 minutes)
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -17,7 +20,7 @@ QUICK := tests/data tests/model tests/flow tests/run tests/official tests/evalua
 # Old releases warn of newer ones of packages that they need.
 LOWEST_NOISE := -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning -W 'ignore:The codec:UserWarning'
 
-.PHONY: demo test test-quick test-lowest check audit bench clean
+.PHONY: demo test test-quick test-lowest check audit docs pictures wheel bench clean
 
 demo: $(READY)
 	$(BIN)/scdfm demo --out demo --overwrite
@@ -33,14 +36,26 @@ test-lowest:
 	$(MAKE) test-quick VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt NOISE="$(LOWEST_NOISE)"
 
 check: $(READY)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --recursive src --configfile pyproject.toml
 
 audit: $(READY)
 	$(BIN)/python .ci/audit.py
+
+# Sphinx reads the repository, so that links hold in a clone and on the site alike. One thread: notebooks are small.
+docs: $(VENV)/.docs-ready
+	rm -rf build/site
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q -c docs -d build/doctrees . build/site
+	@echo "open build/site/index.html"
+
+pictures: demo
+	$(BIN)/python docs/pictures.py demo
+
+wheel: $(READY)
+	.ci/wheel $(VENV)
 
 # Finished rows are kept: the command goes on where it stopped. A GPU's rows are skipped where there is none.
 bench: $(READY)
@@ -52,6 +67,10 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@test -n "$(PYTHON)" || { echo "scdfm needs Python 3.11, 3.12 or 3.13: none found"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.docs-ready: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[docs]'
 	@touch $@
 
 clean:

@@ -70,12 +70,15 @@ class ModelConfig(Section):
     """How the targets of a condition become one vector: `mean` over slots (published), `sum` of their shifts from
     control, or `attention`, a learned weighted mean of these shifts."""
     width: Count = 64
+    """Width of a gene's token."""
     heads: Count = 2
     """Heads of the blocks; width must be a multiple."""
     gene_heads: Count = 8
     """Heads of the gene encoder; width must be a multiple."""
     layers: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Layers of the backbone, each with its blocks."""
     dropout: Fraction = 0.0
+    """Dropout of encoders, attention and MLP."""
 
     @model_validator(mode="after")
     def _divisible(self) -> ModelConfig:
@@ -131,7 +134,9 @@ class TrainingConfig(Section):
     max_steps: Annotated[int, Field(ge=0)] = 1000
     """0 trains nothing: the prior alone is the model (preset `instant`); needs `flow.source` "prior"."""
     conditions_per_batch: Count = 8
+    """Conditions of a step, over all processes."""
     cells_per_condition: Annotated[int, Field(ge=2)] = 6
+    """Cells of each condition of a step."""
     min_cells: Count = 2
     """Fewest cells of a training or validation condition. With 1, a condition of one cell teaches the velocity but
     not the spread: the MMD needs different cells."""
@@ -146,11 +151,15 @@ class TrainingConfig(Section):
     condition_dropout: Fraction = 0.0
     """Share of the conditions of a batch that are left out, for `sampling.guidance`."""
     optimizer: Literal["adamw", "adam"] = "adamw"
+    """Adam, with decoupled weight decay or without any."""
     learning_rate: Positive = 2e-3
+    """Where the cosine begins, after the warm-up."""
     min_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
     """Where the cosine ends."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50
+    """Steps over which the learning rate rises from 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decay of the weights, of `adamw` alone."""
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
     ema_decay: Fraction = 0.999
@@ -171,12 +180,14 @@ class TrainingConfig(Section):
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after this many validations without a better one; 0 never stops early."""
     precision: Literal["32", "bf16"] = "32"
+    """`bf16` computes products in bfloat16, weights stay float32: for a GPU."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Layers as compiled code: `auto` on a GPU alone, `on` anywhere, where the tools for it are there."""
     checkpointing: bool = False
     """On: a layer's inner values are computed again for the gradients instead of kept. The same numbers, a fraction of
     the memory, a third more time."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to train; `auto` takes a GPU where there is one."""
     devices: Count | Literal["auto"] = 1
     """Processes on each machine, started by the first; under torchrun its own number holds instead."""
     nodes: Count = 1
@@ -209,6 +220,7 @@ class SamplingConfig(Section):
     steps: Count = 2
     """Solver steps; 2 of `rk4` are 8 evaluations. From the noise source take 4."""
     tolerance: Positive = 1e-4
+    """Relative and absolute tolerance of `dopri5`."""
     genes: Literal["chunks", "joint"] = "chunks"
     """`chunks` solves random sets of T genes, the law of training; `joint` solves the panel at once (published)."""
     clamp: bool = True
@@ -231,7 +243,9 @@ class SplitConfig(Section):
     kind: Literal["additive", "holdout", "combinations", "covariate", "column", "file", "named", "none"] = (
         "additive"
     )
+    """How test conditions are chosen; docs/faq.md says which kind answers which question."""
     fold: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Which of the splits of this kind; it decides the test conditions."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of doubles (additive, combinations), or of pairs of a value and targets (covariate), kept for the test."""
     held_out_targets: Count = 12
