@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import scdfm
-from scdfm.evaluation.metrics import LOWER_IS_BETTER, METRICS, RANGES, RESPONDERS
+from scdfm.evaluation.registry import LOWER_IS_BETTER, METRICS, RANGES, RESPONDERS
 from scdfm.evaluation.vcc2026 import metrics as vcc2026
 
 ROOT = Path(__file__).resolve().parents[2]
