@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 
 import scdfm
-from scdfm.evaluation.registry import LOWER_IS_BETTER, METRICS, RANGES, RESPONDERS
-from scdfm.evaluation.vcc2026 import metrics as vcc2026
+from scdfm.evaluation.registry import LOWER_IS_BETTER, METRICS, RANGES, RESPONDERS, VCC_SCORED
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-CHALLENGE = ("PDS", "ERROR", "FIDELITY", "REACH", "JACCARD", "FOLD_ERROR")
-SCORED = (*METRICS, *RESPONDERS, *(getattr(vcc2026, name) for name in CHALLENGE))
+SCORED = (*METRICS, *RESPONDERS, *VCC_SCORED)
 ENTRIES = re.compile(r"### (\w+)\n\n.+\n\nDefinition\n: .+\n\nRange\n: (.+)\.\n\nWhen it misleads\n: .+\n")
 
 
