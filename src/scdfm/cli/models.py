@@ -15,6 +15,7 @@ from scdfm.cli.options import (
     Quiet,
     config_of,
     names_of,
+    pairs_of,
     require_free,
     seconds_of,
     warn,
@@ -118,10 +119,28 @@ def predict(
     all_pairs_of: Annotated[
         str | None, typer.Option(help="Every pair of these targets: A,B,C, or @FILE.")
     ] = None,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="Every condition of the run's split; of all contexts, with --context."),
+    ] = False,
     controls: Annotated[
         Path | None,
         typer.Option(help="File with control cells; without it those stored with the run."),
     ] = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Covariate of the cells of --controls, cell_line=A549, and of conditions that name none; may be one that "
+            "training never had. May be repeated."
+        ),
+    ] = None,
+    fill_genes: Annotated[
+        bool,
+        typer.Option(
+            "--fill-genes",
+            help="Genes of the run that --controls lacks take the values of stored control cells; the output marks them.",
+        ),
+    ] = False,
     cells: Annotated[
         int | None, typer.Option(help="Cells per condition; without it the run's sampling.cells.")
     ] = None,
@@ -145,6 +164,7 @@ def predict(
             help="With --format vcc: file of the genes, one a line. Without it those of the control cells."
         ),
     ] = None,
+    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu or cuda.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the prediction that was interrupted at --out.")
@@ -156,32 +176,31 @@ def predict(
 
     The file of --controls is read as the run's cells were; options on columns, labels and numbers are about it alone.
     """
-    if sum([bool(conditions), test, all_pairs_of is not None]) != 1:
+    if sum([bool(conditions), test, every, all_pairs_of is not None]) != 1:
         raise ConfigError(
-            "predict: choose exactly one of --conditions A+B,C, --test and --all-pairs-of A,B,C"
+            "predict: choose exactly one of --conditions A+B,C, --test, --all and --all-pairs-of A,B,C"
+        )
+    named = pairs_of(context or [], "--context", "cell_line=A549")
+    if (named or fill_genes) and controls is None:
+        raise ConfigError(
+            f"predict: {'--context' if named else '--fill-genes'} is about control cells of your own; give their file with "
+            "--controls, or leave it out"
         )
     _consistent(form, gene_axis, resume)
     from scdfm.run import Run
-    from scdfm.run.extrapolation import told, unknown, untold
+    from scdfm.run.extrapolation import told
+    from scdfm.run.predict import starting
 
     source = Run.load(run)
-    names: list[str] | None = None
-    if test:
-        asked = source.split.test
-        left = unknown(source.encoder, asked)
-        # Where none can be predicted, the prediction itself says why.
-        if 0 < len(left) < len(asked):
-            names = [name for name in asked if name not in left]
-            if is_first():
-                typer.echo(untold(left, len(asked)), err=True)
-    if conditions:
+    table = screen.controls(controls, source, named)
+    source, table = (source, None) if table is None else starting(source, table, named, fill_genes, seed)
+    if test or every:
+        names = _measured(source, test, named)
+    elif conditions:
         names = names_of(*conditions, run=source)
-    if all_pairs_of is not None:
-        names = [
-            "+".join(pair)
-            for pair in itertools.combinations(dict.fromkeys(names_of(all_pairs_of, run=source)), 2)
-        ]
-    table = screen.controls(controls, source)
+    else:
+        single = dict.fromkeys(names_of(all_pairs_of or "", run=source))
+        names = ["+".join(pair) for pair in itertools.combinations(single, 2)]
     if form == "vcc":  # one process writes it, whole
         if is_first():
             _submit(source, out, names, table, cells, gene_axis, seed, overwrite, not quiet)
@@ -196,6 +215,8 @@ def predict(
         overwrite=overwrite,
         progress=not quiet,
         counts=counts,
+        context=named,
+        device=device,
     )
     if not is_first():
         return
@@ -206,6 +227,19 @@ def predict(
     )
     if counts and written.counts:
         typer.echo(f"counts: {written.counts}")
+
+
+def _measured(source: Run, test: bool, context: dict[str, str]) -> list[str] | None:
+    """The test conditions of a run's split, or all of them, that it can predict; None for test ones where it can none."""
+    from scdfm.run.contexts import every_condition
+    from scdfm.run.extrapolation import unknown, untold
+
+    asked = source.split.test if test else every_condition(source, context)
+    left = unknown(source.encoder, asked)
+    if 0 < len(left) < len(asked) and is_first():
+        typer.echo(untold(left, len(asked), "test conditions" if test else "conditions"), err=True)
+    # Where none can be predicted, the prediction itself says why.
+    return [name for name in asked if name not in left] or (None if test else list(asked))
 
 
 def _consistent(form: str, gene_axis: Path | None, resume: bool) -> None:

@@ -95,6 +95,17 @@ def _joined(parts: list[str], run: Run | None) -> list[str]:
     return names + parts
 
 
+def pairs_of(texts: list[str], option: str, example: str) -> dict[str, str]:
+    """The columns and values of texts such as COLUMN=VALUE."""
+    found = {}
+    for text in texts:
+        column, sign, value = text.partition("=")
+        if not sign or not column:
+            raise ConfigError(f"{option} {text}: expected COLUMN=VALUE, e.g. {example}")
+        found[column] = value
+    return found
+
+
 def number_or_text(text: str) -> float | str:
     """A number where the text is one."""
     try:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from scdfm.cli.options import warn
+from scdfm.cli.options import pairs_of, warn
 from scdfm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,8 +87,11 @@ class Reader:
             warn(f"{data}: larger than 2 GiB, so its cells stay on disk (--in-memory: do not)")
         return cells
 
-    def controls(self, file: Path | None, run: Run) -> CellTable | None:
-        """The control cells of a file, read as those of the run but for the options given; None without a file."""
+    def controls(
+        self, file: Path | None, run: Run, context: Mapping[str, str] | None = None
+    ) -> CellTable | None:
+        """The control cells of a file, of a context where one is given, read as those of the run but for the options
+        given; None without a file."""
         from scdfm.declaration import DataConfig
         from scdfm.run.controls import read_controls
 
@@ -99,7 +102,7 @@ class Reader:
                 )
             return None
         declared = self.given(**run.manifest.control_reading)
-        cells = read_controls(file, run.manifest, declared.options(), self.backed)
+        cells = read_controls(file, run.manifest, declared.options(), self.backed, context)
         for note in cells.notes:
             warn(f"{file}: {note}")
         return cells
@@ -217,15 +220,8 @@ def _labels(texts: list[str]) -> str | tuple[str, ...]:
     return texts[0] if len(texts) == 1 else tuple(texts)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    column, sign, value = text.partition("=")
-    if not sign or not column:
-        raise ConfigError(f"--subset {text}: expected COLUMN=VALUE, e.g. dataset=norman19")
-    return column, value
-
-
 def _pairs(texts: list[str]) -> dict[str, str]:
-    return dict(map(_pair, texts))
+    return pairs_of(texts, "--subset", "dataset=norman19")
 
 
 _BECOME: Final[dict[str, Callable[[Any], Any]]] = {

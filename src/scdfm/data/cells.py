@@ -68,6 +68,8 @@ class CellTable:
     notes: tuple[str, ...] = ()
     subset: dict[str, str] = field(default_factory=dict)
     min_genes: int = 0
+    filled: tuple[str, ...] = ()
+    """Genes that the file lacks, whose values are those of other cells."""
 
     @property
     def control(self) -> str:

@@ -241,7 +241,8 @@ class ConditionEncoder:
             if given[key] not in values:
                 raise ConditionError(
                     f"condition '{name}': '{given[key]}' is no known value of covariate '{key}'; expected one of "
-                    f"{_listed(values)}{near(given[key], values)}"
+                    f"{_listed(values)}{near(given[key], values)}, or control cells of it, which place it "
+                    f"(--controls FILE --context '{key}={given[key]}', controls=..., context=...)"
                 )
             places.append(first + values.index(given[key]))
             first += len(values)

@@ -2,38 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import pandas as pd
 
 from scdfm.data.cells import CellTable
-from scdfm.data.conditions import CONTROL, SEPARATOR
-from scdfm.data.design import Design
+from scdfm.data.conditions import CONTROL, COVARIATE_SIGN, SEPARATOR, near
+from scdfm.data.design import Design, column_of, texts
+from scdfm.data.labels import listed
 from scdfm.data.naming import Naming
 from scdfm.data.reading import cells_of
 from scdfm.data.recognise import looks_like_control
 from scdfm.data.source import Source, open_source
+from scdfm.errors import ConditionError, DataError
 from scdfm.run.manifest import Manifest
 
 
 def read_controls(
-    cells: Any, manifest: Manifest, reading: Mapping[str, Any] | None = None, backed: bool | None = None
+    cells: Any,
+    manifest: Manifest,
+    reading: Mapping[str, Any] | None = None,
+    backed: bool | None = None,
+    context: Mapping[str, str] | None = None,
 ) -> CellTable:
     """Control cells of a file or an AnnData, read as the run's were but for the options of `read_cells` in `reading`.
 
     A file without the column of labels, and without any other that names control cells, is one of control cells alone.
+    context: covariates of all the cells that are read, `{"cell_line": "A549"}`: those with these values, where the file has
+    the columns. Where it lacks a column that controls are matched by, they are matched by the covariates alone.
     """
+    context = checked_context(manifest, context or {})
     asked = manifest.control_reading | dict(reading or {})
     naming = Naming(**{field.name: asked[field.name] for field in fields(Naming)})
-    design = Design(asked["covariates"], None, None, asked["match_controls"], asked["control_fallback"])
     with open_source(cells) as source:
+        source = _of_context(_labelled(source, asked["perturbation_key"]), context)
+        match = asked["match_controls"]
+        if context and not set(match or ()) <= set(source.obs.columns):
+            match = None
+        _require_covariates(source, asked["covariates"], asked["perturbation_key"])
+        design = Design(asked["covariates"], None, None, match, asked["control_fallback"])
         return cells_of(
-            _labelled(source, asked["perturbation_key"]), asked["perturbation_key"], naming, asked["target_sum"],
-            asked["layer"], asked.get("subset"), design=design, backed=backed, strict=False, values=asked["values"],
+            source, asked["perturbation_key"], naming, asked["target_sum"], asked["layer"],
+            {**(asked.get("subset") or {}), **context}, design=design, backed=backed, strict=False, values=asked["values"],
             min_genes=asked.get("min_genes", 0),
         )  # fmt: skip
+
+
+def checked_context(manifest: Manifest, context: Mapping[str, str]) -> dict[str, str]:
+    """A context as somebody names it, in covariates of the run; ConditionError for any other."""
+    known = manifest.conditions.covariates
+    for key, value in context.items():
+        if key not in known:
+            way = (
+                f"expected one of {', '.join(known)}{near(key, known)}"
+                if known
+                else "the run has none: give the control cells alone (--controls, controls=...)"
+            )
+            raise ConditionError(f"context {key}={value}: '{key}' is no covariate of the run; {way}")
+        if not value.strip() or COVARIATE_SIGN in value:
+            raise ConditionError(
+                f"context {key}='{value}': expected a value that is not blank and holds no '{COVARIATE_SIGN}'; rename it"
+            )
+    return {key: value.strip() for key, value in context.items()}
+
+
+def _of_context(source: Source, context: Mapping[str, str]) -> Source:
+    """`source` with the columns of a context that it lacks; DataError where it has one without the value."""
+    obs = source.obs
+    for key, value in context.items():
+        if key not in obs.columns:
+            obs = obs.assign(**{key: value})
+            continue
+        found = texts(column_of(obs, key, "covariate column", source.name))
+        if value not in found.categories:
+            raise DataError(
+                f"{source.name}: no cell has '{value}' in obs column '{key}', as the context {key}={value} says; its "
+                f"values are {listed(list(map(str, found.categories)))}: name one of them, or remove the column"
+            )
+    return replace(source, obs=obs)
+
+
+def _require_covariates(source: Source, wanted: Sequence[str], key: str) -> None:
+    """Raise DataError where neither a column nor a label tells a covariate of the cells."""
+    labels: list[str] = []
+    if key in source.obs.columns:
+        labels = source.obs[key].astype(str).unique().tolist()
+    for column in wanted:
+        if column not in source.obs.columns and not any(f"|{column}=" in label for label in labels):
+            raise DataError(
+                f"{source.name}: obs has no column '{column}', the run's covariate; expected one, or one context for all "
+                f"of its cells: --context {column}=VALUE (context={{'{column}': ...}})"
+            )
 
 
 def _labelled(source: Source, key: str) -> Source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from scdfm.data.conditions import Condition, Perturbation, number_text, parse
+from scdfm.data.conditions import Condition, Perturbation, control_of, number_text, parse
 from scdfm.data.encoding import ConditionEncoder
 from scdfm.data.split import UNKNOWN
 from scdfm.run.trained import Trained
@@ -38,13 +38,13 @@ def unknown(encoder: ConditionEncoder, names: Iterable[str]) -> list[str]:
     return [name for name in names if not encoder.knows(name)]
 
 
-def untold(names: Sequence[str], of: int, most: int = 5) -> str:
-    """One sentence on the `unknown` ones among `of` test conditions; empty where there is none."""
+def untold(names: Sequence[str], of: int, what: str = "test conditions", most: int = 5) -> str:
+    """One sentence on the `unknown` ones among `of` conditions of a kind; empty where there is none."""
     if not names:
         return ""
     shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
     return (
-        f"{len(names)} of {of} test conditions cannot be predicted, since training tells nothing of a target, dose, time "
+        f"{len(names)} of {of} {what} cannot be predicted, since training tells nothing of a target, dose, time "
         f"or covariate of theirs: {shown}; fit with features of their targets (--features, features=...), on data that "
         "measure them as genes, or with another split"
     )
@@ -61,6 +61,7 @@ class _Seen:
     def reasons(self, condition: Condition) -> list[str]:
         """Why a condition is an extrapolation, in words."""
         said = [why for p in condition.perturbations if (why := self._of_target(p, condition))]
+        said += filter(None, [self.run.contexts.get(control_of(str(condition)))])
         if not any(p.dose != 0 for p in condition.perturbations) and not self._control_trained(condition):
             said.append("control cells were not trained as a condition")
         usual = self.run.manifest.conditions.time_reference

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from scdfm.errors import ConditionError, DataError
 from scdfm.flow import Noise, Start, generate
 from scdfm.prior import PriorStart
 from scdfm.run.columns import own_columns
-from scdfm.run.controls import read_controls
+from scdfm.run.contexts import R, cells_in, filled, in_context, in_contexts, require_genes, setting_text
+from scdfm.run.controls import checked_context, read_controls
 from scdfm.run.counts import LEAST, CountLaw, Floats, counts_of, law_of, library_factors
 from scdfm.run.extrapolation import extrapolated
 from scdfm.run.folder import CONTROLS
@@ -41,13 +42,21 @@ def predict(
     counts: bool = False,
     seed: int = 0,
     progress: bool = False,
+    context: Mapping[str, str] | None = None,
+    fill_genes: bool = False,
+    device: str = "auto",
 ) -> ad.AnnData:
     """Generate `n_cells` cells for each condition, each conditioned on one control cell.
 
     conditions: names such as "A+B" or "JQ1@0.5|cell_line=K562" in any order; None predicts the test conditions of the
         run's split.
     controls: control cells (log1p, at the run's scale); None takes those stored with the run. Other
-        conditions in the table are ignored. Each condition starts from those of its own covariates.
+        conditions in the table are ignored. Each condition starts from those of its own covariates. Values of covariates
+        that training never had are known by these cells (`scdfm.run.contexts`).
+    context: covariates of all control cells, `{"cell_line": "A549"}`, where the file does not say them or has others
+        too; conditions that name no such covariate are of this context.
+    fill_genes: genes of the run that the file lacks take the values of stored control cells; var["filled"] marks them.
+    device: "cpu", "cuda" or "auto", which takes a GPU where there is one.
     n_cells: cells per condition; None takes `sampling.cells` of the run's config.
     genes: those of the panel to return, None for all. With `sampling.genes` "joint" they alone are solved, together,
         as the published evaluation does with its 1,000; with "chunks" they are cut out of the whole panel.
@@ -63,19 +72,58 @@ def predict(
     n_cells = run.config.sampling.cells if n_cells is None else n_cells
     if n_cells < 1:
         raise DataError(f"cells per condition: expected at least 1, found {n_cells}")
-    names = condition_names(run, conditions)
-    table = run.controls if controls is None else control_table(run, controls)
+    run, table = starting(run, controls, context, fill_genes, seed)
+    names = condition_names(run, conditions, context)
+    return populations(
+        run, names, table, n_cells, genes, counts, seed, progress, device, stored=controls is None
+    )
+
+
+def starting(
+    run: R,
+    controls: CellTable | ad.AnnData | str | Path | None,
+    context: Mapping[str, str] | None = None,
+    fill_genes: bool = False,
+    seed: int = 0,
+) -> tuple[R, CellTable]:
+    """The control cells that a prediction starts from, and the run as it knows their contexts; options as of `predict`."""
+    if controls is None:
+        if context or fill_genes:
+            raise DataError(
+                "a context and genes to fill in are about control cells of your own; give them (--controls, controls=...)"
+            )
+        return run, run.controls
+    table = control_table(run, controls, context)
+    if fill_genes:
+        table = filled(run, table, seed)
+    return in_contexts(run, table), table
+
+
+def populations(
+    run: Trained,
+    names: Sequence[str],
+    table: CellTable,
+    n_cells: int,
+    genes: Sequence[str] | None,
+    counts: bool,
+    seed: int,
+    progress: bool,
+    device: str,
+    *,
+    stored: bool,
+) -> ad.AnnData:
+    """What `predict` returns for canonical `names` from the control cells `table`."""
     solved, kept = _solved_genes(run, genes)
     expression = _expression(run, table, solved)
     own = {name: table.control_rows(name) for name in names}
     start = _start(run, table, solved)
     law = Counter.of(run, table, [solved[place] for place in kept]) if counts else None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    field = run.field.to(device)
+    place = device_of(device)
+    field = run.field.to(place)
     blocks, sources = [], []
     for name in tqdm(names, desc="predict", unit="condition", disable=not progress):
         rows = own[name][_draw(len(own[name]), n_cells, numpy_rng(seed, "controls", name))]
-        control = torch.from_numpy(expression[rows].toarray()).to(device)
+        control = torch.from_numpy(expression[rows].toarray()).to(place)
         population = _population(run, field, name, control, solved, seed, start(name))
         returned = population[:, kept]
         if law is not None:
@@ -92,19 +140,37 @@ def predict(
         cells,
         table.obs.iloc[drawn],
         seed,
-        controls is None,
+        stored,
     )
+    if table.filled:
+        found.var["filled"] = found.var_names.isin(table.filled)
     if law is not None:
         law.describe(found, drawn)
     return found
 
 
-def condition_names(run: Trained, conditions: Sequence[str] | None) -> list[str]:
+def device_of(name: str) -> torch.device:
+    """The device of `predict`; DataError for one that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise DataError(f"device '{name}': expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DataError("device 'cuda': torch finds no GPU here; expected auto or cpu")
+    return torch.device(name)
+
+
+def condition_names(
+    run: Trained, conditions: Sequence[str] | None, context: Mapping[str, str] | None = None
+) -> list[str]:
+    """The canonical names of what is asked for, in a context where they name none; ConditionError where one cannot be
+    predicted."""
     if conditions is None:
         conditions = run.split.test
     if isinstance(conditions, str):
         conditions = [conditions]
-    names = list(dict.fromkeys(run.manifest.naming.canonical(name) for name in conditions))
+    canonical = map(run.manifest.naming.canonical, conditions)
+    names = list(dict.fromkeys(in_context(name, context or {}) for name in canonical))
     if not names:
         none = "; the run's split keeps no test condition" if conditions is run.split.test else ""
         raise ConditionError(f"no condition to predict: give at least one name, e.g. 'A' or 'A+B'{none}")
@@ -119,11 +185,17 @@ def condition_names(run: Trained, conditions: Sequence[str] | None) -> list[str]
     return names
 
 
-def control_table(run: Trained, controls: CellTable | ad.AnnData | str | Path) -> CellTable:
-    """The control cells of `controls`, which must be on the run's scale."""
+def control_table(
+    run: Trained,
+    controls: CellTable | ad.AnnData | str | Path,
+    context: Mapping[str, str] | None = None,
+) -> CellTable:
+    """The control cells of `controls`, of a context where one is given; they must be on the run's scale."""
     scale = run.manifest.scale
     if not isinstance(controls, CellTable):
-        controls = read_controls(controls, run.manifest)
+        controls = read_controls(controls, run.manifest, context=context)
+    elif context:
+        controls = cells_in(controls, checked_context(run.manifest, context))
     found = controls.scale.target_sum
     if None not in (found, scale["target_sum"]) and found != scale["target_sum"]:
         raise DataError(
@@ -160,12 +232,7 @@ def _solved_genes(run: Trained, genes: Sequence[str] | None) -> tuple[list[str],
 
 def _expression(run: Trained, table: CellTable, genes: list[str]) -> sp.csr_matrix:
     """Control expression [n, genes]."""
-    missing = sorted(set(genes) - set(map(str, table.genes)))
-    if missing:
-        raise DataError(
-            f"controls: {len(missing)} of the run's {len(run.genes)} genes are missing "
-            f"(first: {', '.join(missing[:3])}); give control cells measured on the genes of the training data"
-        )
+    require_genes(run, table, genes)
     return table.X[:, table.columns(genes)]
 
 
@@ -228,7 +295,7 @@ def _population(
 
 def _as_adata(
     run: Trained,
-    names: list[str],
+    names: Sequence[str],
     genes: list[str],
     n_cells: int,
     cells: sp.csr_matrix,
@@ -251,6 +318,7 @@ def _as_adata(
         "config": hashlib.sha256(run.config.model_dump_json().encode()).hexdigest(),
         "controls": "stored with the run" if stored else "given",
         "cells_per_condition": n_cells,
+        "contexts": [f"{setting_text(name)}: {told}" for name, told in run.contexts.items()],
         "extrapolated": list(beyond),
         "extrapolated_because": list(beyond.values()),
     }
@@ -271,6 +339,11 @@ class Counter:
     @classmethod
     def of(cls, run: Trained, table: CellTable, genes: list[str]) -> Counter:
         """The counter of a run that starts from the control cells `table`; DataError where these are none of counts."""
+        if table.filled:
+            raise DataError(
+                f"controls: {len(table.filled)} genes are filled in from other cells, so no cell's library size is known; "
+                "predict log1p values (without --counts), or give cells measured on all genes of the run"
+            )
         factor, known = library_factors(sp.csr_matrix(table.X[np.arange(table.n)]), "controls")
         said = ["library sizes are those of the control cells"]
         if not known:

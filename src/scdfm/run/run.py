@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,15 @@ class Run(Trained):
     What ranks and identifies perturbations with it stands above: `scdfm.screen(run)`, `scdfm.identify(run)`.
     """
 
-    def read_controls(self, controls: AnnData | str | Path, **options: Any) -> CellTable:
-        """Control cells of a file, to be given to `predict`.
+    def read_controls(
+        self, controls: AnnData | str | Path, context: Mapping[str, str] | None = None, **options: Any
+    ) -> CellTable:
+        """Control cells of a file, to be given to `predict`; context: the covariates of all of them.
 
         options: those of `read_cells` (perturbation_key, control, target_sum, ...) where the file was not written as the
         one that was trained on. Raises DataError where its cells are not on the run's scale.
         """
-        return control_table(self, read_controls(controls, self.manifest, options))
+        return control_table(self, read_controls(controls, self.manifest, options, context=context))
 
     def predict(
         self,
@@ -39,6 +41,9 @@ class Run(Trained):
         seed: int = 0,
         progress: bool = False,
         counts: bool = False,
+        context: Mapping[str, str] | None = None,
+        fill_genes: bool = False,
+        device: str = "auto",
     ) -> AnnData:
         """Generate a population for each of `conditions` (None: the test conditions of the run's split).
 
@@ -54,6 +59,9 @@ class Run(Trained):
             counts=counts,
             seed=seed,
             progress=progress,
+            context=context,
+            fill_genes=fill_genes,
+            device=device,
         )
 
     def predict_to(
@@ -68,11 +76,14 @@ class Run(Trained):
         overwrite: bool = False,
         progress: bool = False,
         counts: bool = False,
+        context: Mapping[str, str] | None = None,
+        fill_genes: bool = False,
+        device: str = "auto",
     ) -> PredictedFile:
         """Write the populations of `predict` to `out` (.h5ad or .zarr) as they come, so that thousands of conditions fit
         in memory and an interrupted prediction goes on with `resume`; see `scdfm.run.shards.predict_to`.
         """
         return predict_to(
             self, out, conditions, controls, n_cells=n_cells, genes=genes, seed=seed, resume=resume,
-            overwrite=overwrite, progress=progress, counts=counts,
+            overwrite=overwrite, progress=progress, counts=counts, context=context, fill_genes=fill_genes, device=device,
         )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +29,7 @@ from scdfm.files import flush, recorded_folder, require_place, written_whole
 from scdfm.processes import launched, together, wait_for_all
 from scdfm.run.columns import joined
 from scdfm.run.extrapolation import extrapolated
-from scdfm.run.predict import Counter, condition_names, control_table, predict
+from scdfm.run.predict import Counter, condition_names, device_of, populations, starting
 from scdfm.run.trained import Trained
 
 SHARD_CELLS: Final = 4096
@@ -68,6 +68,7 @@ class Shards:
     genes: tuple[str, ...] | None
     seed: int
     counts: bool = False
+    device: str = "auto"
 
     def path(self, number: int) -> Path:
         """Where the shard stands."""
@@ -87,9 +88,9 @@ class Shards:
     def predict(self, numbers: Iterable[int], progress: bool = False) -> None:
         """Write the shards of `numbers`, which any process may do for any of them."""
         for number in tqdm(list(numbers), desc="predict", unit="shard", disable=not progress):
-            predicted = predict(
-                self.run, self.conditions[number], self.controls, n_cells=self.n_cells, genes=self.genes,
-                seed=self.seed, counts=self.counts,
+            predicted = populations(
+                self.run, self.conditions[number], self.controls or self.run.controls, self.n_cells, self.genes,
+                self.counts, self.seed, False, self.device, stored=self.controls is None,
             )  # fmt: skip
             with written_whole(self.path(number)) as temporary:
                 predicted.write_h5ad(temporary)
@@ -185,6 +186,9 @@ def predict_to(
     overwrite: bool = False,
     progress: bool = False,
     counts: bool = False,
+    context: Mapping[str, str] | None = None,
+    fill_genes: bool = False,
+    device: str = "auto",
 ) -> PredictedFile:
     """Write what `predict` returns to `out` (.h5ad or .zarr), a few conditions in memory at a time.
 
@@ -200,10 +204,36 @@ def predict_to(
     with together(not torch.cuda.is_available(), LONGEST_WAIT):
         if rank == 0:
             _checked(out, resume, overwrite)
-            shards = shards_of(run, out, conditions, controls, n_cells, genes, seed, resume, counts)
+            shards = shards_of(
+                run,
+                out,
+                conditions,
+                controls,
+                n_cells,
+                genes,
+                seed,
+                resume,
+                counts,
+                context,
+                fill_genes,
+                device,
+            )
         wait_for_all()
         if rank > 0:
-            shards = shards_of(run, out, conditions, controls, n_cells, genes, seed, True, counts)
+            shards = shards_of(
+                run,
+                out,
+                conditions,
+                controls,
+                n_cells,
+                genes,
+                seed,
+                True,
+                counts,
+                context,
+                fill_genes,
+                device,
+            )
         missing = shards.missing()
         wait_for_all()  # none is written before all have counted
         shards.predict(missing[rank::world], progress and rank == 0)
@@ -223,13 +253,18 @@ def shards_of(
     seed: int,
     resume: bool,
     counts: bool = False,
+    context: Mapping[str, str] | None = None,
+    fill_genes: bool = False,
+    device: str = "auto",
 ) -> Shards:
     """The shards of a request, in a folder beside `out` that is new, or with `resume` that of the same request."""
-    names = condition_names(run, conditions)
+    device_of(device)
     n_cells = run.config.sampling.cells if n_cells is None else n_cells
     if n_cells < 1:
         raise DataError(f"cells per condition: expected at least 1, found {n_cells}")
-    table = None if controls is None else control_table(run, controls)
+    run, started = starting(run, controls, context, fill_genes, seed)
+    table = None if controls is None else started
+    names = condition_names(run, conditions, context)
     record = {
         "weights": run.manifest.digests["weights.safetensors"],
         "conditions": names,
@@ -243,7 +278,8 @@ def shards_of(
     folder = recorded_folder(parts, FINISHED if (parts / FINISHED).is_file() else REQUEST, record, resume)
     size = max(1, SHARD_CELLS // n_cells)
     grouped = tuple(tuple(names[start : start + size]) for start in range(0, len(names), size))
-    return Shards(run, folder, grouped, table, n_cells, None if genes is None else tuple(genes), seed, counts)
+    only = None if genes is None else tuple(genes)
+    return Shards(run, folder, grouped, table, n_cells, only, seed, counts, device)
 
 
 def _parts(out: Path) -> Path:

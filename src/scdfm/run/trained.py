@@ -38,6 +38,8 @@ class Trained:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
+        self.contexts: dict[str, str] = {}
+        """Settings of the covariates that training never had, and how far each lies from those it had, in words."""
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
