@@ -61,7 +61,7 @@ def test_a_prediction_goes_on(
     line = ["predict", run.path, "--conditions", names, "--quiet", "--out"]
     assert call(*line, tmp_path / "whole.h5ad")[0] == 0
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "predict", terminated_at(3, shards.predict))
+        patch.setattr(shards, "populations", terminated_at(3, shards.populations))
         code, out, err = call(*line, tmp_path / "p.h5ad")
     assert (code, out) == (RESUMABLE, "")
     assert err == "error: stopped by SIGTERM; repeat the command, with --resume where it has one\n"

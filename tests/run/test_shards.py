@@ -91,7 +91,7 @@ def test_an_interrupted_prediction_goes_on(
     run: scdfm.Run, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, done: int
 ) -> None:
     out, calls = tmp_path / f"out{suffix}", []
-    predict = shards.predict
+    predict = shards.populations
 
     def stopping(*given: object, **options: object) -> ad.AnnData:
         calls.append(given)
@@ -100,7 +100,7 @@ def test_an_interrupted_prediction_goes_on(
         return predict(*given, **options)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "predict", stopping)
+        patch.setattr(shards, "populations", stopping)
         if done == 3:  # all shards are there: it stops while they are joined
             patch.setattr(shards.Shards, "_join", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -110,7 +110,7 @@ def test_an_interrupted_prediction_goes_on(
         run.predict_to(out, asked)
     calls.clear()
     monkeypatch.setattr(
-        shards, "predict", lambda *given, **options: calls.append(1) or predict(*given, **options)
+        shards, "populations", lambda *given, **options: calls.append(1) or predict(*given, **options)
     )
     run.predict_to(out, asked, resume=True)
     assert len(calls) == 3 - done
@@ -161,7 +161,7 @@ def test_a_stop_after_the_file_has_its_name_is_finished(
     for number in {"some parts": [0, 2], "the word alone": [0, 1, 2]}.get(left, []):
         (parts / f"{number:06d}.h5ad").unlink()
     monkeypatch.setattr(
-        shards, "predict", lambda *given, **options: pytest.fail("nothing is left to predict")
+        shards, "populations", lambda *given, **options: pytest.fail("nothing is left to predict")
     )
     with pytest.raises(RunError, match="started with other seed"):
         run.predict_to(out, asked, seed=1, resume=True)
