@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scdfm.errors import DataError, DiskFullError, RunError
+from scdfm.errors import DataError, DiskFullError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PART = ".part"
@@ -168,28 +168,6 @@ def new_folder(path: str | Path) -> Path:
 
 def _is_part(path: Path) -> bool:
     return path.name.startswith(".") and PART in path.name
-
-
-def recorded_folder(path: str | Path, name: str, record: dict[str, Any], resume: bool) -> Path:
-    """A new folder that keeps `record` in the JSON file `name`, or with `resume` the folder started with that record.
-
-    A folder without the file starts anew. RunError where the record found says something else, key by key.
-    """
-    path = Path(path)
-    if not resume or not (path / name).is_file():
-        write_json(new_folder(path) / name, record)
-        return path
-    try:
-        found = dict(json.loads(read_text(path / name)))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise RunError(f"{path / name} cannot be read as JSON ({error}); choose another --out") from error
-    differing = [key for key, value in record.items() if found.get(key) != value]
-    if differing:
-        raise RunError(
-            f"--resume {path}: this folder was started with other {' and '.join(differing)}; "
-            "repeat the options and data of its start, or choose another --out"
-        )
-    return path
 
 
 def file_digest(path: Path) -> str:

@@ -1,14 +1,14 @@
 """Which of several processes this is, and how they wait for each other.
 
-`torchrun` starts all of them and says so in the environment; Lightning's own launcher (training.devices) starts the
-others once the first has begun its run.
+`torchrun`, `srun` and job arrays start all of them and say so in the environment; Lightning's own launcher
+(training.devices) starts the others once the first has begun its run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -21,17 +21,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a process that `torchrun` started: number `rank` of `world`, `local_world` on each of `nodes`."""
+    """The place of a process among those that share its work: number `rank` of `world`, `local_world` a node."""
 
-    rank: int
-    world: int
-    local_rank: int
-    local_world: int
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
 
     @property
     def nodes(self) -> int:
         """Number of machines."""
         return self.world // self.local_world
+
+    def mine(self, parts: Iterable[int]) -> list[int]:
+        """Those of numbered parts that this process does: number i is done by rank i mod world."""
+        return [part for part in parts if part % self.world == self.rank]
+
+
+def place() -> Place:
+    """The place of this process: of torchrun, of RANK and WORLD_SIZE as a job array sets them, or of srun; else alone."""
+    if (found := launched()) is not None:
+        return found
+    names = ("RANK", "WORLD_SIZE")
+    if not any(name in os.environ for name in names) and os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+    texts = [os.environ.get(name, default) for name, default in zip(names, ("0", "1"), strict=True)]
+    said = f"{names[0]} {texts[0]} of {names[1]} {texts[1]}"
+    try:
+        rank, world = map(int, texts)
+    except ValueError:
+        raise ConfigError(f"{said}: expected whole numbers; unset or correct them") from None
+    if not 0 <= rank < world:
+        raise ConfigError(f"{said}: expected 0 ≤ {names[0]} < {names[1]}; correct them")
+    return Place(rank, world)
 
 
 def launched() -> Place | None:
@@ -44,17 +66,17 @@ def launched() -> Place | None:
 
 def is_first() -> bool:
     """Whether this process is the one that writes files and speaks to the user."""
-    place = launched()
-    if place is not None:
-        return place.rank == 0
+    found = launched()
+    if found is not None:
+        return found.rank == 0
     return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
 
 
 def world_size(options: TrainingConfig) -> int:
     """How many processes fit together under `options`, here."""
-    place = launched()
-    if place is not None:
-        return place.world
+    found = launched()
+    if found is not None:
+        return found.world
     if options.devices != "auto":
         return options.devices * options.nodes
     import torch
@@ -63,12 +85,11 @@ def world_size(options: TrainingConfig) -> int:
 
 
 def require_one(command: str) -> None:
-    """Refuse `torchrun` around a command that one process runs."""
-    place = launched()
-    if place is not None and place.world > 1:
+    """Refuse several processes of a command that one runs."""
+    if (found := place()).world > 1:
         raise ConfigError(
-            f"{command}: expected one process, found {place.world}; run it without torchrun, "
-            "which fit and predict can use"
+            f"{command}: expected one process, found {found.world}; run it without torchrun, "
+            "which fit, predict and screen can use"
         )
 
 
@@ -80,8 +101,8 @@ def together(cpu: bool, seconds: float) -> Iterator[None]:
     """
     import torch
 
-    place = launched()
-    begins = place is not None and place.world > 1 and not torch.distributed.is_initialized()
+    found = launched()
+    begins = found is not None and found.world > 1 and not torch.distributed.is_initialized()
     try:
         if begins:
             torch.distributed.init_process_group(

@@ -144,6 +144,32 @@ def test_any_process_may_take_any_shard(run: scdfm.Run, asked: list[str], tmp_pa
     same(read(out), run.predict(asked))
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1)])
+def test_processes_of_an_array_share_a_prediction(
+    run: scdfm.Run, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...]
+) -> None:
+    out = tmp_path / "out.h5ad"
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for rank in order:
+        assert not out.exists()
+        monkeypatch.setenv("RANK", str(rank))
+        written = run.predict_to(out, asked, seed=3)
+        assert written.complete == (rank == order[-1])
+    same(read(out), run.predict(asked, seed=3))
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_who_joins_late_finds_it_done(run: scdfm.Run, asked: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out.h5ad"
+    first, late = (
+        shards.shards_of(run, out, asked, None, None, None, 0, resume=resume) for resume in (False, True)
+    )
+    first.predict(first.missing())
+    written = first.join(out)
+    assert late.join(out) == written
+    same(read(out), run.predict(asked))
+
+
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
 @pytest.mark.parametrize("left", ["everything", "all parts", "some parts", "the word alone"])
 def test_a_stop_after_the_file_has_its_name_is_finished(
@@ -191,10 +217,10 @@ def test_a_broken_shard_is_named(run: scdfm.Run, asked: list[str], tmp_path: Pat
     out = tmp_path / "out.h5ad"
     started = shards.shards_of(run, out, asked, None, None, None, 0, resume=False)
     started.predict([0, 1, 2])
-    started.path(1).write_bytes(started.path(2).read_bytes())
+    started.parts.path(1).write_bytes(started.parts.path(2).read_bytes())
     with pytest.raises(RunError, match=r"000001.h5ad holds 5 cells, expected 10 .* remove it and repeat"):
         run.predict_to(out, asked, resume=True)
-    started.path(1).unlink()
+    started.parts.path(1).unlink()
     run.predict_to(out, asked, resume=True)
     same(read(out), run.predict(asked))
 

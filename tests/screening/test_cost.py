@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scdfm.screening.cost import Estimate, duration, seconds_per_item
+from scdfm.screening.cost import Estimate, seconds_per_item
 
 
 class Work:
@@ -46,10 +46,3 @@ def test_the_probe_is_a_small_share_of_a_small_screen():
 def test_pairs_are_part_of_it():
     assert Estimate(10, 2.0, pairs=100, seconds_per_pair=0.1).seconds == pytest.approx(30)
     assert str(Estimate(1200, 0.5)) == "1,200 conditions at 0.5 s: about 10 min"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(40, "40 s"), (600, "10 min"), (9000, "2.5 h"), (200_000, "2.3 days")]
-)
-def test_durations_in_words(seconds, text):
-    assert duration(seconds) == text

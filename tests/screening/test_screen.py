@@ -15,7 +15,6 @@ import scdfm
 from scdfm.errors import ConditionError, ConfigError, DataError, RunError
 from scdfm.screening import Screen, interactions
 from scdfm.screening.ensemble import Ensemble
-from scdfm.screening.share import Share
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -137,17 +136,6 @@ def test_ranks_share_the_work_and_the_last_one_writes_the_table(run, finished, t
         _ = first.table
     monkeypatch.setenv("RANK", "1")
     assert digests(scdfm.screen(run, **options).path) == digests(finished.path)
-
-
-def test_ranks_of_the_environment():
-    assert Share.of_environment({}) == Share(0, 1)
-    assert Share.of_environment({"RANK": "1", "WORLD_SIZE": "3"}).mine([0, 1, 3, 4]) == [1, 4]
-    with pytest.raises(ConfigError, match="RANK 2 of WORLD_SIZE 2"):
-        Share.of_environment({"RANK": "2", "WORLD_SIZE": "2"})
-    with pytest.raises(ConfigError, match="expected whole numbers"):
-        Share.of_environment({"RANK": "x", "WORLD_SIZE": "2"})
-    with pytest.raises(RunError, match="waited 0 s for rank 0"):
-        Share(1, 2).wait_for(Path("nowhere"), patience=0)
 
 
 def test_an_ensemble_disagrees_and_says_so(runs, tmp_path):

@@ -16,7 +16,8 @@ from scdfm.benchmarking.tables import Tables, aggregate
 from scdfm.config import SplitConfig
 from scdfm.data import CellTable, Split, read_cells
 from scdfm.evaluation.evaluate import Protocol
-from scdfm.files import recorded_folder, write_text, written_whole
+from scdfm.files import write_text, written_whole
+from scdfm.jobs import begun
 from scdfm.processes import require_one
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def benchmark(
     )
     table = cells if isinstance(cells, CellTable) else read_cells(cells)
     record = {"data": table.digest(), "split": _said(plan.split), "protocol": plan.protocol}
-    out = recorded_folder(out, RECORD, record, resume)
+    out = begun(out, RECORD, record, resume)
     scored = run_pieces(plan, table, out, progress)
     tables, notes = aggregate(scored), _notes(scored)
     page = Page(plan, tables, notes, table, [done.n_genes for done in scored])

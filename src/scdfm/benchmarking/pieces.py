@@ -23,6 +23,7 @@ from scdfm.errors import ConditionError
 from scdfm.evaluation import BASELINES, CEILING, LOWER_IS_BETTER, PRIOR, evaluate
 from scdfm.evaluation.prior import NO_PRIOR
 from scdfm.files import file_digest, write_json, written_whole
+from scdfm.jobs import TimeLeft, duration
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -263,24 +264,16 @@ class Progress:
     """A line for each piece, with the time that is left once a piece of every model to come was timed."""
 
     def __init__(self, pieces: Sequence[Piece], write: Callable[[str], object] | None = None) -> None:
-        self.left = list(pieces)
-        self.n = len(self.left)
-        self.seconds: dict[str, list[float]] = {}
+        self.time = TimeLeft(piece.name for piece in pieces)
         self.write = write or (lambda line: print(line, file=sys.stderr, flush=True))
 
     def __call__(self, scored: Scored, seconds: float | None) -> None:
         """Tell that a piece is finished; `seconds` None: it was finished before."""
-        piece = self.left.pop(0)
-        if seconds is not None:
-            self.seconds.setdefault(piece.name, []).append(seconds)
+        self.time.finish(seconds)
         took = "finished before" if seconds is None else duration(seconds)
-        known = self.left and all(other.name in self.seconds for other in self.left)
-        left = f"; about {duration(self.remaining())} left" if known else ""
-        self.write(f"[{self.n - len(self.left)}/{self.n}] {piece.label}: {headline(scored)}; {took}{left}")
-
-    def remaining(self) -> float:
-        """Seconds left: for each piece the mean of its model's timed ones."""
-        return sum(float(np.mean(self.seconds[piece.name])) for piece in self.left)
+        left = self.time.remaining()
+        more = "" if left is None else f"; about {duration(left)} left"
+        self.write(f"[{self.time.done}/{self.time.n}] {scored.piece.label}: {headline(scored)}; {took}{more}")
 
 
 def headline(scored: Scored) -> str:
@@ -295,12 +288,3 @@ def headline(scored: Scored) -> str:
     rules = means[means.index.isin(BASELINES)].dropna().sort_values(ascending=metric in LOWER_IS_BETTER)
     best = [f"{rules.index[0]} {rules.iloc[0]:.4g}"] if len(rules) else []
     return f"{metric} " + ", ".join([*best, f"{CEILING} {means[CEILING]:.4g}"])
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: 42 s, 3 min 05 s, 2 h 07 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

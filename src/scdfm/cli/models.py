@@ -28,6 +28,7 @@ from scdfm.processes import is_first
 if TYPE_CHECKING:
     from scdfm.data import CellTable
     from scdfm.run import Run
+    from scdfm.run.shards import PredictedFile
 
 
 @app.command()
@@ -188,7 +189,6 @@ def predict(
         )
     _consistent(form, gene_axis, resume)
     from scdfm.run import Run
-    from scdfm.run.extrapolation import told
     from scdfm.run.predict import starting
 
     source = Run.load(run)
@@ -218,14 +218,23 @@ def predict(
         context=named,
         device=device,
     )
-    if not is_first():
+    if is_first():
+        _tell(written)
+
+
+def _tell(written: PredictedFile) -> None:
+    """Say what a prediction left."""
+    from scdfm.run.extrapolation import told
+
+    if not written.complete:
+        typer.echo(f"{written.path}: this process has done its part; the one that ends last writes the file")
         return
     if written.extrapolated:
         typer.echo(told(written.extrapolated), err=True)
     typer.echo(
-        f"{out}: {written.n_cells} cells × {written.n_genes} genes, {len(written.conditions)} conditions"
+        f"{written.path}: {written.n_cells} cells × {written.n_genes} genes, {len(written.conditions)} conditions"
     )
-    if counts and written.counts:
+    if written.counts:
         typer.echo(f"counts: {written.counts}")
 
 

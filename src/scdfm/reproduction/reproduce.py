@@ -11,7 +11,8 @@ import pandas as pd
 from scdfm.benchmarking import Plan, Tables, aggregate, run_pieces
 from scdfm.data import CellTable
 from scdfm.errors import ConfigError
-from scdfm.files import recorded_folder, write_text, written_whole
+from scdfm.files import write_text, written_whole
+from scdfm.jobs import begun
 from scdfm.reproduction.check import Check, control_check
 from scdfm.reproduction.experiments import (
     SCORED_GENES,
@@ -67,7 +68,7 @@ def reproduce(
     fitted = tuple(folds if folds is not None else experiment.folds[: SMOKE_FOLDS if smoke else None])
     if unknown := [fold for fold in fitted if fold not in experiment.folds]:
         raise ConfigError(f"fold {unknown[0]}: {name} has folds {', '.join(map(str, experiment.folds))}")
-    out = recorded_folder(out, RECORD, {"experiment": name, "smoke": smoke, "unseen": unseen}, resume)
+    out = begun(out, RECORD, {"experiment": name, "smoke": smoke, "unseen": unseen}, resume)
     cells = experiment.table(data, smoke, out)
     plan = Plan(experiment.split, fitted, tuple(range(seeds)), contenders, "paper", METRICS)
     checked = _check(experiment, plan, cells, smoke)

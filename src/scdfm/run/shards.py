@@ -9,9 +9,11 @@ OUT                       .h5ad or .zarr, under its name only when it is complet
 from __future__ import annotations
 
 import contextlib
+import os
+import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,8 +27,9 @@ from tqdm.auto import tqdm
 from scdfm.data import CellTable
 from scdfm.data.tables import READ_ERRORS, reason
 from scdfm.errors import DataError, RunError
-from scdfm.files import flush, recorded_folder, require_place, written_whole
-from scdfm.processes import launched, together, wait_for_all
+from scdfm.files import flush, require_place, written_whole
+from scdfm.jobs import Parts, begun
+from scdfm.processes import Place, launched, place, together, wait_for_all
 from scdfm.run.columns import joined
 from scdfm.run.extrapolation import extrapolated
 from scdfm.run.predict import Counter, condition_names, device_of, populations, starting
@@ -45,7 +48,8 @@ STORES: Final = ("zarr.json", ".zgroup")
 class PredictedFile:
     """What a finished prediction holds; `extrapolated` are the conditions that leave what training has seen, and why.
 
-    `counts`: where whole counts have their library sizes and dispersion from; empty for log1p values.
+    `counts`: where whole counts have their library sizes and dispersion from; empty for log1p values. `complete`: whether
+    the file is there, or only what this process had to do of it.
     """
 
     path: Path
@@ -54,15 +58,15 @@ class PredictedFile:
     conditions: tuple[str, ...]
     extrapolated: dict[str, str]
     counts: str = ""
+    complete: bool = True
 
 
 @dataclass(frozen=True)
 class Shards:
-    """The shards of one request in `folder`; `conditions` holds the names of each."""
+    """The shards of one request, the `parts` of it."""
 
     run: Trained
-    folder: Path
-    conditions: tuple[tuple[str, ...], ...]
+    parts: Parts
     controls: CellTable | None
     n_cells: int
     genes: tuple[str, ...] | None
@@ -70,9 +74,10 @@ class Shards:
     counts: bool = False
     device: str = "auto"
 
-    def path(self, number: int) -> Path:
-        """Where the shard stands."""
-        return self.folder / f"{number:06d}.h5ad"
+    @property
+    def folder(self) -> Path:
+        """Where the shards stand."""
+        return self.parts.folder
 
     @property
     def joined(self) -> bool:
@@ -81,23 +86,21 @@ class Shards:
 
     def missing(self) -> list[int]:
         """Numbers of the shards that are not there yet, though they are needed."""
-        if self.joined:
-            return []
-        return [number for number in range(len(self.conditions)) if not self.path(number).is_file()]
+        return [] if self.joined else self.parts.missing()
 
     def predict(self, numbers: Iterable[int], progress: bool = False) -> None:
         """Write the shards of `numbers`, which any process may do for any of them."""
         for number in tqdm(list(numbers), desc="predict", unit="shard", disable=not progress):
             predicted = populations(
-                self.run, self.conditions[number], self.controls or self.run.controls, self.n_cells, self.genes,
+                self.run, self.parts.conditions(number), self.controls or self.run.controls, self.n_cells, self.genes,
                 self.counts, self.seed, False, self.device, stored=self.controls is None,
             )  # fmt: skip
-            with written_whole(self.path(number)) as temporary:
+            with written_whole(self.parts.path(number)) as temporary:
                 predicted.write_h5ad(temporary)
 
     def described(self, out: Path) -> PredictedFile:
         """What `out` holds when all shards are joined in it."""
-        names = tuple(name for part in self.conditions for name in part)
+        names = self.parts.names
         n_genes = len(self.run.genes if self.genes is None else self.genes)
         said = Counter.of(self.run, self.controls or self.run.controls, []).told if self.counts else ""
         return PredictedFile(
@@ -105,24 +108,31 @@ class Shards:
         )
 
     def join(self, out: Path) -> PredictedFile:
-        """Write all shards, one in memory at a time, as `out`, and remove them."""
-        if not self.joined:
-            whole = self.folder / f"joined{out.suffix}"
-            _remove(whole)
-            with _opened(whole) as group:
-                self._join(group)
-            _flush(whole)
-            if out.is_dir():
-                _remove(out)
-            whole.replace(out)
-            _flush(out.parent)
-            (self.folder / REQUEST).replace(self.folder / FINISHED)
-        _clear(self.folder)
+        """Write all shards, one in memory at a time, as `out`, and remove them.
+
+        Two processes may do so at once: the bytes are the same, and the one that comes late finds it done.
+        """
+        try:
+            if not self.joined:
+                whole = self.folder / f"joined-{platform.node()}-{os.getpid()}{out.suffix}"
+                _remove(whole)
+                with _opened(whole) as group:
+                    self._join(group)
+                _flush(whole)
+                if out.is_dir():
+                    _remove(out)
+                whole.replace(out)
+                _flush(out.parent)
+                (self.folder / REQUEST).replace(self.folder / FINISHED)
+            _clear(self.folder)
+        except (OSError, RunError):
+            if not out.exists() or (self.folder / REQUEST).is_file():
+                raise
         return self.described(out)
 
     def _read(self, number: int) -> ad.AnnData:
         """A shard that may have come from an earlier process."""
-        path, n_cells = self.path(number), len(self.conditions[number]) * self.n_cells
+        path, n_cells = self.parts.path(number), len(self.parts.conditions(number)) * self.n_cells
         try:
             shard = ad.read_h5ad(path)
         except READ_ERRORS as error:
@@ -141,7 +151,7 @@ class Shards:
 
         obs: list[pd.DataFrame] = []
         reasons: dict[str, str] = {}
-        for number in range(len(self.conditions)):
+        for number in range(len(self.parts)):
             shard = self._read(number)
             X = sp.csr_matrix(shard.X)
             if number == 0:
@@ -153,10 +163,9 @@ class Shards:
             obs.append(shard.obs)
             said = shard.uns["scdfm"]
             reasons |= dict(zip(said["extrapolated"], said["extrapolated_because"], strict=True))
-        names = [name for part in self.conditions for name in part]
         table = joined(obs)
         key = self.run.manifest.perturbation_key
-        table[key] = pd.Categorical(table[key], categories=pd.Index(names))
+        table[key] = pd.Categorical(table[key], categories=pd.Index(self.parts.names))
         write_elem(group, "obs", table)
         write_elem(group, "var", first.var)
         beyond = {
@@ -195,50 +204,25 @@ def predict_to(
     resume: go on with the prediction that was interrupted in `OUT.parts`; the file is that of an uninterrupted one.
     overwrite: replace `out` where it exists. The other options are those of `predict`.
 
-    Under `torchrun` the processes share the shards, and the first joins them. Besides one shard, memory holds the
-    labels of all predicted cells (some 200 bytes each). Raises DataError where `out` or its parts exist, or
+    Several processes (`processes.place`) share the shards, and the one that ends last joins them: until then `out` is not
+    there. Under `torchrun` all wait for that, and the first joins. Besides one shard, memory holds the labels of all
+    predicted cells (some 200 bytes each). Raises DataError where `out` or its parts exist, or
     `resume` meets another request (RunError), and what `predict` raises.
     """
-    out, place = Path(out).absolute(), launched()
-    rank, world = (0, 1) if place is None else (place.rank, place.world)
+    out, here, grouped = Path(out).absolute(), place(), launched() is not None
+    request = (run, out, conditions, controls, n_cells, genes, seed)
+    more = (counts, context, fill_genes, device)
     with together(not torch.cuda.is_available(), LONGEST_WAIT):
-        if rank == 0:
+        if here.rank == 0:
             _checked(out, resume, overwrite)
-            shards = shards_of(
-                run,
-                out,
-                conditions,
-                controls,
-                n_cells,
-                genes,
-                seed,
-                resume,
-                counts,
-                context,
-                fill_genes,
-                device,
-            )
+            shards = shards_of(*request, resume, *more)
         wait_for_all()
-        if rank > 0:
-            shards = shards_of(
-                run,
-                out,
-                conditions,
-                controls,
-                n_cells,
-                genes,
-                seed,
-                True,
-                counts,
-                context,
-                fill_genes,
-                device,
-            )
-        missing = shards.missing()
-        wait_for_all()  # none is written before all have counted
-        shards.predict(missing[rank::world], progress and rank == 0)
+        if here.rank > 0:
+            shards = shards_of(*request, True, *more, here)
+        shards.predict(here.mine(shards.missing()), progress and here.rank == 0)
         wait_for_all()
-        written = shards.join(out) if rank == 0 else shards.described(out)
+        ends = here.rank == 0 if grouped else not shards.missing()
+        written = shards.join(out) if ends else replace(shards.described(out), complete=grouped)
         wait_for_all()
     return written
 
@@ -256,6 +240,7 @@ def shards_of(
     context: Mapping[str, str] | None = None,
     fill_genes: bool = False,
     device: str = "auto",
+    place: Place | None = None,
 ) -> Shards:
     """The shards of a request, in a folder beside `out` that is new, or with `resume` that of the same request."""
     device_of(device)
@@ -275,11 +260,11 @@ def shards_of(
         "counts": counts,
     }
     parts = _parts(out)
-    folder = recorded_folder(parts, FINISHED if (parts / FINISHED).is_file() else REQUEST, record, resume)
-    size = max(1, SHARD_CELLS // n_cells)
-    grouped = tuple(tuple(names[start : start + size]) for start in range(0, len(names), size))
+    finished = (parts / FINISHED).is_file() and out.exists()
+    folder = begun(parts, FINISHED if finished else REQUEST, record, resume, place)
+    work = Parts(folder, tuple(names), max(1, SHARD_CELLS // n_cells), "{:06d}.h5ad")
     only = None if genes is None else tuple(genes)
-    return Shards(run, folder, grouped, table, n_cells, only, seed, counts, device)
+    return Shards(run, work, table, n_cells, only, seed, counts, device)
 
 
 def _parts(out: Path) -> Path:
@@ -345,5 +330,5 @@ def _remove(path: Path) -> None:
 
 def _flush(path: Path) -> None:
     """Have the disk hold a file, or all of a store."""
-    for place in (path, *path.rglob("*")) if path.suffix == ".zarr" else (path,):
-        flush(place)
+    for part in (path, *path.rglob("*")) if path.suffix == ".zarr" else (path,):
+        flush(part)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from scdfm.jobs import duration
+
 PROBE_SECONDS: Final = 4.0
 """The probe grows until one batch takes this long..."""
 PROBE_SHARE: Final = 0.04
@@ -29,14 +31,6 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.conditions:,} conditions at {self.seconds_per_condition:.3g} s: about {duration(self.seconds)}"
-
-
-def duration(seconds: float) -> str:
-    """`seconds` for readers: 40 s, 12 min, 3.4 h, 2.1 days."""
-    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.0f} {name}" if name != "h" else f"{seconds / unit:.1f} h"
-    return f"{seconds / 86_400:.1f} days"
 
 
 def seconds_per_item(

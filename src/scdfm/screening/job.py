@@ -16,7 +16,9 @@ from tqdm.auto import tqdm
 from scdfm.data.conditions import CONTROL
 from scdfm.data.stored import in_memory, subset
 from scdfm.errors import ConfigError, DataError
-from scdfm.files import recorded_folder, write_json, written_whole
+from scdfm.files import write_json, written_whole
+from scdfm.jobs import begun
+from scdfm.processes import Place, place
 from scdfm.screening.calibration import Calibration, calibrating
 from scdfm.screening.correlation import Floats
 from scdfm.screening.cost import Estimate, seconds_per_item
@@ -26,7 +28,6 @@ from scdfm.screening.interaction import GENES, interaction
 from scdfm.screening.page import write_page
 from scdfm.screening.propose import proposed
 from scdfm.screening.ranking import Ranking
-from scdfm.screening.share import Share
 from scdfm.screening.space import chosen, members
 from scdfm.screening.store import CALIBRATION, PROPOSED, RECORD, TABLE, Screen, Store
 from scdfm.screening.table import Tabulator
@@ -95,7 +96,7 @@ class Job:
     table: CellTable
     untreated: Untreated
     store: Store
-    share: Share
+    place: Place
     ranking: Ranking
     asked: frozenset[str]
     calibrating: tuple[str, ...]
@@ -128,19 +129,17 @@ class Job:
             "names": list(names), "calibrating": sorted(set(names) - set(asked)), "cells": cells, "seed": seed,
             "keep_cells": keep_cells, "controls": table.digest(), "shard": shard, "genes": list(ensemble.genes),
         }  # fmt: skip
-        share = Share.of_environment()
-        if share.rank:
-            share.wait_for(out / RECORD)
-        path = recorded_folder(out, RECORD, record, resume or share.rank > 0)
+        here = place()
+        path = begun(out, RECORD, record, resume, here)
         return cls(
-            ensemble, table, untreated(ensemble, table, seed), Store(path, names, shard, ensemble.genes), share,
+            ensemble, table, untreated(ensemble, table, seed), Store(path, names, shard, ensemble.genes), here,
             ranking, frozenset(asked), tuple(calibrate), calibrated_by, cells, propose, keep_cells, seed,
         )  # fmt: skip
 
     @property
     def mine(self) -> list[int]:
         """The shards that this process has left to do."""
-        return self.share.mine(self.store.missing())
+        return self.place.mine(self.store.missing())
 
     def estimate(self) -> Estimate | None:
         """What is left for this process, measured on a few conditions; None where nothing is left."""
@@ -167,7 +166,7 @@ class Job:
         """Predict the shards that are left to this process."""
         mine = self.mine
         total = sum(len(self.store.conditions(shard)) for shard in mine)
-        done = len(self.store.names) - total if self.share.size == 1 else 0
+        done = len(self.store.names) - total if self.place.world == 1 else 0
         with tqdm(
             total=total + done, initial=done, desc="screen", unit="condition", disable=not progress
         ) as bar:

@@ -25,6 +25,7 @@ import pandas as pd
 from scdfm.data.tables import READ_ERRORS
 from scdfm.errors import ConditionError, RunError
 from scdfm.files import read_text, written_whole
+from scdfm.jobs import Parts
 from scdfm.screening.correlation import Floats
 from scdfm.screening.effect import Effect
 
@@ -56,27 +57,32 @@ class Store:
     size: int
     genes: tuple[str, ...]
 
+    @cached_property
+    def parts(self) -> Parts:
+        """The shards as files: what says that one is complete is the file of its means."""
+        return Parts(self.path, self.names, self.size, f"{MEANS}/{{:05d}}.h5ad")
+
     @property
     def n_shards(self) -> int:
         """Number of shards."""
-        return -(-len(self.names) // self.size)
+        return len(self.parts)
 
     def conditions(self, shard: int) -> tuple[str, ...]:
         """The conditions of a shard."""
-        return self.names[shard * self.size : (shard + 1) * self.size]
+        return self.parts.conditions(shard)
 
-    def file(self, kind: str, shard: int) -> Path:
-        """Where the means or the cells of a shard are."""
-        return self.path / kind / f"{shard:05d}.h5ad"
+    def cells(self, shard: int) -> Path:
+        """Where the cells of a shard are, if they are kept."""
+        return self.path / CELLS / self.parts.path(shard).name
 
     def missing(self) -> list[int]:
         """Shards that are not there yet."""
-        return [shard for shard in range(self.n_shards) if not self.file(MEANS, shard).is_file()]
+        return self.parts.missing()
 
     def write(self, shard: int, effects: Sequence[Effect], cells: ad.AnnData | None) -> None:
         """Write a shard; its means come last, since their file says that the shard is complete."""
         if cells is not None:
-            _write(self.file(CELLS, shard), cells)
+            _write(self.cells(shard), cells)
         obs = pd.DataFrame(
             {name: [getattr(effect, name) for effect in effects] for name in NUMBERS},
             index=pd.Index(self.conditions(shard), name="condition", dtype=object),
@@ -85,11 +91,11 @@ class Store:
         means = ad.AnnData(np.stack([effect.mean for effect in effects]).astype(np.float32), obs=obs, var=var)
         points = np.stack([effect.points for effect in effects]).astype(np.float32)
         means.obsm["points"] = points.reshape(len(effects), -1)
-        _write(self.file(MEANS, shard), means)
+        _write(self.parts.path(shard), means)
 
     def read(self, shard: int) -> Shard:
         """A shard that is complete; RunError where its file is damaged or of other conditions."""
-        path = self.file(MEANS, shard)
+        path = self.parts.path(shard)
         try:
             found = ad.read_h5ad(path)
         except FileNotFoundError:
@@ -215,7 +221,7 @@ class Screen:
             raise ConditionError(
                 f"condition '{condition}' is not part of screen {self.path}; screen it, or ask for another"
             )
-        found = ad.read_h5ad(self.store.file(CELLS, place[condition] // self.store.size))
+        found = ad.read_h5ad(self.store.cells(place[condition] // self.store.size))
         return found[(found.obs["condition"] == condition).to_numpy()].copy()
 
     def __repr__(self) -> str:
