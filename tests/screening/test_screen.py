@@ -303,7 +303,7 @@ def test_folders_that_are_no_screen_or_damaged(run, finished, tmp_path):
     screen = scdfm.screen(run, **options)
     with pytest.raises(RunError, match="kept no cells"):
         screen.cells(screen.conditions[0])
-    shard = screen.store.file("means", 0)
+    shard = screen.store.parts.path(0)
     shard.write_bytes(b"torn")
     with pytest.raises(RunError, match="remove it and go on with --resume"):
         scdfm.screen(run, **options, resume=True)
