@@ -15,7 +15,9 @@ from scdfm.evaluation.registry import LOWER_IS_BETTER, METRICS, RANGES, RESPONDE
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 SCORED = (*METRICS, *RESPONDERS, *VCC_SCORED)
-ENTRIES = re.compile(r"### (\w+)\n\n.+\n\nDefinition\n: (?:.+\n)+\nRange\n: (.+)\.\n\nWhen it misleads\n: .+\n")
+ENTRIES = re.compile(
+    r"### (\w+)\n\n.+\n\nDefinition\n: (?:.+\n)+\nRange\n: (.+)\.\n\nWhen it misleads\n: .+\n"
+)
 
 
 def module(name: str):
