@@ -20,6 +20,7 @@ from scdfm.data.conditions import canonical, targets
 from scdfm.errors import RunError
 from scdfm.files import written_whole
 from scdfm.prior.kernel import SIMILAR, ConditionKernel, Encoded, Floats, Weights, every_target
+from scdfm.prior.sizes import Sizes, sized_alike
 
 BLOCK = 2048
 """Conditions predicted at once."""
@@ -55,6 +56,9 @@ class EffectPrior:
     """A [n, n] with (K + λW)⁻¹ = A diag(1 / (powers + λ)) Aᵀ."""
     powers: Floats
     """[n]"""
+    control: Floats
+    """Mean of the control cells [G] (log1p); zeros where nobody said."""
+    sizes: Sizes
 
     def predict(self, conditions: Sequence[str]) -> Floats:
         """The expected shift [C, G] of each condition; 0 for control."""
@@ -73,7 +77,7 @@ class EffectPrior:
         return np.asarray(np.square(self.uncertainty(conditions)).sum(1))
 
     def _shifts(self, names: list[str]) -> Floats:
-        covariance = self._covariance(names)[2]
+        covariance = self._covariance(names, self.sizes.typical)[2]
         shifts = covariance @ self.dual
         own = covariance @ self.own_dual
         columns = {self.genes[gene]: place for place, gene in enumerate(self.own)}
@@ -84,17 +88,24 @@ class EffectPrior:
         return np.asarray(shifts)
 
     def _deviations(self, names: list[str]) -> Floats:
+        # The typical size is the best guess, but variances are those of root mean squares.
         kernel, asked, covariance = self._covariance(names)
         before = kernel.variance(asked, self.weights)
         explained = (covariance @ self.axes) ** 2 @ (1 / (self.powers[:, None] + self.noise))
         left = np.maximum(before[:, None] - explained, 0) * self.scale
         return np.asarray(np.sqrt(left @ self.components**2))
 
-    def _covariance(self, names: list[str]) -> tuple[ConditionKernel, Encoded, Floats]:
+    def _covariance(self, names: list[str], typical: float = 1.0) -> tuple[ConditionKernel, Encoded, Floats]:
+        """The kernel, the conditions `names`, and their covariance with those measured.
+
+        A new target alone counts `typical` of its size: sizes were learned from targets alone, while those that somebody
+        combined were chosen.
+        """
         kernel = self.knowing(every_target(names)).kernel
-        asked = kernel.encode(names)
-        measured = kernel.encode(self.conditions)
-        return kernel, asked, kernel.matrix(asked, measured, self.weights)
+        asked, measured = kernel.encode(names), kernel.encode(self.conditions)
+        new = [len(found := targets(name)) == 1 and found[0] in kernel.strengths for name in names]
+        weakened = replace(asked, dose=asked.dose * np.where(new, typical, 1.0)[:, None])
+        return kernel, asked, kernel.matrix(weakened, measured, self.weights)
 
     def knowing(
         self,
@@ -112,7 +123,9 @@ class EffectPrior:
         if not new:
             return self if kernel is self.kernel else replace(self, kernel=kernel)
         wide = kernel.with_targets(new, self._described(new, features or {}))
-        larger = replace(self, kernel=wide)
+        ratios = self.sizes.ratios(sized_alike(wide, new, self.sizes.targets, self.genes, self.control))
+        wide = replace(wide, strengths={**wide.strengths, **dict(zip(new, ratios.tolist(), strict=True))})
+        larger = replace(self, kernel=wide, sizes=replace(self.sizes, typical=1.0))
         singles = larger.predict(new) @ self.components[: wide.profiles.shape[1]].T
         return replace(self, kernel=wide.with_profiles(new, singles))
 
@@ -142,7 +155,7 @@ class EffectPrior:
         words = {name: getattr(self, name) for name in ("conditions", "genes")}
         words |= {"weights": asdict(self.weights)}
         words |= {"kernel": {name: getattr(self.kernel, name) for name in _KERNEL_WORDS}}
-        words |= {"descriptions": list(descriptors)}
+        words |= {"descriptions": list(descriptors), "sizes": asdict(self.sizes)}
         with written_whole(path) as temporary:
             save_file(arrays, temporary, metadata={"prior": json.dumps(words)})
 
@@ -152,7 +165,10 @@ class EffectPrior:
         try:
             with safe_open(path, framework="np") as handle:
                 words = json.loads(handle.metadata()["prior"])
-                arrays = {name: handle.get_tensor(name) for name in (*_ARRAYS, *_KERNEL_ARRAYS)}
+                arrays = {"control": np.zeros(len(words["genes"]))}  # which older files lack
+                stored = {*_ARRAYS, *_KERNEL_ARRAYS} - ({"control"} - {*handle.keys()})
+                arrays |= {name: handle.get_tensor(name) for name in stored}
+                sizes = Sizes(**{name: _tuples(value) for name, value in words.get("sizes", {}).items()})
                 known = enumerate(words.get("descriptions", [SIMILAR]))
                 descriptors = {str(name): handle.get_tensor(_array(k)) for k, name in known}
             named: dict[str, Any] = {name: _tuples(words["kernel"][name]) for name in _KERNEL_WORDS}
@@ -164,6 +180,7 @@ class EffectPrior:
                 tuple(words["conditions"]),
                 tuple(words["genes"]),
                 **arrays,
+                sizes=sizes,
             )
             prior._check()
             return prior
@@ -177,7 +194,8 @@ class EffectPrior:
         shapes = {
             "dual": (n, n_genes), "own": (n_own,), "own_dual": (n, n_own), "components": (n_components, n_genes),
             "responses": (n_components, n_genes), "noise": (n_components,), "scale": (n_components,), "axes": (n, n),
-            "powers": (n,), "profiles": (n_targets, None), "controls": (len(self.kernel.settings), n_genes),
+            "powers": (n,), "control": (n_genes,), "profiles": (n_targets, None),
+            "controls": (len(self.kernel.settings), n_genes),
         }  # fmt: skip
         held = {name: getattr(self.kernel if name in _KERNEL_ARRAYS else self, name) for name in shapes}
         described = {f"description {name}": rows for name, rows in self.kernel.descriptors.items()}
@@ -195,7 +213,18 @@ class EffectPrior:
             raise ValueError("'own' leads beyond the genes")
 
 
-_ARRAYS = ("dual", "own", "own_dual", "components", "responses", "noise", "scale", "axes", "powers")
+_ARRAYS = (
+    "dual",
+    "own",
+    "own_dual",
+    "components",
+    "responses",
+    "noise",
+    "scale",
+    "axes",
+    "powers",
+    "control",
+)
 _KERNEL_ARRAYS = ("profiles", "controls")
 _KERNEL_WORDS = ("targets", "covariates", "dose_reference", "profile_length2", "settings", "controls_length2")
 

@@ -24,6 +24,7 @@ from scdfm.errors import DataError
 from scdfm.prior.descriptions import borne_out, left_out
 from scdfm.prior.effects import Descriptions, EffectPrior, described
 from scdfm.prior.kernel import SIMILAR, ConditionKernel, Encoded, Floats, Weights, every_target, weighted
+from scdfm.prior.sizes import Sizes, fitted, sized_alike
 
 PROFILE_COMPONENTS = 20
 LEADING = 40
@@ -88,6 +89,9 @@ def learn_prior(
     cells = np.maximum(np.asarray(n_cells, dtype=np.float64), 1)
     noise = np.asarray(variances, dtype=np.float64) * float((1 / cells).mean())
     screen = _Screen.of(names, np.asarray(shifts, dtype=np.float64), 1 / cells, noise, tuple(genes))
+    control = (
+        np.zeros(len(genes)) if controls is None else np.mean(np.asarray(controls, dtype=np.float64), axis=0)
+    )
     kernel = _kernel(screen, features or {}, {} if controls is None else _settings(names, controls))
     alone = tuple(name for name in names if len(targets(name)) == 1)
     unmeasured = [name for name in kernel.targets if name not in {targets(single)[0] for single in alone}]
@@ -95,7 +99,10 @@ def learn_prior(
         first = _solved(screen, kernel, _weights(screen, kernel, without="pair"))
         expected = first.prior.predict(unmeasured) @ screen.components[: kernel.profiles.shape[1]].T
         kernel = kernel.with_profiles(unmeasured, expected)
-    return _solved(screen, kernel, _weights(screen, kernel))
+    weights = _weights(screen, kernel)
+    learned = _solved(screen, kernel, weights)
+    sizes = _sizes(screen, kernel, weights, control)
+    return learned._replace(prior=replace(learned.prior, control=control, sizes=sizes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,6 +221,10 @@ class _Choice:
     measured: Floats
     groups: dict[str, list[int]]
     """The conditions of each target."""
+    alone: npt.NDArray[np.bool_]
+    """Whether a condition has one target, which does something."""
+    dose: Floats
+    """s of the conditions' targets, summed."""
 
     @classmethod
     def of(cls, screen: _Screen, kernel: ConditionKernel) -> _Choice:
@@ -230,6 +241,7 @@ class _Choice:
         return cls(
             kernel.terms(*pair), kernel.further(*pair), kernel.akin(*pair), kernel.near(*pair),
             screen.scores[rows, :LEADING], screen.noise[rows], screen.measured[:LEADING], groups,
+            (encoded.dose > 0).sum(1) == 1, encoded.dose.sum(1),
         )  # fmt: skip
 
     def told(self, name: str) -> bool:
@@ -257,15 +269,42 @@ class _Choice:
 
     def errors(self, weights: Weights) -> Floats:
         """Error [T] of each target where nothing of it was measured: mean length over its conditions."""
+        return np.array([np.linalg.norm(rows, axis=1).mean() for rows in self.missed(weights)])
+
+    def lengths(self) -> Floats:
+        """Length [n] of each shift for one s, without what averaging cells adds (0 where that is more)."""
+        squared = np.square(self.scores).sum(1) - self.noise * self.measured.sum()
+        return np.asarray(np.sqrt(np.maximum(squared, 0)) / np.maximum(self.dose, 1e-12))
+
+    def missed(self, weights: Weights) -> list[Floats]:
+        """What is missed of the conditions of each target [rows, J] where none of them was measured."""
         powers, squared, axes = _whitened(self._covariance(weights), self.noise, self.scores)
         inverse = 1 / (powers[:, None] + _best_noise(powers, squared, self.measured)[1])
         dual = axes @ (inverse * (axes.T @ self.scores))
-        missed = left_out(axes, inverse, dual, list(self.groups.values()))
-        return np.array([np.linalg.norm(rows, axis=1).mean() for rows in missed])
+        return left_out(axes, inverse, dual, list(self.groups.values()))
 
     def _covariance(self, weights: Weights) -> Floats:
         settings = 1 - weights.group + weights.group * self.akin
         return np.asarray(weighted(self.terms, self.further, weights) * settings * self.near)
+
+
+def _sizes(screen: _Screen, kernel: ConditionKernel, weights: Weights, control: Floats) -> Sizes:
+    """What the responses to targets alone tell of sizes; nothing where they also depend on covariates."""
+    choice = _Choice.of(screen, kernel)
+    alone = {target: [row for row in rows if choice.alone[row]] for target, rows in choice.groups.items()}
+    alone = {target: rows for target, rows in alone.items() if rows}
+    if kernel.covariates or not alone:
+        return Sizes()
+    missed = dict(zip(choice.groups, choice.missed(weights), strict=True))
+    own = [
+        missed[target][[choice.groups[target].index(row) for row in rows]] for target, rows in alone.items()
+    ]
+    real = [choice.scores[rows] for rows in alone.values()]
+    lengths = choice.lengths()
+    sizes = np.array([np.sqrt(np.square(lengths[rows]).mean()) for rows in alone.values()])
+    names = [*alone]
+    alike = sized_alike(kernel, names, names, screen.genes, control)
+    return fitted(names, sizes, alike, np.concatenate(real), np.concatenate(real) - np.concatenate(own))
 
 
 def _as_weights(values: Floats, free: Sequence[str]) -> Weights:
@@ -327,6 +366,7 @@ def _solved(screen: _Screen, kernel: ConditionKernel, weights: Weights) -> Learn
         dual=dual @ screen.components, own=own, own_dual=np.ascontiguousarray(own_dual),
         components=screen.components[kept], responses=screen.components[kept] * screen.sizes[kept, None],
         noise=noise[kept], scale=scale[kept], axes=np.ascontiguousarray(axes), powers=powers,
+        control=np.zeros(len(screen.genes)), sizes=Sizes(),
     )  # fmt: skip
     return LearnedPrior(prior, expected)
 

@@ -1,0 +1,115 @@
+"""How large the response to a target is that nobody measured: not only which way it goes.
+
+Most perturbations do little and a few do much, so the mean of the measured ones is more than a new one is likely to show.
+A new target counts as if it were given at the dose `ratio`, and alone at typical · ratio. `typical` is what lowers the
+error of the training targets, each predicted without any of its conditions. `ratio` is what its own description and its
+expression tell of the size: exp of a Gaussian process over log sizes, with a term for each description and one for the
+expression in control cells. Each has the share that makes the measured sizes most likely, and none where they are not
+clearly likelier. Uncertainty is scaled by `ratio` alone: variances are those of root mean squares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from scdfm.prior.kernel import ConditionKernel, Floats
+
+EXPRESSION = "expression"
+"""The term of the expression in control cells."""
+TYPICAL = (0.25, 0.5, 0.75, 1.0)
+SHARES = (0.1, 0.3, 1.0, 3.0)
+"""Variances of a term that are tried, relative to what no term explains."""
+CLEAR = 2.0
+"""What a term must gain in log likelihood."""
+LEAST = 8
+"""Targets measured alone below which sizes tell nothing."""
+FAINT = 0.01
+"""Expression (log1p) below which differences say nothing."""
+SMALLEST = 0.05
+"""Smallest size that is told from none, in root mean squares of all sizes."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is known of the sizes of responses: `typical`, the `shares` of terms, and for each of the measured `targets` the
+    weight `dual` of its likeness in the log of `ratio`, which `level` brings to the root mean square."""
+
+    typical: float = 1.0
+    shares: Mapping[str, float] = field(default_factory=dict)
+    targets: tuple[str, ...] = ()
+    dual: tuple[float, ...] = ()
+    level: float = 0.0
+
+    def ratios(self, likeness: Mapping[str, Floats]) -> Floats:
+        """`ratio` [n] of new targets by their `likeness` [n, m] to the measured ones, for each term."""
+        if not self.shares:
+            return np.ones(len(next(iter(likeness.values()), np.empty(0))))
+        total = sum(share * likeness[name] for name, share in self.shares.items())
+        return np.asarray(np.exp(total @ np.array(self.dual) - self.level))
+
+
+def sized_alike(
+    kernel: ConditionKernel,
+    names: Sequence[str],
+    others: Sequence[str],
+    genes: Sequence[str],
+    control: Floats,
+) -> dict[str, Floats]:
+    """Likeness [n, m] of targets in each term of their sizes: the kernel's descriptions, and a Gaussian of the difference
+    in the log of their expression, where both are among the `genes` that `control` [G] (log1p) is the mean of."""
+    place = {gene: column for column, gene in enumerate(genes)}
+    logs = np.log(FAINT + np.maximum(control, 0))
+    left, right = ([place.get(name, -1) for name in side] for side in (names, others))
+    known = np.outer(np.array(left, dtype=int) >= 0, np.array(right, dtype=int) >= 0)
+    apart = np.subtract.outer(logs[left], logs[right]) if len(genes) else np.zeros(known.shape)
+    return {**kernel.likeness(names, others), EXPRESSION: np.exp(-(apart**2) / 2) * known}
+
+
+def fitted(
+    targets: Sequence[str], sizes: Floats, likeness: Mapping[str, Floats], real: Floats, expected: Floats
+) -> Sizes:
+    """From m targets measured alone: their `sizes` [m], `likeness` [m, m] in each term, and responses [m, J], `real` ones
+    and those `expected` of each without its own conditions."""
+    if len(targets) < LEAST:
+        return Sizes()
+    errors = [np.linalg.norm(real - share * expected, axis=1).mean() for share in TYPICAL]
+    typical = TYPICAL[int(np.argmin(errors))]
+    root = float(np.sqrt(np.square(sizes).mean())) or 1.0
+    logs = np.log(np.maximum(sizes / root, SMALLEST))
+    shares = _shares(logs - logs.mean(), likeness)
+    if not shares:
+        return Sizes(typical)
+    inverse = np.linalg.inv(np.eye(len(logs)) + sum(share * likeness[name] for name, share in shares.items()))
+    dual = inverse @ (logs - logs.mean())
+    told = (
+        logs - logs.mean() - dual / np.diag(inverse)
+    )  # of each by the others (Rasmussen & Williams 2006, eq. 5.12)
+    level = 0.5 * float(np.log(np.exp(2 * told).mean()))
+    return Sizes(typical, shares, tuple(targets), tuple(dual.tolist()), level)
+
+
+def _shares(logs: Floats, likeness: Mapping[str, Floats]) -> dict[str, float]:
+    """The shares of the terms that make the `logs` clearly likelier, joined one after the other, the best first."""
+    chosen: dict[str, float] = {}
+    unexplained = np.eye(len(logs))
+    best = _likelihood(logs, unexplained)
+    while left := [name for name in likeness if name not in chosen]:
+        tried = [(name, share) for name in left for share in SHARES]
+        found = [_likelihood(logs, unexplained + share * likeness[name]) for name, share in tried]
+        place = int(np.argmax(found))
+        if found[place] - best < CLEAR:
+            break
+        (name, share), best = tried[place], found[place]
+        chosen[name], unexplained = share, unexplained + share * likeness[name]
+    return chosen
+
+
+def _likelihood(logs: Floats, covariance: Floats) -> float:
+    """Log likelihood (up to a constant) of `logs` ~ N(0, v · `covariance`) at its best v."""
+    quadratic = float(logs @ np.linalg.solve(covariance, logs)) / len(logs)
+    return -0.5 * len(logs) * float(np.log(max(quadratic, 1e-12))) - 0.5 * float(
+        np.linalg.slogdet(covariance)[1]
+    )
