@@ -165,7 +165,9 @@ class EffectPrior:
         try:
             with safe_open(path, framework="np") as handle:
                 words = json.loads(handle.metadata()["prior"])
-                arrays = {"control": np.zeros(len(words["genes"]))}  # which older files lack
+                arrays: dict[str, npt.NDArray[Any]] = {
+                    "control": np.zeros(len(words["genes"]))
+                }  # of older files
                 stored = {*_ARRAYS, *_KERNEL_ARRAYS} - ({"control"} - {*handle.keys()})
                 arrays |= {name: handle.get_tensor(name) for name in stored}
                 sizes = Sizes(**{name: _tuples(value) for name, value in words.get("sizes", {}).items()})
