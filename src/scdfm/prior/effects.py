@@ -174,7 +174,7 @@ class EffectPrior:
                 known = enumerate(words.get("descriptions", [SIMILAR]))
                 descriptors = {str(name): handle.get_tensor(_array(k)) for k, name in known}
             named: dict[str, Any] = {name: _tuples(words["kernel"][name]) for name in _KERNEL_WORDS}
-            kernel_arrays = {name: arrays.pop(name) for name in _KERNEL_ARRAYS}
+            kernel_arrays: dict[str, Any] = {name: arrays.pop(name) for name in _KERNEL_ARRAYS}
             kernel = ConditionKernel(**named, **kernel_arrays, descriptors=descriptors)
             prior = cls(
                 kernel,
