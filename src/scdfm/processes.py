@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from scdfm.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from scdfm.config import TrainingConfig
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,13 @@ def wait_for_all() -> None:
         torch.distributed.all_reduce(
             torch.zeros(1)
         )  # on the CPU whatever the device: barrier() would ask for one
+
+
+def in_turn(make: Callable[[], T]) -> T:
+    """What `make` gives: the first process calls it before the others, who find the files that it left."""
+    found = make() if (first := is_first()) else None
+    wait_for_all()
+    return found if first else make()  # type: ignore[return-value]
 
 
 def _lost_another(error: RuntimeError) -> bool:

@@ -16,7 +16,8 @@ from scdfm.data.simulate import simulate_cell_types
 from scdfm.errors import RunError
 from scdfm.run import folder
 from scdfm.run.manifest import FeatureSource
-from scdfm.training.inputs import control_populations, kept_controls, prepare, require_same_run, write_inputs
+from scdfm.training.inputs import control_populations, prepare, require_same_run
+from scdfm.training.prepared import Prepared, kept_controls
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +41,11 @@ CONFIG = Config().updated({"panel": {"n_genes": 25}, "graph": {"k": 4}})
 
 
 def files(adata: Any, split: Split, out: Path) -> dict[str, bytes]:
-    """What `write_inputs` leaves, by name."""
+    """What a fit leaves before its first step, by name."""
     cells = scdfm.read_cells(adata)
     out.mkdir()
-    write_inputs(cells, split, prepare(cells, split, CONFIG, None), out)
-    return {path.name: path.read_bytes() for path in out.iterdir()}
+    Prepared.load_or_make(cells, split, prepare(cells, split, CONFIG, None), out)
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
 
 
 def test_test_conditions_are_no_part_of_it(screen: Any, split: Split, tmp_path: Path) -> None:
@@ -62,6 +63,26 @@ def test_test_conditions_are_no_part_of_it(screen: Any, split: Split, tmp_path: 
     manifest = prepare(scdfm.read_cells(screen), split, CONFIG, None).manifest
     assert set(manifest.targets) == trained
     assert not trained >= {target for name in split.test for target in name.split("+")}
+
+
+def test_what_was_made_is_what_is_read(screen: Any, split: Split, tmp_path: Path) -> None:
+    """A resumed fit, and the other processes of one, go on with the same bits as the process that prepared it."""
+    cells = scdfm.read_cells(screen)
+    inputs = prepare(cells, split, CONFIG, None)
+    made, found = (Prepared.load_or_make(cells, split, inputs, tmp_path) for _ in range(2))
+    assert made.graph is not None
+    assert made.graph.equal(found.graph)
+    pd.testing.assert_frame_equal(made.means, found.means, check_exact=True, check_names=False)
+    assert made.start is not None
+    assert found.start is not None
+    assert made.start.names == found.start.names
+    for name in ("expected", "doubt"):
+        assert getattr(made.start, name).equal(getattr(found.start, name)), name
+    one, other = made.start.spread, found.start.spread
+    assert one.settings == other.settings
+    assert one.size == other.size
+    for name in ("deviation", "donors"):
+        assert getattr(one, name).equal(getattr(other, name)), name
 
 
 def test_training_cells_choose_the_graph(screen: Any, split: Split, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from scdfm.data.encoding import ConditionEncoder
 from scdfm.data.features import FeatureTable
 from scdfm.data.naming import Naming
 from scdfm.data.split import UNKNOWN
-from scdfm.encoded import ConditionShape
 from scdfm.errors import RunError, ScdfmError
 from scdfm.files import file_digest
 from scdfm.model import VelocityField
@@ -181,12 +180,11 @@ class Trained:
         """The velocity field with the weights kept, in evaluation mode."""
         enabled = self.config.graph.enabled
         graph = folder.read_graph(self._file(folder.GRAPH), len(self.vocabulary.tokens)) if enabled else None
-        shape = self.encoder.shape(null=self.config.training.condition_dropout > 0)
         with torch.device("meta"):
-            blank = build_field(self.config, self.vocabulary, None, shape)
+            blank = build_field(self.config, self.encoder)
         path = self._file(folder.WEIGHTS)
         weights = folder.fitting(folder.read_tensors(path), blank, path)
-        field = build_field(self.config, self.vocabulary, graph, shape)
+        field = build_field(self.config, self.encoder, graph)
         field.load_state_dict(weights)
         return field.eval()
 
@@ -211,9 +209,8 @@ class Trained:
         run.manifest = self.manifest.model_copy(
             update={"result": {"step": 0}, "shrinkage": None, "digests": digests}
         )
-        shape = self.encoder.shape(null=self.config.training.condition_dropout > 0)
         # The graph is left out: nobody asks a field that corrects nothing.
-        run.field = build_field(self.config, self.vocabulary, None, shape).eval()
+        run.field = build_field(self.config, self.encoder).eval()
         return run
 
     def knows(self, name: str) -> bool:
@@ -248,13 +245,18 @@ class Trained:
 
 
 def build_field(
-    config: Config, vocabulary: Vocabulary, graph: torch.Tensor | None, shape: ConditionShape
+    config: Config, encoder: ConditionEncoder, graph: torch.Tensor | None = None
 ) -> VelocityField:
-    """A velocity field of `config` over `vocabulary`; weights from the config's seed, global generator untouched."""
+    """The velocity field of `config` that reads what `encoder` writes; weights from the config's seed, global generator
+    untouched. graph: bool [V, V] over the encoder's vocabulary.
+    """
+    shape = encoder.shape(null=config.training.condition_dropout > 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "weights"))
         expects = config.flow.source == "prior"
-        return VelocityField(config.model, graph, len(vocabulary.tokens), shape=shape, expects=expects)
+        return VelocityField(
+            config.model, graph, len(encoder.vocabulary.tokens), shape=shape, expects=expects
+        )
 
 
 def encoder_of(manifest: Manifest, features: FeatureTable | None) -> ConditionEncoder:

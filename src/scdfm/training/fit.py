@@ -1,36 +1,30 @@
-"""From a table of cells to a run folder: panel, graph, means, then the loop."""
+"""From a table of cells to a run folder: check, open, prepare, train, judge, finish."""
 
 from __future__ import annotations
 
-import warnings
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import lightning as L
-import torch
 
 from scdfm.config import Config
-from scdfm.data import CONTROL, CellTable, ConditionSampler, Split, make_split
+from scdfm.data import CONTROL, CellTable, Split, make_split
 from scdfm.errors import ConfigError, RunError
 from scdfm.files import file_digest, new_folder
-from scdfm.processes import is_first, together, wait_for_all, world_size
+from scdfm.processes import in_turn, is_first, together, wait_for_all, world_size
 from scdfm.run import Run, folder
 from scdfm.run.extrapolation import unknown, untold
 from scdfm.run.manifest import NAME, Manifest
 from scdfm.run.trained import build_field, source_rates
-from scdfm.seeds import derive, numpy_rng
 from scdfm.training.budget import Stopwatch, steps_within
-from scdfm.training.checkpoint import BEST, CHECKPOINTS, LAST, read_checkpoint
+from scdfm.training.checkpoint import CHECKPOINTS, LAST, read_checkpoint
 from scdfm.training.divergence import last_good, require_finite
-from scdfm.training.inputs import Features, Inputs, prepare, require_same_run, write_inputs
-from scdfm.training.interruption import stopped
+from scdfm.training.inputs import Features, prepare, require_same_run
 from scdfm.training.judge import Jury, Kept
 from scdfm.training.machine import require_machine, require_memory
 from scdfm.training.module import FlowModule
-from scdfm.training.start import prior_start
-from scdfm.training.steps import Dealt, Prefetched, StepBatches, ValidationConditions
-from scdfm.training.trainer import make_trainer
+from scdfm.training.prepared import Prepared
+from scdfm.training.steps import StepData
+from scdfm.training.trainer import run_loop
 
 
 def fit(
@@ -86,41 +80,22 @@ def fit(
                 say(text)
             inputs.manifest.save(out)
         wait_for_all()
-        require_same_run(found := Manifest.load(out), inputs.manifest, out)
-        if not found.digests:
-            if is_first():
-                write_inputs(cells, split, inputs, out)
-                if config.flow.source == "prior":
-                    prior_start(cells, split, inputs, out)
-            wait_for_all()
+        if begins or not _is_finished(out, inputs.manifest):
+            prepared = in_turn(lambda: Prepared.load_or_make(cells, split, inputs, out))
             _require_own_checkpoint(out, inputs.manifest)
             data = StepData(cells, split, inputs, first_step=last_good(out) or 0)
-            _train(data, inputs.manifest, out, progress)
+            trained = _train(data, prepared, out, progress)
+            if trained is not None:
+                _finish(*trained, inputs.manifest, out)
             wait_for_all()
         return Run.load(out)
 
 
-def _budgeted(
-    seconds: float, cells: CellTable, split: Split, config: Config,
-    features: Features | Sequence[Features] | None, resumed: Path | None,
-) -> Config:  # fmt: skip
-    """The config with as many steps as the time holds, or as the resumed fit began with."""
-    if world_size(config.training) > 1 or not config.training.max_steps:
-        what = "training.max_steps 0" if not config.training.max_steps else "several processes"
-        raise ConfigError(
-            f"time {seconds:g} s: it cannot be given with {what}; give training.max_steps instead"
-        )
-    if resumed is not None and (resumed / NAME).is_file():
-        steps = Manifest.load(resumed).config.training.max_steps
-    else:
-
-        def probe(short: Config, folder: Path, watch: Stopwatch) -> None:
-            inputs = prepare(cells, split, short, features)
-            write_inputs(cells, split, inputs, folder)
-            _train(StepData(cells, split, inputs, 0), inputs.manifest, folder, progress=False, watch=watch)
-
-        steps = steps_within(seconds, config, probe)
-    return config.updated({"training": {"max_steps": steps}}, where="time")
+def _is_finished(out: Path, expected: Manifest) -> bool:
+    """Whether the run in `out`, begun before or by another process, is whole; RunError where it is another one."""
+    found = Manifest.load(out)
+    require_same_run(found, expected, out)
+    return bool(found.digests)
 
 
 def _require_shares(config: Config, split: Split) -> None:
@@ -140,125 +115,50 @@ def _require_own_checkpoint(out: Path, manifest: Manifest) -> None:
         raise RunError(f"checkpoint {last} is of another fit; put the one of this run back, or remove it")
 
 
-class StepData(L.LightningDataModule):
-    """The batches of a fit, and its validation conditions."""
-
-    def __init__(self, cells: CellTable, split: Split, inputs: Inputs, first_step: int) -> None:
-        super().__init__()
-        config, controls = inputs.manifest.config, inputs.manifest.control_populations
-        options = config.training
-        self.cells, self.split, self.inputs = cells, split, inputs
-        self.config, self.first_step = config, first_step
-        self.gene_ids = torch.from_numpy(inputs.vocabulary.gene_ids(inputs.panel.genes))
-        self.sampler = ConditionSampler(
-            cells, split, inputs.panel, numpy_rng(config.seed, "sampler"), encoder=inputs.encoder,
-            n_conditions=min(options.conditions_per_batch, len(split.train) + len(controls)),
-            n_cells=options.cells_per_condition, weights=options.sampling, control_populations=controls,
-        )  # fmt: skip
-        self.validation = ValidationConditions(
-            cells, inputs.panel, inputs.encoder, split.validation, options, config.seed
+def _budgeted(
+    seconds: float, cells: CellTable, split: Split, config: Config,
+    features: Features | Sequence[Features] | None, resumed: Path | None,
+) -> Config:  # fmt: skip
+    """The config with as many steps as the time holds, or as the resumed fit began with."""
+    if world_size(config.training) > 1 or not config.training.max_steps:
+        what = "training.max_steps 0" if not config.training.max_steps else "several processes"
+        raise ConfigError(
+            f"time {seconds:g} s: it cannot be given with {what}; give training.max_steps instead"
         )
+    if resumed is not None and (resumed / NAME).is_file():
+        steps = Manifest.load(resumed).config.training.max_steps
+    else:
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint says of the fit it belongs to."""
-        return {"fit": self.inputs.manifest.identity}
+        def probe(short: Config, folder: Path, watch: Stopwatch) -> None:
+            inputs = prepare(cells, split, short, features)
+            prepared = Prepared.load_or_make(cells, split, inputs, folder)
+            _train(StepData(cells, split, inputs, 0), prepared, folder, progress=False, watch=watch)
 
-    def train_dataloader(self) -> Prefetched:
-        """Steps still to take, of each the share of this process."""
-        assert self.trainer is not None
-        steps = StepBatches(
-            self.sampler, self.config.seed, self.config.training.max_steps,
-            self.trainer.global_rank, self.trainer.world_size,
-        )  # fmt: skip
-        return Prefetched(steps, self.first_step, pin=self.trainer.strategy.root_device.type == "cuda")
-
-    def val_dataloader(self) -> Dealt:
-        """This process's share of the validation conditions."""
-        assert self.trainer is not None
-        return Dealt(self.validation, self.trainer.global_rank, self.trainer.world_size)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch; names stay."""
-        return batch.to(device, non_blocking=True)
+        steps = steps_within(seconds, config, probe)
+    return config.updated({"training": {"max_steps": steps}}, where="time")
 
 
 def _train(
-    data: StepData, manifest: Manifest, out: Path, progress: bool, watch: Stopwatch | None = None
-) -> None:
-    """Train, unless there is nothing to train, and keep the weights that validate best."""
-    config = manifest.config
-    graph = folder.read_graph(out / folder.GRAPH, len(manifest.vocabulary)) if config.graph.enabled else None
-    shape = data.inputs.encoder.shape(null=config.training.condition_dropout > 0)
-    field = build_field(config, data.inputs.vocabulary, graph, shape)
-    start = prior_start(data.cells, data.split, data.inputs, out) if config.flow.source == "prior" else None
+    data: StepData, prepared: Prepared, out: Path, progress: bool, watch: Stopwatch | None = None
+) -> tuple[Kept, int] | None:
+    """Train, unless there is nothing to train: the weights that are kept, and the last step; None in other processes."""
+    config, encoder, start = data.config, data.inputs.encoder, prepared.start
+    field = build_field(config, encoder, prepared.graph)
     if not config.training.max_steps:
-        if is_first():
-            _finish(Kept(field.state_dict(), {"step": 0}), 0, manifest, out)
-        return
-    rates = source_rates(folder.read_means(out / folder.MEANS))
+        return (Kept(field.state_dict(), {"step": 0}), 0) if is_first() else None
+    validated = len(data.validation) > 0
+    untrained = copy.deepcopy(field) if validated and start is not None else None
+    rates = source_rates(prepared.means)
     module = FlowModule(field, config, data.gene_ids, rates, len(data.validation), start)
-    trainer = _loop(module, data, config, out, progress, watch)
-    if trainer.is_global_zero and watch is None:
-        validated = len(data.validation) > 0
-        chosen = config.training.keep == "best" and validated
-        kept = _best(out) if chosen else _last(module, trainer.global_step, out)
-        if validated and start is not None:
-            fresh = build_field(config, data.inputs.vocabulary, graph, shape)
-            jury = Jury(data.validation.batches, config, module.gene_ids.cpu(), start.to("cpu"))
-            kept = jury.judged(kept, fresh)
-        _finish(kept, trainer.global_step, manifest, out)
-
-
-def _loop(
-    module: FlowModule, data: StepData, config: Config, out: Path, progress: bool, watch: Stopwatch | None
-) -> L.Trainer:
-    """Run Lightning's loop to the end."""
-    trainer = make_trainer(config.training, out, validated=len(data.validation) > 0, progress=progress)
-    if watch is not None:
-        trainer.callbacks.append(watch)  # type: ignore[attr-defined]
-    last = out / CHECKPOINTS / LAST
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        torch.manual_seed(derive(config.seed, "fit"))
-        # Conditions to validate lie ready in memory: worker processes would only copy them.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        # Step s is the same batch in any process: nothing of the data need be restored.
-        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-        # Lightning's, of torch.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-        warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-        try:
-            trainer.fit(
-                module, datamodule=data, ckpt_path=str(last) if data.first_step else None, weights_only=False
-            )
-        except SystemExit as stop:  # Lightning's answer to Ctrl-C; 0: another process tells
-            if stop.code == 0:
-                raise
-            raise stopped(trainer.global_step, last_good(out) or 0, last) from None
-    return trainer
-
-
-def _best(out: Path) -> Kept:
-    """The weights of the best validation."""
-    checkpoint = read_checkpoint(out / CHECKPOINTS / BEST)
-    return Kept(_weights(checkpoint), {"step": checkpoint["global_step"], **checkpoint["scores"]})
-
-
-def _last(module: FlowModule, step: int, out: Path) -> Kept:
-    """The weights of the last step.
-
-    From the checkpoint where it is of that step: a fit that is resumed there takes no step any more, and the module
-    then holds the weights that are trained, not their average.
-    """
-    last = out / CHECKPOINTS / LAST
-    if last.is_file() and (checkpoint := read_checkpoint(last))["global_step"] == step:
-        return Kept(_weights(checkpoint), {"step": step})
-    return Kept(module.field.state_dict(), {"step": step})
-
-
-def _weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The (averaged) weights of the field in a checkpoint."""
-    state, prefix = checkpoint["state_dict"], "field."
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    trainer = run_loop(module, data, config, out, progress, [] if watch is None else [watch])
+    if not trainer.is_global_zero or watch is not None:
+        return None
+    best = config.training.keep == "best" and validated
+    kept = Kept.best(out) if best else Kept.last(module.field, trainer.global_step, out)
+    if untrained is not None and start is not None:
+        jury = Jury(data.validation.batches, config, module.gene_ids.cpu(), start.to("cpu"))
+        kept = jury.judged(kept, untrained)
+    return kept, trainer.global_step
 
 
 def _finish(kept: Kept, step: int, manifest: Manifest, out: Path) -> None:

@@ -7,31 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from scdfm.config import Config
 from scdfm.data import (
-    CONTROL,
     CellTable,
     GenePanel,
     Split,
     Vocabulary,
-    coexpression_graph,
     select_genes,
     targets,
-    vocabulary_graph,
 )
 from scdfm.data.encoding import ConditionEncoder, ConditionSchema
 from scdfm.data.features import FeatureTable, Standardiser, combine, read, table
 from scdfm.data.sampler import population
-from scdfm.data.stored import subset
 from scdfm.errors import DataError, RunError
-from scdfm.run import folder
-from scdfm.run.counts import learned_law
 from scdfm.run.manifest import FORMAT, FeatureSource, Manifest, versions
 from scdfm.run.trained import encoder_of
-from scdfm.seeds import numpy_rng
 
 Features = FeatureTable | pd.DataFrame | str | Path
 """Features as a user gives them: a table made, or what one is read from."""
@@ -103,39 +95,6 @@ def control_populations(cells: CellTable, split: Split, config: Config) -> tuple
         return ()
     enough = config.training.min_cells
     return tuple(name for name in cells.control_conditions if len(population(cells, name)) >= enough)
-
-
-def write_inputs(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> None:
-    """Graph, means, controls, law of counts and features, unless they are there: what prediction and evaluation need."""
-    panel, config = inputs.panel, inputs.manifest.config
-    columns = cells.columns(panel.genes)
-    if config.graph.enabled and not (out / folder.GRAPH).is_file():
-        training = np.concatenate([cells.rows(name) for name in (CONTROL, *split.train)])
-        graph = coexpression_graph(
-            subset(cells.X, np.sort(training), columns), k=config.graph.k,
-            negative_edges=config.graph.negative_edges, faithful=config.graph.faithful,
-        )  # fmt: skip
-        folder.write_graph(out / folder.GRAPH, vocabulary_graph(graph, panel.genes, inputs.vocabulary))
-    if not (out / folder.MEANS).is_file():
-        means = cells.means([CONTROL, *split.train, *split.validation])[list(panel.genes)]
-        folder.write_table(out / folder.MEANS, means)
-    if config.training.keep_controls and not (out / folder.CONTROLS).is_file():
-        kept = kept_controls(cells, config.training.keep_controls, config.seed)
-        folder.write_cells(out / folder.CONTROLS, cells, kept, columns)
-    if not (out / folder.COUNTS).is_file():
-        law = learned_law(cells, split, columns, config.seed)
-        if law is not None:
-            folder.write_tensors(out / folder.COUNTS, law.tensors())
-    if inputs.features is not None and not (out / folder.FEATURES).is_file():
-        assert inputs.standardise is not None
-        folder.write_features(out / folder.FEATURES, inputs.features, inputs.standardise)
-
-
-def kept_controls(cells: CellTable, most: int, seed: int) -> np.ndarray:
-    """Rows of up to `most` control cells, ascending: as even over the matching groups as their sizes let it be."""
-    shuffled = numpy_rng(seed, "kept controls").permutation(cells.rows(CONTROL))
-    turn = pd.Series(cells.match[shuffled]).groupby(cells.match[shuffled]).cumcount().to_numpy()
-    return np.sort(shuffled[np.argsort(turn, kind="stable")[:most]])
 
 
 def require_same_run(found: Manifest, expected: Manifest, out: Path) -> None:

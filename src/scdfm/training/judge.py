@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from scipy import stats
@@ -18,6 +19,7 @@ from torch import Tensor
 from scdfm.config import Config
 from scdfm.model import VelocityField
 from scdfm.prior import PriorStart, Shrinkage
+from scdfm.training.checkpoint import BEST, CHECKPOINTS, LAST, read_checkpoint
 from scdfm.training.steps import ValidationBatch
 from scdfm.training.validation import JUDGED, SCORES, population, score
 
@@ -30,6 +32,30 @@ class Kept(NamedTuple):
     weights: dict[str, Tensor]
     result: dict[str, float | int | None]
     shrinkage: Shrinkage | None = None
+
+    @classmethod
+    def best(cls, out: Path) -> Kept:
+        """The weights of the best validation of the fit in `out`."""
+        checkpoint = read_checkpoint(out / CHECKPOINTS / BEST)
+        return cls(_averaged(checkpoint), {"step": checkpoint["global_step"], **checkpoint["scores"]})
+
+    @classmethod
+    def last(cls, field: VelocityField, step: int, out: Path) -> Kept:
+        """The weights of the last step, which trained `field`.
+
+        From the checkpoint where it is of that step: a fit that is resumed there takes no step any more, and the field
+        then holds the weights that are trained, not their average.
+        """
+        last = out / CHECKPOINTS / LAST
+        if last.is_file() and (checkpoint := read_checkpoint(last))["global_step"] == step:
+            return cls(_averaged(checkpoint), {"step": step})
+        return cls(field.state_dict(), {"step": step})
+
+
+def _averaged(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The (averaged) weights of the field in a checkpoint."""
+    state, prefix = checkpoint["state_dict"], "field."
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 class Gain(NamedTuple):

@@ -41,8 +41,7 @@ def require_memory(inputs: Inputs) -> None:
     """Raise ConfigError where training the model of `inputs` exceeds the machine's memory."""
     config = inputs.manifest.config
     with torch.device("meta"):
-        shape = inputs.encoder.shape(null=config.training.condition_dropout > 0)
-        blank = build_field(config, inputs.vocabulary, None, shape)
+        blank = build_field(config, inputs.encoder)
     parameters = sum(parameter.numel() for parameter in blank.parameters())
     needed = 4 * COPIES * parameters
     there = memory()

@@ -10,17 +10,20 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
+import lightning as L
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
 from scdfm.config import TrainingConfig
-from scdfm.data import Batch, CellTable, ConditionSampler, GenePanel
+from scdfm.data import Batch, CellTable, ConditionSampler, GenePanel, Split
 from scdfm.data.encoding import ConditionEncoder
 from scdfm.encoded import EncodedConditions
 from scdfm.seeds import numpy_rng
+from scdfm.training.inputs import Inputs
 
 LEAST_CELLS = 4
 """Cells generated for a validation condition of fewer real ones."""
@@ -177,3 +180,45 @@ class Dealt:
 
     def __len__(self) -> int:
         return -(-len(self.conditions) // self.world)
+
+
+class StepData(L.LightningDataModule):
+    """The batches of a fit, and its validation conditions."""
+
+    def __init__(self, cells: CellTable, split: Split, inputs: Inputs, first_step: int) -> None:
+        super().__init__()
+        config, controls = inputs.manifest.config, inputs.manifest.control_populations
+        options = config.training
+        self.cells, self.split, self.inputs = cells, split, inputs
+        self.config, self.first_step = config, first_step
+        self.gene_ids = torch.from_numpy(inputs.vocabulary.gene_ids(inputs.panel.genes))
+        self.sampler = ConditionSampler(
+            cells, split, inputs.panel, numpy_rng(config.seed, "sampler"), encoder=inputs.encoder,
+            n_conditions=min(options.conditions_per_batch, len(split.train) + len(controls)),
+            n_cells=options.cells_per_condition, weights=options.sampling, control_populations=controls,
+        )  # fmt: skip
+        self.validation = ValidationConditions(
+            cells, inputs.panel, inputs.encoder, split.validation, options, config.seed
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint says of the fit it belongs to."""
+        return {"fit": self.inputs.manifest.identity}
+
+    def train_dataloader(self) -> Prefetched:
+        """Steps still to take, of each the share of this process."""
+        assert self.trainer is not None
+        steps = StepBatches(
+            self.sampler, self.config.seed, self.config.training.max_steps,
+            self.trainer.global_rank, self.trainer.world_size,
+        )  # fmt: skip
+        return Prefetched(steps, self.first_step, pin=self.trainer.strategy.root_device.type == "cuda")
+
+    def val_dataloader(self) -> Dealt:
+        """This process's share of the validation conditions."""
+        assert self.trainer is not None
+        return Dealt(self.validation, self.trainer.global_rank, self.trainer.world_size)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch; names stay."""
+        return batch.to(device, non_blocking=True)

@@ -3,24 +3,63 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
-from scdfm.config import TrainingConfig
+from scdfm.config import Config, TrainingConfig
 from scdfm.processes import launched, world_size
 from scdfm.run import folder
+from scdfm.seeds import derive
 from scdfm.training.averaging import AveragedWeights
 from scdfm.training.checkpoint import CHECKPOINTS, LAST, SafetensorsIO
 from scdfm.training.curves import Curves, StepBar
-from scdfm.training.interruption import Interruption
+from scdfm.training.divergence import last_good
+from scdfm.training.interruption import Interruption, stopped
+from scdfm.training.module import FlowModule
+from scdfm.training.steps import StepData
 from scdfm.training.validation import MONITOR
+
+
+def run_loop(
+    module: FlowModule,
+    data: StepData,
+    config: Config,
+    out: Path,
+    progress: bool,
+    more: Sequence[Callback] = (),
+) -> L.Trainer:
+    """Run Lightning's loop to the end, from the last checkpoint in `out` where there is one; `more` callbacks listen."""
+    trainer = make_trainer(config.training, out, validated=len(data.validation) > 0, progress=progress)
+    trainer.callbacks.extend(more)  # type: ignore[attr-defined]
+    last = out / CHECKPOINTS / LAST
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        torch.manual_seed(derive(config.seed, "fit"))
+        # Conditions to validate lie ready in memory: worker processes would only copy them.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Step s is the same batch in any process: nothing of the data need be restored.
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+        # Lightning's, of torch.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+        try:
+            trainer.fit(
+                module, datamodule=data, ckpt_path=str(last) if data.first_step else None, weights_only=False
+            )
+        except SystemExit as stop:  # Lightning's answer to Ctrl-C; 0: another process tells
+            if stop.code == 0:
+                raise
+            raise stopped(trainer.global_step, last_good(out) or 0, last) from None
+    return trainer
 
 
 def make_trainer(options: TrainingConfig, out: Path, validated: bool, progress: bool) -> L.Trainer:

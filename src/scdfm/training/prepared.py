@@ -1,0 +1,83 @@
+"""What a fit makes of its cells before the first step: in memory for training, in the run folder for prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from scdfm.data import CONTROL, CellTable, Split, coexpression_graph, vocabulary_graph
+from scdfm.data.stored import subset
+from scdfm.prior import PriorStart
+from scdfm.run import folder
+from scdfm.run.counts import learned_law
+from scdfm.seeds import numpy_rng
+from scdfm.training.inputs import Inputs
+from scdfm.training.start import prior_start
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training needs beside its cells and inputs."""
+
+    graph: torch.Tensor | None
+    """bool [V, V] over the vocabulary, where the model has one."""
+    means: pd.DataFrame
+    """Mean log1p expression, condition × G, of control, training and validation conditions."""
+    start: PriorStart | None
+    """Where the flow starts, unless from noise."""
+
+    @classmethod
+    def load_or_make(cls, cells: CellTable, split: Split, inputs: Inputs, out: Path) -> Prepared:
+        """Read what `out` holds of it, and make and write what it lacks: of several processes the first makes all.
+
+        Beside what training needs these are the cells, the law of counts and the features that prediction needs.
+        """
+        config, columns = inputs.manifest.config, cells.columns(inputs.panel.genes)
+        graph = _graph(cells, split, inputs, out / folder.GRAPH) if config.graph.enabled else None
+        means = _means(cells, split, inputs, out / folder.MEANS)
+        if config.training.keep_controls and not (out / folder.CONTROLS).is_file():
+            kept = kept_controls(cells, config.training.keep_controls, config.seed)
+            folder.write_cells(out / folder.CONTROLS, cells, kept, columns)
+        if not (out / folder.COUNTS).is_file():
+            law = learned_law(cells, split, columns, config.seed)
+            if law is not None:
+                folder.write_tensors(out / folder.COUNTS, law.tensors())
+        if inputs.features is not None and not (out / folder.FEATURES).is_file():
+            assert inputs.standardise is not None
+            folder.write_features(out / folder.FEATURES, inputs.features, inputs.standardise)
+        start = prior_start(cells, split, inputs, out) if config.flow.source == "prior" else None
+        return cls(graph, means, start)
+
+
+def _graph(cells: CellTable, split: Split, inputs: Inputs, path: Path) -> torch.Tensor:
+    """The co-expression graph of control and training cells."""
+    if path.is_file():
+        return folder.read_graph(path, len(inputs.vocabulary.tokens))
+    options, genes = inputs.manifest.config.graph, inputs.panel.genes
+    training = np.concatenate([cells.rows(name) for name in (CONTROL, *split.train)])
+    found = coexpression_graph(
+        subset(cells.X, np.sort(training), cells.columns(genes)), k=options.k,
+        negative_edges=options.negative_edges, faithful=options.faithful,
+    )  # fmt: skip
+    graph = vocabulary_graph(found, genes, inputs.vocabulary)
+    folder.write_graph(path, graph)
+    return torch.from_numpy(graph)
+
+
+def _means(cells: CellTable, split: Split, inputs: Inputs, path: Path) -> pd.DataFrame:
+    if path.is_file():
+        return folder.read_means(path)
+    means = cells.means([CONTROL, *split.train, *split.validation])[list(inputs.panel.genes)]
+    folder.write_table(path, means)
+    return means
+
+
+def kept_controls(cells: CellTable, most: int, seed: int) -> np.ndarray:
+    """Rows of up to `most` control cells, ascending: as even over the matching groups as their sizes let it be."""
+    shuffled = numpy_rng(seed, "kept controls").permutation(cells.rows(CONTROL))
+    turn = pd.Series(cells.match[shuffled]).groupby(cells.match[shuffled]).cumcount().to_numpy()
+    return np.sort(shuffled[np.argsort(turn, kind="stable")[:most]])
