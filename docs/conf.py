@@ -62,6 +62,7 @@ html_static_path = ["_static"]
 html_extra_path = ["_extra", "llms.txt"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 copybutton_prompt_text = r">>> |\$ "

@@ -30,13 +30,13 @@ def main(demo: Path) -> None:
     condition = str(own["condition"].iloc[(len(own) - 1) // 2])
     cells = {
         "control cells": _cells(real, "control", predicted.var_names),
-        f"{condition}: real": _cells(real, condition, predicted.var_names),
-        f"{condition}: predicted": _cells(predicted, condition, predicted.var_names),
+        f"real: {condition}": _cells(real, condition, predicted.var_names),
+        "predicted": _cells(predicted, condition, predicted.var_names),
     }
     IMAGES.mkdir(exist_ok=True)
     for theme, inks in INKS.items():
         with mpl.rc_context(
-            {"font.size": 9, "svg.hashsalt": "scdfm", "text.color": inks[0], "axes.labelcolor": inks[1]}
+            {"font.size": 12, "svg.hashsalt": "scdfm", "text.color": inks[0], "axes.labelcolor": inks[1]}
         ):
             figure = _figure(cells, scores.groupby("model")["value"].mean(), len(own), inks)
             figure.savefig(IMAGES / f"first-screen-{theme}.svg", transparent=True, metadata={"Date": None})
@@ -48,7 +48,7 @@ def _cells(adata: ad.AnnData, condition: str, genes: pd.Index) -> np.ndarray:
 
 
 def _figure(cells: dict[str, np.ndarray], l2: pd.Series, n: int, inks: tuple[str, str, str]) -> Figure:
-    figure = Figure(figsize=(10, 2.9), layout="constrained")
+    figure = Figure(figsize=(9.4, 3.1), layout="constrained")
     panels = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.25))
     measured = np.concatenate(list(cells.values())[:2])
     centre = measured.mean(axis=0)
@@ -63,7 +63,7 @@ def _figure(cells: dict[str, np.ndarray], l2: pd.Series, n: int, inks: tuple[str
             panel.scatter(*at.T, s=9, color=colour, alpha=0.75, linewidth=0)
             panel.plot(*at.mean(axis=0), "o", ms=9, color=colour, mec=inks[0], mew=1.2)
         panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[], xlabel="PC 1")
-        panel.set_title(name, loc="left", fontsize=9.5, fontweight="bold")
+        panel.set_title(name, loc="left", fontsize=12, fontweight="bold")
         panel.spines[:].set_color(inks[2])
     panels[0].set_ylabel("PC 2")
     _bars(panels[-1], l2, n, inks)
@@ -76,8 +76,8 @@ def _bars(panel: Axes, l2: pd.Series, n: int, inks: tuple[str, str, str]) -> Non
     bars = panel.barh(
         ROWS[::-1], values[::-1], color=[colours.get(row, inks[2]) for row in ROWS[::-1]], height=0.7
     )
-    panel.bar_label(bars, fmt="%.2f", padding=3, fontsize=8.5, color=inks[0])
-    panel.set_title(f"L2 error, {n} unseen doubles", loc="left", fontsize=9.5, fontweight="bold")
+    panel.bar_label(bars, fmt="%.2f", padding=3, fontsize=11.5, color=inks[0])
+    panel.set_title(f"L2 error, {n} doubles", loc="left", fontsize=12, fontweight="bold")
     panel.set(xticks=[], xlim=(0, max(values) * 1.18))
     panel.spines[:].set_visible(False)
     panel.tick_params(axis="y", length=0, labelcolor=inks[0])

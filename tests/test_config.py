@@ -91,3 +91,8 @@ def test_bad_files_and_presets_are_refused(tmp_path):
         Config.load(path)
     with pytest.raises(ConfigError, match="preset 'huge': expected one of default, instant, paper, tiny"):
         Config.preset("huge")
+
+
+def test_a_split_of_kind_none_can_be_set_as_text() -> None:
+    assert Config().with_settings(["split.kind=none"]).split.kind == "none"
+    assert Config().with_settings(["model.latents=none"]).model.latents is None

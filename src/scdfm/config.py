@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from scdfm.declaration import TABLE, DataConfig, table_of
 from scdfm.errors import ConfigError
@@ -264,6 +264,12 @@ class SplitConfig(Section):
     """TOML file for `file`, with lists `test`, `validation` and `train`."""
     test: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Test conditions of `named`; the rest trains."""
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _none_is_a_kind(cls, value: Any) -> Any:
+        """`--set split.kind=none` reads `none` as no value, which it is for every other option."""
+        return "none" if value is None else value
 
     @staticmethod
     def named(text: str) -> dict[str, str]:
