@@ -74,4 +74,5 @@ def test_download_names_the_file_that_is_there(call: Call, tmp_path: Path) -> No
     generated_norman().write_h5ad(tmp_path / "norman.h5ad")
     assert call("download", "norman", "--out", tmp_path) == (0, f"{tmp_path / 'norman.h5ad'}\n", "")
     code, _, told = call("download", "sciplex", "--out", tmp_path)
-    assert (code, told) == (2, "error: data set 'sciplex': expected one of norman, combosciplex\n")
+    known = "norman, combosciplex, go-annotations, go-ontology, gene-names, go"
+    assert (code, told) == (2, f"error: data set 'sciplex': expected one of {known}\n")

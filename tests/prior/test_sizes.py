@@ -78,7 +78,7 @@ def test_a_description_tells_sizes_and_a_shuffled_one_does_not(seed: int) -> Non
             assert spearmanr(expected, sizes[30:]).statistic > 0.6
             assert spearmanr(knowing.doubt(new), sizes[30:]).statistic > 0.6
             missed = np.square(knowing.predict(new) - shifts[30:]).sum(1)
-            assert 0.3 < (missed / knowing.doubt(new)).mean() < 3
+            assert 0.3 < np.median(missed / knowing.doubt(new)) < 3
         else:
             assert np.ptp(expected) < 0.3 * expected.mean()
 

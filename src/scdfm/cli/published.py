@@ -20,16 +20,21 @@ Settings = Annotated[
 
 @app.command()
 def download(
-    name: Annotated[str, typer.Argument(help="norman or combosciplex.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(help="norman, combosciplex, or go (what is known of genes).", show_default=False)
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Folder; without it $SCDFM_DATA, else the user's cache.")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Download a public data set once; it is checked against its recorded hash ever after."""
-    from scdfm.datasets import download as fetch
+    from scdfm.datasets import SETS, download_set
 
-    typer.echo(fetch(name, out, progress=not quiet))
+    found = download_set(name, out, progress=not quiet)
+    typer.echo("\n".join(map(str, found)))
+    if name in SETS:
+        typer.echo(f"fit with --features {name}:{','.join(map(str, found))}")
 
 
 @app.command()

@@ -5,7 +5,7 @@ They say of a perturbation that was never measured what it has in common with th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from scdfm.data.conditions import near, targets
+from scdfm.data.knowledge import KINDS, read_known
 from scdfm.errors import ConditionError, DataError
 
 if TYPE_CHECKING:
@@ -291,16 +292,23 @@ def read(
     spec: str | Path | Sequence[str | Path],
     obs: pd.DataFrame | None = None,
     perturbation_key: str = "perturbation",
+    names: Collection[str] = (),
 ) -> FeatureTable:
     """The features that a spelling of the command line stands for; several are put together (`combine`).
 
     FILE.csv with a column `smiles` gives Morgan fingerprints; any other FILE.csv, .tsv, .parquet or .h5ad a table
     (`FILE.h5ad:var` takes the names of its genes); `smiles:COLUMN` reads the SMILES of each target from a column
     of `obs`, the cells' table of a screen (`CellTable.obs`) with canonical conditions in `perturbation_key`.
+    `go:FILE[,OBO]`, `gmt:FILE` and `edges:FILE` read what is known of genes, by the `names` of a screen's genes and
+    targets (`scdfm.data.knowledge`).
     """
     if not isinstance(spec, str | Path):
-        return combine([read(part, obs, perturbation_key) for part in spec])
+        return combine([read(part, obs, perturbation_key, names) for part in spec])
     text = str(spec)
+    if text.partition(":")[0] in KINDS:
+        known = read_known(text, names)
+        part = Part(known.kind, known.values.shape[1], scaled=True)
+        return FeatureTable(known.names, known.values, known.kind, (part,))
     if text.startswith(f"{SMILES}:"):
         if obs is None:
             raise DataError(

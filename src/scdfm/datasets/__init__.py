@@ -7,6 +7,15 @@ path they download the published copy once.
 from scdfm.datasets.combosciplex import combosciplex, combosciplex_split
 from scdfm.datasets.norman import norman
 from scdfm.datasets.published import published
-from scdfm.datasets.remote import REMOTES, download
+from scdfm.datasets.remote import REMOTES, SETS, download, download_set
 
-__all__ = ["REMOTES", "combosciplex", "combosciplex_split", "download", "norman", "published"]
+__all__ = [
+    "REMOTES",
+    "SETS",
+    "combosciplex",
+    "combosciplex_split",
+    "download",
+    "download_set",
+    "norman",
+    "published",
+]

@@ -20,12 +20,14 @@ CHUNK: Final = 1 << 20  # bytes; what an interruption may lose
 
 @dataclass(frozen=True)
 class Remote:
-    """A public file: where it is, the page that describes it, and its name on disk."""
+    """A public file: where it is, the page that describes it, its name on disk, and what it is: a kind that begins so."""
 
     name: str
     file: str
     url: str
     page: str
+    kind: str = "HDF5"
+    begins: bytes = b"\x89HDF"
 
 
 REMOTES: Final = {
@@ -41,7 +43,33 @@ REMOTES: Final = {
         "https://ndownloader.figshare.com/files/44229635",
         "https://doi.org/10.6084/m9.figshare.25062230",
     ),
+    "go-annotations": Remote(
+        "go-annotations",
+        "goa_human_2024-06-17.gaf.gz",
+        "https://release.geneontology.org/2024-06-17/annotations/goa_human.gaf.gz",
+        "https://geneontology.org/docs/download-go-annotations/",
+        "gzip",
+        b"\x1f\x8b",
+    ),
+    "go-ontology": Remote(
+        "go-ontology",
+        "go-basic_2024-06-17.obo",
+        "https://release.geneontology.org/2024-06-17/ontology/go-basic.obo",
+        "https://geneontology.org/docs/download-ontology/",
+        "OBO",
+        b"format-version:",
+    ),
+    "gene-names": Remote(
+        "gene-names",
+        "hgnc_complete_set.txt",
+        "https://storage.googleapis.com/public-download-files/hgnc/tsv/tsv/hgnc_complete_set.txt",
+        "https://www.genenames.org/download/",
+        "HGNC",
+        b"hgnc_id",
+    ),
 }
+SETS: Final = {"go": ("go-annotations", "go-ontology", "gene-names")}
+"""Files that go together: the annotations and the ontology of one release of GO, and what genes are called."""
 
 
 def default_folder() -> Path:
@@ -66,6 +94,13 @@ def download(name: str, folder: str | Path | None = None, progress: bool = True)
         _fetch(remote, path, progress)
     _check_hash(path)
     return path
+
+
+def download_set(name: str, folder: str | Path | None = None, progress: bool = True) -> tuple[Path, ...]:
+    """The files that `name` stands for (SETS), or the one file of that name; raises what `download` does."""
+    if name not in {*SETS, *REMOTES}:
+        raise DataError(f"data set '{name}': expected one of {', '.join((*REMOTES, *SETS))}")
+    return tuple(download(one, folder, progress) for one in SETS.get(name, (name,)))
 
 
 def hash_file(path: Path) -> Path:
@@ -93,12 +128,12 @@ def _fetch(remote: Remote, path: Path, progress: bool) -> None:
             f"{remote.name} cannot be downloaded from {remote.url} ({type(error).__name__}: {str(error)[:200]}); "
             f"try again, or download it on another machine (it is described at {remote.page}) and put it at {path}"
         ) from error
-    import h5py
-
-    if not h5py.is_hdf5(path):
+    with path.open("rb") as file:
+        begins = file.read(len(remote.begins))
+    if begins != remote.begins:
         path.unlink()
         raise DataError(
-            f"{remote.name}: {remote.url} gave no HDF5 file; download it with a browser (from {remote.page}) and "
+            f"{remote.name}: {remote.url} gave no {remote.kind} file; download it with a browser (from {remote.page}) and "
             f"put it at {path}"
         )
 

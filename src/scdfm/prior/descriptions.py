@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from scdfm.prior.kernel import Floats
 
-STEPS = (0.1, 0.3, 1.0)
+STEPS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Weights that are tried, relative to the same target."""
 CLEAR = 2.0
 """Standard errors of the mean gain over targets that a description must show."""
@@ -51,21 +51,33 @@ def borne_out(
     """Weights of the descriptions that lower the errors of left-out targets clearly; the others are left out.
 
     known: the targets [T] that each description knows. errors: of each target [T], by weights of descriptions.
-    One after the other, the description that gains most joins those chosen, at the weight whose gain is largest less its
-    standard error; it must gain by CLEAR standard errors over the targets that it knows.
+    A description goes up in STEPS as long as each lowers the errors of the targets that it knows by CLEAR standard errors
+    of the mean; one after the other, that with the largest gain joins those chosen.
     """
     chosen: dict[str, float] = {}
-    left = [name for name, places in known.items() if places.sum() >= LEAST_TARGETS]
+    left = {name: places for name, places in known.items() if places.sum() >= LEAST_TARGETS}
     before = errors(chosen) if left else np.empty(0)
     while left:
-        tried = [(name, step, errors({**chosen, name: step})) for name in left for step in STEPS]
-        gains = [(before - after)[known[name]] for name, _, after in tried]
-        errors_of = [float(gain.std(ddof=1)) / len(gain) ** 0.5 for gain in gains]
-        sure = [float(gain.mean()) - error for gain, error in zip(gains, errors_of, strict=True)]
-        best = int(np.argmax(sure))
-        if sure[best] <= 0 or float(gains[best].mean()) < CLEAR * errors_of[best]:
+        tried = {name: _climbed(name, chosen, before, places, errors) for name, places in left.items()}
+        name = max(tried, key=lambda one: float((before - tried[one][1])[left[one]].mean()))
+        weight, before = tried[name]
+        if not weight:
             break
-        name, step, before = tried[best]
-        chosen[name] = step
-        left.remove(name)
+        chosen[name] = weight
+        del left[name]
     return chosen
+
+
+def _climbed(
+    name: str, chosen: Mapping[str, float], before: Floats, known: npt.NDArray[np.bool_],
+    errors: Callable[[Mapping[str, float]], Floats],
+) -> tuple[float, Floats]:  # fmt: skip
+    """The weight that a description climbs to beside those `chosen`, 0 if not to the first step, and the errors there."""
+    weight = 0.0
+    for step in STEPS:
+        after = errors({**chosen, name: step})
+        gain = (before - after)[known]
+        if gain.mean() <= 0 or gain.mean() < CLEAR * gain.std(ddof=1) / len(gain) ** 0.5:
+            break
+        weight, before = step, after
+    return weight, before

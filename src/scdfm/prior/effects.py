@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class EffectPrior:
     control: Floats
     """Mean of the control cells [G] (log1p); zeros where nobody said."""
     sizes: Sizes
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    """The expected size of each target that was not measured, as `sizes` tells it."""
 
     def predict(self, conditions: Sequence[str]) -> Floats:
         """The expected shift [C, G] of each condition; 0 for control."""
@@ -98,14 +100,16 @@ class EffectPrior:
     def _covariance(self, names: list[str], typical: float = 1.0) -> tuple[ConditionKernel, Encoded, Floats]:
         """The kernel, the conditions `names`, and their covariance with those measured.
 
-        A new target alone counts `typical` of its size: sizes were learned from targets alone, while those that somebody
-        combined were chosen.
+        A new target alone counts as its size, of which `typical` is the best guess: sizes were learned from targets alone,
+        while those that somebody combined were chosen.
         """
-        kernel = self.knowing(every_target(names)).kernel
+        whole = self.knowing(every_target(names))
+        alone = [targets(name)[0] if len(targets(name)) == 1 else "" for name in names]
+        size = np.array([typical * whole.ratios[one] if one in whole.ratios else 1.0 for one in alone])
+        kernel = whole.kernel
         asked, measured = kernel.encode(names), kernel.encode(self.conditions)
-        new = [len(found := targets(name)) == 1 and found[0] in kernel.strengths for name in names]
-        weakened = replace(asked, dose=asked.dose * np.where(new, typical, 1.0)[:, None])
-        return kernel, asked, kernel.matrix(weakened, measured, self.weights)
+        asked = replace(asked, dose=asked.dose * size[:, None])
+        return kernel, asked, kernel.matrix(asked, measured, self.weights)
 
     def knowing(
         self,
@@ -123,11 +127,14 @@ class EffectPrior:
         if not new:
             return self if kernel is self.kernel else replace(self, kernel=kernel)
         wide = kernel.with_targets(new, self._described(new, features or {}))
-        ratios = self.sizes.ratios(sized_alike(wide, new, self.sizes.targets, self.genes, self.control))
-        wide = replace(wide, strengths={**wide.strengths, **dict(zip(new, ratios.tolist(), strict=True))})
-        larger = replace(self, kernel=wide, sizes=replace(self.sizes, typical=1.0))
+        alike = sized_alike(wide, new, self.sizes.targets, self.genes, self.control)
+        ratios = dict(zip(new, self.sizes.ratios(alike).tolist(), strict=True))
+        larger = replace(
+            self, kernel=wide, sizes=replace(self.sizes, typical=1.0), ratios=dict.fromkeys(new, 1.0)
+        )
         singles = larger.predict(new) @ self.components[: wide.profiles.shape[1]].T
-        return replace(self, kernel=wide.with_profiles(new, singles))
+        kernel = wide.with_profiles(new, singles)
+        return replace(self, kernel=kernel, ratios={**self.ratios, **ratios})
 
     def _described(self, targets: Sequence[str], features: Descriptions) -> dict[str, Floats]:
         """Rows [n, F] of the targets in each description of the kernel; of zeros where it does not know one."""
@@ -165,9 +172,7 @@ class EffectPrior:
         try:
             with safe_open(path, framework="np") as handle:
                 words = json.loads(handle.metadata()["prior"])
-                arrays: dict[str, npt.NDArray[Any]] = {
-                    "control": np.zeros(len(words["genes"]))
-                }  # of older files
+                arrays: dict[str, Any] = {"control": np.zeros(len(words["genes"]))}  # of older files
                 stored = {*_ARRAYS, *_KERNEL_ARRAYS} - ({"control"} - {*handle.keys()})
                 arrays |= {name: handle.get_tensor(name) for name in stored}
                 sizes = Sizes(**{name: _tuples(value) for name, value in words.get("sizes", {}).items()})

@@ -20,7 +20,7 @@ do whose untreated cells are like its own; where settings share controls, the sh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -85,8 +85,6 @@ class ConditionKernel:
     settings: tuple[str, ...]
     controls: Floats
     controls_length2: float
-    strengths: Mapping[str, float] = field(default_factory=dict)
-    """What s of a target is multiplied with, 1 where nothing is said: its expected size."""
 
     def with_settings(self, controls: Mapping[str, Floats]) -> ConditionKernel:
         """This kernel with the control means [G] of those that are further settings; itself where it knows none at all."""
@@ -127,8 +125,7 @@ class ConditionKernel:
         dose = np.zeros((len(parsed), len(self.targets)))
         for row, condition in enumerate(parsed):
             for item in condition.perturbations:
-                strength = self.strengths.get(item.target, 1.0)
-                dose[row, place[item.target]] = strength * self.log_dose(item.dose)
+                dose[row, place[item.target]] = self.log_dose(item.dose)
         pairs = [
             (row, *np.sort(present)[[first, second]])
             for row, present in enumerate(map(np.flatnonzero, dose))

@@ -1,11 +1,11 @@
 """How large the response to a target is that nobody measured: not only which way it goes.
 
 Most perturbations do little and a few do much, so the mean of the measured ones is more than a new one is likely to show.
-A new target counts as if it were given at the dose `ratio`, and alone at typical · ratio. `typical` is what lowers the
-error of the training targets, each predicted without any of its conditions. `ratio` is what its own description and its
-expression tell of the size: exp of a Gaussian process over log sizes, with a term for each description and one for the
-expression in control cells. Each has the share that makes the measured sizes most likely, and none where they are not
-clearly likelier. Uncertainty is scaled by `ratio` alone: variances are those of root mean squares.
+A new target alone counts as if it were given at the dose typical · ratio. `typical` is what lowers the error of the
+training targets, each predicted without any of its conditions. `ratio` is what its own description and its expression tell
+of the size: exp of a Gaussian process over log sizes, with a term for each description and one for the expression in
+control cells. Each has the share that makes the measured sizes most likely, and none where they are not clearly likelier.
+Uncertainty is scaled by `ratio` alone: variances are those of root mean squares.
 """
 
 from __future__ import annotations

@@ -133,7 +133,8 @@ def _features(
         elif isinstance(source, pd.DataFrame):
             tables.append(table(source))
         else:
-            tables.append(read(source, cells.obs, cells.perturbation_key))
+            names = {target for condition in cells.conditions for target in targets(condition)}
+            tables.append(read(source, cells.obs, cells.perturbation_key, names.union(cells.genes.tolist())))
     return combine(tables) if tables else None
 
 
