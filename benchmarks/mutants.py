@@ -36,6 +36,7 @@ GENERATION = ("tests/flow/test_generate.py", "tests/run/test_predict.py")
 TESTS: dict[str, tuple[str, ...]] = {
     "training/module.py": (OBJECTIVE, "tests/training/test_schedule.py"),
     "training/inputs.py": ("tests/training/test_inputs.py",),
+    "training/prepared.py": ("tests/training/test_inputs.py",),
     "flow/path.py": (OBJECTIVE, "tests/flow/test_loss.py", "tests/prior/test_start.py"),
     "flow/loss.py": (OBJECTIVE, "tests/flow/test_loss.py"),
     "flow/step.py": (OBJECTIVE, "tests/flow/test_loss.py"),

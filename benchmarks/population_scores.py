@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scdfm.evaluation.distribution import (
+from scdfm.evaluation.populations import (
     Axes,
     Sample,
     Truth,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -116,3 +117,12 @@ def test_curves_of_unfinished_fits_are_shown(script, tmp_path) -> None:
     assert "| source gaussian | 1,500 | 1 | – | 1.5 | 1.5 | 1.5 |" in page
     assert "source gaussian, seed 1: 1,000 of 2,000 steps" in page
     assert "Test:" not in page
+
+
+def test_every_mutation_is_of_a_text_that_is_there() -> None:
+    """A change of the code brings its line of mutants.toml along."""
+    for name, mutants in tomllib.loads((BENCHMARKS / "mutants.toml").read_text()).items():
+        source = (BENCHMARKS.parent / "src" / "scdfm" / name).read_text()
+        for mutant, (before, after) in mutants.items():
+            assert source.count(before) == 1, f"{name}: {mutant}"
+            assert before != after

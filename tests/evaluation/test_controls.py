@@ -9,8 +9,7 @@ from anndata import AnnData
 
 from scdfm.data.reading import read_cells
 from scdfm.evaluation import evaluate
-from scdfm.evaluation.controls import control_means, halved_controls
-from scdfm.evaluation.pseudobulk import Population
+from scdfm.evaluation.pseudobulk import Population, control_means, halved_controls
 
 GENES = [f"G{i:02d}" for i in range(80)]
 

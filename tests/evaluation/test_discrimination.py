@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scdfm.evaluation.discrimination import centroid_accuracy, ds_cosine, transpose_rank
+from scdfm.evaluation.metrics import centroid_accuracy, ds_cosine, transpose_rank
 
 REAL = np.array([[0.0, 0], [4, 0], [0, 4]])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scdfm.evaluation.distribution import Axes, Sample, Truth, energy_and_mmd, principal_axes, wasserstein
+from scdfm.evaluation.populations import Axes, Sample, Truth, energy_and_mmd, principal_axes, wasserstein
 
 rng = np.random.default_rng(0)
 

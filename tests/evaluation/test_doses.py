@@ -8,8 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scdfm.data.conditions import Perturbation, parse
-from scdfm.evaluation.baselines import Training, additive, low_rank, no_change, ridge, training_mean
-from scdfm.evaluation.doses import DoseScale, indicators, settings_of, single_shift
+from scdfm.evaluation.baselines import (
+    DoseScale,
+    Training,
+    additive,
+    indicators,
+    low_rank,
+    no_change,
+    ridge,
+    settings_of,
+    single_shift,
+    training_mean,
+)
 
 GENES = ("A", "B", "u", "v")
 CONTROLS = {"control|x=1": np.array([1.0, 1, 1, 1]), "control|x=2": np.array([3.0, 3, 3, 3])}

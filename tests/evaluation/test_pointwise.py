@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scdfm.evaluation.discrimination import discrimination
-from scdfm.evaluation.pointwise import l2, mae, mse, pearson, pearson_delta, spearman, top_genes
+from scdfm.evaluation.metrics import discrimination, l2, mae, mse, pearson, pearson_delta, spearman, top_genes
 
 rng = np.random.default_rng(0)
 

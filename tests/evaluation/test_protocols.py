@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scdfm.evaluation import evaluate
-from scdfm.evaluation.pointwise import mae, mse, pearson_delta
+from scdfm.evaluation.metrics import mae, mse, pearson_delta
 from scdfm.evaluation.protocols import NAMES
 
 PARITY = (*NAMES, "mse", "mae", "pearson_delta")

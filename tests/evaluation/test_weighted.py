@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scdfm.evaluation.weighted import effect_weights, mse_weighted, pearson_weighted, r2_weighted
+from scdfm.evaluation.metrics import effect_weights, mse_weighted, pearson_weighted, r2_weighted
 
 
 def test_formulas():

@@ -20,9 +20,8 @@ from scdfm.datasets.generated import generated_norman
 from scdfm.datasets.published import PUBLISHED_METRICS
 from scdfm.errors import ConfigError, DataError, RunError
 from scdfm.reproduction import EXPERIMENTS, VARIANTS, Reproduction, reproduce
-from scdfm.reproduction.check import control_check
+from scdfm.reproduction.check import PublishedFolds, control_check
 from scdfm.reproduction.experiments import experiment_named
-from scdfm.reproduction.folds import PublishedFolds
 from scdfm.run import Run
 from scdfm.threads import openmp_threads_kept
 from scdfm.training.module import FlowModule

@@ -19,10 +19,9 @@ import pandas as pd
 import pytest
 
 import scdfm
-from scdfm.screening.calibration import Calibration
-from scdfm.screening.correlation import Floats
+from scdfm.evaluation.pseudobulk import Floats
 from scdfm.screening.effect import Effect
-from scdfm.screening.ensemble import Ensemble
+from scdfm.screening.ensemble import Calibration, Ensemble
 from scdfm.screening.job import untreated
 from scdfm.screening.page import write_page
 from scdfm.screening.ranking import Ranking

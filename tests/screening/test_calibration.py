@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scdfm.screening.calibration import Calibration, calibrating
-from scdfm.screening.ensemble import Ensemble
-from scdfm.screening.words import calibration_note
+from scdfm.screening.ensemble import Calibration, Ensemble, calibrating
+from scdfm.screening.page import calibration_note
 
 
 def test_a_known_law_is_found_again():

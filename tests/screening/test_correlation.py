@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from scdfm.screening.correlation import Distances, distance_correlation
+from scdfm.screening.interaction import Distances, distance_correlation
 
 
 def dcor(x, y) -> float:

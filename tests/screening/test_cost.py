@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scdfm.screening.cost import Estimate, seconds_per_item
+from scdfm.screening.job import Estimate, seconds_per_item
 
 
 class Work:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scdfm.screening.propose import diverse
+from scdfm.screening.ranking import diverse
 
 FAR = np.array([[0.0, 0], [0.1, 0], [10, 0], [10.1, 0], [0, 10]])
 

@@ -23,21 +23,26 @@ from scdfm.evaluation.ceiling import (
     half_against_all,
     interpolated_duplicate,
 )
-from scdfm.evaluation.controls import control_means, halved_controls
 from scdfm.evaluation.expression import RankTests, against_control
-from scdfm.evaluation.metrics import Standard, score_means
-from scdfm.evaluation.pointwise import top_genes
+from scdfm.evaluation.metrics import Standard, effect_weights, score_means, top_genes
 from scdfm.evaluation.populations import score_populations
 from scdfm.evaluation.prior import PRIOR, Fitted, Predictor, prior_of, prior_population
-from scdfm.evaluation.pseudobulk import Floats, Moments, Population, control_moments, moments, row_means
+from scdfm.evaluation.pseudobulk import (
+    Floats,
+    Moments,
+    Population,
+    control_means,
+    control_moments,
+    halved_controls,
+    moments,
+    row_means,
+)
 from scdfm.evaluation.registry import METRICS, RESPONDERS, WEIGHTED, checked
 from scdfm.evaluation.responders import score_responders
 from scdfm.evaluation.trained import training_control_of, training_means
-from scdfm.evaluation.vcc2026.counts import Counts
-from scdfm.evaluation.vcc2026.inputs import counted, log1p_cells, refuse_options
+from scdfm.evaluation.vcc2026.counts import Counts, counted, log1p_cells, refuse_options
 from scdfm.evaluation.vcc2026.metrics import own_genes
 from scdfm.evaluation.vcc2026.score import RESERVED, score
-from scdfm.evaluation.weighted import effect_weights
 
 Protocol = Literal["scdfm", "paper", "vcc2026"]
 PAPER_GENES = 1000

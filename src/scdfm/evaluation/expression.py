@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import sparse
 from scipy.special import ndtr
 from scipy.stats import false_discovery_control, mannwhitneyu
 from tqdm.auto import tqdm
 
 from scdfm.data.stored import StoredMatrix
-from scdfm.evaluation.pointwise import spearman
 from scdfm.evaluation.pseudobulk import Floats, Population, Rows, taken
 from scdfm.threads import openmp_threads_kept
 
@@ -221,12 +219,3 @@ def fold_change(mean: Floats, control: Floats) -> Floats:
     at infinity, and one silent in both stays at 1.
     """
     return (np.expm1(mean) + 1e-9) / (np.expm1(control) + 1e-9)
-
-
-def de_spearman(predicted: Floats, real: Floats, control: Floats, significant: NDArray[np.bool_]) -> Floats:
-    """Spearman of predicted and real fold changes over each condition's `significant` genes [K, A] -> [K].
-
-    Undefined (NaN) below three significant genes, and where a fold change is constant over them.
-    """
-    x, y = fold_change(predicted, control), fold_change(real, control)
-    return np.array([spearman(x[k, keep], y[k, keep]) for k, keep in enumerate(significant)])

@@ -1,17 +1,221 @@
-"""The values of the pointwise metrics, for a table of predicted means against a standard."""
+"""The pointwise metrics, each a formula, and their values for a table of predicted means against a standard.
+
+Everything is log1p of normalised counts; K conditions, G scored genes. A value that has no definition is NaN.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+from scipy.stats import rankdata
 
-from scdfm.evaluation import pointwise, weighted
-from scdfm.evaluation.discrimination import centroid_accuracy, discrimination, ds_cosine, transpose_rank
-from scdfm.evaluation.expression import de_spearman
+from scdfm.evaluation.expression import fold_change
 from scdfm.evaluation.pseudobulk import Floats
+
+FLAT = 1e-9
+"""A vector whose largest departure from its mean is below this (times the values' scale) counts as constant."""
+
+
+def l2(predicted: Floats, real: Floats) -> Floats:
+    """Euclidean norm over genes of predicted − real mean, [K]."""
+    return np.asarray(np.linalg.norm(predicted - real, axis=1))
+
+
+def mse(predicted: Floats, real: Floats) -> Floats:
+    """Mean over genes of the squared difference of means, [K]."""
+    return np.asarray(np.mean((predicted - real) ** 2, axis=1))
+
+
+def mae(predicted: Floats, real: Floats) -> Floats:
+    """Mean over genes of the absolute difference of means, [K]."""
+    return np.asarray(np.mean(np.abs(predicted - real), axis=1))
+
+
+def pearson(x: Floats, y: Floats, scale: float = 1.0) -> Floats:
+    """Pearson correlation of the rows of `x` and `y` [K, G] -> [K]; NaN where either row is constant.
+
+    `scale` is the size of the numbers that were subtracted to give `x` and `y`: rounding leaves about
+    1e-16 of it, so a row flatter than 1e-9 of it is constant.
+    """
+    x = x - x.mean(axis=1, keepdims=True)
+    y = y - y.mean(axis=1, keepdims=True)
+    flat = (np.abs(x).max(axis=1, initial=0) <= FLAT * scale) | (
+        np.abs(y).max(axis=1, initial=0) <= FLAT * scale
+    )
+    norm = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    product = np.einsum("kg,kg->k", x, y)
+    return np.where(flat, np.nan, product / np.where(flat, 1.0, norm)).clip(-1, 1)
+
+
+def pearson_delta(predicted: Floats, real: Floats, predicted_origin: Floats, origin: Floats) -> Floats:
+    """Pearson of (predicted − its origin) and (real − origin), [K].
+
+    With the control mean as origin this is Pearson Δ; with the mean O of the training conditions' means it is
+    Systema's Pearson Δ̂ (Viñas Torné et al. 2025). Origins are [G] or [K, G].
+    """
+    scale = max(float(np.abs(real).max(initial=0)), 1e-300)
+    return pearson(predicted - predicted_origin, real - origin, scale)
+
+
+def on_top(values: Floats, top: NDArray[np.int64]) -> Floats:
+    """`values` [K, G] at each condition's own genes `top` [K, n] -> [K, n]."""
+    return np.take_along_axis(values, top, axis=1)
+
+
+def top_genes(score: Floats, n: int = 20) -> NDArray[np.int64]:
+    """The `n` columns of largest `score` per row [K, G] -> [K, n]; ties go to the earlier gene."""
+    return np.argsort(-score, axis=1, kind="stable")[:, :n]
+
+
+def spearman(x: Floats, y: Floats) -> float:
+    """Spearman correlation of two vectors; NaN below three values or where either is constant."""
+    if len(x) < 3:
+        return float("nan")
+    return float(pearson(rankdata(x)[None], rankdata(y)[None])[0])
+
+
+def effect_weights(z: Floats) -> Floats:
+    """Weights [K, G] of genes from their test against control `z` [K, G], each row summing to 1.
+
+    |z| is brought to 0 to 1 within a condition and squared (Mejia et al. 2025): genes that do not respond hardly
+    count. Equal weights where no gene stands out.
+    """
+    size = np.abs(z)
+    low, high = size.min(axis=1, keepdims=True), size.max(axis=1, keepdims=True)
+    spread = np.where(high > low, high - low, 1.0)
+    weight = np.where(high > low, ((size - low) / spread) ** 2, 1.0)
+    return np.asarray(weight / weight.sum(axis=1, keepdims=True))
+
+
+def mse_weighted(predicted: Floats, real: Floats, weight: Floats) -> Floats:
+    """Σ w (p − r)² over genes, [K]."""
+    return np.asarray(np.einsum("kg,kg->k", weight, (predicted - real) ** 2))
+
+
+def pearson_weighted(predicted: Floats, real: Floats, weight: Floats) -> Floats:
+    """Weighted Pearson correlation of the rows of shifts `predicted` and `real` [K, G]; NaN where one is constant."""
+    x, y = _centred(predicted, weight), _centred(real, weight)
+    xx, yy, xy = (np.einsum("kg,kg,kg->k", weight, a, b) for a, b in ((x, x), (y, y), (x, y)))
+    flat = ~((xx > FLAT**2) & (yy > FLAT**2))
+    return np.where(flat, np.nan, xy / np.sqrt(np.where(flat, 1.0, xx * yy))).clip(-1, 1)
+
+
+def r2_weighted(predicted: Floats, real: Floats, weight: Floats) -> Floats:
+    """1 − Σ w (p − r)² / Σ w (r − r̄)² of shifts [K, G], r̄ the weighted mean; NaN where the real one is constant."""
+    y = _centred(real, weight)
+    total = np.einsum("kg,kg,kg->k", weight, y, y)
+    flat = ~(total > FLAT**2)
+    error = mse_weighted(predicted, real, weight)
+    return np.where(flat, np.nan, 1 - error / np.where(flat, 1.0, total))
+
+
+def _centred(values: Floats, weight: Floats) -> Floats:
+    return np.asarray(values - np.einsum("kg,kg->k", weight, values)[:, None])
+
+
+Distance = Literal["cityblock", "euclidean", "cosine"]
+
+
+def discrimination(
+    predicted: Floats,
+    real: Floats,
+    *,
+    signed: bool,
+    distance: Distance = "cityblock",
+    without: list[NDArray[np.int64]] | None = None,
+    groups: Iterable[list[int]] | None = None,
+) -> Floats:
+    """Discrimination score [K] of shifts from control `predicted` and `real`, both [K, A].
+
+    1 − r / K, where r (from 0) is the rank of the true condition among all K by distance to the prediction:
+    1 is best, chance is (K + 1) / 2K. Conditions at exactly the same distance share their mean rank. The
+    published variant compares |shift| (`signed=False`), so that a shift of the wrong sign counts as right.
+    `without` names genes (columns) left out for each condition. `groups` are places of conditions that are ranked
+    among themselves (default: all). Undefined (NaN) for a single condition.
+    """
+    if groups is not None:
+        scores = np.full(len(predicted), np.nan)
+        for places in groups:
+            left_out = None if without is None else [without[k] for k in places]
+            scores[places] = discrimination(
+                predicted[places], real[places], signed=signed, distance=distance, without=left_out
+            )
+        return scores
+    if not signed:
+        predicted, real = np.abs(predicted), np.abs(real)
+    scores = np.full(len(predicted), np.nan)
+    if len(real) < 2:
+        return scores
+    every = cdist(predicted, real, distance)
+    for k, row in enumerate(every):
+        if not np.isfinite(predicted[k]).all():
+            continue
+        if without is not None and len(without[k]):
+            kept = np.delete(np.arange(real.shape[1]), without[k])
+            row = cdist(predicted[k : k + 1, kept], real[:, kept], distance)[0]
+        closer = np.sum(row < row[k])
+        level = np.sum(row == row[k]) - 1
+        scores[k] = 1 - (closer + level / 2) / len(real)
+    return scores
+
+
+def centroid_accuracy(predicted: Floats, real: Floats, groups: Iterable[list[int]] | None = None) -> Floats:
+    """Systema's centroid accuracy [K]: share of the other real means that lie farther from the prediction than its own.
+
+    By Euclidean distance of means [K, G]; equal distances count half. Chance is 1/2; NaN for a single condition.
+    """
+    return _share_farther(cdist(predicted, real), groups)
+
+
+def transpose_rank(predicted: Floats, real: Floats, groups: Iterable[list[int]] | None = None) -> Floats:
+    """Share of the other *predictions* that lie farther from a condition's real mean than its own, [K].
+
+    A model that predicts one mean for all is at chance, 1/2, here and in `centroid_accuracy`; a prediction that is
+    near to everything passes one of the two alone.
+    """
+    return _share_farther(cdist(real, predicted), groups)
+
+
+def ds_cosine(predicted: Floats, real: Floats, groups: Iterable[list[int]] | None = None) -> Floats:
+    """Share of the other real shifts that point further away from the predicted one than its own does, [K].
+
+    Shifts [K, A] hold no gene that a condition targets. A shift without length points nowhere: distance 1.
+    """
+    if not real.shape[1]:
+        return np.full(len(predicted), np.nan)
+    distance = cdist(predicted, real, "cosine")
+    nowhere = (np.abs(predicted).max(axis=1) == 0)[:, None] | (np.abs(real).max(axis=1) == 0)
+    return _share_farther(np.where(nowhere, 1.0, distance), groups)
+
+
+def _share_farther(distance: Floats, groups: Iterable[list[int]] | None) -> Floats:
+    """For each row of `distance` [K, K] the share of the other columns, in its group, farther than the diagonal.
+
+    Columns without a distance (nothing predicted) do not take part; a diagonal without one gives NaN.
+    """
+    shares = np.full(len(distance), np.nan)
+    for places in groups or [list(range(len(distance)))]:
+        within = distance[np.ix_(places, places)]
+        own = np.diag(within)[:, None]
+        others = np.isfinite(within).sum(axis=1) - 1
+        farther = (within > own).sum(axis=1) + ((within == own).sum(axis=1) - 1) / 2
+        usable = np.isfinite(own[:, 0]) & (others > 0)
+        shares[places] = np.where(usable, farther / np.maximum(others, 1), np.nan)
+    return shares
+
+
+def de_spearman(predicted: Floats, real: Floats, control: Floats, significant: NDArray[np.bool_]) -> Floats:
+    """Spearman of predicted and real fold changes over each condition's `significant` genes [K, A] -> [K].
+
+    Undefined (NaN) below three significant genes, and where a fold change is constant over them.
+    """
+    x, y = fold_change(predicted, control), fold_change(real, control)
+    return np.array([spearman(x[k, keep], y[k, keep]) for k, keep in enumerate(significant)])
 
 
 @dataclass(frozen=True)
@@ -59,31 +263,29 @@ def score_means(
     free = ~standard.targeted
     p, r, o = predicted[:, columns], standard.real[:, columns], standard.centre[..., columns]
     control, shifts = standard.control[..., columns], (predicted - origin, standard.real - standard.control)
-    on_top = o[standard.top] if o.ndim == 1 else pointwise.on_top(o, standard.top)
+    origin_on_top = o[standard.top] if o.ndim == 1 else on_top(o, standard.top)
     values: dict[str, Callable[[], Floats]] = {
-        "l2": lambda: pointwise.l2(p, r),
-        "mse": lambda: pointwise.mse(p, r),
-        "mae": lambda: pointwise.mae(p, r),
-        "pearson_delta": lambda: pointwise.pearson_delta(p, r, origin[..., columns], control),
+        "l2": lambda: l2(p, r),
+        "mse": lambda: mse(p, r),
+        "mae": lambda: mae(p, r),
+        "pearson_delta": lambda: pearson_delta(p, r, origin[..., columns], control),
         "ds": lambda: discrimination(*shifts, signed=False, groups=standard.groups),
         "ds_signed": lambda: discrimination(*shifts, signed=True, groups=standard.groups),
         "de_spearman": lambda: de_spearman(p, r, control, standard.significant),
-        "pearson_delta_hat": lambda: pointwise.pearson_delta(p, r, o, o),
-        "pearson_delta_hat_20": lambda: pointwise.pearson_delta(
-            pointwise.on_top(p, standard.top),
-            pointwise.on_top(r, standard.top),
-            on_top,
-            on_top,
+        "pearson_delta_hat": lambda: pearson_delta(p, r, o, o),
+        "pearson_delta_hat_20": lambda: pearson_delta(
+            on_top(p, standard.top),
+            on_top(r, standard.top),
+            origin_on_top,
+            origin_on_top,
         ),
-        "mse_weighted": lambda: weighted.mse_weighted(p, r, standard.weight),
-        "pearson_delta_weighted": lambda: weighted.pearson_weighted(
+        "mse_weighted": lambda: mse_weighted(p, r, standard.weight),
+        "pearson_delta_weighted": lambda: pearson_weighted(
             p - origin[..., columns], r - control, standard.weight
         ),
-        "r2_delta_weighted": lambda: weighted.r2_weighted(p - control, r - control, standard.weight),
-        "mse_corrected": lambda: pointwise.mse(p, r) - np.minimum(noise, standard.noise) - standard.noise,
-        "pearson_delta_split": lambda: pointwise.pearson_delta(
-            p if apart is None else apart[:, columns], r, one, two
-        ),
+        "r2_delta_weighted": lambda: r2_weighted(p - control, r - control, standard.weight),
+        "mse_corrected": lambda: mse(p, r) - np.minimum(noise, standard.noise) - standard.noise,
+        "pearson_delta_split": lambda: pearson_delta(p if apart is None else apart[:, columns], r, one, two),
         "ds_cosine": lambda: ds_cosine(shifts[0][:, free], shifts[1][:, free], standard.groups),
         "centroid_accuracy": lambda: centroid_accuracy(p, r, standard.groups),
         "transpose_rank": lambda: transpose_rank(p, r, standard.groups),

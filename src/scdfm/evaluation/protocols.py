@@ -17,10 +17,10 @@ from scipy.stats import false_discovery_control, rankdata
 
 from scdfm.data.conditions import CONTROL
 from scdfm.data.stored import stacked, subset
-from scdfm.evaluation import pointwise
+from scdfm.evaluation import metrics as formulas
 from scdfm.evaluation.alignment import Pair
-from scdfm.evaluation.discrimination import Distance, discrimination
 from scdfm.evaluation.expression import SMALL, RankTests, against_control
+from scdfm.evaluation.metrics import Distance, discrimination
 from scdfm.evaluation.pseudobulk import Floats, Population, moments
 
 Release = Literal["0.5.42", "0.8.2"]
@@ -81,7 +81,7 @@ def cell_eval(
         if name in _DISCRIMINATION:
             values[name] = _discrimination(pair, scored, predicted, real, _DISCRIMINATION[name], release)
         elif name in ("mse_delta", "mae_delta"):
-            error = pointwise.mse if name == "mse_delta" else pointwise.mae
+            error = formulas.mse if name == "mse_delta" else formulas.mae
             values[name] = error(predicted.mean - predicted.control, real.mean - real.control)
     return values | _expression(predicted, real, names, release)
 
@@ -179,7 +179,7 @@ def _counts_agree(real: Floats, predicted: Floats, release: Release) -> float:
 def _rank_correlation(x: Floats, y: Floats) -> float:
     if len(x) < 2:
         return float("nan")
-    return float(pointwise.pearson(rankdata(x)[None], rankdata(y)[None])[0])
+    return float(formulas.pearson(rankdata(x)[None], rankdata(y)[None])[0])
 
 
 def _ranked(log_ratio: Floats, fdr: Floats) -> list[NDArray[np.int64]]:

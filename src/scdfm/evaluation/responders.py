@@ -13,9 +13,8 @@ from scdfm.data.conditions import CONTROL
 from scdfm.data.stored import stacked, subset
 from scdfm.evaluation.alignment import Pair
 from scdfm.evaluation.ceiling import CEILING, Halves
-from scdfm.evaluation.controls import halved_controls
 from scdfm.evaluation.expression import RankTests, against_control
-from scdfm.evaluation.pseudobulk import Floats, Population, Rows
+from scdfm.evaluation.pseudobulk import Floats, Population, Rows, halved_controls
 from scdfm.evaluation.vcc2026.metrics import own_genes
 from scdfm.seeds import numpy_rng
 

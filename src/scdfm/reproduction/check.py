@@ -1,4 +1,4 @@
-"""The protocol check: predicting no change must score as published, before anything is fitted.
+"""The folds of a published experiment, and the check of its protocol: no change must score as published before any fit.
 
 The row called Control has no model in it: it depends on data, scale, test conditions and scored genes alone. The
 publication does not say which folds its figures are of, so the nearest of the folds and their mean counts.
@@ -6,19 +6,49 @@ publication does not say which folds its figures are of, so the nearest of the f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
+from scdfm.benchmarking import Fold, Folds, Plan
+from scdfm.benchmarking.folds import scored_conditions
 from scdfm.benchmarking.tables import ALL, kind
+from scdfm.data import CONTROL, CellTable, targets
+from scdfm.data.panel import variable_genes
 from scdfm.datasets import published
 from scdfm.errors import DataError
 from scdfm.evaluation import evaluate
 from scdfm.evaluation.baselines import NO_CHANGE
 from scdfm.reproduction.experiments import Experiment
-from scdfm.reproduction.folds import PublishedFolds
+
+
+class PublishedFolds(Folds):
+    """Folds whose scored genes are the `n_genes` most variable of the panel over test and control cells (scanpy).
+
+    With `apart` singles and combinations are scored by themselves.
+    """
+
+    def __init__(self, plan: Plan, cells: CellTable, n_genes: int, apart: bool) -> None:
+        super().__init__(plan, cells)
+        self.n_genes, self.apart = n_genes, apart
+
+    def _scored_genes(self, number: int) -> tuple[str, ...]:
+        panel = super()._scored_genes(number)
+        split = self.plan.fold_split(self.cells, number)
+        seen = self.cells.select([CONTROL, *scored_conditions(self.plan, self.cells, split)])
+        variable = variable_genes(seen.X[:, seen.columns(panel)], self.n_genes)
+        return tuple(np.array(panel)[variable].tolist())
+
+    def _fold(self, number: int) -> Fold:
+        fold = super()._fold(number)
+        if not self.apart:
+            return fold
+        sizes = sorted({len(targets(name)) for name in fold.conditions})
+        groups = (tuple(name for name in fold.conditions if len(targets(name)) == size) for size in sizes)
+        return replace(fold, apart=tuple(groups))
+
 
 TOLERANCE: Final = 0.03
 CHECKED: Final = ("l2", "mse", "mae", "ds")

@@ -11,8 +11,8 @@ import scipy.sparse as sp
 from scipy.stats import norm
 
 from scdfm.data.stored import in_memory, subset
-from scdfm.evaluation.distribution import Axes, principal_axes, squared_distances
-from scdfm.screening.correlation import Floats
+from scdfm.evaluation.populations import Axes, principal_axes, squared_distances
+from scdfm.evaluation.pseudobulk import Floats
 from scdfm.seeds import derive, numpy_rng
 
 if TYPE_CHECKING:

@@ -20,10 +20,9 @@ from scipy.optimize import minimize_scalar
 from tqdm.auto import tqdm
 
 from scdfm.errors import ConfigError, RunError
-from scdfm.screening.calibration import calibrating
-from scdfm.screening.correlation import Floats
+from scdfm.evaluation.pseudobulk import Floats
 from scdfm.screening.effect import Reference, energy_distance, mean_distance
-from scdfm.screening.ensemble import Ensemble
+from scdfm.screening.ensemble import Ensemble, calibrating
 from scdfm.screening.job import untreated
 from scdfm.screening.observed import Observed, read_observed
 from scdfm.screening.space import all_targets, combinations, members

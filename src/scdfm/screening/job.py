@@ -1,11 +1,12 @@
-"""Predict every condition of a space, keep what matters of each, and rank them."""
+"""A screen as work: what is asked, what it will cost, its shards, and the folder that it leaves."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import anndata as ad
 import numpy as np
@@ -16,18 +17,15 @@ from tqdm.auto import tqdm
 from scdfm.data.conditions import CONTROL
 from scdfm.data.stored import in_memory, subset
 from scdfm.errors import ConfigError, DataError
+from scdfm.evaluation.pseudobulk import Floats
 from scdfm.files import write_json, written_whole
-from scdfm.jobs import begun
+from scdfm.jobs import begun, duration
 from scdfm.processes import Place, place
-from scdfm.screening.calibration import Calibration, calibrating
-from scdfm.screening.correlation import Floats
-from scdfm.screening.cost import Estimate, seconds_per_item
 from scdfm.screening.effect import Effect, Reference, Untreated
-from scdfm.screening.ensemble import Ensemble
+from scdfm.screening.ensemble import Calibration, Ensemble, calibrating
 from scdfm.screening.interaction import GENES, interaction
 from scdfm.screening.page import write_page
-from scdfm.screening.propose import proposed
-from scdfm.screening.ranking import Ranking
+from scdfm.screening.ranking import Ranking, proposed
 from scdfm.screening.space import chosen, members
 from scdfm.screening.store import CALIBRATION, PROPOSED, RECORD, TABLE, Screen, Store
 from scdfm.screening.table import Tabulator
@@ -38,6 +36,55 @@ if TYPE_CHECKING:
 
     from scdfm.data import CellTable
     from scdfm.run import Run
+
+
+PROBE_SECONDS: Final = 4.0
+"""The probe grows until one batch takes this long..."""
+PROBE_SHARE: Final = 0.04
+"""... or it holds this share of the screen."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds to predict `conditions`, and to score `pairs` afterwards."""
+
+    conditions: int
+    seconds_per_condition: float
+    pairs: int = 0
+    seconds_per_pair: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.conditions * self.seconds_per_condition + self.pairs * self.seconds_per_pair
+
+    def __str__(self) -> str:
+        return f"{self.conditions:,} conditions at {self.seconds_per_condition:.3g} s: about {duration(self.seconds)}"
+
+
+def seconds_per_item(
+    work: Callable[[Sequence[str]], object],
+    names: Sequence[str],
+    largest: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds that `work` takes for one of `names`, at the end of a probe on a growing number of them.
+
+    The first call warms up (weights are read, memory is taken) and does not count. Batches double until one takes
+    PROBE_SECONDS, holds PROBE_SHARE of the names, or `largest` of them, the number that the work will get at once.
+    """
+    # Items of the end of the list cost most (more targets); most of a screen is like them.
+    order = list(reversed(names))
+    work(order[:1])
+    size, most = 1, max(1, min(largest, round(PROBE_SHARE * len(names))))
+    while True:
+        start = clock()
+        work([order[at % len(order)] for at in range(size)])
+        taken = clock() - start
+        if size >= most or taken >= PROBE_SECONDS:
+            return taken / size
+        size = min(2 * size, most)
+
 
 SHARD = 32
 """Conditions of one shard: what a screen that is stopped may lose at most."""
@@ -69,7 +116,7 @@ def screen(
         of every combination, e.g. "cell_line=K562|time=24". conditions: names to predict instead of combinations.
     cells: cells generated for each condition (by each run).
     rank_by: effect, interaction, uncertainty, toward:CELLS.h5ad or signature:UP.txt,DOWN.txt.
-    propose: how many conditions to propose for the next experiment (`scdfm.screening.propose`).
+    propose: how many conditions to propose for the next experiment (`scdfm.screening.ranking`).
     keep_cells: keep the predicted cells too, not only their means.
     controls: control cells to start from; None takes those stored with the (first) run.
     resume: go on in `out`, or rank a finished screen anew. say: is told the cost before the work starts, after a short

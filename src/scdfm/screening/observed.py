@@ -15,8 +15,8 @@ from scdfm.data.reading import cells_of, read_like
 from scdfm.data.source import open_source
 from scdfm.data.stored import in_memory, subset
 from scdfm.errors import DataError
+from scdfm.evaluation.pseudobulk import Floats
 from scdfm.run.scale import require_scale
-from scdfm.screening.correlation import Floats
 
 if TYPE_CHECKING:
     from anndata import AnnData

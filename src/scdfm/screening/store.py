@@ -24,9 +24,9 @@ import pandas as pd
 
 from scdfm.data.tables import READ_ERRORS
 from scdfm.errors import ConditionError, RunError
+from scdfm.evaluation.pseudobulk import Floats
 from scdfm.files import read_text, written_whole
 from scdfm.jobs import Parts
-from scdfm.screening.correlation import Floats
 from scdfm.screening.effect import Effect
 
 RECORD: Final = "screen.json"

@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 
 from scdfm.data.conditions import CONTROL
-from scdfm.evaluation.distribution import squared_distances
-from scdfm.screening.calibration import Calibration
-from scdfm.screening.correlation import Floats
+from scdfm.evaluation.populations import squared_distances
+from scdfm.evaluation.pseudobulk import Floats
 from scdfm.screening.effect import Untreated
-from scdfm.screening.ensemble import Ensemble
+from scdfm.screening.ensemble import Calibration, Ensemble
 from scdfm.screening.interaction import COLUMNS, informative_genes, of_shifts
 from scdfm.screening.ranking import Ranking
 from scdfm.screening.space import members

@@ -6,7 +6,7 @@ import numpy as np
 
 from scdfm.evaluation import read_counts
 from scdfm.evaluation.registry import JACCARD
-from scdfm.evaluation.vcc2026.replicate import anchors, halves, replicates
+from scdfm.evaluation.vcc2026.anchors import anchors, halves, replicates
 from scdfm.evaluation.vcc2026.side import side_of
 
 

@@ -1,4 +1,4 @@
-"""Raw counts of single cells by condition, read as they are: what protocol vcc2026 scores."""
+"""Raw counts, as the Virtual Cell Challenge scores them: read, checked, and told apart from log1p values."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from scdfm.data.cells import CellTable
 from scdfm.data.conditions import CONTROL
 from scdfm.data.design import Design
 from scdfm.data.labels import chosen_rows, label_cells
 from scdfm.data.naming import Naming
 from scdfm.data.source import Source, open_source
 from scdfm.data.values import Check, Reading, to_csr, totals
-from scdfm.errors import DataError
+from scdfm.errors import ConfigError, DataError
 from scdfm.evaluation.pseudobulk import Floats, Rows, taken
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
 
 MOST_PER_CELL: Final = 1e6
 """Counts of one cell at most, as in the challenge."""
@@ -193,3 +195,44 @@ def _ordered(labels: pd.Series, names: NDArray[np.str_]) -> tuple[tuple[str, ...
         if label in known:
             spelling.setdefault(known[label], label)
     return tuple(spelling), spelling
+
+
+def refuse_options(given: Mapping[str, bool], protocol: str) -> None:
+    """Raise ConfigError for the first option that is `given` though it has no effect under `protocol`."""
+    for option in (name for name, there in given.items() if there):
+        raise ConfigError(
+            f"{option} is no option of protocol {protocol}; leave it out, or choose another protocol"
+        )
+
+
+def counted(
+    predicted: Any,
+    real: Any,
+    control: str,
+    key: str | None,
+    subset: Mapping[str, str] | None,
+    layer: str | None,
+) -> tuple[Counts | None, Counts]:
+    """Both sides as counts; the real ones from `layer`, if they are not read yet."""
+    for side in (predicted, real):
+        if isinstance(side, CellTable):
+            raise ConfigError(
+                "protocol vcc2026 scores raw counts, and a CellTable holds log1p values; give the file, an AnnData, or "
+                "scdfm.read_counts(path, layer=...)"
+            )
+    key = key or "perturbation"
+    if isinstance(real, Counts) and (subset or layer):
+        raise ConfigError("subset and layer go with a file or an AnnData; give them to read_counts")
+    truth = real if isinstance(real, Counts) else read_counts(real, key, control, layer, subset)
+    if predicted is None or isinstance(predicted, Counts):
+        return predicted, truth
+    return read_counts(predicted, key, control, None, subset, need_control=False), truth
+
+
+def log1p_cells(cells: Any) -> Any:
+    """`cells`, unless they were read as counts."""
+    if isinstance(cells, Counts):
+        raise ConfigError(
+            "read_counts goes with protocol vcc2026; other protocols score log1p values (read_cells)"
+        )
+    return cells

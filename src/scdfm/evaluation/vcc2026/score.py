@@ -16,10 +16,17 @@ from scdfm.evaluation import baselines
 from scdfm.evaluation.baselines import Training
 from scdfm.evaluation.pseudobulk import Floats
 from scdfm.evaluation.registry import ERROR, FOLD_ERROR, VCC_METRICS, VCC_SCORED, checked
+from scdfm.evaluation.vcc2026.anchors import (
+    MEAN_RESPONSE,
+    SPLITS,
+    anchors,
+    emitted,
+    mean_response,
+    replicates,
+    splittable,
+)
 from scdfm.evaluation.vcc2026.counts import Counts
-from scdfm.evaluation.vcc2026.emission import MEAN_RESPONSE, emitted, mean_response
 from scdfm.evaluation.vcc2026.metrics import compared, own_genes, ratio
-from scdfm.evaluation.vcc2026.replicate import SPLITS, anchors, replicates, splittable
 from scdfm.evaluation.vcc2026.side import Side, profiles, side_of
 
 ALL: Final = "all"
