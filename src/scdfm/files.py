@@ -142,6 +142,17 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def require_replaceable(path: Path, marker: str) -> None:
+    """Raise DataError unless `path` may be overwritten: there is nothing, or a folder that holds the file `marker`."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if path.is_symlink() or not (path / marker).is_file():
+        raise DataError(
+            f"output folder {path}: --overwrite replaces a folder of the same kind alone, with {marker} in it; remove it "
+            "by hand, or choose another --out"
+        )
+
+
 def new_folder(path: str | Path) -> Path:
     """Create `path`; refuse a folder that holds something, so that no earlier result is overwritten.
 

@@ -26,6 +26,7 @@ from scdfm.errors import ConfigError
 from scdfm.processes import is_first
 
 if TYPE_CHECKING:
+    from scdfm.config import Config
     from scdfm.data import CellTable
     from scdfm.run import Run
     from scdfm.run.shards import PredictedFile
@@ -44,7 +45,10 @@ def fit(
         ),
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Fold of the split.")] = None,
-    preset: Annotated[str, typer.Option(help="default, instant (no training), paper or tiny.")] = "default",
+    preset: Annotated[
+        str | None,
+        typer.Option(help="default, instant (no training), paper or tiny.", show_default="default"),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="section.key=value over preset and file; may be repeated."),
@@ -65,6 +69,14 @@ def fit(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Run folder to start from: its options, weights, features and measured means are carried over, with a "
+            "smaller learning rate. On its own screen it is trained for longer.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the fit that was interrupted in --out.")
     ] = False,
@@ -74,7 +86,20 @@ def fit(
 
     The file of --config may hold every option of the fit beside its table `data`, over the preset.
     """
-    options = config_of(preset, screen.config, settings or [], split, fold, max_steps, seed)
+    parent: Run | None = None
+    base: str | Config = preset or "default"
+    if start_from is not None:
+        if preset is not None:
+            raise ConfigError(
+                f"fit: --preset {preset} and --from {start_from} both give the options; leave --preset out (--max-steps 0 "
+                "trains nothing), or fit without --from"
+            )
+        from scdfm.run import Run
+        from scdfm.training.transfer import tuned
+
+        parent = Run.load(start_from)
+        base = tuned(parent)
+    options = config_of(base, screen.config, settings or [], split, fold, max_steps, seed)
     if features:
         options = options.updated({"model": {"features": features}}, where="--features")
     if time is not None and max_steps is not None:
@@ -84,8 +109,8 @@ def fit(
     from scdfm.training import fit as fit_cells
 
     run = fit_cells(
-        cells, config=options, out=out, resume=resume, progress=not quiet, say=warn, seconds=seconds
-    )
+        cells, config=options, out=out, resume=resume, progress=not quiet, say=warn, seconds=seconds, start_from=parent,
+    )  # fmt: skip
     if not is_first():
         return
     kept = ", ".join(
@@ -98,7 +123,10 @@ def fit(
         f"and {len(run.split.test)} test conditions; weights kept: {kept}"
     )
     from scdfm.training.judge import summary
+    from scdfm.training.transfer import told as told_of
 
+    if said := told_of(run.manifest):
+        typer.echo(said)
     if told := summary(run.manifest.result, len(run.split.validation)):
         typer.echo(told)
 

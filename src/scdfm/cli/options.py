@@ -24,15 +24,16 @@ def warn(text: str) -> None:
 
 
 def config_of(
-    preset: str, file: Path | None, settings: list[str], split: str | None, fold: int | None, max_steps: int | None,
-    seed: int | None,
+    preset: str | Config, file: Path | None, settings: list[str], split: str | None, fold: int | None,
+    max_steps: int | None, seed: int | None,
 ) -> Config:  # fmt: skip
-    """Preset, then file, then --set, then the options with flags of their own."""
+    """Preset or other config, then file, then --set, then the options with flags of their own."""
     from scdfm.config import Config, SplitConfig
 
     over: dict[str, Any] = {"split": {} if split is None else SplitConfig.named(split)}
     # The kind of split comes first too: the file and --set may hold options that go with it alone.
-    config = Config.preset(preset).updated(over, where="command line")
+    begin = Config.preset(preset) if isinstance(preset, str) else preset
+    config = begin.updated(over, where="command line")
     if file is not None:
         config = Config.load(file, config)
     config = config.with_settings(settings)

@@ -25,6 +25,8 @@ SMALLEST = 0.02
 MOST_DONORS = 2000
 LEAST_DONORS = 20
 """Donors that a setting of the covariates needs to be started from alone."""
+LEAST_SEEN = 5
+"""Cells above 0 that tell the values of a gene in a setting."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,24 @@ class Spread:
         """First donor and number of those that start the conditions of a setting: its own where there are enough."""
         first, count = self.settings.get(setting, (0, 0))
         return (first, count) if count >= LEAST_DONORS else (0, len(self.donors))
+
+    def knows(self, setting: str) -> bool:
+        """Whether a setting has donors enough of its own."""
+        return self.settings.get(setting, (0, 0))[1] >= LEAST_DONORS
+
+    def at_home(self, controls: Floats, setting: str, rng: torch.Generator) -> Spread:
+        """This spread in a setting that training never had, as its `controls` [n, G] (log1p) tell it: they are the donors,
+        and the marginals of genes that LEAST_SEEN of them hold are theirs. The units of the flow stay."""
+        drawn = torch.randperm(len(controls), generator=rng)[:MOST_DONORS].numpy()
+        cells = controls[drawn]
+        one = np.zeros(len(cells), dtype=np.int64)
+        own = fit_spread(cells, one, cells.mean(0, keepdims=True), [setting], rng)
+        seen = torch.from_numpy((cells > 0).sum(0) >= LEAST_SEEN)
+        marginals = Marginals(
+            torch.where(seen, own.marginals.zeros, self.marginals.zeros),
+            torch.where(seen.unsqueeze(1), own.marginals.values, self.marginals.values),
+        )
+        return replace(self, marginals=marginals, donors=own.donors, settings=own.settings)
 
     def save(self, path: Path) -> None:
         """Write the spread as safetensors, whole or not at all."""

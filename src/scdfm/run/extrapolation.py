@@ -56,6 +56,7 @@ class _Seen:
     def __init__(self, run: Trained) -> None:
         self.run = run
         self.conditions = [parse(name) for name in run.split.train]
+        self.here = {p.target for c in self.conditions for p in c.perturbations}
         self.settings = {(p.target, c.covariates) for c in self.conditions for p in c.perturbations}
 
     def reasons(self, condition: Condition) -> list[str]:
@@ -76,12 +77,20 @@ class _Seen:
         target, dose = perturbation.target, perturbation.dose
         if dose == 0:
             return None
+        if before := self._earlier(target):
+            return f"'{target}' was perturbed in an earlier screen alone, that of {before}"
         if target not in self.run.manifest.targets:
             return f"'{target}' was never perturbed in training: predicted from {self._known_by(target)}"
         if (target, condition.covariates) not in self.settings:
             where = ", ".join(f"{key} {value}" for key, value in condition.covariates) or "no covariates"
             return f"'{target}' was never perturbed in training with {where}"
         return self._of_dose(target, dose)
+
+    def _earlier(self, target: str) -> str | None:
+        """The run of an earlier screen that perturbed a target which this one did not."""
+        if target in self.here:
+            return None
+        return next((one.path for one in self.run.manifest.lineage if target in one.targets), None)
 
     def _of_dose(self, target: str, dose: float | None) -> str | None:
         trained = [p.dose for c in self.conditions for p in c.perturbations if p.target == target]

@@ -48,6 +48,29 @@ class FeatureSource(BaseModel):
     """The descriptions whose columns stand side by side (of older runs: one)."""
 
 
+class Ancestor(BaseModel):
+    """A run that a fit started from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    path: str
+    weights: str
+    """sha256 of its weights."""
+    data: str
+    """Digest of the cells that it was fitted on."""
+    targets: list[str]
+    """Targets seen in its training."""
+    n_genes: int
+    """How many of its genes the later cells have."""
+    worth: float | None = None
+    """Cells that its measured means are worth in the prior at most; 0: they take no part. None: there is no prior, or the
+    cells are the same."""
+    error: float | None = None
+    """Squared error of left-out training conditions with that prior."""
+    fresh_error: float | None = None
+    """The same without the earlier run."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, strict=True)
 
@@ -118,6 +141,10 @@ class Manifest(BaseModel):
     """Columns and values of obs that chose the cells of the file."""
     min_genes: Annotated[int, Field(strict=True, ge=0)] = 0
     """Fewest genes above 0 of the cells that were read."""
+    n_cells: dict[str, int] = {}
+    """Cells of control and of each training and validation condition."""
+    lineage: list[Ancestor] = []
+    """The runs that this one started from, the last one first."""
     versions: dict[str, str]
     result: dict[str, float | int | None] = {}
     """Step and validation scores of the weights kept; empty while the fit is under way."""
@@ -191,7 +218,7 @@ class Manifest(BaseModel):
     @property
     def identity(self) -> str:
         """sha256 of what decides a fit's numbers: equal where one fit continues another."""
-        chosen = {"subset", "min_genes"}  # the digest of the data says which cells these are
+        chosen = {"subset", "min_genes", "n_cells"}  # the digest of the data says which cells these are
         decides = self.model_dump_json(
             exclude={"data", "versions", "result", "shrinkage", "digests"} | chosen
         )

@@ -17,10 +17,12 @@ import torch
 from tqdm.auto import tqdm
 
 from scdfm.data import CONTROL, CellTable
-from scdfm.data.conditions import perturbation_of
+from scdfm.data.conditions import control_of, perturbation_of
+from scdfm.data.stored import in_memory, subset
 from scdfm.errors import ConditionError, DataError
 from scdfm.flow import Noise, Start, generate
-from scdfm.prior import PriorStart
+from scdfm.prior import PriorStart, Spread
+from scdfm.prior.spread import LEAST_DONORS
 from scdfm.run.columns import own_columns
 from scdfm.run.contexts import R, cells_in, filled, in_context, in_contexts, require_genes, setting_text
 from scdfm.run.controls import checked_context, read_controls
@@ -251,6 +253,7 @@ def _start(run: Trained, table: CellTable, genes: list[str]) -> Callable[[str], 
         return lambda name: Noise(len(genes), "poisson", run.rates[places])
     columns = table.columns(genes)
     spread = run.spread.on(torch.tensor(places))
+    home: dict[str, Spread] = {}
     shrinkage = run.manifest.shrinkage if run.config.sampling.shrink else None
     # run.means rest on more cells than those stored, but know no covariates.
     whole = not run.manifest.conditions.covariates and _is_stored(run, table)
@@ -260,7 +263,13 @@ def _start(run: Trained, table: CellTable, genes: list[str]) -> Callable[[str], 
         # One by one: what a condition starts from must not depend, in any bit, on what else is asked.
         prior = run.knowing([name], table)
         expected = control + prior.predict([name])[:, places]
-        return replace(PriorStart.around(spread, [name], expected, prior.doubt([name])), shrinkage=shrinkage)
+        setting = control_of(name)
+        rows = table.control_rows(name)
+        if not spread.knows(setting) and len(rows) >= LEAST_DONORS and setting not in home:
+            own = in_memory(subset(table.X, rows, columns)).toarray().astype(np.float64)
+            home[setting] = spread.at_home(own, setting, torch_rng(run.manifest.seed, "zeros", setting))
+        around = PriorStart.around(home.get(setting, spread), [name], expected, prior.doubt([name]))
+        return replace(around, shrinkage=shrinkage)
 
     return start
 

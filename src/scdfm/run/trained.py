@@ -16,7 +16,7 @@ from scdfm.config import Config
 from scdfm.data import CellTable, Split, Vocabulary
 from scdfm.data.conditions import canonical, control_of, parse
 from scdfm.data.encoding import ConditionEncoder
-from scdfm.data.features import FeatureTable
+from scdfm.data.features import FeatureTable, Standardiser
 from scdfm.data.naming import Naming
 from scdfm.data.split import UNKNOWN
 from scdfm.errors import RunError, ScdfmError
@@ -90,11 +90,17 @@ class Trained:
     @functools.cached_property
     def encoder(self) -> ConditionEncoder:
         """What turns names of conditions into tensors, and knows which names the run can predict."""
-        features = None
-        if self.manifest.features is not None:
-            table, standardise = folder.read_features(self._file(folder.FEATURES), self.manifest)
-            features = standardise(table)
-        return encoder_of(self.manifest, features)
+        if self.features is None:
+            return encoder_of(self.manifest, None)
+        table, standardise = self.features
+        return encoder_of(self.manifest, standardise(table))
+
+    @functools.cached_property
+    def features(self) -> tuple[FeatureTable, Standardiser] | None:
+        """The features of perturbations as they were given, and what brings them to one scale; None without."""
+        if self.manifest.features is None:
+            return None
+        return folder.read_features(self._file(folder.FEATURES), self.manifest)
 
     @functools.cached_property
     def means(self) -> pd.DataFrame:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scdfm.config import Config
 from scdfm.data import CONTROL, CellTable, Split, make_split
 from scdfm.errors import ConfigError, RunError
-from scdfm.files import file_digest, new_folder
+from scdfm.files import file_digest, new_folder, require_replaceable
 from scdfm.processes import in_turn, is_first, together, wait_for_all, world_size
 from scdfm.run import Run, folder
 from scdfm.run.extrapolation import unknown, untold
 from scdfm.run.manifest import NAME, Manifest
-from scdfm.run.trained import build_field, source_rates
+from scdfm.run.trained import Trained, build_field, source_rates
 from scdfm.training.budget import Stopwatch, steps_within
 from scdfm.training.checkpoint import CHECKPOINTS, LAST, read_checkpoint
 from scdfm.training.divergence import last_good, require_finite
@@ -23,8 +24,10 @@ from scdfm.training.judge import Jury, Kept
 from scdfm.training.machine import require_machine, require_memory
 from scdfm.training.module import FlowModule
 from scdfm.training.prepared import Prepared
+from scdfm.training.start import lineage_of
 from scdfm.training.steps import StepData
 from scdfm.training.trainer import run_loop
+from scdfm.training.transfer import carried_weights, require_kin, tuned
 
 
 def fit(
@@ -38,6 +41,8 @@ def fit(
     progress: bool = True,
     say: Callable[[str], object] | None = None,
     seconds: float | None = None,
+    start_from: Trained | str | Path | None = None,
+    overwrite: bool = False,
 ) -> Run:
     """Train a velocity field on the training conditions of `split` and leave a run folder at `out`.
 
@@ -52,6 +57,9 @@ def fit(
     say: is told, before the first step, which test conditions no run of this split can predict.
     seconds: a budget of time in place of `training.max_steps`: a short fit tells how many steps it holds, and the config of
         the run says how many they are. A fit that is resumed keeps the number of its start.
+    start_from: a run whose weights, vocabulary, features and measured means are carried over (`scdfm.training.transfer`);
+        config None is then the run's own with a smaller learning rate. On the run's own screen it is trained for longer.
+    overwrite: replace the run that stands in `out`, once everything else is checked; Run objects of it refuse from then on.
 
     Test cells choose nothing: genes, graph, means and checkpoint come from training and validation conditions.
     Under `torchrun`, or with `training.devices`, several processes share each step (docs/many-machines.md): all
@@ -60,21 +68,29 @@ def fit(
     Raises DataError for cells or an output folder that cannot be used, RunError when `resume` meets another run,
     TrainingError when the loss is no number or another process dies, InterruptedFitError on SIGTERM.
     """
-    config = config or Config.preset("default")
+    parent = Run.load(start_from) if isinstance(start_from, str | Path) else start_from
+    config = config or (tuned(parent) if parent else Config.preset("default"))
     require_machine(config.training)
     split = split or make_split(cells, config.split, seed=config.seed)
     split.check(cells.conditions)
     cells.require_cells((CONTROL, *split.train, *split.validation), at_least=config.training.min_cells)
     out = Path(out).absolute()
     _require_shares(config, split)
+    if overwrite:
+        _require_overwritable(out, resume, parent)
+    if parent:
+        require_kin(parent, cells, config)
     if seconds is not None:
-        config = _budgeted(seconds, cells, split, config, features, out if resume else None)
+        config = _budgeted(seconds, cells, split, config, features, out if resume else None, parent)
     with together(config.training.accelerator == "cpu", config.training.timeout):
         begins = is_first() and not (resume and (out / NAME).is_file())
-        if begins:
+        if begins and not overwrite:
             new_folder(out)
-        inputs = prepare(cells, split, config, features)
+        inputs = prepare(cells, split, config, features, parent)
         require_memory(inputs)
+        if begins and overwrite:
+            shutil.rmtree(out, ignore_errors=True)
+            new_folder(out)
         if begins:
             if say is not None and (text := untold(unknown(inputs.encoder, split.test), len(split.test))):
                 say(text)
@@ -89,6 +105,17 @@ def fit(
                 _finish(*trained, inputs.manifest, out)
             wait_for_all()
         return Run.load(out)
+
+
+def _require_overwritable(out: Path, resume: bool, parent: Trained | None) -> None:
+    """Refuse to replace what is no run, or what the fit itself needs."""
+    if resume:
+        raise ConfigError(f"fit: --resume and --overwrite contradict each other for {out}; give one of them")
+    if parent and parent.path == out:
+        raise ConfigError(
+            f"fit: {out} is the run to start from and cannot be overwritten; choose another --out"
+        )
+    require_replaceable(out, NAME)
 
 
 def _is_finished(out: Path, expected: Manifest) -> bool:
@@ -117,7 +144,7 @@ def _require_own_checkpoint(out: Path, manifest: Manifest) -> None:
 
 def _budgeted(
     seconds: float, cells: CellTable, split: Split, config: Config,
-    features: Features | Sequence[Features] | None, resumed: Path | None,
+    features: Features | Sequence[Features] | None, resumed: Path | None, parent: Trained | None,
 ) -> Config:  # fmt: skip
     """The config with as many steps as the time holds, or as the resumed fit began with."""
     if world_size(config.training) > 1 or not config.training.max_steps:
@@ -130,7 +157,7 @@ def _budgeted(
     else:
 
         def probe(short: Config, folder: Path, watch: Stopwatch) -> None:
-            inputs = prepare(cells, split, short, features)
+            inputs = prepare(cells, split, short, features, parent)
             prepared = Prepared.load_or_make(cells, split, inputs, folder)
             _train(StepData(cells, split, inputs, 0), prepared, folder, progress=False, watch=watch)
 
@@ -148,6 +175,8 @@ def _train(
         return (Kept(field.state_dict(), {"step": 0}), 0) if is_first() else None
     validated = len(data.validation) > 0
     untrained = copy.deepcopy(field) if validated and start is not None else None
+    if (parent := data.inputs.parent) is not None:  # a fit of no steps is the prior alone
+        field.load_state_dict(carried_weights(parent, field, encoder, prepared.graph))
     rates = source_rates(prepared.means)
     module = FlowModule(field, config, data.gene_ids, rates, len(data.validation), start)
     trainer = run_loop(module, data, config, out, progress, [] if watch is None else [watch])
@@ -166,6 +195,5 @@ def _finish(kept: Kept, step: int, manifest: Manifest, out: Path) -> None:
     require_finite(kept.weights, out, step, manifest.config)
     folder.write_tensors(out / folder.WEIGHTS, kept.weights)
     digests = {name: file_digest(out / name) for name in folder.FILES if (out / name).is_file()}
-    manifest.model_copy(update={"result": kept.result, "shrinkage": kept.shrinkage, "digests": digests}).save(
-        out
-    )
+    found = {"result": kept.result, "shrinkage": kept.shrinkage, "digests": digests}
+    manifest.model_copy(update=found | {"lineage": lineage_of(manifest, out)}).save(out)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from scdfm.config import Config
 from scdfm.data import (
+    CONTROL,
     CellTable,
     GenePanel,
     Split,
@@ -23,7 +24,8 @@ from scdfm.data.features import FeatureTable, Standardiser, combine, read, table
 from scdfm.data.sampler import population
 from scdfm.errors import DataError, RunError
 from scdfm.run.manifest import FORMAT, FeatureSource, Manifest, versions
-from scdfm.run.trained import encoder_of
+from scdfm.run.trained import Trained, encoder_of
+from scdfm.training.transfer import ancestors, carried_features, carried_panel, carried_schema
 
 Features = FeatureTable | pd.DataFrame | str | Path
 """Features as a user gives them: a table made, or what one is read from."""
@@ -40,18 +42,34 @@ class Inputs:
     features: FeatureTable | None
     """As given, and what brings them to one scale."""
     standardise: Standardiser | None
+    parent: Trained | None = None
+    """The run that the fit starts from."""
 
 
 def prepare(
-    cells: CellTable, split: Split, config: Config, features: Features | Sequence[Features] | None
+    cells: CellTable,
+    split: Split,
+    config: Config,
+    features: Features | Sequence[Features] | None,
+    parent: Trained | None = None,
 ) -> Inputs:
-    """Choose the genes, name the tokens, read the features, and say all of it in a manifest."""
-    panel = select_genes(cells, split, config.panel)
+    """Choose the genes, name the tokens, read the features, and say all of it in a manifest.
+
+    What `parent` knows is carried over (`scdfm.training.transfer`): its genes that are measured here, its targets, its
+    features, and its units of dose and time.
+    """
+    panel = select_genes(cells, split, carried_panel(parent, cells, config.panel) if parent else config.panel)
     every_target = {target for condition in cells.conditions for target in targets(condition)}
+    seen = {target for condition in split.train for target in targets(condition)}
+    if parent:
+        every_target, seen = every_target.union(parent.manifest.targets), seen.union(parent.manifest.targets)
     vocabulary = Vocabulary.build(panel.genes, every_target)
-    trained = sorted({target for condition in split.train for target in targets(condition)})
-    given = _features(cells, config, features)
+    trained = sorted(seen)
+    given, standardise = _features(cells, config, features), None
+    if parent:
+        given, standardise = carried_features(parent, given)
     controls = control_populations(cells, split, config)
+    schema = ConditionSchema.of((*split.train, *controls))
     manifest = Manifest(
         format=FORMAT,
         seed=config.seed,
@@ -65,7 +83,7 @@ def prepare(
         control=cells.control,
         names=cells.naming.to_dict(),
         design=cells.design.to_dict(),
-        conditions=ConditionSchema.of((*split.train, *controls)),
+        conditions=carried_schema(parent, schema) if parent else schema,
         control_populations=list(controls),
         features=None if given is None else _source(given),
         data={
@@ -76,15 +94,18 @@ def prepare(
         },
         subset=cells.subset,
         min_genes=cells.min_genes,
+        n_cells={name: cells.n_cells(name) for name in (CONTROL, *split.train, *split.validation)},
+        lineage=ancestors(parent, cells) if parent else [],
         versions=versions(),
     )
-    standardise = None if given is None else _standardiser(given, trained)
+    if given is not None and standardise is None:
+        standardise = _standardiser(given, trained)
     scaled = None if given is None or standardise is None else standardise(given)
     encoder = encoder_of(manifest, scaled)
     encoder.slots(
         (*split.train, *controls)
     )  # refuses what training could not learn before anything is written
-    return Inputs(manifest, panel, vocabulary, encoder, given, standardise)
+    return Inputs(manifest, panel, vocabulary, encoder, given, standardise, parent)
 
 
 def control_populations(cells: CellTable, split: Split, config: Config) -> tuple[str, ...]:
@@ -109,14 +130,15 @@ def require_same_run(found: Manifest, expected: Manifest, out: Path) -> None:
         "conditions",
         "control_populations",
         "features",
+        "lineage",
     )
     differing = [name for name in names if getattr(found, name) != getattr(expected, name)] + (
         ["data"] if found.data["digest"] != expected.data["digest"] else []
     )
     if differing:
         raise RunError(
-            f"--resume {out}: this run was started with other {' and '.join(differing)}; "
-            "repeat the options and data of its start, or choose another --out"
+            f"--resume {out}: this run was started with other {' and '.join(differing)}; repeat the options and data of "
+            f"its start, or choose another --out; a finished run is trained for longer by --from {out} into another --out"
         )
 
 

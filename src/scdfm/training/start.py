@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from scdfm.data import CONTROL, CellTable, Split
 from scdfm.data.conditions import control_of
@@ -16,13 +17,17 @@ from scdfm.data.stored import in_memory, subset
 from scdfm.prior import LearnedPrior, PriorStart, Spread, fit_spread, learn_prior
 from scdfm.prior.kernel import Floats, every_target
 from scdfm.run import folder
+from scdfm.run.manifest import Ancestor, Manifest
 from scdfm.seeds import numpy_rng, torch_rng
 from scdfm.training.checkpoint import CHECKPOINTS
 from scdfm.training.inputs import Inputs
+from scdfm.training.transfer import WORTH, Earlier, Joined, best_of
 
 SPREAD_CELLS = 4000
 """Training cells whose spread is learned."""
 START = "start.safetensors"
+JUDGED = ("worth", "error", "fresh_error")
+"""What is kept of a prior of two screens."""
 
 
 def prior_start(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> PriorStart:
@@ -47,25 +52,109 @@ def prior_start(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> Pr
     spread.save(out / folder.SPREAD)
     variances = sample.variances()
     learned = _learned(cells, split.train, variances, inputs)
+    earlier, worth, told = None, 0.0, {}
+    if (before := _earlier(inputs, cells)) is not None:
+        earlier, joined = _joined(cells, split, variances, inputs, learned, before)
+        learned, worth = joined.learned, joined.worth
+        told = {name: torch.tensor(getattr(joined, name)) for name in JUDGED}
     known = learned
     if split.validation:
-        known = _learned(cells, (*split.train, *split.validation), variances, inputs)
+        known = _learned(cells, (*split.train, *split.validation), variances, inputs, earlier, worth)
         learned.prior.save(out / folder.TRAINING_PRIOR)
     known.prior.save(out / folder.PRIOR)
     start = PriorStart.around(spread, names, *_expected(cells, split, inputs, learned))
     (out / CHECKPOINTS).mkdir(exist_ok=True)
-    folder.write_tensors(out / CHECKPOINTS / START, {"expected": start.expected, "doubt": start.doubt})
+    folder.write_tensors(out / CHECKPOINTS / START, {"expected": start.expected, "doubt": start.doubt} | told)
     return start
 
 
-def _learned(cells: CellTable, names: Sequence[str], variances: Floats, inputs: Inputs) -> LearnedPrior:
+def _learned(
+    cells: CellTable,
+    names: Sequence[str],
+    variances: Floats,
+    inputs: Inputs,
+    earlier: Earlier | None = None,
+    worth: float = 0.0,
+) -> LearnedPrior:
+    """The prior of some conditions, and of those of an `earlier` screen, whose means are worth so many cells at most."""
     columns = cells.columns(inputs.panel.genes)
     controls = np.stack([cells.control_mean(name)[columns] for name in names])
     shifts = cells.means(names).to_numpy()[:, columns] - controls
-    counts = [cells.n_cells(name) for name in names]
-    return learn_prior(
-        names, shifts, counts, variances, inputs.panel.genes, inputs.encoder.descriptions, controls
-    )
+    counts = np.array([cells.n_cells(name) for name in names], dtype=np.float64)
+    if earlier is not None and worth:
+        names = (*names, *earlier.names)
+        shifts, controls = np.vstack([shifts, earlier.shifts]), np.vstack([controls, earlier.controls])
+        counts = np.concatenate([counts, 1 / (1 / np.maximum(earlier.cells, 1) + 1 / worth)])
+    described = inputs.encoder.descriptions
+    return learn_prior(names, shifts, counts.tolist(), variances, inputs.panel.genes, described, controls)
+
+
+def _earlier(inputs: Inputs, cells: CellTable) -> Earlier | None:
+    """The measured means of the run that the fit starts from; none of the same cells, or where it keeps none."""
+    parent = inputs.parent
+    if parent is None or folder.MEANS not in parent.manifest.digests:
+        return None
+    if parent.manifest.data["digest"] == inputs.manifest.data["digest"]:
+        return None
+    found = Earlier.of(parent, inputs.panel.genes)
+    return found if found.names else None
+
+
+def _joined(
+    cells: CellTable, split: Split, variances: Floats, inputs: Inputs, fresh: LearnedPrior, earlier: Earlier
+) -> tuple[Earlier, Joined]:
+    """The prior of both screens, as far as it expects left-out training conditions better, and validation ones no worse.
+
+    Genes that the earlier screen lacks take the shifts that the new screen lets expect of its conditions.
+    """
+    columns = cells.columns(inputs.panel.genes)
+    control = cells.mean(CONTROL)[columns]
+    settings = {
+        control_of(name): np.where(np.isnan(row), control, row)
+        for name, row in zip(earlier.names, earlier.controls, strict=True)
+    }
+    descriptions = inputs.encoder.descriptions
+    wide = fresh.prior.knowing(every_target(earlier.names), descriptions, settings)
+    earlier = earlier.filled(wide.predict(earlier.names), control)
+    shifts = _shifts(cells, split.train, columns)
+    joint = [(worth, _learned(cells, split.train, variances, inputs, earlier, worth)) for worth in WORTH]
+    best = best_of(fresh, joint, shifts)
+    if best.worth and split.validation:
+        real = _shifts(cells, split.validation, columns)
+        known = {control_of(name): cells.control_mean(name)[columns] for name in split.validation}
+        errors = [
+            float(
+                (
+                    (
+                        one.prior.knowing(every_target(split.validation), descriptions, known).predict(
+                            split.validation
+                        )
+                        - real
+                    )
+                    ** 2
+                ).sum()
+            )
+            for one in (best.learned, fresh)
+        ]
+        if errors[0] > errors[1]:
+            best = best._replace(learned=fresh, worth=0.0, error=best.fresh_error)
+    return earlier, best
+
+
+def _shifts(cells: CellTable, names: Sequence[str], columns: npt.NDArray[np.int64]) -> Floats:
+    """Measured mean shifts [C, G]."""
+    controls = np.stack([cells.control_mean(name)[columns] for name in names])
+    return np.asarray(cells.means(names).to_numpy()[:, columns] - controls)
+
+
+def lineage_of(manifest: Manifest, out: Path) -> list[Ancestor]:
+    """The lineage of a finished fit in `out`, with what the earlier run's means were worth."""
+    start = out / CHECKPOINTS / START
+    tensors = folder.read_tensors(start) if start.is_file() else {}
+    if not manifest.lineage or not set(JUDGED) <= tensors.keys():
+        return manifest.lineage
+    values = {name: float(tensors[name]) for name in JUDGED}
+    return [manifest.lineage[0].model_copy(update=values), *manifest.lineage[1:]]
 
 
 def _expected(cells: CellTable, split: Split, inputs: Inputs, learned: LearnedPrior) -> tuple[Floats, Floats]:
