@@ -35,7 +35,7 @@ def start(factor: float = 1.0) -> PriorStart:
     expected = np.array(
         [[0.2, 0.7, 1.2, 2.0, 0.4, 1.0], [0.4, 0.9, 1.5, 2.3, 0.6, 1.3], [0.1, 0.4, 0.9, 1.6, 0.2, 0.7]]
     )
-    return PriorStart.around(spread(), NAMES, expected * factor, np.ones(3))
+    return PriorStart.around(spread(), NAMES, expected * factor, expected[[0, 0, 0]], np.ones(3))
 
 
 def test_velocity_is_the_expectation_of_the_path() -> None:

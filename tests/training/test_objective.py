@@ -61,7 +61,7 @@ class Spoken(nn.Module):
 
     def context(
         self, control: Tensor, genes: Tensor, perturbation: EncodedConditions, condition: Tensor,
-        expected: Tensor | None = None,
+        expected: Tensor | None = None, shift: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         tokens = perturbation.tokens.float()
         if perturbation.identified is not None:
@@ -70,7 +70,9 @@ class Spoken(nn.Module):
         if perturbation.dropped is not None:
             own = own * ~perturbation.dropped
         spoken = 0.1 * control + 0.02 * genes + own[condition][:, None]
-        return spoken if expected is None else spoken + 0.3 * expected[condition]
+        if expected is None or shift is None:
+            return spoken
+        return spoken + 0.3 * expected[condition] + 0.4 * shift[condition]
 
     def velocity(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
         return self.one * (0.2 * x_t.sin() + 0.5 * t[:, None] + context)
@@ -108,7 +110,7 @@ def start_of(n_genes: int = GENES, zeros: float = 0.4, n_donors: int = 60) -> Pr
     donors = normal_scores(torch.randn((n_donors, n_genes), generator=rng)).half()
     spread = Spread(marginals, 0.6, deviation, donors, {"control": (0, n_donors)})
     expected = values.mean(1) * (0.6 + 0.5 * torch.rand((4, n_genes), generator=rng))
-    start = PriorStart.around(spread, NAMES, expected, torch.zeros(4))
+    start = PriorStart.around(spread, NAMES, expected, 0.8 * values.mean(1).expand(4, -1), torch.zeros(4))
     part = n_donors // 3
     return replace(start, donors=torch.tensor([[0, n_donors], [part, part], [0, part], [part, 2 * part]]))
 
@@ -166,6 +168,23 @@ def scored(
     return found
 
 
+def shifted(start: PriorStart, places: np.ndarray, genes: np.ndarray) -> np.ndarray:
+    """By how much control cells at 15 even places lie lower, in scores, where the condition's mean is expected."""
+    scores, found = norm.ppf((np.arange(15) + 0.5) / 15), np.empty((len(places), len(genes)))
+    knots, marginals = (1 - np.cos(np.linspace(0, np.pi, N_KNOTS))) / 2, start.spread.marginals
+    for row, place in enumerate(places):
+        for column, gene in enumerate(genes):
+            theta = float(start.control_rates[place, gene])
+            never, values = float(marginals.zeros[gene]), marginals.values[gene].numpy().astype(float)
+            at = 1 - norm.sf(scores) / (1 - never ** np.exp(theta))
+            value = np.interp(at, knots, values)
+            value = np.where(at > 0, np.log1p(np.expm1(value) * np.exp(theta * (1 - never))), 0)
+            rates, half = np.full((15, GENES), float(start.rates[place, gene])), np.full((15, 1), 0.5)
+            left = scored(value[:, None], marginals, rates, half, np.array([gene]))[:, 0]
+            found[row, column] = (scores - left).mean()
+    return found
+
+
 def written_out(batch: Batch, step: int, config: Config, start: PriorStart | None) -> dict[str, float]:
     """L = E‖v − (x₁ − x₀)‖² + γ·MMD²(x̂₁, x₁) of one step, every draw from the stream (seed, "flow", step, 0)."""
     rng, n = torch_rng(SEED, "flow", step, 0), len(batch.target)
@@ -186,7 +205,7 @@ def written_out(batch: Batch, step: int, config: Config, start: PriorStart | Non
     hidden = torch.rand(tokens.shape, generator=hiding).numpy() < options.id_dropout
     tokens = np.where(hidden & (batch.perturbation.tokens.numpy() != 3), 0, tokens)
     if start is None:
-        x1, centre, d = x, 0.0, 1.0
+        x1, told, d = x, 0.0, 1.0
         x0, known = torch.randn((n, len(chosen)), generator=rng).numpy().astype(float), 0.0
     else:
         donor = torch.rand((n, 1), generator=rng).numpy()[:, 0]
@@ -196,12 +215,14 @@ def written_out(batch: Batch, step: int, config: Config, start: PriorStart | Non
         x0 = d * start.spread.donors.numpy().astype(float)[first + (donor * count).astype(int)][:, chosen]
         uniform = torch.rand((n, len(chosen)), generator=rng).numpy()
         x1 = d * scored(x, start.spread.marginals, start.rates.numpy()[place], uniform, chosen)
-        centre = start.expected.numpy().astype(float)[place][:, chosen]
+        which = [NAMES.index(name) for name in batch.conditions]
+        told = 0.3 * start.expected.numpy().astype(float)[which][:, chosen][c]
+        told = told + 0.4 * shifted(start, np.array(which), chosen)[c]
         known = (2 * t - 1) / (t**2 + (1 - t) ** 2)
     x_t = (1 - t) * x0 + t * x1
     own = (tokens @ np.array([0.03, 0.011]))[c][:, None]
     control = batch.control.numpy()[:, chosen]
-    spoken = 0.2 * np.sin(x_t / d) + 0.5 * t + 0.1 * control + 0.02 * (chosen + 20) + own + 0.3 * centre
+    spoken = 0.2 * np.sin(x_t / d) + 0.5 * t + 0.1 * control + 0.02 * (chosen + 20) + own + told
     v = d * spoken + known * x_t
     cfm = ((v - (x1 - x0)) ** 2).mean()
     end, mmd = x_t + (1 - t) * v, []

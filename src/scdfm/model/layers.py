@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 LARGEST_VALUE = 512.0
 """Expression above this is cut before it is encoded."""
+SMALLEST_LENGTH2 = 1e-6
+"""Added to the squared length of a shift: a condition that moves nothing keeps a logarithm."""
 
 
 class PairLinear(nn.Linear):
@@ -120,6 +122,35 @@ class Adapter(nn.Module):
         """The adapted x, given `pair.right(e_p)` of each cell's condition."""
         hidden = F.leaky_relu(self.pair.left(x) + prepared, inplace=True)
         return F.leaky_relu(self.mix(self.dropout(hidden)))
+
+
+class Response(nn.Module):
+    """How far each cell takes part in the response that is expected of it: one number a cell, times each gene's shift.
+
+    A mean does not tell whether all cells answer, or half of them twice as much. The number is read from the state of
+    the genes, the time, and how far x_t lies along the shift. It is 0 before training.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(2 * width + 2, width)
+        self.mix = nn.Linear(width, width)
+        self.out = nn.Linear(width, 1)
+
+    def forward(
+        self,
+        state: Float[Tensor, "B T d"],
+        time: Float[Tensor, "B d"],
+        x_t: Float[Tensor, "B T"],
+        shift: Float[Tensor, "B T"],
+    ) -> Float[Tensor, "B T"]:
+        """The velocity along the shift."""
+        length2 = shift.square().sum(-1, keepdim=True) + SMALLEST_LENGTH2
+        along = (x_t * shift).sum(-1, keepdim=True) / length2.sqrt()
+        read = torch.cat([state.mean(-2), time, along / 2, length2.log() / 4], dim=-1)
+        strength = self.out(F.gelu(self.mix(F.gelu(self.expand(read)))))
+        moved: Tensor = strength * shift
+        return moved
 
 
 class Decoder(nn.Module):

@@ -21,7 +21,7 @@ from scdfm.model.attention import Projections
 from scdfm.model.blocks import Block, make_blocks
 from scdfm.model.conditioning import Conditioning
 from scdfm.model.gene_encoder import DrugTable, GeneEncoder
-from scdfm.model.layers import Adapter, Decoder, Fusion, GeneAdaLN, TimeEmbedding, ValueEncoder
+from scdfm.model.layers import Adapter, Decoder, Fusion, GeneAdaLN, Response, TimeEmbedding, ValueEncoder
 
 PAD, CONTROL = 0, 3
 """Ids of the empty perturbation slot and of the control token."""
@@ -45,6 +45,8 @@ class Context:
     fusion: Float[Tensor, "B T d"]
     layers: tuple[LayerContext, ...]
     decoder: Float[Tensor, "B 1 d"]
+    shift: Float[Tensor, "B T"] | None = None
+    """The response that is expected, in units of x_t; None where the flow starts at noise."""
 
 
 class Layer(nn.Module):
@@ -83,7 +85,8 @@ class VelocityField(nn.Module):
     `n_tokens` is V. With `config.perturbation` "drugs" the perturbation ids index a table of their own, of
     `n_perturbations` rows (V unless given). Slots holding `pad` do not count in the mean over slots; None
     counts every slot. `shape` says what conditions hold beside their targets. Where the flow starts from `expected`
-    means, the network reads them beside the control and is a correction to a known velocity: 0 before training.
+    means, the network reads them beside the control, and `shift`, the response in units of x_t. It is then a correction
+    to a known velocity: 0 before training.
     Raises ConfigError for a graph that does not fit.
     """
 
@@ -115,9 +118,10 @@ class VelocityField(nn.Module):
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.layers))
         self.decoder = Decoder(width)
         self.conditioning = Conditioning(width, config.pooling, shape or ConditionShape())
+        self.response = Response(width) if expects else None
         self.apply(_initialise)
-        if expects:
-            nn.init.zeros_(self.decoder.out.weight)
+        for last in self._corrections():
+            nn.init.zeros_(last.weight)
 
     def forward(
         self,
@@ -129,12 +133,13 @@ class VelocityField(nn.Module):
         perturbation: Int[Tensor, "C P"] | EncodedConditions,
         condition: Int[Tensor, " B"],
         expected: Float[Tensor, "C T"] | None = None,
+        shift: Float[Tensor, "C T"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """The velocity at x_t; row b of the batch belongs to row condition[b] of `perturbation` (and of `expected`).
+        """The velocity at x_t; row b of the batch belongs to row condition[b] of `perturbation`, `expected` and `shift`.
 
         `perturbation` is token ids, or conditions with all that they hold.
         """
-        return self.velocity(x_t, t, self.context(control, genes, perturbation, condition, expected))
+        return self.velocity(x_t, t, self.context(control, genes, perturbation, condition, expected, shift))
 
     def context(
         self,
@@ -143,13 +148,19 @@ class VelocityField(nn.Module):
         perturbation: Int[Tensor, "C P"] | EncodedConditions,
         condition: Int[Tensor, " B"],
         expected: Float[Tensor, "C T"] | None = None,
+        shift: Float[Tensor, "C T"] | None = None,
     ) -> Context:
-        """All that x_t and t do not change; gradients flow through it. `expected`: means where the flow starts."""
+        """All that x_t and t do not change; gradients flow through it.
+
+        Where the flow starts from the prior: `expected`, its means, and `shift`, how far they move x_t from control.
+        """
         gene, effect = self._encode(genes.long(), as_conditions(perturbation))
         condition = condition.long()
         encoded = self.control_encoder(control.to(gene.dtype)) + gene
         if self.expected_encoder is not None:
             assert expected is not None, "this field was built to read expected means"
+            assert shift is not None, "this field was built to read the expected shift"
+            shift = shift.to(gene.dtype).index_select(0, condition)
             encoded = encoded + self.expected_encoder(expected.to(gene.dtype)).index_select(0, condition)
         return Context(
             fusion=self.fusion.prepare(gene, encoded),
@@ -158,6 +169,7 @@ class VelocityField(nn.Module):
                 for layer in cast(Iterable[Layer], self.layers)
             ),
             decoder=self.decoder.pair.right(effect).index_select(0, condition).unsqueeze(1),
+            shift=shift,
         )
 
     def velocity(
@@ -173,13 +185,19 @@ class VelocityField(nn.Module):
             else:
                 x = layer(x, time, constants)
         velocity: Tensor = self.decoder(x, context.decoder)
+        if self.response is not None:
+            velocity = velocity + self.response(x, time, x_t.to(dtype), context.shift)
         return velocity
 
     @property
     def is_zero(self) -> bool:
         """Whether this is a correction of before training, which is 0 everywhere."""
-        out = self.decoder.out
-        return self.expected_encoder is not None and not (out.weight.any() or out.bias.any())
+        found = self._corrections()
+        return bool(found) and not any(last.weight.any() or last.bias.any() for last in found)
+
+    def _corrections(self) -> list[nn.Linear]:
+        """The last linear maps of a correction; none where the network is the whole velocity."""
+        return [] if self.response is None else [self.decoder.out, self.response.out]
 
     def bytes_per_cell(self, n_genes: int) -> int:
         """Memory that one cell of `n_genes` takes while sampling: its context and the widest layer's work."""

@@ -25,33 +25,48 @@ from scdfm.prior.kernel import Floats
 from scdfm.prior.shrink import Shrinkage, moved_to
 from scdfm.prior.spread import Spread, normal_scores
 
+N_PLACES = 15
+"""Places of a gene's distribution over which a shift is averaged."""
+
 
 @dataclass(frozen=True, eq=False)
 class PriorStart:
     """The start of the C conditions `names`, over the G genes of `spread`.
 
-    expected: means (log1p) that the prior expects; rates: θ of the marginals there; donors: first and number of the
-    donors of each condition; doubt: u², the squared length of the error expected of the means, over all genes of the run.
-    With `shrinkage` the means of populations lie between those expected and the flow's.
+    expected: means (log1p) that the prior expects; rates: θ of the marginals there, `control_rates` at the means of the
+    control cells; donors: first and number of the donors of each condition; doubt: u², the squared length of the error
+    expected of the means, over all genes of the run. With `shrinkage` the means of populations lie between those
+    expected and the flow's.
     """
 
     names: tuple[str, ...]
     spread: Spread
     expected: Float[Tensor, "C G"]
     rates: Float[Tensor, "C G"]
+    control_rates: Float[Tensor, "C G"]
     donors: Int[Tensor, "C 2"]
     doubt: Float[Tensor, " C"]
     shrinkage: Shrinkage | None = None
 
     @classmethod
     def around(
-        cls, spread: Spread, names: Sequence[str], expected: Floats | Tensor, doubt: Floats | Tensor
+        cls,
+        spread: Spread,
+        names: Sequence[str],
+        expected: Floats | Tensor,
+        controls: Floats | Tensor,
+        doubt: Floats | Tensor,
     ) -> PriorStart:
-        """The start of conditions at their `expected` means [C, G] (log1p; nothing below 0), with their `doubt` [C]."""
+        """The start of conditions at their `expected` means [C, G] (log1p; nothing below 0), with their `doubt` [C].
+
+        controls: means [C, G] of their control cells, from where the response is reckoned.
+        """
         means = torch.as_tensor(expected).float().clamp(min=0)
         donors = torch.tensor([spread.donors_of(control_of(name)) for name in names])
-        rates = spread.marginals.rates(means)
-        return cls(tuple(names), spread, means, rates, donors, torch.as_tensor(doubt).float())
+        rates, control_rates = (
+            spread.marginals.rates(each) for each in (means, torch.as_tensor(controls).float().clamp(min=0))
+        )
+        return cls(tuple(names), spread, means, rates, control_rates, donors, torch.as_tensor(doubt).float())
 
     @property
     def unit(self) -> float:
@@ -75,8 +90,8 @@ class PriorStart:
 
     def on(self, genes: Tensor | slice) -> PriorStart:
         """The start of some genes."""
-        expected, rates = self.expected[:, genes], self.rates[:, genes]
-        return replace(self, spread=self.spread.on(genes), expected=expected, rates=rates)
+        parts = {name: getattr(self, name)[:, genes] for name in ("expected", "rates", "control_rates")}
+        return replace(self, spread=self.spread.on(genes), **parts)
 
     def to(self, device: torch.device | str) -> PriorStart:
         """The start on another device."""
@@ -85,7 +100,7 @@ class PriorStart:
         return replace(self._changed(lambda tensor: tensor.to(device)), spread=self.spread.to(device))
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> PriorStart:
-        names = ("expected", "rates", "donors", "doubt")
+        names = ("expected", "rates", "control_rates", "donors", "doubt")
         changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
         return replace(self, **changed)
 
@@ -156,8 +171,23 @@ class PriorStart:
         return self.spread.marginals.expression(x / self.spread.deviation, self.rates[condition])
 
     def inputs(self) -> dict[str, Tensor]:
-        """The expected means, which the network reads beside the control."""
-        return {"expected": self.expected}
+        """The expected means, which the network reads beside the control, and the shift from there in scores."""
+        return {"expected": self.expected, "shift": self.shift()}
+
+    def shift(self) -> Float[Tensor, "C G"]:
+        """How far the expected response moves a cell, in scores of its condition: the mean over a gene's places.
+
+        A cell at place s among the control cells, left as it is, lies at s − shift among those that answer.
+        """
+        grid = torch.special.ndtri((torch.arange(N_PLACES, device=self.rates.device) + 0.5) / N_PLACES)
+        marginals, n_genes = self.spread.marginals, self.expected.shape[1]
+        places = grid.repeat(len(self.rates)).unsqueeze(1).expand(-1, n_genes)
+        control, moved = (
+            rates.repeat_interleave(N_PLACES, dim=0) for rates in (self.control_rates, self.rates)
+        )
+        left = marginals.scores(marginals.expression(places, control), moved, torch.full_like(control, 0.5))
+        shift: Tensor = (places - left).unflatten(0, (-1, N_PLACES)).mean(1)
+        return shift
 
     def velocity(self, output: Output, x_t: Float[Tensor, "B G"], t: Float[Tensor, " B"]) -> Tensor:
         """The velocity of one Gaussian law, and the correction that the network makes in standard deviations."""

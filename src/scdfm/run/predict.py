@@ -268,7 +268,9 @@ def _start(run: Trained, table: CellTable, genes: list[str]) -> Callable[[str], 
         if not spread.knows(setting) and len(rows) >= LEAST_DONORS and setting not in home:
             own = in_memory(subset(table.X, rows, columns)).toarray().astype(np.float64)
             home[setting] = spread.at_home(own, setting, torch_rng(run.manifest.seed, "zeros", setting))
-        around = PriorStart.around(home.get(setting, spread), [name], expected, prior.doubt([name]))
+        around = PriorStart.around(
+            home.get(setting, spread), [name], expected, control[None], prior.doubt([name])
+        )
         return replace(around, shrinkage=shrinkage)
 
     return start

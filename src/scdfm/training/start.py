@@ -40,7 +40,9 @@ def prior_start(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> Pr
     if (out / CHECKPOINTS / START).is_file():
         tensors = folder.read_tensors(out / CHECKPOINTS / START)
         spread = Spread.load(out / folder.SPREAD, len(inputs.panel.genes))
-        return PriorStart.around(spread, names, tensors["expected"], tensors["doubt"])
+        return PriorStart.around(
+            spread, names, *(tensors[name] for name in ("expected", "controls", "doubt"))
+        )
     sample = _spread_sample(cells, split.train, inputs)
     spread = fit_spread(
         sample.cells,
@@ -62,10 +64,13 @@ def prior_start(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> Pr
         known = _learned(cells, (*split.train, *split.validation), variances, inputs, earlier, worth)
         learned.prior.save(out / folder.TRAINING_PRIOR)
     known.prior.save(out / folder.PRIOR)
-    start = PriorStart.around(spread, names, *_expected(cells, split, inputs, learned))
+    expected, controls, doubts = (
+        torch.as_tensor(part).float() for part in _expected(cells, split, inputs, learned)
+    )
     (out / CHECKPOINTS).mkdir(exist_ok=True)
-    folder.write_tensors(out / CHECKPOINTS / START, {"expected": start.expected, "doubt": start.doubt} | told)
-    return start
+    tensors = {"expected": expected, "controls": controls, "doubt": doubts} | told
+    folder.write_tensors(out / CHECKPOINTS / START, tensors)
+    return PriorStart.around(spread, names, expected, controls, doubts)
 
 
 def _learned(
@@ -157,8 +162,10 @@ def lineage_of(manifest: Manifest, out: Path) -> list[Ancestor]:
     return [manifest.lineage[0].model_copy(update=values), *manifest.lineage[1:]]
 
 
-def _expected(cells: CellTable, split: Split, inputs: Inputs, learned: LearnedPrior) -> tuple[Floats, Floats]:
-    """Means [C, G] and doubts [C] of training, validation and control conditions."""
+def _expected(
+    cells: CellTable, split: Split, inputs: Inputs, learned: LearnedPrior
+) -> tuple[Floats, Floats, Floats]:
+    """Means [C, G], means of their control cells [C, G] and doubts [C] of training, validation and control conditions."""
     options, columns = inputs.manifest.config.flow, cells.columns(inputs.panel.genes)
     own = learned.left_out if options.prior_means == "leave_one_out" else learned.prior.predict(split.train)
     controls = {name: cells.control_mean(name)[columns] for name in (*split.train, *split.validation)}
@@ -168,13 +175,14 @@ def _expected(cells: CellTable, split: Split, inputs: Inputs, learned: LearnedPr
     shifts = validated.predict(split.validation)
     means += [controls[name] + shift for name, shift in zip(split.validation, shifts, strict=True)]
     populations = inputs.manifest.control_populations
-    means += [cells.take(population(cells, name)).mean(CONTROL)[columns] for name in populations]
+    own_controls = [cells.take(population(cells, name)).mean(CONTROL)[columns] for name in populations]
+    means += own_controls
     doubts = [
         np.zeros(len(split.train)),
         validated.doubt(split.validation),
         np.zeros(len(populations)),
     ]
-    return np.stack(means), np.concatenate(doubts)
+    return np.stack(means), np.stack([*controls.values(), *own_controls]), np.concatenate(doubts)
 
 
 class SpreadSample(NamedTuple):
