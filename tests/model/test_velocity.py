@@ -105,6 +105,61 @@ def test_every_input_is_read() -> None:
         assert not torch.allclose(changed, base, atol=1e-4), name
 
 
+def expecting_field(seed: int = 0) -> VelocityField:
+    """A field whose flow starts from the prior, its last maps drawn: one that has learned something."""
+    torch.manual_seed(seed)
+    config = ModelConfig(width=16, heads=2, layers=2, dropout=0.0)
+    field = VelocityField(config, None, 37, expects=True).eval()
+    assert field.response is not None
+    for last in (field.decoder.out, field.response.out):
+        torch.nn.init.xavier_uniform_(last.weight)
+    return field
+
+
+def expecting_batch() -> dict[str, Tensor]:
+    rng = torch.Generator().manual_seed(4)
+    shift = torch.randn((3, 11), generator=rng)
+    return random_batch() | {"expected": torch.rand((3, 11), generator=rng), "shift": shift}
+
+
+def test_the_response_is_one_number_a_cell_times_the_shift_of_its_condition() -> None:
+    field, batch = expecting_field(), expecting_batch()
+    whole = field(**batch)
+    assert field.response is not None
+    torch.nn.init.zeros_(field.response.out.weight)
+    moved = (whole - field(**batch)) / batch["shift"][batch["condition"]]
+    torch.testing.assert_close(moved, moved[:, :1].expand(-1, 11), rtol=1e-3, atol=1e-4)
+    assert moved[:, 0].std() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["x_t", "t", "shift", "expected"])
+def test_the_response_reads_every_input(name: str) -> None:
+    """With the decoder at 0, whatever changes the velocity goes through the response."""
+    field, batch = expecting_field(), expecting_batch()
+    torch.nn.init.zeros_(field.decoder.out.weight)
+    before = field(**batch)
+    after = field(**batch | {name: batch[name] * 0.5 + 0.1})
+    assert (before - after).abs().max() > 1e-3
+
+
+def test_a_condition_that_moves_nothing_has_no_response() -> None:
+    field, batch = expecting_field(), expecting_batch()
+    torch.nn.init.zeros_(field.decoder.out.weight)
+    assert not field(**batch | {"shift": torch.zeros(3, 11)}).any()
+    assert field(**batch).any()
+
+
+def test_a_correction_is_zero_until_one_of_its_last_maps_is_not() -> None:
+    torch.manual_seed(0)
+    field = VelocityField(ModelConfig(width=16, heads=2, layers=1), None, 37, expects=True)
+    assert field.is_zero
+    assert not field(**expecting_batch()).any()
+    assert field.response is not None
+    torch.nn.init.constant_(field.response.out.weight, 0.1)
+    assert not field.is_zero
+    assert not small_field().is_zero
+
+
 def test_slots_have_no_order_and_padding_does_not_count() -> None:
     field, batch = small_field().eval(), random_batch()
     slots = batch["perturbation"]

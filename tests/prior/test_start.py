@@ -137,6 +137,27 @@ def test_means_between_start_and_flow() -> None:
     torch.testing.assert_close(mean(1.0, 1.0), (first + last) / 2, rtol=1e-3, atol=5e-3)
 
 
+def test_the_shift_is_how_far_control_cells_lie_below_their_condition() -> None:
+    """In scores: control cells, scored where the condition is expected, are moved there by it on average."""
+    begin, n = start(), 4000
+    first = begin.expected[:1]
+    control = PriorStart.around(begin.spread, NAMES[:1], first, first, np.ones(1))
+    assert control.shift().abs().max() < 1e-6
+    rng = torch.Generator().manual_seed(1)
+    condition = torch.zeros(n, dtype=torch.long)
+    cells = control.spread.marginals.expression(torch.randn((n, G), generator=rng), control.rates[condition])
+    before, after = (
+        begin.spread.marginals.scores(cells, rates[condition + 1], torch.rand((n, G), generator=rng))
+        for rates in (begin.control_rates, begin.rates)
+    )
+    lost = before - after
+    error = lost.std(0) / n**0.5
+    assert ((lost.mean(0) - begin.shift()[1]).abs() < 4 * error + 0.05).all()
+    assert (begin.shift()[1] > 0.2).all()
+    torch.testing.assert_close(begin.on(torch.tensor([3, 1])).shift(), begin.shift()[:, [3, 1]])
+    torch.testing.assert_close(begin.of(["C", "A"]).shift(), begin.shift()[[2, 0]])
+
+
 def test_conditions_by_name() -> None:
     begin = start()
     assert begin.of(["C", "A"]).names == ("C", "A")

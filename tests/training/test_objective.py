@@ -179,9 +179,12 @@ def shifted(start: PriorStart, places: np.ndarray, genes: np.ndarray) -> np.ndar
             at = 1 - norm.sf(scores) / (1 - never ** np.exp(theta))
             value = np.interp(at, knots, values)
             value = np.where(at > 0, np.log1p(np.expm1(value) * np.exp(theta * (1 - never))), 0)
-            rates, half = np.full((15, GENES), float(start.rates[place, gene])), np.full((15, 1), 0.5)
-            left = scored(value[:, None], marginals, rates, half, np.array([gene]))[:, 0]
-            found[row, column] = (scores - left).mean()
+            within = np.where(value > 0, 0.5, norm.cdf(scores) / never ** np.exp(theta))[:, None]
+            before, after = (
+                scored(value[:, None], marginals, np.full((15, GENES), float(rate)), within, np.array([gene]))
+                for rate in (theta, start.rates[place, gene])
+            )
+            found[row, column] = (before - after).mean()
     return found
 
 

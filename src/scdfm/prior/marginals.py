@@ -96,7 +96,7 @@ class Marginals:
 
     def expression(self, scores: Float[Tensor, "B G"], rates: Float[Tensor, "B G"]) -> Float[Tensor, "B G"]:
         """Values (log1p) of standard normal scores at the rates θ."""
-        seen = (1 - self._zeros(rates)).clamp(min=SMALLEST_SHARE)
+        seen = (1 - self.share_of_zeros(rates)).clamp(min=SMALLEST_SHARE)
         # Shares of the upper end keep their digits where the gene is highest.
         place = 1 - torch.special.ndtr(-scores) / seen
         knots = _knots().to(scores.device, scores.dtype)
@@ -112,7 +112,7 @@ class Marginals:
         self, cells: Float[Tensor, "B G"], rates: Float[Tensor, "B G"], uniform: Float[Tensor, "B G"]
     ) -> Float[Tensor, "B G"]:
         """Scores of values (log1p) at the rates θ; `uniform` draws in [0, 1) choose those of zeros and of equal values."""
-        zeros = self._zeros(rates)
+        zeros = self.share_of_zeros(rates)
         value = torch.log1p(torch.expm1(cells) * torch.exp(-rates * (1 - self.zeros)))
         # At the very end a rounding would make a zero of the lowest value.
         place = self._place(value, uniform).clamp(min=SMALLEST_PLACE)
@@ -135,8 +135,8 @@ class Marginals:
         equal = torch.lerp(knots[first], knots[last], uniform.T)
         return torch.where(last > left, equal, between).T
 
-    def _zeros(self, rates: Tensor) -> Tensor:
-        """π(θ)."""
+    def share_of_zeros(self, rates: Tensor) -> Tensor:
+        """π(θ), the share of zeros at the rates θ."""
         return self.zeros ** torch.exp(rates)
 
 

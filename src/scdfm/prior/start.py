@@ -179,14 +179,18 @@ class PriorStart:
 
         A cell at place s among the control cells, left as it is, lies at s − shift among those that answer.
         """
-        grid = torch.special.ndtri((torch.arange(N_PLACES, device=self.rates.device) + 0.5) / N_PLACES)
         marginals, n_genes = self.spread.marginals, self.expected.shape[1]
+        grid = torch.special.ndtri((torch.arange(N_PLACES, device=self.rates.device) + 0.5) / N_PLACES)
         places = grid.repeat(len(self.rates)).unsqueeze(1).expand(-1, n_genes)
         control, moved = (
             rates.repeat_interleave(N_PLACES, dim=0) for rates in (self.control_rates, self.rates)
         )
-        left = marginals.scores(marginals.expression(places, control), moved, torch.full_like(control, 0.5))
-        shift: Tensor = (places - left).unflatten(0, (-1, N_PLACES)).mean(1)
+        cells = marginals.expression(places, control)
+        # A zero keeps its place among zeros.
+        among_zeros = torch.special.ndtr(places) / marginals.share_of_zeros(control)
+        within = torch.where(cells > 0, 0.5, among_zeros.clamp(max=1.0))
+        lost = marginals.scores(cells, control, within) - marginals.scores(cells, moved, within)
+        shift: Tensor = lost.unflatten(0, (-1, N_PLACES)).mean(1)
         return shift
 
     def velocity(self, output: Output, x_t: Float[Tensor, "B G"], t: Float[Tensor, " B"]) -> Tensor:

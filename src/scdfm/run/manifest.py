@@ -30,7 +30,7 @@ from scdfm.errors import RunError
 from scdfm.files import read_text, write_json
 from scdfm.prior.shrink import Shrinkage
 
-FORMAT = 7
+FORMAT = 8
 NAME = "manifest.json"
 PACKAGES = ("scdfm", "torch", "lightning", "numpy", "scipy", "anndata", "scanpy", "torchdiffeq")
 
