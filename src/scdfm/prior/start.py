@@ -190,7 +190,7 @@ class PriorStart:
         among_zeros = torch.special.ndtr(places) / marginals.share_of_zeros(control)
         within = torch.where(cells > 0, 0.5, among_zeros.clamp(max=1.0))
         lost = marginals.scores(cells, control, within) - marginals.scores(cells, moved, within)
-        shift: Tensor = lost.unflatten(0, (-1, N_PLACES)).mean(1)
+        shift: Tensor = lost.view(-1, N_PLACES, n_genes).mean(1)
         return shift
 
     def velocity(self, output: Output, x_t: Float[Tensor, "B G"], t: Float[Tensor, " B"]) -> Tensor:
