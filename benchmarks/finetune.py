@@ -4,7 +4,7 @@
 
 FIRST and SECOND are two draws of norman-like (tools/make_norman_like.py --seed 0 and 1: the same effects, other cells).
 The first run is fitted on half of the targets, alone and together. The second screen has a random 60% of the first one's
-genes and as many others, and a few measured conditions, singles and doubles of any target. Scored are 60 conditions of
+genes and as many others, and a few measured conditions, singles and doubles of any target. Scored are 150 conditions of
 the second screen that nobody measured there, on the genes of both, against the means of its cells: a fresh fit, a fit
 --from the first run, and the first run as it is, with the second screen's control cells. Preset instant: no network is
 trained. Fits are kept in --out, so the command can be repeated.
@@ -27,7 +27,7 @@ from scdfm.run.extrapolation import unknown
 from scdfm.seeds import numpy_rng
 from screens import RESULTS
 
-SCORED, CELLS = 60, 64
+SCORED, CELLS = 150, 64
 FRESH, CARRIED, AS_IT_IS, NO_CHANGE = "fresh fit", "fit --from", "the first run as it is", "no change"
 
 

@@ -14,7 +14,7 @@ import pytest
 import scdfm
 from scdfm import cli
 from scdfm.benchmarking import Contender, pieces
-from scdfm.errors import ConditionError, DataError, RunError
+from scdfm.errors import ConditionError, ConfigError, DataError, RunError
 from scdfm.training.module import FlowModule
 
 SMALL = [
@@ -337,3 +337,19 @@ def test_command_line(screen, tmp_path, capsys, monkeypatch):
         cli.main()
     assert stop.value.code == 2
     assert "--folds 0..4: expected numbers such as 0-4 or 0,2" in capsys.readouterr().err
+
+
+def test_a_final_run_knows_every_condition(cells, tmp_path) -> None:
+    """Fitted after the folds with the options of the model, no condition kept for a test."""
+    options = {"folds": [0], "models": "instant", "metrics": ("l2",)}
+    run(cells, tmp_path / "b", final=tmp_path / "final", **options)
+    made = scdfm.Run.load(tmp_path / "final")
+    assert made.split.test == ()
+    assert set(made.split.conditions) == set(cells.conditions) - {"control"}
+    assert (made.config.panel.n_genes, made.config.training.max_steps) == (40, 4)
+    for models in (["tiny", "instant"], ["baselines"]):
+        with pytest.raises(ConfigError, match=r"--final .* fits one model .*; name one preset"):
+            run(cells, tmp_path / "c", final=tmp_path / "other", **options | {"models": models})
+    with pytest.raises(DataError, match="is not empty"):
+        run(cells, tmp_path / "c", final=tmp_path / "final", **options)
+    assert not (tmp_path / "c").exists()

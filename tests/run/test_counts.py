@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
 
 import scdfm
+from scdfm.data.simulate import simulate_cell_types
 from scdfm.errors import ConditionError, DataError, RunError
 from scdfm.run.counts import CountLaw, counts_of, law_of, library_factors
 from scdfm.run.submission import require_submission, submission
@@ -230,3 +233,68 @@ def test_options_that_do_not_go_together(run, tmp_path, call, options, message):
 
 def test_the_manifest_knows_the_law(run):
     assert "counts.safetensors" in json.loads((run.path / "manifest.json").read_text())["digests"]
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory):
+    """A run of two cell lines, and a folder with the raw control cells of a third, in batches."""
+    folder = tmp_path_factory.mktemp("lines")
+    adata = simulate_cell_types(
+        n_genes=50, n_targets=4, n_types=3, cells_per_condition=12, n_controls=30, seed=3
+    )
+    adata.X = adata.layers["counts"].copy()
+    third = (adata.obs["cell_type"] == "type3").to_numpy()
+    config = scdfm.Config.preset("instant").updated(
+        {"panel": {"n_genes": 30}, "graph": {"k": 5}, "split": {"kind": "none"}}
+    )
+    cells = scdfm.read_cells(adata[~third].copy(), covariates=["cell_type"], target_sum=10_000)
+    run = scdfm.fit(cells, config=config, out=folder / "run", progress=False)
+    controls = adata[third & (adata.obs["perturbation"] == "control").to_numpy()].copy()
+    controls.obs = pd.DataFrame({"batch": np.arange(30) % 2}, index=controls.obs_names)
+    controls.write_h5ad(folder / "controls.h5ad")
+    return run, controls, folder
+
+
+def test_a_challenge_file_in_one_go(lines, call):
+    """A line of control cells alone: cells by condition from a table, all genes of the input, batches of source cells."""
+    run, controls, folder = lines
+    one, two = sorted(run.manifest.targets)[:2]
+    (folder / "cells.csv").write_text(f"target,n_cells\n{one},7\n{two},3\n", encoding="utf-8")
+    asked = (
+        "predict", run.path, "--controls", folder / "controls.h5ad", "--context", "cell_type=type3", "--format", "vcc",
+        "--cells-table", folder / "cells.csv", "--quiet",
+    )  # fmt: skip
+    code, out, err = call(*asked, "--copy", "batch", "--out", folder / "s.h5ad")
+    assert code == 0, err
+    assert "10 predicted and 30 control cells × 50 genes" in out
+    found = ad.read_h5ad(folder / "s.h5ad")
+    assert found.obs["target"].value_counts().to_dict() == {one: 7, two: 3, "non-targeting": 30}
+    assert list(found.var_names) == list(controls.var_names)
+    assert set(found.obs["cell_type"]) == {"type3"}
+    table = run.read_controls(controls, {"cell_type": "type3"})
+    batch = dict(zip(table.obs.index, table.obs["batch"], strict=True))
+    for name, n in ((one, 7), (two, 3)):
+        sources = run.predict([f"{name}|cell_type=type3"], table, n_cells=n).obs["source_control"]
+        rows = found.obs["target"] == name
+        assert [str(value) for value in found.obs["batch"][rows]] == [
+            str(batch[source]) for source in sources
+        ]
+    outside = [gene not in run.genes for gene in controls.var_names]
+    assert any(outside)
+    own = (found.obs["target"] == "non-targeting").to_numpy()
+    np.testing.assert_array_equal(found.X.toarray()[own], controls.X.toarray())
+    for options, words in (
+        (("--copy", "plate"), "'plate' is no column of the control cells that can be copied .*batch"),
+        (("--cells", 4), "--cells and --cells-table both say how many cells"),
+        (
+            ("--conditions", sorted(run.manifest.targets)[2]),
+            "expected a number of at least 1, found no number",
+        ),
+    ):
+        code, _, err = call(*asked, *options, "--out", folder / "no.h5ad")
+        assert (code, bool(re.search(words, err))) == (2, True), err
+    code, _, err = call("predict", run.path, "--all", "--copy", "batch", "--out", folder / "no.h5ad")
+    assert (code, "--copy belongs to a submission" in err) == (2, True)
+    (folder / "bad.csv").write_text(f"{one},7\n{one},x\n", encoding="utf-8")
+    code, _, err = call(*asked[:-2], folder / "bad.csv", "--out", folder / "no.h5ad")
+    assert (code, f"line '{one},x'; expected a condition, once" in err) == (2, True)

@@ -227,3 +227,30 @@ def test_what_a_run_cannot_be_carried_to_is_refused(parent, screens, tmp_path) -
     refused(
         ConfigError, r"model.width is 32, but the run was fitted with 16", options={"model": {"width": 32}}
     )
+
+
+def test_a_run_is_overwritten_only_where_it_is_asked_and_by_what_can_be_fitted(screens, tmp_path) -> None:
+    cells, out = scdfm.read_cells(screens[0]), tmp_path / "run"
+    config = scdfm.Config().updated(INSTANT)
+    first = scdfm.fit(cells, config=config, out=out, progress=False)
+    with pytest.raises(DataError, match="is not empty"):
+        scdfm.fit(cells, config=config, out=out, progress=False)
+    impossible = config.updated({"panel": {"include": ("nowhere",)}})
+    with pytest.raises(DataError, match="nowhere"):
+        scdfm.fit(cells, config=impossible, out=out, progress=False, overwrite=True)
+    assert scdfm.Run.load(out).manifest == first.manifest  # still there
+    with pytest.raises(ConfigError, match="--resume and --overwrite contradict each other"):
+        scdfm.fit(cells, config=config, out=out, progress=False, overwrite=True, resume=True)
+    with pytest.raises(ConfigError, match="is the run to start from and cannot be overwritten"):
+        scdfm.fit(cells, config=config, out=out, progress=False, overwrite=True, start_from=out)
+    second = scdfm.fit(cells, config=config.updated({"seed": 1}), out=out, progress=False, overwrite=True)
+    assert second.manifest.seed == 1
+    with pytest.raises(RunError, match="is another file than when this run was loaded"):
+        first.predict([first.split.train[0]], n_cells=2)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("thesis", encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"--overwrite replaces a folder of the same kind alone, with manifest.json"
+    ):
+        scdfm.fit(cells, config=config, out=tmp_path / "mine", progress=False, overwrite=True)
+    assert (tmp_path / "mine" / "notes.txt").is_file()

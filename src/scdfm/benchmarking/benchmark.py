@@ -13,10 +13,11 @@ from scdfm.benchmarking.page import Page
 from scdfm.benchmarking.pieces import Scored, run_pieces
 from scdfm.benchmarking.plan import Contender, Options, Plan, make_plan
 from scdfm.benchmarking.tables import Tables, aggregate
-from scdfm.config import SplitConfig
+from scdfm.config import Config, SplitConfig
 from scdfm.data import CellTable, Split, read_cells
+from scdfm.errors import ConfigError
 from scdfm.evaluation.evaluate import Protocol
-from scdfm.files import write_text, written_whole
+from scdfm.files import new_folder, write_text, written_whole
 from scdfm.jobs import begun
 from scdfm.processes import require_one
 
@@ -72,6 +73,7 @@ def benchmark(
     n_cells: int | None = None,
     resume: bool = False,
     progress: bool = True,
+    final: str | Path | None = None,
 ) -> Benchmark:
     """Fit, predict and evaluate `models` over folds and seeds, and leave one table in the folder `out`.
 
@@ -87,6 +89,8 @@ def benchmark(
     n_cells: predicted cells of each condition; default each preset's `sampling.cells`.
     resume: continue in `out`: finished pieces are read, an interrupted fit goes on, models, folds and seeds may
         be added. The tables are those of an uninterrupted benchmark.
+    final: a run folder to create after the folds: the one model that is fitted, on every condition and with the first
+        seed, but for those that validate. No fold scores it.
 
     All models of a fold are scored on the same cells and genes: the genes of the screen that each of them
     predicts. Raises ConfigError, DataError or RunError, one line each.
@@ -95,6 +99,7 @@ def benchmark(
     plan = make_plan(
         split, folds, seeds, models, protocol=protocol, metrics=metrics, options=options, n_cells=n_cells
     )
+    fitted = None if final is None else final_config(plan, Path(final), resume)
     table = cells if isinstance(cells, CellTable) else read_cells(cells)
     record = {"data": table.digest(), "split": _said(plan.split), "protocol": plan.protocol}
     out = begun(out, RECORD, record, resume)
@@ -106,7 +111,25 @@ def benchmark(
             getattr(tables, name).to_csv(temporary, index=False)
     write_text(out / MARKDOWN, page.markdown())
     write_text(out / PAGE, page.html())
+    if fitted is not None:
+        from scdfm.training import fit
+
+        fit(table, config=fitted, out=Path(str(final)), resume=resume, progress=progress)
     return Benchmark(out, plan, tables, notes, page.text())
+
+
+def final_config(plan: Plan, out: Path, resume: bool) -> Config:
+    """The config of the run that is fitted on everything; ConfigError unless one model of the plan is fitted."""
+    configs = [one.config for one in plan.contenders if one.config is not None]
+    if len(configs) != 1:
+        raise ConfigError(
+            f"benchmark: --final {out} fits one model on every condition, but {len(configs)} of --models are fitted; name "
+            "one preset, or fit it by hand (scdfm fit --split none)"
+        )
+    if not resume:
+        new_folder(out)
+    split = SplitConfig(kind="none", validation_fraction=configs[0].split.validation_fraction)
+    return configs[0].model_copy(update={"seed": plan.seeds[0], "split": split})
 
 
 def _said(split: SplitConfig | Split) -> dict[str, object]:

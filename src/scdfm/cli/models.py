@@ -13,6 +13,7 @@ from scdfm.cli.options import (
     DataArgument,
     Overwrite,
     Quiet,
+    cells_of,
     config_of,
     names_of,
     pairs_of,
@@ -80,6 +81,9 @@ def fit(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the fit that was interrupted in --out.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that stands in --out.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a model on DATA and leave a run folder at --out.
@@ -110,6 +114,7 @@ def fit(
 
     run = fit_cells(
         cells, config=options, out=out, resume=resume, progress=not quiet, say=warn, seconds=seconds, start_from=parent,
+        overwrite=overwrite,
     )  # fmt: skip
     if not is_first():
         return
@@ -188,6 +193,16 @@ def predict(
             help="scdfm, or vcc: a submission of counts as the Virtual Cell Challenge takes it, with control cells.",
         ),
     ] = "scdfm",
+    cells_table: Annotated[
+        Path | None,
+        typer.Option(help="With --format vcc: CSV of condition and cells, one a line, in place of --cells."),
+    ] = None,
+    copy: Annotated[
+        str | None,
+        typer.Option(
+            help="With --format vcc: columns of the control cells, batch,plate, that predicted cells take from theirs."
+        ),
+    ] = None,
     gene_axis: Annotated[
         Path | None,
         typer.Option(
@@ -206,6 +221,8 @@ def predict(
 
     The file of --controls is read as the run's cells were; options on columns, labels and numbers are about it alone.
     """
+    if cells_table is not None and not conditions:
+        conditions = list(cells_of(cells_table)) if not (test or every or all_pairs_of) else conditions
     if sum([bool(conditions), test, every, all_pairs_of is not None]) != 1:
         raise ConfigError(
             "predict: choose exactly one of --conditions A+B,C, --test, --all and --all-pairs-of A,B,C"
@@ -216,7 +233,9 @@ def predict(
             f"predict: {'--context' if named else '--fill-genes'} is about control cells of your own; give their file with "
             "--controls, or leave it out"
         )
-    _consistent(form, gene_axis, resume)
+    _consistent(form, {"--gene-axis": gene_axis, "--cells-table": cells_table, "--copy": copy}, resume)
+    if cells_table is not None and cells is not None:
+        raise ConfigError("predict: --cells and --cells-table both say how many cells; give one of them")
     from scdfm.run import Run
     from scdfm.run.predict import starting
 
@@ -232,7 +251,10 @@ def predict(
         names = ["+".join(pair) for pair in itertools.combinations(single, 2)]
     if form == "vcc":  # one process writes it, whole
         if is_first():
-            _submit(source, out, names, table, cells, gene_axis, seed, overwrite, not quiet)
+            sizes = cells if cells_table is None else cells_of(cells_table)
+            _submit(
+                source, out, names, table, sizes, gene_axis, copy, named, seed, overwrite, not quiet, device
+            )
         return
     written = source.predict_to(
         out,
@@ -280,19 +302,21 @@ def _measured(source: Run, test: bool, context: dict[str, str]) -> list[str] | N
     return [name for name in asked if name not in left] or (None if test else list(asked))
 
 
-def _consistent(form: str, gene_axis: Path | None, resume: bool) -> None:
+def _consistent(form: str, of_submission: dict[str, object], resume: bool) -> None:
     """Refuse options that do not go with the format."""
     if form not in ("scdfm", "vcc"):
         raise ConfigError(f"predict: --format {form}: expected scdfm or vcc")
-    if gene_axis is not None and form != "vcc":
-        raise ConfigError("predict: --gene-axis belongs to a submission; give it with --format vcc")
+    given = [option for option, value in of_submission.items() if value is not None]
+    if given and form != "vcc":
+        raise ConfigError(f"predict: {given[0]} belongs to a submission; give it with --format vcc")
     if resume and form == "vcc":
         raise ConfigError("predict: --resume: a submission is written at once; leave it out")
 
 
 def _submit(
-    source: Run, out: Path, names: list[str] | None, controls: CellTable | None, cells: int | None,
-    gene_axis: Path | None, seed: int, overwrite: bool, progress: bool,
+    source: Run, out: Path, names: list[str] | None, controls: CellTable | None, cells: int | dict[str, int] | None,
+    gene_axis: Path | None, copy: str | None, context: dict[str, str], seed: int, overwrite: bool, progress: bool,
+    device: str,
 ) -> None:  # fmt: skip
     """Write a submission and say what is in it."""
     from scdfm.run.submission import CONTROL_LABEL, submission
@@ -302,7 +326,11 @@ def _submit(
         raise ConfigError(f"output {out}: expected a name that ends in .h5ad for --format vcc; rename it")
     require_free(out, overwrite)
     genes = None if gene_axis is None else read_names(gene_axis, "file of genes")
-    found = submission(source, names, controls, n_cells=cells, gene_axis=genes, seed=seed, progress=progress)
+    copied = [name.strip() for name in (copy or "").split(",") if name.strip()]
+    found = submission(
+        source, names, controls, n_cells=cells, gene_axis=genes, copy=copied, context=context or None, seed=seed,
+        progress=progress, device=device,
+    )  # fmt: skip
     write_h5ad(found, out)
     n_control = int((found.obs["target"] == CONTROL_LABEL).sum())
     typer.echo(

@@ -96,6 +96,33 @@ def _joined(parts: list[str], run: Run | None) -> list[str]:
     return names + parts
 
 
+def cells_of(file: Path) -> dict[str, int]:
+    """Cells by condition of a CSV file: a name and a number a line, under a line of headings or not."""
+    import csv
+
+    from scdfm.files import read_text
+
+    try:
+        rows = [row for row in csv.reader(read_text(file).splitlines()) if any(text.strip() for text in row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"table of cells {file} cannot be read ({error}); expected lines such as A+B,128"
+        ) from error
+    if rows and not rows[0][-1].strip().isdecimal():
+        rows = rows[1:]
+    found: dict[str, int] = {}
+    for row in rows:
+        if len(row) != 2 or not row[1].strip().isdecimal() or not row[0].strip() or row[0].strip() in found:
+            raise DataError(
+                f"table of cells {file}: line '{','.join(row)}'; expected a condition, once, and its number of cells, "
+                "A+B,128: correct it"
+            )
+        found[row[0].strip()] = int(row[1])
+    if not found:
+        raise DataError(f"table of cells {file} names no condition; expected lines such as A+B,128")
+    return found
+
+
 def pairs_of(texts: list[str], option: str, example: str) -> dict[str, str]:
     """The columns and values of texts such as COLUMN=VALUE."""
     found = {}

@@ -169,6 +169,12 @@ def benchmark(
         bool,
         typer.Option("--resume", help="Continue the benchmark in --out; models, folds, seeds may be added."),
     ] = False,
+    final: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run folder to create after the folds: the model fitted on every condition, for use."
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Fit, predict and evaluate over folds and seeds: one table with intervals, beside all baselines."""
@@ -183,9 +189,12 @@ def benchmark(
         protocol=protocol,  # type: ignore[arg-type]
         metrics=None if metrics is None else [name.strip() for name in metrics.split(",")],
         options=[*(settings or []), *steps], n_cells=cells, resume=resume, progress=not quiet,
+        final=final,
     )  # fmt: skip
     typer.echo(result.text)
     typer.echo(f"\npage: {result.page}")
+    if final is not None:
+        typer.echo(f"run fitted on every condition, which no fold scored: {final}")
 
 
 def numbers_of(text: str) -> list[int]:

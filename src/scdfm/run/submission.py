@@ -6,7 +6,7 @@ labels of the reference exactly, whole counts of at least 0, at most 1,000,000 a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anndata as ad
@@ -15,10 +15,11 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scdfm.data import CONTROL, CellTable
-from scdfm.data.conditions import SEPARATOR, parse, targets
+from scdfm.data.conditions import SEPARATOR, parse, perturbation_of, targets
 from scdfm.errors import ConditionError, DataError
+from scdfm.run.contexts import in_context
 from scdfm.run.counts import library_factors
-from scdfm.run.predict import condition_names, control_table, predict
+from scdfm.run.predict import condition_names, populations, starting
 from scdfm.run.trained import Trained
 
 COLUMN, CONTROL_LABEL, MOST_COUNTS = "target", "non-targeting", 1_000_000
@@ -30,41 +31,90 @@ def submission(
     conditions: Sequence[str] | None = None,
     controls: CellTable | ad.AnnData | str | Path | None = None,
     *,
-    n_cells: int | None = None,
+    n_cells: int | Mapping[str, int] | None = None,
     gene_axis: Sequence[str] | None = None,
+    copy: Sequence[str] = (),
+    context: Mapping[str, str] | None = None,
     seed: int = 0,
     progress: bool = False,
+    device: str = "auto",
 ) -> ad.AnnData:
     """Predicted counts of `conditions` beside the control cells they start from, labelled as the challenge labels them.
 
-    controls: as for `predict`; genes of theirs that the run does not model are those of the control cell that a predicted
-        cell starts from, unchanged. gene_axis: the genes of the file in their order; None takes those of the controls.
+    controls, context: as for `predict`; genes of theirs that the run does not model are those of the control cell that
+        a predicted cell starts from, unchanged. gene_axis: the genes of the file in their order; None takes all of theirs.
+    n_cells: cells of every condition, or of each by name; None takes `sampling.cells` of the run's config.
+    copy: columns of the control cells, such as the batch, that a predicted cell takes from the one it starts from.
+        Covariates stand in columns of their own.
 
-    Raises ConditionError for conditions with a dose, time or covariates, which a label cannot say, DataError for genes
+    Raises ConditionError for conditions with a dose or time, which a label cannot say, DataError for genes and columns
     that the controls lack, for control cells that are none of counts, and what `predict` raises.
     """
-    names = condition_names(run, conditions)
+    run, table = starting(run, controls, context, seed=seed)
+    names = condition_names(run, conditions, context)
     for name in names:
         condition = parse(name)
-        if condition.covariates or condition.time is not None or name != SEPARATOR.join(targets(name)):
+        if condition.time is not None or perturbation_of(name) != SEPARATOR.join(targets(name)):
             raise ConditionError(
-                f"condition '{name}': a submission names targets alone; expected no dose, time or covariate; "
-                "write log1p values or counts (--counts) instead"
+                f"condition '{name}': a submission names targets alone; expected no dose or time; write log1p values or "
+                "counts (--counts) instead"
             )
-    table = run.controls if controls is None else control_table(run, controls)
+    columns = _copied(run, table, copy)
     axis = list(map(str, table.genes)) if gene_axis is None else list(dict.fromkeys(gene_axis))
-    columns = table.columns(axis)
-    predicted = predict(run, names, table, n_cells=n_cells, counts=True, seed=seed, progress=progress)
+    places = table.columns(axis)
     own = _control_counts(table)
-    place = {name: at for at, name in enumerate(table.obs.index.astype(str))}
-    rows = [place[name] for name in predicted.obs["source_control"].astype(str)]
-    cells = sp.vstack([_filled(predicted, own[rows], table)[:, columns], own[:, columns]], format="csr")
-    labels = [*predicted.obs[run.manifest.perturbation_key].astype(str), *[CONTROL_LABEL] * table.n]
-    index = [*predicted.obs_names, *(f"{CONTROL}_{name}" for name in table.obs.index)]
-    obs = pd.DataFrame({COLUMN: pd.Categorical(labels)}, index=pd.Index(index, name="cell"))
+    row_of = {name: at for at, name in enumerate(table.obs.index.astype(str))}
+    blocks, labels, index, rows, said = [], list[str](), list[str](), list[int](), {}
+    for n, some in _by_size(run, names, n_cells, context or {}).items():
+        predicted = populations(
+            run, some, table, n, None, True, seed, progress, device, stored=controls is None
+        )
+        starts = [row_of[name] for name in predicted.obs["source_control"].astype(str)]
+        blocks.append(_filled(predicted, own[starts], table)[:, places])
+        labels += [SEPARATOR.join(targets(name)) for name in some for _ in range(n)]
+        index, rows, said = [*index, *predicted.obs_names], [*rows, *starts], predicted.uns["scdfm"]
+    cells = sp.vstack([*blocks, own[:, places]], format="csr")
+    index += [f"{CONTROL}_{name}" for name in table.obs.index]
+    obs = pd.DataFrame(
+        {COLUMN: pd.Categorical([*labels, *[CONTROL_LABEL] * table.n])}, index=pd.Index(index, name="cell")
+    )
+    for column in columns:
+        values = table.obs[column].astype(object).to_numpy()
+        obs[column] = pd.Categorical([*values[rows], *values])
     found = ad.AnnData(cells.astype(np.float32), obs=obs, var=pd.DataFrame(index=pd.Index(axis, name="gene")))
-    found.uns["scdfm"] = predicted.uns["scdfm"]
+    found.uns["scdfm"] = said
     require_submission(found)
+    return found
+
+
+def _copied(run: Trained, table: CellTable, copy: Sequence[str]) -> list[str]:
+    """The columns of control cells that predicted ones take: covariates, and those asked for."""
+    wanted = list(dict.fromkeys([*run.manifest.conditions.covariates, *copy]))
+    for column in wanted:
+        if column not in table.obs.columns or column in (COLUMN, table.perturbation_key):
+            known = [str(one) for one in table.obs.columns if one not in (COLUMN, table.perturbation_key)]
+            raise DataError(
+                f"submission: '{column}' is no column of the control cells that can be copied (theirs: "
+                f"{', '.join(known) or 'none'}); name one of them, or give the cells' own file (--controls)"
+            )
+    return wanted
+
+
+def _by_size(
+    run: Trained, names: Sequence[str], n_cells: int | Mapping[str, int] | None, context: Mapping[str, str]
+) -> dict[int, list[str]]:
+    """Conditions by their number of cells."""
+    if not isinstance(n_cells, Mapping):
+        return {run.config.sampling.cells if n_cells is None else n_cells: list(names)}
+    asked = {in_context(run.manifest.naming.canonical(name), context): n for name, n in n_cells.items()}
+    found: dict[int, list[str]] = {}
+    for name in names:
+        if name not in asked or asked[name] < 1:
+            what = "no number" if name not in asked else f"{asked[name]}"
+            raise DataError(
+                f"cells of '{name}': expected a number of at least 1, found {what}; name it in the table of cells"
+            )
+        found.setdefault(asked[name], []).append(name)
     return found
 
 

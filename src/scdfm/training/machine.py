@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 
 import torch
 
 from scdfm.config import TrainingConfig
 from scdfm.errors import ConfigError
+from scdfm.processes import launched, world_size
 from scdfm.run.trained import build_field
 from scdfm.training.inputs import Inputs
 
@@ -35,6 +37,16 @@ def require_machine(options: TrainingConfig) -> None:
         raise ConfigError(
             f"training.devices {options.devices}: this machine has {there} {what}; ask for no more"
         )
+    if launched() is None and is_interactive() and (n := world_size(options)) > 1:
+        raise ConfigError(
+            f"training.devices {options.devices}: a notebook or console cannot start the {n} processes; expected 1 here: "
+            "run `scdfm fit` or a script for more"
+        )
+
+
+def is_interactive() -> bool:
+    """Whether this is a console or a notebook, which Lightning starts no further processes from."""
+    return hasattr(sys, "ps1")
 
 
 def require_memory(inputs: Inputs) -> None:

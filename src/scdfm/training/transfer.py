@@ -220,21 +220,24 @@ class Joined(NamedTuple):
 
 
 def best_of(fresh: LearnedPrior, joint: Sequence[tuple[float, LearnedPrior]], shifts: Floats) -> Joined:
-    """Of the prior of the new conditions alone and those of both screens the one that expects left-out conditions best.
+    """Of the priors of both screens the one that expects left-out conditions best, unless that of the new one alone is
+    better by more than a standard error: of few conditions chance decides, and who names a run believes that it helps.
 
     shifts [n, G] are those of the new conditions, which stand first among those of every prior.
     """
     n = len(shifts)
 
-    def error(learned: LearnedPrior) -> float:
-        return float(((learned.left_out[:n] - shifts) ** 2).sum(1).mean())
+    def errors(learned: LearnedPrior) -> Floats:
+        return np.asarray(((learned.left_out[:n] - shifts) ** 2).sum(1))
 
-    first = error(fresh)
-    best = Joined(fresh, 0.0, first, first)
-    for worth, learned in joint:
-        if (found := error(learned)) < best.error:
-            best = Joined(learned._replace(left_out=learned.left_out[:n]), worth, found, first)
-    return best
+    alone = errors(fresh)
+    worth, best = min(joint, key=lambda pair: float(errors(pair[1]).mean()))
+    loss = errors(best) - alone
+    unsure = float(loss.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+    if loss.mean() > unsure:
+        return Joined(fresh, 0.0, float(alone.mean()), float(alone.mean()))
+    found = best._replace(left_out=best.left_out[:n])
+    return Joined(found, worth, float(errors(best).mean()), float(alone.mean()))
 
 
 def told(manifest: Manifest) -> str | None:
@@ -244,14 +247,15 @@ def told(manifest: Manifest) -> str | None:
     one = manifest.lineage[0]
     if not one.worth:
         return (
-            f"conditions of {one.path} take no part in the prior: with them left-out conditions of this screen would be "
-            "expected no better than without; its weights are carried over"
+            f"conditions of {one.path} take no part in the prior: with them conditions of this screen that are left out, "
+            "or validate, are expected worse than by a fresh fit; its weights are carried over"
         )
     assert one.error is not None
     assert one.fresh_error is not None
     most = "as measured" if one.worth == MOST else f"as means of {one.worth:g} cells at most"
     gain = 1 - one.error / max(one.fresh_error, 1e-12)
+    than = f"{abs(gain):.0%} {'smaller' if gain >= 0 else 'larger, not clearly,'} than of a fresh fit"
     return (
         f"conditions of {one.path} take part in the prior, {most}: the squared error of left-out conditions of this "
-        f"screen is {gain:.0%} smaller than of a fresh fit"
+        f"screen is {than}" + ("" if gain >= 0 else " (fit without --from for that)")
     )
