@@ -1,4 +1,4 @@
-"""README: short, its code prints what it says, its links and pictures are there."""
+"""README: short, its code prints what it says, its links and pictures are there; citation and recipe are of this version."""
 
 from __future__ import annotations
 
@@ -58,3 +58,18 @@ def test_the_citation_is_of_this_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert cited["version"] == project["version"]
     assert cited["license"] == project["license"]
+
+
+def test_the_recipe_has_the_version_and_the_dependencies() -> None:
+    recipe = yaml.safe_load((ROOT / "recipe/recipe.yaml").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert recipe["context"]["version"] == project["version"]
+    python, *run = recipe["requirements"]["run"]
+    assert python == f"python {project['requires-python']}"
+    conda = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+    names = [re.match(r"[\w-]+", one)[0] for one in project["dependencies"]]
+    expected = [
+        f"{conda.get(name, name)} {one[len(name) :]}"
+        for name, one in zip(names, project["dependencies"], strict=True)
+    ]
+    assert run == expected

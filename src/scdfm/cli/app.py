@@ -16,13 +16,13 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def options(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print version and commit, and stop.")] = False,
 ) -> None:
     """Options of scdfm itself."""
     if version:
-        import scdfm
+        from scdfm.version import version as told
 
-        typer.echo(scdfm.__version__)
+        typer.echo(told())
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(2)
