@@ -14,6 +14,9 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 
 from docstrings import as_rst  # noqa: E402 (stands beside this file)
 
+# tqdm says so in every notebook without widgets, with the path of this machine.
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
+
 project = "scdfm"
 author = "the scdfm authors"
 version = release = metadata.version("scdfm")

@@ -1,4 +1,4 @@
-"""README: short, its code prints what it says, its links and pictures are there; citation and recipe are of this version."""
+"""README: short, its code prints what it says, its links are there; citation and recipe are of this version."""
 
 from __future__ import annotations
 
