@@ -35,7 +35,7 @@ from scdfm.flow import flow_loss, generate, sample_normal, solve
 from scdfm.model import VelocityField, reference
 from scdfm.official import velocity_field
 from scdfm.seeds import numpy_rng, torch_rng
-from scdfm.training.compiling import compile_layers
+from scdfm.training.module import compile_layers
 from scdfm.training.steps import Prefetched, StepBatches
 
 BACKBONE = "differential_perceiver"

@@ -16,10 +16,11 @@ from typing import Any, get_args, get_origin
 
 import typer
 
-from scdfm import config, declaration
+from scdfm import config
+from scdfm import options as declaration
 from scdfm.cli import app
 from scdfm.config import PRESETS, Config
-from scdfm.declaration import DataConfig
+from scdfm.options import DataConfig
 
 DOCS = Path(__file__).resolve().parent
 GENERATED = "<!-- Made by docs/generate.py: change the code, then run it. -->\n"

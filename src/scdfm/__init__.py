@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         read_cells,
         simulate,
     )
-    from scdfm.declaration import DataConfig
     from scdfm.errors import ScdfmError
     from scdfm.evaluation import (
         differences,
@@ -41,13 +40,14 @@ if TYPE_CHECKING:
         scaled,
         summarise,
     )
+    from scdfm.options import DataConfig
     from scdfm.run import Run
     from scdfm.screening import Identification, Screen, identify, interactions, screen
     from scdfm.training import fit
 
 _HOMES = {
     "Config": "scdfm.config",
-    "DataConfig": "scdfm.declaration",
+    "DataConfig": "scdfm.options",
     "CellTable": "scdfm.data",
     "Split": "scdfm.data",
     "additive_split": "scdfm.data",

@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from scdfm.declaration import TABLE, DataConfig, table_of
 from scdfm.errors import ConfigError
-from scdfm.section import Section, checked, merged, read_toml
+from scdfm.options import TABLE, DataConfig, Section, checked, merged, read_toml, table_of
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]

@@ -7,16 +7,33 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
+from threadpoolctl import threadpool_limits
+
 from scdfm.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from scdfm.config import TrainingConfig
+
+
+@contextlib.contextmanager
+def openmp_threads_kept() -> Iterator[None]:
+    """Put the number of OpenMP threads back after numba's pool, which sets it for the whole process, torch included.
+
+    Two threads where one was asked for make small tensor operations many times slower on a busy machine. The
+    pool's runtime is loaded first: a limit holds for the runtimes that are there when it begins.
+    """
+    with contextlib.suppress(ImportError):  # a numba without OpenMP sets nothing
+        importlib.import_module("numba.np.ufunc.omppool")
+    with threadpool_limits(1, user_api="openmp"):
+        yield
+
 
 T = TypeVar("T")
 

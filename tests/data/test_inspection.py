@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from scdfm.data import simulate, simulate_cell_types, simulate_doses, simulate_drugs
 from scdfm.data.inspection import Inspection, inspect
 from scdfm.data.inspection.columns import control_label, decides
-from scdfm.data.inspection.text import text
+from scdfm.data.inspection.inspection import text
 from scdfm.errors import DataError
 
 SMALL = {"n_genes": 25, "cells_per_condition": 40, "n_controls": 120, "truth_cells": 2}

@@ -11,8 +11,7 @@ import pytest
 
 import scdfm
 from scdfm.data import read_cells
-from scdfm.data.naming import Naming
-from scdfm.data.recognise import looks_like_control, looks_unassigned, may_be_control
+from scdfm.data.naming import Naming, looks_like_control, looks_unassigned, may_be_control
 from scdfm.errors import DataError
 
 GENES = ("A", "B", "C", "D")

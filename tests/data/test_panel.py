@@ -13,7 +13,7 @@ from scdfm.config import PanelConfig
 from scdfm.data import CellTable, GenePanel, Split, read_cells, select_genes
 from scdfm.data.panel import gene_moments, normalised_dispersion
 from scdfm.errors import ConditionError, DataError
-from scdfm.threads import openmp_threads_kept
+from scdfm.processes import openmp_threads_kept
 
 GENES = [f"G{i:03d}" for i in range(120)]
 SPLIT = Split("file", 0, train=("G003", "G004"), validation=("G003+G005",), test=("G007", "G003+OUT"))

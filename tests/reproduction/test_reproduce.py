@@ -19,11 +19,11 @@ from scdfm.datasets import norman, published
 from scdfm.datasets.generated import generated_norman
 from scdfm.datasets.published import PUBLISHED_METRICS
 from scdfm.errors import ConfigError, DataError, RunError
+from scdfm.processes import openmp_threads_kept
 from scdfm.reproduction import EXPERIMENTS, VARIANTS, Reproduction, reproduce
 from scdfm.reproduction.check import PublishedFolds, control_check
 from scdfm.reproduction.experiments import experiment_named
 from scdfm.run import Run
-from scdfm.threads import openmp_threads_kept
 from scdfm.training.module import FlowModule
 
 MODELS = {

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import scdfm
 from scdfm.errors import RunError, ScdfmError
-from scdfm.official.checkpoint import load_plain
+from scdfm.official.convert import load_plain
 from scdfm.training.checkpoint import SafetensorsIO, read_checkpoint
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 import scdfm
 from scdfm.config import ModelConfig
 from scdfm.model import VelocityField
-from scdfm.training import compiling
-from scdfm.training.compiling import compile_layers
+from scdfm.training import module as compiling
+from scdfm.training.module import compile_layers
 
 CPU = torch.device("cpu")
 

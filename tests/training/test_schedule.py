@@ -10,7 +10,7 @@ import torch
 
 from scdfm.config import TrainingConfig
 from scdfm.errors import RunError
-from scdfm.training.averaging import AveragedWeights
+from scdfm.training.callbacks import AveragedWeights
 from scdfm.training.checkpoint import SafetensorsIO, read_checkpoint
 from scdfm.training.module import learning_rate_factor, parameter_groups
 

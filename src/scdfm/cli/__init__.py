@@ -1,7 +1,6 @@
 """The command line: parse, call, print. Heavy imports wait until a command runs, so that --help is instant."""
 
-from scdfm.cli import examples, inspection, models, published, scores, screening
-from scdfm.cli.app import app
-from scdfm.cli.entry import main
+from scdfm.cli import data, models, published, scores, screening
+from scdfm.cli.app import app, main
 
-__all__ = ["app", "examples", "inspection", "main", "models", "published", "scores", "screening"]
+__all__ = ["app", "data", "main", "models", "published", "scores", "screening"]

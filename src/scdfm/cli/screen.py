@@ -16,8 +16,8 @@ from scdfm.errors import ConfigError
 
 if TYPE_CHECKING:
     from scdfm.data import CellTable
-    from scdfm.declaration import DataConfig
     from scdfm.evaluation import Counts
+    from scdfm.options import DataConfig
     from scdfm.run import Run
 
 NONE = "none"
@@ -40,7 +40,7 @@ _BACKED: Final = typer.Option(
 
 def declared(config: Path | None, given: dict[str, Any], **defaults: Any) -> DataConfig:
     """The options given, over the table [data] of the file, over `defaults`."""
-    from scdfm.declaration import DataConfig
+    from scdfm.options import DataConfig
 
     values = {name: value for name, value in given.items() if value is not None}
     for name, become in _BECOME.items():
@@ -92,7 +92,7 @@ class Reader:
     ) -> CellTable | None:
         """The control cells of a file, of a context where one is given, read as those of the run but for the options
         given; None without a file."""
-        from scdfm.declaration import DataConfig
+        from scdfm.options import DataConfig
         from scdfm.run.controls import read_controls
 
         if file is None:
@@ -109,8 +109,8 @@ class Reader:
 
     def counts(self, predicted: Path, real: Path) -> tuple[Counts, Counts]:
         """The raw counts of a prediction (X) and of measured cells, which the layer is of."""
-        from scdfm.declaration import DataConfig
         from scdfm.evaluation import read_counts
+        from scdfm.options import DataConfig
 
         default = DataConfig()
         for option in (
@@ -139,8 +139,7 @@ class Reader:
 
     def require_data_alone(self, command: str) -> None:
         """Refuse a config file with tables that `command` would not use."""
-        from scdfm.declaration import TABLE
-        from scdfm.section import read_toml
+        from scdfm.options import TABLE, read_toml
 
         tables = [] if self.config is None else sorted(set(read_toml(self.config)) - {TABLE})
         if tables:
@@ -185,7 +184,7 @@ def reads_screen(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..
 
 def _annotations(defaults: dict[str, Any]) -> dict[str, Any]:
     """The options by name; --help shows what stands where they are not given."""
-    from scdfm.declaration import DataConfig
+    from scdfm.options import DataConfig
 
     found: dict[str, Any] = {"config": Annotated[Path | None, _CONFIG]}
     for name, field in DataConfig.model_fields.items():

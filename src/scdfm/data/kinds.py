@@ -16,8 +16,8 @@ import scipy.sparse as sp
 
 from scdfm.data.source import Source
 from scdfm.data.tables import READ_ERRORS, reason
-from scdfm.declaration import Values
 from scdfm.errors import DataError
+from scdfm.options import Values
 
 Kind = Literal[
     "counts", "log1p", "log2", "log10", "log1p-twice", "normalised", "fractional", "intensities", "scaled", "empty",

@@ -11,8 +11,7 @@ import pandas as pd
 
 from scdfm.data.conditions import CONTROL, CONTROL_SPELLINGS, near, number_text
 from scdfm.data.design import Design, Designed, column_of, labels_of, texts
-from scdfm.data.naming import MISSING, Naming
-from scdfm.data.recognise import looks_like_control, looks_unassigned
+from scdfm.data.naming import MISSING, Naming, looks_like_control, looks_unassigned
 from scdfm.data.tables import plain, unreadable
 from scdfm.errors import DataError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,19 +11,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scdfm.data import remarks
 from scdfm.data.cells import CellTable
-from scdfm.data.conditions import CONTROL
+from scdfm.data.conditions import CONTROL, targets
 from scdfm.data.design import Design
-from scdfm.data.gene_names import read_genes, unique_names
+from scdfm.data.doses import UNITS, different_units, units_of
+from scdfm.data.gene_names import elsewhere, read_genes, unique_names
+from scdfm.data.kinds import matrices
 from scdfm.data.labels import Labelled, chosen_rows, label_cells
 from scdfm.data.naming import Naming
 from scdfm.data.source import Source, open_source
+from scdfm.data.stored import Matrix, row_lengths
 from scdfm.data.streaming import genes_found, log1p_values
 from scdfm.data.tables import plain
-from scdfm.data.values import Reading, TargetSum, ValuesError, checked_target_sum
-from scdfm.declaration import Values
+from scdfm.data.values import Reading, Scale, TargetSum, ValuesError, checked_target_sum
 from scdfm.errors import DataError
+from scdfm.options import Values
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -168,7 +170,7 @@ def cells_of(
             genes.names.tolist(), where, backed, genes.columns,
         )  # fmt: skip
     except ValuesError as error:
-        raise type(error)(f"{error}{remarks.other_matrices(opened, layer)}") from error
+        raise type(error)(f"{error}{other_matrices(opened, layer)}") from error
     return CellTable(
         X=X,
         genes=genes.names,
@@ -183,8 +185,8 @@ def cells_of(
         source=None if source.path is None else source.path.absolute(),
         design=design,
         notes=(
-            *source.notes, *genes.notes, *labelled.notes, *remarks.of_genes(source, naming, conditions),
-            *remarks.of_doses(source.obs, design), *remarks.of_values(X, scale, reading, obs.index, where),
+            *source.notes, *genes.notes, *labelled.notes, *gene_notes(source, naming, conditions),
+            *dose_notes(source.obs, design), *value_notes(X, scale, reading, obs.index, where),
         ),
         subset={column: plain(value) for column, value in (subset or {}).items()},
         min_genes=min_genes,
@@ -219,3 +221,50 @@ def _obs(
         if column != key:
             obs[column] = obs[column].cat.remove_unused_categories()
     return obs
+
+
+def value_notes(X: Matrix, scale: Scale, reading: Reading, cells: pd.Index, where: str) -> Iterator[str]:
+    """Numbers that are no whole counts, and cells without any."""
+    if scale.values != reading.values:
+        yield (
+            f"{where} holds numbers with fractions: taken for corrected or normalised counts, and normalised to "
+            f"{scale.target_sum:g} (--values {scale.values})"
+        )
+    empty = np.flatnonzero(row_lengths(X) == 0)
+    if len(empty):
+        yield (
+            f"{where}: {len(empty)} cells have no gene above 0 (first: cell '{cells[empty[0]]}') and pull means toward 0; "
+            "min_genes=1 (--min-genes 1) leaves them out"
+        )
+
+
+def dose_notes(obs: pd.DataFrame, design: Design) -> Iterator[str]:
+    """Units that doses were written in, where they were."""
+    key, unit_key = design.dose_key, design.dose_unit_key
+    if key is None:
+        return
+    units = different_units(obs, unit_key) if unit_key else units_of(map(str, pd.unique(obs[key].dropna())))
+    if units:
+        said = " and ".join(sorted({UNITS[unit][0] for unit in units}))
+        yield f"doses written in {', '.join(units)} are read in {said}"
+
+
+def gene_notes(source: Source, naming: Naming, conditions: Sequence[str]) -> Iterator[str]:
+    """Where targets are found that the index of var does not name."""
+    every = {target for condition in conditions for target in targets(condition)}
+    named = naming.genes is not None or naming.gene_versions == "drop"
+    if not named and not every & set(source.genes.tolist()):
+        yield from filter(None, [elsewhere(source, every)])
+
+
+def other_matrices(source: Source, layer: str | None) -> str:
+    """Which other matrices of the file can be read and how, as the end of an error."""
+    try:
+        found = [part for part in matrices(source) if part.layer != layer and part.options is not None]
+    except DataError:
+        return ""
+    told = [
+        f"{part.name} holds {part.kind}: {' '.join(part.options or ()) or 'leave --layer out'}"
+        for part in found
+    ]
+    return f"; {'; '.join(told)}" if told else ""

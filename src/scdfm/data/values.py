@@ -17,8 +17,8 @@ import scipy.sparse as sp
 
 from scdfm.data.kinds import MEANING, MOST, OPTIONS, UNDO, recognise, sample
 from scdfm.data.tables import READ_ERRORS, reason
-from scdfm.declaration import Values
 from scdfm.errors import DataError, ScdfmError
+from scdfm.options import Values
 
 _BLOCK_VALUES: Final = 8_000_000  # values of one dense block on its way to CSR
 

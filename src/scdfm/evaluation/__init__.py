@@ -2,7 +2,7 @@
 
 from scdfm.evaluation.baselines import BASELINES
 from scdfm.evaluation.ceiling import CEILING, DUPLICATE
-from scdfm.evaluation.compare import evaluate_against
+from scdfm.evaluation.comparison import evaluate_against
 from scdfm.evaluation.evaluate import evaluate
 from scdfm.evaluation.hits import hits
 from scdfm.evaluation.prior import PRIOR

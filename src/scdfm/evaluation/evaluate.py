@@ -26,7 +26,15 @@ from scdfm.evaluation.ceiling import (
 from scdfm.evaluation.expression import RankTests, against_control
 from scdfm.evaluation.metrics import Standard, effect_weights, score_means, top_genes
 from scdfm.evaluation.populations import score_populations
-from scdfm.evaluation.prior import PRIOR, Fitted, Predictor, prior_of, prior_population
+from scdfm.evaluation.prior import (
+    PRIOR,
+    Fitted,
+    Predictor,
+    prior_of,
+    prior_population,
+    training_control_of,
+    training_means,
+)
 from scdfm.evaluation.pseudobulk import (
     Floats,
     Moments,
@@ -39,7 +47,6 @@ from scdfm.evaluation.pseudobulk import (
 )
 from scdfm.evaluation.registry import METRICS, RESPONDERS, WEIGHTED, checked
 from scdfm.evaluation.responders import score_responders
-from scdfm.evaluation.trained import training_control_of, training_means
 from scdfm.evaluation.vcc2026.counts import Counts, counted, log1p_cells, refuse_options
 from scdfm.evaluation.vcc2026.metrics import own_genes
 from scdfm.evaluation.vcc2026.score import RESERVED, score

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from scdfm.data.stored import StoredMatrix
 from scdfm.evaluation.pseudobulk import Floats, Population, Rows, taken
-from scdfm.threads import openmp_threads_kept
+from scdfm.processes import openmp_threads_kept
 
 SMALL = 8
 """Conditions of at most this many cells get the exact test on genes without ties, as scipy's `auto` does."""

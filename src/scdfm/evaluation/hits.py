@@ -13,8 +13,8 @@ from scdfm.data.conditions import CONTROL, near
 from scdfm.errors import ConfigError, DataError
 from scdfm.evaluation import baselines
 from scdfm.evaluation.alignment import Cells, Pair, align
+from scdfm.evaluation.prior import training_means
 from scdfm.evaluation.pseudobulk import Floats, Moments, Population, control_moments, moments
-from scdfm.evaluation.trained import training_means
 
 SHARES: Final = (0.05, 0.1, 0.2)
 """Parts of the ranked library that are looked at."""

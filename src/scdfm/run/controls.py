@@ -12,9 +12,8 @@ from scdfm.data.cells import CellTable
 from scdfm.data.conditions import CONTROL, COVARIATE_SIGN, SEPARATOR, near
 from scdfm.data.design import Design, column_of, texts
 from scdfm.data.labels import listed
-from scdfm.data.naming import Naming
+from scdfm.data.naming import Naming, looks_like_control
 from scdfm.data.reading import cells_of
-from scdfm.data.recognise import looks_like_control
 from scdfm.data.source import Source, open_source
 from scdfm.errors import ConditionError, DataError
 from scdfm.run.manifest import Manifest

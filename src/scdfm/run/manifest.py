@@ -25,9 +25,9 @@ from scdfm.data.design import Design
 from scdfm.data.encoding import ConditionSchema
 from scdfm.data.features import Part
 from scdfm.data.naming import Naming
-from scdfm.declaration import Values
 from scdfm.errors import RunError
 from scdfm.files import read_text, write_json
+from scdfm.options import Values
 from scdfm.prior.shrink import Shrinkage
 
 FORMAT = 8

@@ -20,11 +20,9 @@ from scdfm.config import Config, TrainingConfig
 from scdfm.processes import launched, world_size
 from scdfm.run import folder
 from scdfm.seeds import derive
-from scdfm.training.averaging import AveragedWeights
+from scdfm.training.callbacks import AveragedWeights, Curves, Interruption, StepBar, stopped
 from scdfm.training.checkpoint import CHECKPOINTS, LAST, SafetensorsIO
-from scdfm.training.curves import Curves, StepBar
 from scdfm.training.divergence import last_good
-from scdfm.training.interruption import Interruption, stopped
 from scdfm.training.module import FlowModule
 from scdfm.training.steps import StepData
 from scdfm.training.validation import MONITOR

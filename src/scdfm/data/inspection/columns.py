@@ -28,7 +28,7 @@ from scdfm.data.doses import (
 )
 from scdfm.data.features import smiles_column
 from scdfm.data.inspection.labels import Genes, Meaning, frequencies, meaning
-from scdfm.data.recognise import looks_like_control
+from scdfm.data.naming import looks_like_control
 from scdfm.errors import DataError
 
 # Names in order of trust; the first that a file has wins among columns that are otherwise alike.

@@ -12,8 +12,17 @@ import pandas as pd
 
 from scdfm.data.conditions import CONTROL_SPELLINGS, Perturbation, perturbation, split_setting, split_targets
 from scdfm.data.doses import listed_amounts
-from scdfm.data.naming import GENE, MISSING, NONE, VERSION, Naming, as_one
-from scdfm.data.recognise import looks_like_control, looks_unassigned, may_be_control
+from scdfm.data.naming import (
+    GENE,
+    MISSING,
+    NONE,
+    VERSION,
+    Naming,
+    as_one,
+    looks_like_control,
+    looks_unassigned,
+    may_be_control,
+)
 from scdfm.errors import ConditionError
 
 SIGNS: Final = ("|", "__", ";", ",", "&", "_", ":", "/", "-")

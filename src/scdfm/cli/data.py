@@ -1,7 +1,8 @@
-"""Commands that need no data: demo, simulate."""
+"""Commands that need no model: inspect, demo, simulate."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,12 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scdfm.cli.app import app
-from scdfm.cli.options import Overwrite, Quiet, number_or_text, require_free, write_h5ad
+from scdfm.cli.options import DataArgument, Overwrite, Quiet, number_or_text, require_free, write_h5ad
 from scdfm.errors import ConfigError
 from scdfm.files import written_whole
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+@app.command()
+def inspect(
+    data: DataArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Say what DATA holds, what could go wrong, and which `scdfm fit` line to begin with."""
+    from scdfm.data.inspection import inspect as look
+    from scdfm.data.inspection.inspection import text
+
+    found = look(data)
+    typer.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False) if as_json else text(found))
 
 
 @app.command()
