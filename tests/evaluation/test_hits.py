@@ -8,7 +8,7 @@ import pytest
 from anndata import AnnData
 
 from scdfm.data.reading import read_cells
-from scdfm.errors import ConfigError, DataError
+from scdfm.errors import ConditionError, ConfigError, DataError
 from scdfm.evaluation import hits
 
 GENES = [f"G{i:02d}" for i in range(40)]
@@ -104,3 +104,37 @@ def test_what_is_refused(shifts, call, tmp_path):
     assert code == 0
     assert "chance" in out
     assert set(pd.read_csv(tmp_path / "hits.csv")["score"]) == {"effect", "signature"}
+
+
+class Untrained:
+    """A run before training: it predicts shifted cells, and cannot predict one condition."""
+
+    def __init__(self, shifts: dict[str, np.ndarray], means: pd.DataFrame) -> None:
+        self.shifts, self.means = shifts, means
+
+    def untrained(self) -> Untrained:
+        return self
+
+    def predict(self, conditions, *, n_cells, genes, seed):
+        if NAMES[0] in conditions:
+            raise ConditionError(f"condition '{NAMES[0]}' cannot be placed")
+        return cells({name: self.shifts[name] for name in conditions}, n_cells, seed)[:, genes]
+
+
+def test_the_prior_of_a_run_ranks_beside_its_prediction(shifts):
+    real = read_cells(cells(shifts, 30, 1))
+    wrong = dict(zip(NAMES, np.random.default_rng(3).permutation(list(shifts.values())[1:]), strict=True))
+    means = pd.DataFrame([np.full(len(GENES), 2.0)], index=["control"], columns=GENES)
+    run = Untrained({name: shifts[name] for name in NAMES}, means)
+    table = hits(cells(wrong, 20, 2), real, training=run).set_index(["model", "score", "share"])
+    # Three of the four: what cannot be predicted is ranked last.
+    assert table.loc["prior", "effect", 0.1]["found"] == 3
+    assert table.loc["model", "effect", 0.1]["found"] < 3
+    assert "prior" not in hits(cells(wrong, 20, 2), real, training=means)["model"].tolist()
+
+
+@pytest.mark.parametrize("name", ["prior", "chance", "real"])
+def test_a_model_of_another_row_s_name_is_refused(shifts, name):
+    real = read_cells(cells(shifts, 5, 1))
+    with pytest.raises(ConfigError, match=f"name '{name}' is that of another row"):
+        hits(cells(shifts, 5, 1), real, name=name)

@@ -13,7 +13,7 @@ from scdfm.data.conditions import CONTROL, near
 from scdfm.errors import ConfigError, DataError
 from scdfm.evaluation import baselines
 from scdfm.evaluation.alignment import Cells, Pair, align
-from scdfm.evaluation.prior import training_means
+from scdfm.evaluation.prior import PRIOR, prior_of, prior_population, training_means
 from scdfm.evaluation.pseudobulk import Floats, Moments, Population, control_moments, moments
 
 SHARES: Final = (0.05, 0.1, 0.2)
@@ -38,18 +38,22 @@ def hits(
     signature: Mapping[str, float] | None = None,
     share_of_hits: float = HITS,
     backed: bool | None = None,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """How many of the true hits stand at the top of a ranking by the prediction, by simple rules, and by chance.
 
     The library is the scored conditions. It is ranked by `effect`, the squared mean shift from control without what
     sampling noise adds, and with `signature` (gene -> weight) by the weighted sum of the shift. True hits are the
-    first `share_of_hits` of the real ranking. The other options are those of `evaluate`.
+    first `share_of_hits` of the real ranking. Where `training` is a run, its closed-form prior ranks too (row `prior`,
+    as many cells, with the prediction's seed or `seed`). The other options are those of `evaluate`.
 
     Columns: model, score, share, n_ranked (conditions in that share), n_hits, found, recall (of the hits), precision
     (of the ranked) and p_chance, the probability that a random order finds as many. Row `chance`: what one finds on
     average. Rules that rank nothing (no change, training mean) have no row; what a rule cannot predict it ranks last.
     Raises ConfigError for fewer than 20 conditions.
     """
+    if name in (PRIOR, CHANCE, "real"):
+        raise ConfigError(f"name '{name}' is that of another row; choose another for the model")
     if not 0 < share_of_hits < 1:
         raise ConfigError(f"share_of_hits {share_of_hits:g}: expected a share between 0 and 1")
     pair = align(
@@ -61,6 +65,7 @@ def hits(
         raise ConfigError(f"hits: {n} scored conditions, expected at least {FEWEST}: rank a larger library")
     weights = None if signature is None else _weights(signature, pair.real.genes.tolist())
     shifts = _shifts(pair, training, name)
+    shifts |= _prior_shifts(predicted, pair, training, seed)
     rows = []
     for score in ("effect", *(["signature"] if weights is not None else [])):
         scores = {
@@ -90,12 +95,26 @@ def _shifts(pair: Pair, training: Any, name: str) -> dict[str, tuple[Floats, Flo
     return found
 
 
+def _prior_shifts(
+    predicted: Cells | None, pair: Pair, training: Any, seed: int
+) -> dict[str, tuple[Floats, Floats]]:
+    """The same of what a run predicts before training; empty where there is no such run."""
+    before, _ = prior_of(training)
+    if before is None or predicted is None:
+        return {}
+    population, _ = prior_population(before, predicted, pair, seed)
+    if population is None:
+        return {}
+    return {PRIOR: _with_noise(population, pair.conditions, control_moments(pair.real, pair.conditions))}
+
+
 def _with_noise(
     population: Population, conditions: Sequence[str], controls: Moments
 ) -> tuple[Floats, Floats]:
     found = moments(population, conditions)
     n = np.array([population.n_cells(c) for c in conditions])
-    return found.mean - controls.mean, found.variance.sum(axis=1) / np.maximum(n - 1, 1)
+    shift = np.where(n[:, None] > 0, found.mean - controls.mean, np.nan)
+    return shift, found.variance.sum(axis=1) / np.maximum(n - 1, 1)
 
 
 def _score(shift: Floats, noise: Floats, weights: Floats | None) -> Floats:
