@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from scdfm.evaluation import baselines
 from scdfm.evaluation.baselines import PENALTIES, Training, leave_one_out_penalty
+from scdfm.evaluation.linkage import linked
+from scdfm.evaluation.pseudobulk import Population
 
 GENES = ("A", "B", "C", "D", "x", "y")
 rng = np.random.default_rng(0)
@@ -98,3 +101,33 @@ def test_ridge_is_the_normal_equations(penalty):
     weights = np.linalg.solve(design.T @ design + penalty * np.eye(4), design.T @ (table.mean - CONTROL))
     expected = CONTROL + np.array([0, 1, 1, 1]) @ weights
     np.testing.assert_allclose(baselines.ridge(table, ["B+C"], penalty)[0], expected, rtol=1e-10)
+
+
+def linked_screen(sign: float) -> tuple[Population, dict[str, np.ndarray]]:
+    """Control cells whose genes vary in two modules, and targets that move their own module by `sign` deviations."""
+    draw = np.random.default_rng(1)
+    loadings = np.array([[1, 0.8, 0.6, 0, 0, 0], [0, 0, 0, 1, 0.7, 0.5]])
+    cells = 4 + draw.normal(size=(3000, 2)) @ loadings + 0.3 * draw.normal(size=(3000, 6))
+    covariance = np.cov(cells.T, bias=True)
+    shifts = {gene: sign * covariance[:, at] / covariance[at, at] ** 0.5 for at, gene in enumerate(GENES)}
+    return Population(sp.csr_matrix(cells), np.array(GENES), {"control": np.arange(3000)}), shifts
+
+
+@pytest.mark.parametrize("sign", [-1.5, 1.0])
+def test_covariance_moves_the_neighbours_of_an_unseen_target(sign: float) -> None:
+    real, shifts = linked_screen(sign)
+    control = np.full(6, 4.0)
+    links = linked(real, ["A", "C", "no gene"], ["D", "A+D", "other"])
+    table = Training(("A", "C"), control + np.array([shifts["A"], shifts["C"]]), control, GENES, linked=links)
+    found = baselines.covariance(table, ["D", "A+D", "other"])
+    np.testing.assert_allclose(found[0] - control, shifts["D"], atol=0.1)  # 2,000 of the cells are looked at
+    np.testing.assert_allclose(found[1] - control, shifts["A"] + shifts["D"], atol=0.2)
+    assert np.isnan(found[2]).all()
+    assert "covariance" in baselines.predictions(table, ["D"])
+
+
+def test_covariance_is_asked_for_unseen_targets_alone() -> None:
+    real, _ = linked_screen(1.0)
+    assert not linked(real, ["A", "B"], ["A+B"])
+    assert not linked(real, ["A"], ["no gene", "A"])
+    assert "covariance" not in baselines.predictions(training(["A", "B", "A+B"]), ["A+B"])

@@ -238,6 +238,25 @@ def test_targets_beyond_training_are_flagged(run, tmp_path):
     assert table["extrapolated"].sum() == 2
 
 
+def test_every_gene_is_a_candidate_as_sure_as_the_prior_is_of_it(run, finished, tmp_path):
+    """Genes that nobody perturbed stand in the table as singles, and are less sure than measured ones."""
+    found = scdfm.screen(run, out=tmp_path / "genome", cells=6, order=1, genome=True, seed=1)
+    table = found.table.set_index("condition")
+    assert sorted(table.index) == sorted({*run.manifest.targets, *run.genes})
+    new = table.index[table["targets_seen"] == 0]
+    assert len(new) == len(set(run.genes) - set(run.manifest.targets)) > 10
+    expected = run.knowing(new).doubt(list(new)) ** 0.5
+    assert (table.loc[new, "uncertainty"] >= expected * (1 - 1e-6)).all()
+    assert table.loc[new, "extrapolated"].all()
+    pd.testing.assert_series_equal(  # what was known before is known as before
+        table.loc[run.manifest.targets, "shift"],
+        finished.table.set_index("condition").loc[run.manifest.targets, "shift"],
+    )
+    with pytest.raises(ConditionError, match="every gene is asked for, and conditions are named"):
+        scdfm.screen(run, out=tmp_path / "both", conditions=["A"], genome=True)
+    assert not (tmp_path / "both").exists()
+
+
 def test_triples(run, tmp_path):
     screen = scdfm.screen(run, out=tmp_path / "s", targets=run.manifest.targets[:3], order=3, cells=3)
     assert sorted(screen.table["order"].value_counts().items()) == [(1, 3), (2, 3), (3, 1)]

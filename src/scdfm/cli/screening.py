@@ -42,6 +42,10 @@ def screen(
     setting: Annotated[
         str, typer.Option(help="Covariates and time of every combination: cell_line=K562|time=24.")
     ] = "",
+    genome: Annotated[
+        bool,
+        typer.Option("--genome", help="Every gene of the run too, as a single, also those nobody perturbed."),
+    ] = False,
     cells: Annotated[int, typer.Option(help="Cells generated for each condition.")] = 128,
     rank_by: Annotated[
         str,
@@ -71,8 +75,8 @@ def screen(
     loaded = [Run.load(run) for run in runs]
     found = screen_conditions(
         loaded, out=out, targets=None if targets is None else names_of(targets, run=loaded[0]),
-        order=order, conditions=names_of(*conditions, run=loaded[0]) if conditions else None, setting=setting, cells=cells,
-        rank_by=rank_by, propose=propose,
+        order=order, conditions=names_of(*conditions, run=loaded[0]) if conditions else None, setting=setting,
+        genome=genome, cells=cells, rank_by=rank_by, propose=propose,
         keep_cells=keep_cells, controls=controls, seed=seed, resume=resume, progress=not quiet,
         say=None if quiet else typer.echo,
     )  # fmt: skip

@@ -36,7 +36,7 @@ Pairs = list[tuple[str, str, float]]
 
 
 class Known(NamedTuple):
-    """What a file says of genes: `values` [n, ≤ AXES], a row for each of `names`, one scale for all columns; its kind."""
+    """What a file says of genes: `values` [n, ≤ AXES], a row for each of `names`, all columns on one scale; its kind."""
 
     names: tuple[str, ...]
     values: npt.NDArray[np.float32]

@@ -104,14 +104,15 @@ def indicators(conditions: Sequence[str], settings: Sequence[tuple[str, str]]) -
     return np.array(columns, dtype=np.float64).reshape(len(conditions), len(settings))
 
 
-NO_CHANGE, TRAINING_MEAN, ADDITIVE, RIDGE, LOW_RANK = (
+NO_CHANGE, TRAINING_MEAN, ADDITIVE, RIDGE, LOW_RANK, COVARIANCE = (
     "no change",
     "training mean",
     "additive",
     "ridge",
     "low-rank linear",
+    "covariance",
 )
-BASELINES = (NO_CHANGE, TRAINING_MEAN, ADDITIVE, RIDGE, LOW_RANK)
+BASELINES = (NO_CHANGE, TRAINING_MEAN, ADDITIVE, RIDGE, LOW_RANK, COVARIANCE)
 PENALTIES = tuple(float(10.0**e) for e in np.arange(-3, 3.01, 0.25))
 """Ridge penalties that leave-one-out chooses from."""
 
@@ -120,7 +121,8 @@ PENALTIES = tuple(float(10.0**e) for e in np.arange(-3, 3.01, 0.25))
 class Training:
     """Means [C, A] of the training conditions and of control [A], over `genes` (A).
 
-    `matched`: control means [A] of conditions, or of `control|key=value`, where control cells are matched.
+    `matched`: control means [A] of conditions, or of `control|key=value`, where control cells are matched. `linked`: what
+    control cells say of targets (`scdfm.evaluation.linkage`), where a scored target is in no training condition.
     """
 
     conditions: tuple[str, ...]
@@ -128,6 +130,7 @@ class Training:
     control: Floats
     genes: tuple[str, ...]
     matched: Mapping[str, Floats] = field(default_factory=dict)
+    linked: Mapping[str, Floats] = field(default_factory=dict)
 
     def controls(self, conditions: Sequence[str]) -> Floats:
         """The control mean of each of `conditions` [K, A]; one [A] for all where controls are not matched."""
@@ -280,14 +283,43 @@ def low_rank(training: Training, conditions: Sequence[str], rank: int = 10, pena
     return undefined
 
 
+def covariance(training: Training, conditions: Sequence[str]) -> Floats:
+    """The shift of a target's neighbours from the covariance of control cells, [K, A].
+
+    shift = a · Σ cov(·, target) / sd(target), the mean of a Gaussian whose target moves by a deviations. a is the same
+    for all, fitted to the training conditions: below 0 where genes are knocked down, above 0 where they are activated.
+    Undefined where a target is no gene, or does not vary over control cells.
+    """
+    predicted = np.full((len(conditions), len(training.control)), np.nan)
+    taught = [row for row, name in enumerate(training.conditions) if _all_linked(training, name)]
+    told = [k for k, name in enumerate(conditions) if _all_linked(training, name)]
+    if not taught or not told:
+        return predicted
+    moved = np.array([_moved(training, training.conditions[row]) for row in taught])
+    a = float((moved * training.shift[taught]).sum() / np.square(moved).sum())
+    names = [conditions[k] for k in told]
+    predicted[told] = training.controls(names) + a * np.array([_moved(training, name) for name in names])
+    return predicted
+
+
+def _all_linked(training: Training, condition: str) -> bool:
+    return all(target in training.linked for target in targets(condition))
+
+
+def _moved(training: Training, condition: str) -> Floats:
+    """Where the neighbours of a condition's targets go, for one deviation of each target."""
+    return np.asarray(sum(training.linked[target] for target in targets(condition)))
+
+
 def predictions(
     training: Training, conditions: Sequence[str], ridge_penalty: float | None = None
 ) -> dict[str, Floats]:
-    """Every baseline's means [K, A] by name, in the order of BASELINES."""
-    return {
+    """Every baseline's means [K, A] by name, in the order of BASELINES; `covariance` where targets are linked."""
+    found = {
         NO_CHANGE: no_change(training, conditions),
         TRAINING_MEAN: training_mean(training, conditions),
         ADDITIVE: additive(training, conditions),
         RIDGE: ridge(training, conditions, ridge_penalty),
         LOW_RANK: low_rank(training, conditions),
     }
+    return found | ({COVARIANCE: covariance(training, conditions)} if training.linked else {})

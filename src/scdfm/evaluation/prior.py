@@ -17,6 +17,7 @@ from scdfm.data.stored import gathered
 from scdfm.errors import ConditionError, ConfigError, DataError, RunError
 from scdfm.evaluation.alignment import Cells, Pair
 from scdfm.evaluation.baselines import Training
+from scdfm.evaluation.linkage import linked
 from scdfm.evaluation.pseudobulk import Floats, Population, Rows, moments
 
 if TYPE_CHECKING:
@@ -159,7 +160,8 @@ def training_means(
         names = tuple(c for c in pair.measured if c not in predicted)
         note = f"training not given: taken as the {len(names)} real conditions that are not predicted"
         matched = _matched_means(pair, names, {})
-        return Training(names, moments(pair.real, names).mean, control, tuple(genes), matched), [note]
+        means, links = moments(pair.real, names).mean, linked(pair.real, names, pair.conditions)
+        return Training(names, means, control, tuple(genes), matched, links), [note]
     lacking = [gene for gene in genes if gene not in set(table.columns.astype(str))]
     if lacking:
         raise DataError(
@@ -183,7 +185,8 @@ def training_means(
         notes.append(
             f"{len(astray)} training conditions have no control cells of their own: all stand in for them"
         )
-    return Training(kept, means, control, tuple(genes), matched), notes
+    links = linked(pair.real, kept, pair.conditions)
+    return Training(kept, means, control, tuple(genes), matched, links), notes
 
 
 def _matched_means(pair: Pair, names: Sequence[str], own: Mapping[str, Floats]) -> dict[str, Floats]:

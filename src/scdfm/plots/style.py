@@ -29,6 +29,7 @@ REFERENCES: Mapping[str, str] = {
     "additive": "#009e73",
     "ridge": "#cc79a7",
     "low-rank linear": "#56b4e9",
+    "covariance": "#999933",
     "prior": "#882255",
     "duplicate": "#8c6d31",
     "ceiling": "#1f2933",

@@ -98,6 +98,7 @@ MODELS: dict[str, str] = {
     "additive": "the shifts of the single perturbations, added up",
     "ridge": "ridge regression of shifts on targets, its penalty chosen on training conditions",
     "low-rank linear": "a linear model on principal components, which reaches unseen genes",
+    "covariance": "an unseen target moves the genes that go with it in control cells",
     "prior": "what the same run predicts before training, in closed form; what the model adds to it is what training added",
     "duplicate": "half of the real cells, with the training mean where a gene shows no response: a positive control",
     "ceiling": "half of the real cells predicts the others",

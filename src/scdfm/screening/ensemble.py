@@ -129,6 +129,23 @@ class Ensemble:
         known = set.intersection(*(set(run.manifest.targets) for run in self.runs))
         return float(sum(target in known for target in targets(condition)))
 
+    def doubt(self, conditions: Sequence[str], controls: CellTable) -> Floats:
+        """Error [k] of the mean that the runs' priors expect (root mean square); NaN where none has a prior."""
+        runs = [run for run in self.runs if run.config.flow.source == "prior"]
+        if not runs:
+            return np.full(len(conditions), np.nan)
+        priors = [run.knowing(conditions, _start_of(run, controls)) for run in runs]
+        errors = [
+            self._on_shared(run, prior.uncertainty(conditions))
+            for run, prior in zip(runs, priors, strict=True)
+        ]
+        return np.asarray(np.sqrt(np.mean([np.square(error).sum(axis=1) for error in errors], axis=0)))
+
+    def _on_shared(self, run: Run, values: Floats) -> Floats:
+        """Columns of the genes that all runs model."""
+        place = {gene: at for at, gene in enumerate(run.genes)}
+        return values[:, [place[gene] for gene in self.genes]]
+
     def extrapolated(self, conditions: Sequence[str]) -> dict[str, str]:
         """Condition → why its prediction is an extrapolation of some run, of those that are."""
         found: dict[str, str] = {}

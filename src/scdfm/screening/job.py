@@ -98,6 +98,7 @@ def screen(
     order: int = 2,
     conditions: Sequence[str] | None = None,
     setting: str = "",
+    genome: bool = False,
     cells: int = 128,
     rank_by: str = "effect",
     propose: int = 0,
@@ -114,6 +115,7 @@ def screen(
     runs: one run, or several whose disagreement becomes the uncertainty.
     targets: None takes all that the run was trained on; with a dose where wanted ("JQ1@0.5"). setting: covariates and time
         of every combination, e.g. "cell_line=K562|time=24". conditions: names to predict instead of combinations.
+    genome: every gene of the run too, as a single, those that nobody perturbed with the uncertainty that the prior has.
     cells: cells generated for each condition (by each run).
     rank_by: effect, interaction, uncertainty, toward:CELLS.h5ad or signature:UP.txt,DOWN.txt.
     propose: how many conditions to propose for the next experiment (`scdfm.screening.ranking`).
@@ -126,8 +128,8 @@ def screen(
     Each condition draws from streams of its own: a screen killed and resumed, or shared, ends in the same bits on a CPU.
     """
     folder = Path(out).absolute()  # the working folder may change before its files are read
-    job = Job.prepared(runs, folder, targets, order, conditions, setting, cells, propose, keep_cells, controls, seed,
-                       resume, rank_by, shard)  # fmt: skip
+    job = Job.prepared(runs, folder, targets, order, conditions, setting, genome, cells, propose, keep_cells, controls,
+                       seed, resume, rank_by, shard)  # fmt: skip
     if say is not None:
         said = job.estimate()
         say("every condition is predicted" if said is None else f"estimate: {said}")
@@ -156,7 +158,7 @@ class Job:
     @classmethod
     def prepared(
         cls, runs: Run | Sequence[Run], out: Path, targets: Sequence[str] | None, order: int,
-        conditions: Sequence[str] | None, setting: str, cells: int, propose: int, keep_cells: bool,
+        conditions: Sequence[str] | None, setting: str, genome: bool, cells: int, propose: int, keep_cells: bool,
         controls: CellTable | AnnData | str | Path | None, seed: int, resume: bool, rank_by: str, shard: int,
     ) -> Job:  # fmt: skip
         """Check everything that was asked, before any work is done, and start or find the folder."""
@@ -165,7 +167,7 @@ class Job:
         if propose < 0 or shard < 1:
             raise ConfigError(f"propose {propose}, shard {shard}: expected at least 0 and at least 1")
         ensemble = Ensemble.of(runs)
-        asked = chosen(ensemble.first, targets, order, conditions, setting)
+        asked = chosen(ensemble.first, targets, order, conditions, setting, genome)
         ensemble.check(asked)
         ranking = Ranking.of(rank_by, ensemble)
         table = ensemble.control_table(controls)

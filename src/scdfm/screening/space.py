@@ -64,6 +64,13 @@ def all_targets(run: Run) -> list[str]:
     return list(run.manifest.targets)
 
 
+def genome(run: Run, setting: str = "") -> list[str]:
+    """Every gene that the run models and can predict, as a single of its own, sorted; those never perturbed among them."""
+    end = f"{COVARIATE_SIGN}{setting}" if setting else ""
+    names = [canonical(gene + end) for gene in sorted(run.genes)]
+    return [name for name in names if run.encoder.knows(name) and members(name)]
+
+
 def read_names(path: Path, what: str) -> list[str]:
     """The names in a text file, one a line; blank lines are left out."""
     try:
@@ -79,11 +86,18 @@ def read_names(path: Path, what: str) -> list[str]:
 
 
 def chosen(
-    run: Run, targets: Sequence[str] | None, order: int, conditions: Sequence[str] | None, setting: str = ""
-) -> list[str]:
-    """The canonical names of a screen: `conditions` as given with their singles, or the combinations of `targets`."""
+    run: Run, targets: Sequence[str] | None, order: int, conditions: Sequence[str] | None, setting: str = "",
+    unseen: bool = False,
+) -> list[str]:  # fmt: skip
+    """The canonical names of a screen: `conditions` as given with their singles, or the combinations of `targets`.
+
+    unseen: beside those, every gene of the run as a single (`genome`).
+    """
     if conditions is None:
-        return combinations(all_targets(run) if targets is None else targets, order, setting)
+        names = combinations(all_targets(run) if targets is None else targets, order, setting)
+        return list(dict.fromkeys([*names, *genome(run, setting)])) if unseen else names
+    if unseen:
+        raise ConditionError("genome: every gene is asked for, and conditions are named; give one of both")
     names = [run.manifest.naming.canonical(name) for name in conditions]
     if not names or not all(map(members, names)):
         raise ConditionError("conditions: expected perturbed ones to predict, e.g. 'A' or 'A+B'")

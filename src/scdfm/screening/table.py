@@ -62,7 +62,7 @@ class Tabulator:
         rows.insert(3, "part", [self.ensemble.part(name) for name in names])
         rows.insert(4, "measured", rows["part"] != "")
         rows["because"] = [because.get(name, "") for name in names]
-        rows["uncertainty"] = self.calibration.expected_error(rows["spread"].to_numpy(np.float64))
+        rows["uncertainty"] = self._uncertainty(names, rows["spread"].to_numpy(np.float64), seen)
         rows["novelty"], rows["nearest"] = self._novelty(shard)
         shifts = pd.DataFrame(
             shard.means - self.untreated.means(names), index=names, columns=list(self.store.genes)
@@ -74,6 +74,19 @@ class Tabulator:
         measured = self._measured_interactions.reindex(names)
         measured.columns = pd.Index(MEASURED)
         return pd.concat([rows, _typed(predicted.reindex(names)), _typed(measured)], axis=1)
+
+    def _uncertainty(self, names: list[str], spread: Floats, seen: Floats) -> Floats:
+        """The error to be expected [k]: calibrated, and of targets never perturbed at least what the priors say.
+
+        Those that calibrate were measured: they tell nothing of such a target.
+        """
+        found = self.calibration.expected_error(spread)
+        new = np.flatnonzero(seen < [len(members(name)) for name in names])
+        if len(new):
+            found[new] = np.fmax(
+                found[new], self.ensemble.doubt([names[row] for row in new], self.untreated.table)
+            )
+        return found
 
     def _novelty(self, shard: Shard) -> tuple[Floats, list[str]]:
         """Distance of each predicted mean to the nearest measured mean of another condition, and its name."""
