@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from scipy.stats import kstest
 
 from scdfm.errors import RunError
-from scdfm.prior import Spread, fit_spread
+from scdfm.prior import PriorStart, Spread, fit_spread
 from scdfm.prior.spread import MOST_DONORS, normal_scores
 
 
@@ -58,6 +58,38 @@ def test_settings_have_donors_of_their_own() -> None:
     assert second == (600, 600)
     assert found.donors_of("control|line=B") == (600, 600)
     assert found.donors_of("control|line=C") == (0, 1200)
+
+
+def test_a_setting_that_training_never_had_starts_from_its_own_controls() -> None:
+    """A gene that no training cell holds has its values there, one that no control cell holds those of training."""
+    x, conditions, _ = cells()
+    x[:, 0] = 0
+    means = np.stack([x[conditions == c].mean(0) for c in (0, 1)])
+    trained = fit_spread(x, conditions, means, ["control|line=A"] * 2, torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(1)
+    controls = np.maximum(0, 1.5 + 0.5 * rng.standard_normal((500, 8)))
+    controls[:, 7] = 0
+    name = "control|line=B"
+    home = trained.at_home(controls, name, torch.Generator().manual_seed(1))
+    assert home.settings == {name: (0, 500)}
+    assert (home.size, home.marginals.zeros[7]) == (trained.size, trained.marginals.zeros[7])
+    torch.testing.assert_close(home.deviation, trained.deviation)
+    wanted = np.concatenate([controls.mean(0)[:7] + 0.3, [0.4]])[None]
+    found = {}
+    for which, one in (("training", trained), ("home", home)):
+        start = PriorStart.around(
+            one, [f"X|line={'A' if one is trained else 'B'}"], wanted, controls.mean(0)[None], [0.0]
+        )
+        rows = torch.zeros(2000, dtype=torch.long)
+        begin = start.population(rows, torch.Generator().manual_seed(2), True)
+        found[which] = start.cells(begin, begin, rows).numpy()
+    np.testing.assert_allclose(found["home"].mean(0), wanted[0], atol=0.02)
+    # The shape of a gene is that of these cells, which all hold it, and not that of training.
+    assert abs(found["home"][:, 0].std() - 0.5) < 0.05
+    assert (found["home"][:, 0] == 0).mean() < 0.02
+    assert (found["training"][:, 0] == 0).mean() > 0.1
+    again = trained.at_home(controls, name, torch.Generator().manual_seed(1))
+    assert torch.equal(again.donors, home.donors)
 
 
 def test_at_most_so_many_donors() -> None:

@@ -192,10 +192,11 @@ class ConditionEncoder:
             return
         if target not in self.vocabulary:
             names = self.vocabulary.tokens[len(Vocabulary.SPECIAL) :]
+            close = near(target, (*names, *self._places))
             raise ConditionError(
                 f"target '{target}' of condition '{condition}' is unknown: it is not in the panel of the run, no target "
-                "of the screen, and has no features; fit with it in panel.include if the data measure it, or with a row "
-                f"for it in the features{near(target, (*names, *self._places))}"
+                "of the screen, and has no features; fit with it in the panel if the data measure it "
+                f"(--set 'panel.include=[\"{target}\"]'), or with a row for it in the features (--features){close}"
             )
         raise ConditionError(
             f"condition '{condition}': nothing is known of '{target}', which was in no training condition; expected "

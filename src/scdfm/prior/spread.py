@@ -70,10 +70,6 @@ class Spread:
         first, count = self.settings.get(setting, (0, 0))
         return (first, count) if count >= LEAST_DONORS else (0, len(self.donors))
 
-    def knows(self, setting: str) -> bool:
-        """Whether a setting has donors enough of its own."""
-        return self.settings.get(setting, (0, 0))[1] >= LEAST_DONORS
-
     def at_home(self, controls: Floats, setting: str, rng: torch.Generator) -> Spread:
         """This spread in a setting that training never had, as its `controls` [n, G] (log1p) tell it: they are the donors,
         and the marginals of genes that LEAST_SEEN of them hold are theirs. The units of the flow stay."""

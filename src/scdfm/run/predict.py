@@ -265,7 +265,7 @@ def _start(run: Trained, table: CellTable, genes: list[str]) -> Callable[[str], 
         expected = control + prior.predict([name])[:, places]
         setting = control_of(name)
         rows = table.control_rows(name)
-        if not spread.knows(setting) and len(rows) >= LEAST_DONORS and setting not in home:
+        if setting not in {**spread.settings, **home} and len(rows) >= LEAST_DONORS:
             own = in_memory(subset(table.X, rows, columns)).toarray().astype(np.float64)
             home[setting] = spread.at_home(own, setting, torch_rng(run.manifest.seed, "zeros", setting))
         around = PriorStart.around(
