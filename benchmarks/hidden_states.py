@@ -1,0 +1,173 @@
+"""Two cell states that no column tells, of which one responds: who answers, with and without the network's response.
+
+    python benchmarks/hidden_states.py [--seeds 3] [--steps 1000] [--set section.key=value ...] [--out DIR]
+
+Each seed is a screen of 60 genes, 8 targets and all pairs, Poisson counts of cells of varying depth; 15 genes tell the
+states, and targets move genes of cells in one of them. Additive fold 0, scored on as many further cells of the true law
+as are generated. Rows: `prior`, no training; `default`; `no response`, the same fit without `Response`, the number a cell
+that says how far it takes part; `again`, a second draw of true cells. Columns are those of `population_scores.compare`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import anndata as ad
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import scipy.sparse as sp
+import torch
+
+import scdfm
+from population_scores import compare
+from scdfm.data import Split
+from scdfm.files import write_text
+from scdfm.model.layers import Response
+from scdfm.seeds import numpy_rng
+from screens import RESULTS
+
+GENES, STATE_GENES, TARGETS = 60, 15, 8
+CELLS, CONTROLS = 100, 600
+TOTAL = 100.0
+"""Counts that cells are brought to."""
+COLUMNS = ("l2", "energy", "wasserstein", "responders", "response", "correlation", "energy=", "wasserstein=")
+
+
+class Law(NamedTuple):
+    """The truth: log rates of a cell, by its state and targets."""
+
+    base: npt.NDArray[np.float64]
+    state: npt.NDArray[np.float64]
+    effects: dict[str, npt.NDArray[np.float64]]
+
+    @classmethod
+    def drawn(cls, seed: int) -> Law:
+        """The law of one seed."""
+        rng = numpy_rng(seed, "law")
+        base, state = rng.normal(0.5, 1.0, GENES), np.zeros(GENES)
+        state[:STATE_GENES] = rng.choice([-1.5, 1.5], STATE_GENES)
+        moved = (rng.random((TARGETS, GENES)) < 0.3) * (np.arange(GENES) >= STATE_GENES)
+        effects = moved * rng.normal(0, 1.2, (TARGETS, GENES))
+        return cls(base, state, {f"T{place}": row for place, row in enumerate(effects)})
+
+    def counts(self, condition: str, n: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """Counts [n, G] of cells of a condition; half of them answer."""
+        answers = rng.random(n) < 0.5
+        rates = self.base + np.outer(answers - 0.5, self.state)
+        for target in condition.split("+") if condition != "control" else ():
+            rates = rates + answers[:, None] * self.effects[target]
+        depth = rng.lognormal(0, 0.25, (n, 1))
+        return rng.poisson(np.exp(rates) * depth).astype(np.float32)
+
+
+def table(law: Law, sizes: dict[str, int], rng: np.random.Generator) -> scdfm.CellTable:
+    """Cells of some conditions."""
+    counts = np.concatenate([law.counts(name, n, rng) for name, n in sizes.items()])
+    obs = pd.DataFrame({"perturbation": np.repeat(list(sizes), list(sizes.values()))})
+    obs.index = obs.index.astype(str)
+    var = pd.DataFrame(index=[f"G{place}" for place in range(GENES)])
+    return scdfm.read_cells(ad.AnnData(sp.csr_matrix(counts), obs=obs, var=var), target_sum=TOTAL)
+
+
+@contextmanager
+def without_response() -> Iterator[None]:
+    """Networks whose cells all take part alike, as far as the decoder does not say otherwise."""
+
+    def none(self: Response, *read: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(read[-1])
+
+    with mock.patch.object(Response, "forward", none):
+        yield
+
+
+def fitted(
+    cells: scdfm.CellTable, split: Split, seed: int, args: argparse.Namespace, out: Path, steps: int
+) -> scdfm.Run:
+    """One fit, its last weights whatever they are worth."""
+    config = scdfm.Config.preset("default").updated(
+        {"seed": seed, "model": {"width": 32, "heads": 2, "layers": 2, "perturbation": "drugs"},
+         "graph": {"enabled": False}, "panel": {"n_genes": GENES},
+         "training": {"max_steps": steps, "validate_every": max(steps, 1), "keep": "last", "ema_decay": 0.99}}
+    )  # fmt: skip
+    return scdfm.fit(cells, split, config.with_settings(args.set), out=out, resume=True)
+
+
+def one_seed(seed: int, args: argparse.Namespace) -> pd.DataFrame:
+    """Scores of every row, means over test conditions."""
+    law, rng = Law.drawn(seed), numpy_rng(seed, "cells")
+    targets = list(law.effects)
+    pairs = [f"{a}+{b}" for place, a in enumerate(targets) for b in targets[place + 1 :]]
+    cells = table(law, {"control": CONTROLS, **dict.fromkeys([*targets, *pairs], CELLS)}, rng)
+    split = scdfm.additive_split(cells, fold=0, seed=seed)
+    truth = table(law, {"control": CONTROLS, **dict.fromkeys(split.test, CELLS)}, numpy_rng(seed, "truth"))
+    again = table(law, {"control": CONTROLS, **dict.fromkeys(split.test, CELLS)}, numpy_rng(seed, "again"))
+    rows: dict[str, Any] = {"prior": fitted(cells, split, seed, args, args.out / f"{seed}-prior", 0)}
+    rows["default"] = fitted(cells, split, seed, args, args.out / f"{seed}-default", args.steps)
+    scores = {name: judged(run, truth, split) for name, run in rows.items()}
+    with without_response():
+        run = fitted(cells, split, seed, args, args.out / f"{seed}-without", args.steps)
+        scores["no response"] = judged(run, truth, split)
+    scores["again"] = {name: _compared(_of(again, name), truth, name) for name in split.test}
+    found = {row: pd.DataFrame(values).T.mean() for row, values in scores.items()}
+    return pd.DataFrame(found).T[list(COLUMNS)].rename_axis("row").reset_index().assign(seed=seed)
+
+
+def judged(run: scdfm.Run, truth: scdfm.CellTable, split: Split) -> dict[str, dict[str, float]]:
+    """Scores of a run's populations, by test condition."""
+    predicted = run.predict(
+        list(split.test), n_cells=CELLS, seed=0, genes=[str(gene) for gene in truth.genes]
+    )
+    return {
+        name: _compared(predicted[predicted.obs["perturbation"] == name].X.toarray(), truth, name)
+        for name in split.test
+    }
+
+
+def _of(cells: scdfm.CellTable, name: str) -> npt.NDArray[np.float32]:
+    return np.asarray(cells.X[cells.rows(name)].toarray())
+
+
+def _compared(generated: npt.NDArray[np.float32], truth: scdfm.CellTable, name: str) -> dict[str, float]:
+    return compare(generated, _of(truth, name), _of(truth, "control"), classify=False)
+
+
+def page(scores: pd.DataFrame, steps: int) -> str:
+    """One row a seed and row, as Markdown."""
+    lines = ["| seed | row | " + " | ".join(COLUMNS) + " |", "|---:|---|" + "---:|" * len(COLUMNS)]
+    for _, row in scores.iterrows():
+        lines.append(
+            f"| {row['seed']} | {row['row']} | " + " | ".join(f"{row[name]:.3f}" for name in COLUMNS) + " |"
+        )
+    given = shlex.join(["python", "benchmarks/hidden_states.py", *sys.argv[1:]])
+    return "\n".join(
+        [f"# Two hidden states, one of which responds\n\n`{given}` ({steps:,} steps)\n", *lines, ""]
+    )
+
+
+def main() -> None:
+    """Fit, score, write the page."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--steps", type=int, default=1000)
+    options.add_argument("--set", action="append", default=[], metavar="section.key=value")
+    options.add_argument("--out", type=Path, default=Path("runs/hidden_states"))
+    options.add_argument("--results", type=Path, default=RESULTS)
+    args = options.parse_args()
+    scores = pd.concat([one_seed(seed, args) for seed in range(args.seeds)], ignore_index=True)
+    text = page(scores, args.steps)
+    write_text(args.results / "hidden_states.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
