@@ -77,3 +77,29 @@ def test_cells_are_moved_to_a_mean_each_gene_by_one_number() -> None:
         z = cells[:, gene].double().numpy()
         exact = brentq(lambda d, z=z, m=float(wanted[gene]): np.maximum(z + d, 0).mean() - m, -20, 20)
         np.testing.assert_allclose(moved[:, gene].numpy(), np.maximum(z + exact, 0), atol=2e-4)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_few_conditions_tell_nothing(n: int) -> None:
+    """However well a flow's means fit them; of three they can tell."""
+    missed, added = drawn(3, follows=0.9, errs=0.01, length=1.0)
+    found = [
+        Shrinkage.fitted(torch.zeros(k, 50), added[:k], missed[:k], torch.zeros(k), torch.ones(k))
+        for k in (n, 3)
+    ]
+    assert found[0].follows == 0
+    assert found[1].follows == pytest.approx(0.9, abs=0.1)
+
+
+def test_a_flow_that_knows_nothing_is_hardly_ever_followed() -> None:
+    """Of 60 flows whose means are chance half would seem to point the right way; those that point it follow."""
+    followed = {0.0: 0, 0.5: 0}
+    for seed in range(60):
+        missed, chance = torch.randn((2, 6, 50), generator=rng(seed)) / 50**0.5
+        for share in followed:
+            found = Shrinkage.fitted(
+                torch.zeros(6, 50), share * missed + chance, missed, torch.zeros(6), torch.ones(6)
+            )
+            followed[share] += found.follows > 0
+    assert followed[0.0] <= 6
+    assert followed[0.5] >= 54

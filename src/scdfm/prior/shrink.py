@@ -7,7 +7,8 @@ E|ε|² = σ², the part of d that is nearest to r (least squares) is w·d with
     w_c = λ·κ·u_c² / (λ²·κ·u_c² + σ²)
 
 cut to [0, 1]: a flow is followed where the prior knows little, and little where the prior is sure. λ, κ and σ² come from
-validation conditions. Populations are moved in flow space, all cells alike, so that their shapes stay those of the flow.
+validation conditions, and w is 0 unless it makes conditions that were left out of them clearly better. Populations are
+moved in flow space, all cells alike, so that their shapes stay those of the flow.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+FEWEST = 3
+"""Validation conditions that are needed before a flow's means count at all."""
+CLEAR = 2.0
+"""Standard errors by which left-out conditions must be better."""
 REACH = 16.0
 BISECTIONS = 20
 NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
@@ -48,12 +53,31 @@ class Shrinkage(BaseModel):
     ) -> Shrinkage:
         """From C validation conditions: means before and after the flow, and of real cells.
 
-        sampling: squared error of each real mean, that of having so many cells. doubt: u_c².
+        sampling: squared error of each real mean, that of having so many cells. doubt: u_c². The flow is followed only
+        where that pays on conditions left out, by CLEAR standard errors; of fewer than FEWEST conditions, never.
         """
+        parts = (expected, flowed, real, sampling, doubt)
+        if len(real) < FEWEST:
+            return NOT_FOLLOWED
+        every, gains = torch.arange(len(real)), []
+        for out in range(len(real)):
+            others = cls._from(*(part[every != out] for part in parts))
+            missed, added = (real - expected)[out].double(), (flowed - expected)[out].double()
+            weight = others.weights(doubt[out : out + 1]).double()
+            gains.append(missed.square().sum() - (missed - weight * added).square().sum())
+        gain = torch.stack(gains)
+        clear = gain.mean() > CLEAR * gain.std() / len(gain) ** 0.5
+        return cls._from(*parts) if clear else NOT_FOLLOWED
+
+    @classmethod
+    def _from(
+        cls, expected: Tensor, flowed: Tensor, real: Tensor, sampling: Tensor, doubt: Tensor
+    ) -> Shrinkage:
+        """λ, σ² and κ by moments."""
         missed, added = (real - expected).double(), (flowed - expected).double()
         length = (missed.square().sum(1) - sampling).clamp(min=0).sum()
         if length == 0 or doubt.sum() == 0:
-            return cls(follows=0.0, errs=0.0, missed=0.0)
+            return NOT_FOLLOWED
         follows = ((missed * added).sum() / length).clamp(min=0)
         errs = (added.square().sum() - follows**2 * length).clamp(min=0) / len(real)
         return cls(follows=follows.item(), errs=errs.item(), missed=(length / doubt.sum()).item())
@@ -63,6 +87,9 @@ class Shrinkage(BaseModel):
         useful = self.follows * self.missed * doubt
         whole = self.follows * useful + self.errs
         return torch.where(whole > 0, useful / whole.clamp(min=1e-30), 0.0).clamp(0, 1)
+
+
+NOT_FOLLOWED = Shrinkage(follows=0.0, errs=0.0, missed=0.0)
 
 
 def moved_to(
