@@ -112,6 +112,7 @@ def test_smiles_are_proposed_as_features() -> None:
     assert mixed.smiles is None
     assert "do not belong together" in one(mixed, "2 different SMILES for 'e'")
     one(inspect(screen(["DMSO", "e"], SMILES=["", None])), "has no SMILES for 'e'")
+    one(inspect(screen(["DMSO", "e"], SMILES=["CCO", " "])), "has no SMILES for 'e'")
 
 
 def test_cell_types_become_a_covariate_and_what_they_decide_does_not() -> None:

@@ -281,8 +281,11 @@ def smiles_guess(
     if column is None:
         return None, None
     pairs = pd.DataFrame({"label": labels[~untreated], "smiles": obs.loc[~untreated, column].astype(object)})
-    if (lacking := pairs["smiles"].isna()).any():
-        return None, f"obs['{column}'] has no SMILES for '{pairs['label'][lacking].iloc[0]}': not used"
+    if (lacking := pairs["smiles"].isna() | (pairs["smiles"].astype(str).str.strip() == "")).any():
+        return None, (
+            f"obs['{column}'] has no SMILES for '{pairs['label'][lacking].iloc[0]}': not used; fill it in, or give SMILES "
+            "by name (--features FILE.csv)"
+        )
     each = pairs.drop_duplicates()["label"].value_counts()
     if (several := each[each > 1]).size:
         return None, (
