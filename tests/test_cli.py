@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 import scdfm
+import small
 from scdfm.cli.options import names_of
 from scdfm.data import targets
 from scdfm.errors import ScdfmError
@@ -30,7 +31,7 @@ SMALL = [
 @pytest.fixture(scope="session")
 def screen(tmp_path_factory):
     path = tmp_path_factory.mktemp("cli") / "screen.h5ad"
-    adata = scdfm.simulate(n_genes=50, n_targets=5, cells_per_condition=12, n_controls=30, seed=3)
+    adata = small.screen()
     adata.obs["batch"] = np.where(np.arange(adata.n_obs) % 2, "odd", "even")
     adata.write_h5ad(path)
     return path
@@ -38,7 +39,7 @@ def screen(tmp_path_factory):
 
 def test_test_conditions_of_unknown_targets_are_left_out_and_named(call, tmp_path):
     """Targets that are no genes: one was never trained, and what else the split tests is predicted and scored."""
-    adata = scdfm.simulate(n_genes=50, n_targets=5, cells_per_condition=12, n_controls=30, seed=3)
+    adata = small.screen()
     adata.var_names = [f"gene{place}" for place in range(50)]
     names = sorted(set(adata.obs["perturbation"]) - {"control"})
     new, known = names[0].split("+")[0], next(name for name in reversed(names) if "+" in name)
@@ -380,7 +381,7 @@ def test_named_targets_go_with_a_split_of_the_command_line(call, screen, tmp_pat
 
 def test_real_cells_are_read_as_the_run_read_them(call, tmp_path):
     """Column, control label, layer and total come from the run; what is given on the command line goes over them."""
-    adata = scdfm.simulate(n_genes=50, n_targets=5, cells_per_condition=12, n_controls=30, seed=3)
+    adata = small.screen()
     adata.obs = adata.obs.rename(columns={"perturbation": "gene"})
     adata.obs["gene"] = adata.obs["gene"].astype(str).replace({"control": "NT"})
     adata.write_h5ad(tmp_path / "s.h5ad")

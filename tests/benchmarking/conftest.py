@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import scdfm
+import small
 
 
 @pytest.fixture(scope="session")
 def screen() -> ad.AnnData:
-    return scdfm.simulate(n_genes=50, n_targets=6, cells_per_condition=12, n_controls=30, seed=3)
+    return small.screen(n_targets=6)
 
 
 @pytest.fixture(scope="session")

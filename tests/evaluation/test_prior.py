@@ -13,6 +13,7 @@ import torch
 
 import scdfm
 import scdfm.report
+import small
 from scdfm.data.source import open_source
 from scdfm.data.stored import StoredMatrix
 from scdfm.errors import ConditionError, ConfigError
@@ -20,24 +21,24 @@ from scdfm.evaluation import METRICS, PRIOR, evaluate, populations
 from scdfm.evaluation.alignment import align
 from scdfm.evaluation.prior import prior_population
 
-OPTIONS = {
-    "panel": {"n_genes": 40},
-    "graph": {"k": 5},
-    "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
-    "flow": {"genes_per_step": 24},
-    "training": {"max_steps": 6, "warmup_steps": 2, "validate_every": 3, "conditions_per_batch": 2,
-                 "cells_per_condition": 6, "validation_cells": 6, "accelerator": "cpu", "keep": "last"},
-    "sampling": {"steps": 2, "cells": 5},
-}  # fmt: skip
+OPTIONS = small.options(
+    panel={"n_genes": 40},
+    training={
+        "max_steps": 6,
+        "warmup_steps": 2,
+        "validate_every": 3,
+        "cells_per_condition": 6,
+        "validation_cells": 6,
+    },
+    sampling={"steps": 2},
+)
 N_CELLS, SEED = 7, 5
 """Of the prediction; neither is a default, nor the seed of the evaluation."""
 
 
 @pytest.fixture(scope="module")
 def cells() -> scdfm.CellTable:
-    return scdfm.read_cells(
-        scdfm.simulate(n_genes=50, n_targets=8, cells_per_condition=12, n_controls=30, seed=3)
-    )
+    return scdfm.read_cells(small.screen(n_targets=8))
 
 
 @pytest.fixture(scope="module")

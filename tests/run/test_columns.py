@@ -7,18 +7,17 @@ import pandas as pd
 import pytest
 
 import scdfm
+import small
 from scdfm.evaluation.alignment import predicted_names
 from scdfm.run import columns
 
-OPTIONS = {
-    "panel": {"n_genes": 20},
-    "graph": {"k": 5},
-    "model": {"width": 8, "heads": 2, "gene_heads": 2, "layers": 1, "perturbation": "drugs"},
-    "flow": {"genes_per_step": 20},
-    "training": {"max_steps": 1, "warmup_steps": 0, "validate_every": 1, "conditions_per_batch": 2,
-                 "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu", "keep": "last"},
-    "sampling": {"steps": 1, "cells": 3},
-}  # fmt: skip
+OPTIONS = small.options(
+    panel={"n_genes": 20},
+    model={"width": 8, "perturbation": "drugs"},
+    flow={"genes_per_step": 20},
+    training={"max_steps": 1, "warmup_steps": 0, "validate_every": 1},
+    sampling={"cells": 3},
+)
 
 
 @pytest.fixture(scope="module")

@@ -13,20 +13,18 @@ import scipy.sparse as sp
 import torch
 
 import scdfm
+import small
 from scdfm.data.simulate import simulate_cell_types
 from scdfm.errors import ConditionError, DataError, RunError
 from scdfm.run.counts import CountLaw, counts_of, law_of, library_factors
 from scdfm.run.submission import require_submission, submission
 
-OPTIONS = {
-    "panel": {"n_genes": 40},
-    "graph": {"k": 5},
-    "model": {"width": 8, "heads": 2, "gene_heads": 2, "layers": 1},
-    "flow": {"genes_per_step": 40},
-    "training": {"max_steps": 1, "warmup_steps": 0, "validate_every": 1, "conditions_per_batch": 2,
-                 "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu", "keep": "last"},
-    "sampling": {"steps": 1, "cells": 5},
-}  # fmt: skip
+OPTIONS = small.options(
+    panel={"n_genes": 40},
+    model={"width": 8},
+    flow={"genes_per_step": 40},
+    training={"max_steps": 1, "warmup_steps": 0, "validate_every": 1},
+)
 
 
 def drawn(mean: np.ndarray, dispersion: np.ndarray, rng: np.random.Generator) -> np.ndarray:

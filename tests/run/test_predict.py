@@ -10,24 +10,27 @@ import pytest
 import scipy.sparse as sp
 
 import scdfm
+import small
 from scdfm.errors import ConditionError, DataError, RunError
 from scdfm.prior import Shrinkage
 
-OPTIONS = {
-    "panel": {"n_genes": 40},
-    "graph": {"k": 5},
-    "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
-    "flow": {"genes_per_step": 24},
-    "training": {"max_steps": 6, "warmup_steps": 2, "validate_every": 3, "conditions_per_batch": 2,
-                 "cells_per_condition": 6, "validation_cells": 6, "accelerator": "cpu",
-                 "keep_controls": 20, "keep": "last"},
-    "sampling": {"steps": 2, "cells": 5},
-}  # fmt: skip
+OPTIONS = small.options(
+    panel={"n_genes": 40},
+    training={
+        "max_steps": 6,
+        "warmup_steps": 2,
+        "validate_every": 3,
+        "cells_per_condition": 6,
+        "validation_cells": 6,
+        "keep_controls": 20,
+    },
+    sampling={"steps": 2},
+)
 
 
 @pytest.fixture(scope="module")
 def screen():
-    return scdfm.simulate(n_genes=50, n_targets=5, cells_per_condition=12, n_controls=30, seed=3)
+    return small.screen()
 
 
 @pytest.fixture(scope="module")

@@ -7,20 +7,17 @@ import pandas as pd
 import pytest
 
 import scdfm
+import small
 from scdfm.errors import DataError
 from scdfm.screening.ensemble import Ensemble
 from scdfm.screening.observed import read_observed
 from scdfm.screening.ranking import Ranking
 
-OPTIONS = {
-    "panel": {"n_genes": 80},
-    "graph": {"k": 5},
-    "model": {"width": 8, "heads": 2, "gene_heads": 2, "layers": 1},
-    "flow": {"genes_per_step": 24},
-    "training": {"max_steps": 1, "warmup_steps": 0, "validate_every": 1, "conditions_per_batch": 2,
-                 "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu", "keep": "last"},
-    "sampling": {"steps": 1, "cells": 5},
-}  # fmt: skip
+OPTIONS = small.options(
+    panel={"n_genes": 80},
+    model={"width": 8},
+    training={"max_steps": 1, "warmup_steps": 0, "validate_every": 1},
+)
 
 
 @pytest.fixture(scope="module")

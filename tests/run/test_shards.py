@@ -10,30 +10,16 @@ import pandas as pd
 import pytest
 
 import scdfm
+import small
 from scdfm.errors import ConditionError, DataError, RunError
 from scdfm.run import shards
-
-OPTIONS = {
-    "panel": {"n_genes": 30},
-    "graph": {"k": 5},
-    "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
-    "flow": {"genes_per_step": 24},
-    "training": {"max_steps": 2, "warmup_steps": 1, "validate_every": 2, "conditions_per_batch": 2,
-                 "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu",
-                 "keep_controls": 20, "keep": "last"},
-    "sampling": {"steps": 1, "cells": 5},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> scdfm.Run:
-    screen = scdfm.simulate(
-        n_genes=40, n_targets=4, cells_per_condition=8, n_controls=20, truth_cells=8, seed=3
-    )
-    config = scdfm.Config().updated(OPTIONS)
-    return scdfm.fit(
-        scdfm.read_cells(screen), config=config, out=tmp_path_factory.mktemp("shards") / "run", progress=False
-    )
+    screen = small.screen(n_genes=40, n_targets=4, cells_per_condition=8, n_controls=20, truth_cells=8)
+    out = tmp_path_factory.mktemp("shards") / "run"
+    return small.run(out, scdfm.read_cells(screen), training={"keep_controls": 20})
 
 
 @pytest.fixture(scope="module")

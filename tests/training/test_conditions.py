@@ -16,22 +16,24 @@ import torch
 from safetensors.torch import load_file
 
 import scdfm
+import small
 from scdfm import report
 from scdfm.data.features import table
 from scdfm.data.simulate import simulate_cell_types, simulate_doses, simulate_drugs
 from scdfm.errors import ConditionError, ConfigError, DataError, RunError
 from scdfm.training.module import FlowModule
 
-SMALL: dict[str, Any] = {
-    "panel": {"n_genes": 30},
-    "graph": {"k": 5},
-    "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
-    "flow": {"genes_per_step": 20},
-    "training": {"max_steps": 6, "warmup_steps": 2, "validate_every": 3, "conditions_per_batch": 3,
-                 "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu",
-                 "keep_controls": 30, "keep": "last"},
-    "sampling": {"steps": 2, "cells": 6},
-}  # fmt: skip
+SMALL = small.options(
+    flow={"genes_per_step": 20},
+    training={
+        "max_steps": 6,
+        "warmup_steps": 2,
+        "validate_every": 3,
+        "conditions_per_batch": 3,
+        "keep_controls": 30,
+    },
+    sampling={"steps": 2, "cells": 6},
+)
 DRUGS = {"model": {"perturbation": "drugs"}}
 
 

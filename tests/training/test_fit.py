@@ -17,19 +17,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import scdfm
+import small
 from scdfm.errors import DataError, DiskFullError, InterruptedFitError, RunError, TrainingError
 from scdfm.training import checkpoint
 from scdfm.training.module import FlowModule
 
-SMALL = {
-    "panel": {"n_genes": 40},
-    "graph": {"k": 5},
-    "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1, "dropout": 0.1},
-    "flow": {"genes_per_step": 24},
-    "training": {"max_steps": 12, "warmup_steps": 2, "validate_every": 4, "conditions_per_batch": 2,
-                 "cells_per_condition": 6, "validation_cells": 6, "accelerator": "cpu", "keep": "last"},
-    "sampling": {"steps": 2, "cells": 5},
-}  # fmt: skip
+SMALL = small.options(
+    panel={"n_genes": 40},
+    model={"dropout": 0.1},
+    training={
+        "max_steps": 12,
+        "warmup_steps": 2,
+        "validate_every": 4,
+        "cells_per_condition": 6,
+        "validation_cells": 6,
+    },
+    sampling={"steps": 2},
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +43,7 @@ def config() -> scdfm.Config:
 
 @pytest.fixture(scope="module")
 def cells() -> scdfm.CellTable:
-    return scdfm.read_cells(
-        scdfm.simulate(n_genes=50, n_targets=5, cells_per_condition=12, n_controls=30, seed=3)
-    )
+    return scdfm.read_cells(small.screen())
 
 
 @pytest.fixture(scope="module")
@@ -224,9 +226,7 @@ def test_resume_refuses_other_options_and_other_cells(cells, config, run):
         scdfm.fit(
             cells, config=config.updated({"mmd": {"weight": 0.1}}), out=run.path, resume=True, progress=False
         )
-    other = scdfm.read_cells(
-        scdfm.simulate(n_genes=50, n_targets=5, cells_per_condition=12, n_controls=30, seed=4)
-    )
+    other = scdfm.read_cells(small.screen(seed=4))
     with pytest.raises(RunError, match="started with other .*data"):
         scdfm.fit(other, config=config, out=run.path, resume=True, progress=False)
 
@@ -239,7 +239,7 @@ def test_an_output_folder_that_holds_something_is_refused(cells, config, tmp_pat
 
 
 def test_a_condition_of_one_cell_is_refused_before_anything_is_written(config, tmp_path):
-    adata = scdfm.simulate(n_genes=50, n_targets=5, cells_per_condition=12, n_controls=30, seed=3)
+    adata = small.screen()
     lonely = adata.obs["perturbation"].astype(str).to_numpy() == adata.obs["perturbation"].iloc[-1]
     drop = np.flatnonzero(lonely)[1:]
     adata = adata[np.setdiff1d(np.arange(adata.n_obs), drop)].copy()

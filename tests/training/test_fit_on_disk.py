@@ -9,18 +9,14 @@ import numpy as np
 import pytest
 
 import scdfm
+import small
 from scdfm.data.stored import RowsFile, StoredMatrix
 
-OPTIONS = {
-    "panel": {"n_genes": 25},
-    "graph": {"k": 5},
-    "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
-    "flow": {"genes_per_step": 16},
-    "training": {"max_steps": 3, "warmup_steps": 1, "validate_every": 3, "conditions_per_batch": 2,
-                 "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu",
-                 "keep_controls": 20, "keep": "last"},
-    "sampling": {"steps": 1, "cells": 5},
-}  # fmt: skip
+OPTIONS = small.options(
+    panel={"n_genes": 25},
+    flow={"genes_per_step": 16},
+    training={"max_steps": 3, "validate_every": 3, "keep_controls": 20},
+)
 
 
 def test_weights_and_predictions(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import scdfm
+import small
 from scdfm import processes
 from scdfm.data import ConditionSampler, Vocabulary, make_split, select_genes, targets
 from scdfm.errors import ConfigError
@@ -52,7 +53,7 @@ main()
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
-    screen = scdfm.simulate(n_genes=50, n_targets=5, cells_per_condition=12, n_controls=30, seed=3)
+    screen = small.screen()
     screen.write_h5ad(folder / "screen.h5ad")
     (folder / "scdfm_told.py").write_text(SCRIPT)
     return folder
