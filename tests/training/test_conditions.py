@@ -140,6 +140,7 @@ def velocity(run: scdfm.Run, condition: str) -> torch.Tensor:
             perturbation=asked,
             condition=first,
             expected=cells[:1],
+            shift=torch.zeros_like(cells[:1]),
         )
 
 
@@ -343,7 +344,7 @@ def test_the_report_tells_what_is_extrapolated(typed_run, typed, typed_test, tmp
     predicted = typed_run.predict(seed=1)
     real = typed.select(["control", *typed_test])
     table = scdfm.evaluate(predicted, real, training=typed_run, metrics=["l2"])
-    page = report.write(tmp_path, table, None, None, run=typed_run).read_text(encoding="utf-8")
+    page = report.write(tmp_path, table, run=typed_run).read_text(encoding="utf-8")
     assert f"3 conditions are extrapolations: {typed_test[0]} (" in html.unescape(page)
     assert "was never perturbed in training with cell_type type3" in html.unescape(page)
 
