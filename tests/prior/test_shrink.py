@@ -64,15 +64,16 @@ def test_a_flow_that_points_away_or_a_prior_that_misses_nothing_is_not_followed(
     assert not right.weights(doubt).any()
 
 
-def test_cells_are_moved_to_a_mean_each_gene_by_one_number() -> None:
-    """Against a root found by scipy; a gene whose mean is as wanted stays as it is, to the bit."""
+@pytest.mark.parametrize("scale", [1.0, 50.0])
+def test_cells_are_moved_to_a_mean_each_gene_by_one_number(scale: float) -> None:
+    """Against a root found by scipy; a gene whose mean is as wanted stays as it is, to the bit; genes of any spread."""
     cells = torch.randn((40, 6), generator=rng(5)) + torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0, -9.0])
     found = cells.clamp(min=0).mean(0)
     wanted = torch.tensor([0.5, 0.0, 2.0, 0.01, 3.0, 0.2])
     wanted[4] = found[4]
-    moved = moved_to(cells, found, wanted, lambda x: x.clamp(min=0))
+    moved = moved_to(scale * cells, found, wanted, scale * torch.ones(6), lambda x: (x / scale).clamp(min=0))
     torch.testing.assert_close(moved.mean(0), wanted, rtol=1e-3, atol=1e-4)
-    assert torch.equal(moved[:, 4], cells[:, 4].clamp(min=0))
+    assert torch.equal(moved[:, 4], (scale * cells[:, 4] / scale).clamp(min=0))
     for gene in (0, 2, 3, 5):
         z = cells[:, gene].double().numpy()
         exact = brentq(lambda d, z=z, m=float(wanted[gene]): np.maximum(z + d, 0).mean() - m, -20, 20)

@@ -96,16 +96,18 @@ def moved_to(
     cells: Float[Tensor, "n G"],
     found: Float[Tensor, " G"],
     wanted: Float[Tensor, " G"],
+    deviation: Float[Tensor, " G"],
     expression: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "n G"]:
     """Expression of the cells in flow space, each gene moved by one number so that its mean is `wanted`.
 
-    `expression` rises with a cell's place in flow space; its means over `cells` are `found`. A gene whose mean is found
-    as wanted stays as it is, to the bit. Regula falsi would need fewer steps; bisection needs no care.
+    deviation: of each gene in flow space, by which its move is limited. `expression` rises with a cell's place in flow
+    space; its means over `cells` are `found`. A gene whose mean is found as wanted stays as it is, to the bit. Regula
+    falsi would need fewer steps; bisection needs no care.
     """
     still = wanted == found
     # A shift of REACH deviations empties a gene, or brings every cell to its highest value.
-    low, high = -REACH * cells.new_ones(cells.shape[1]), REACH * cells.new_ones(cells.shape[1])
+    low, high = -REACH * deviation, REACH * deviation
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         below = expression(cells + middle).mean(0) < wanted

@@ -165,7 +165,8 @@ class PriorStart:
             return self._expression(x, condition)
 
         expected, own = expression(begin).mean(0), expression(end).mean(0)
-        return moved_to(end, own, torch.lerp(expected, own, weight), expression)
+        wanted = torch.lerp(expected, own, weight)
+        return moved_to(end, own, wanted, self.spread.deviation, expression)
 
     def _expression(self, x: Tensor, condition: Tensor) -> Tensor:
         return self.spread.marginals.expression(x / self.spread.deviation, self.rates[condition])
