@@ -51,7 +51,8 @@ def test_every_baseline_and_part_is_in_the_table(whole):
     assert set(whole.summary["part"]) == {"all", "single", "double"}
     order = list(dict.fromkeys(whole.summary["model"]))
     assert order == [
-        "no change", "training mean", "additive", "ridge", "low-rank linear", "prior", "tiny", "duplicate", "ceiling",
+        "no change", "training mean", "additive", "ridge", "low-rank linear", "covariance", "prior", "tiny", "duplicate",
+        "ceiling",
     ]  # fmt: skip
     every = whole.summary[whole.summary["part"] == "all"].set_index(["model", "metric"])["n"]
     parts = whole.summary[whole.summary["part"] != "all"].groupby(["model", "metric"])["n"].sum()

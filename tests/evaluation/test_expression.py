@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 
-from scdfm.evaluation.expression import against_control, de_spearman, fold_change
+from scdfm.evaluation.expression import against_control, fold_change
+from scdfm.evaluation.metrics import de_spearman
 from scdfm.evaluation.pseudobulk import Population
 
 

@@ -117,8 +117,9 @@ def test_what_is_no_seed_is_none(predicted, uns, tmp_path):
 
 def test_a_network_that_is_zero_is_the_prior_to_the_bit(run, table, cells, monkeypatch):
     zero = scdfm.Run.load(run.path)
-    for parameter in zero.field.decoder.out.parameters():
-        torch.nn.init.zeros_(parameter)
+    for last in (zero.field.decoder.out, zero.field.response.out):
+        for parameter in last.parameters():
+            torch.nn.init.zeros_(parameter)
     silent = evaluate(zero.predict(n_cells=N_CELLS, seed=SEED), cells, training=run)
     pd.testing.assert_frame_equal(row(silent, "model"), row(silent, PRIOR), check_exact=True)
     pd.testing.assert_frame_equal(row(silent, PRIOR), row(table, PRIOR), check_exact=True)

@@ -25,7 +25,7 @@ FEW_STEPS = [
 def test_from_inspection_to_scores(call, tmp_path, monkeypatch, name) -> None:
     monkeypatch.chdir(tmp_path)
     # Pictures take most of the time, and have tests of their own.
-    monkeypatch.setattr("scdfm.report.files.write", lambda folder, *_, **__: folder)
+    monkeypatch.setattr("scdfm.report.evaluation.write", lambda folder, *_, **__: folder)
     screen = LAYOUTS[name]()
     screen.write(FILE)
     code, said, _ = call("inspect", FILE)
