@@ -12,8 +12,6 @@ control cells only, is scored against the true means. Predictions are kept in --
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,7 @@ from scdfm.data import CONTROL, Split, covariate_split
 from scdfm.data.simulate import simulate_cell_types
 from scdfm.files import write_text
 from scdfm.report import markdown
-from screens import RESULTS, gaps, gaps_table
+from screens import RESULTS, gaps, gaps_table, heading
 
 METRICS = ("l2", "mse", "pearson_delta", "ds", "pearson_delta_hat", "energy")
 MODEL, PRIOR = "from its controls", "from its controls, untrained"
@@ -213,15 +211,8 @@ def main() -> None:
     config = scdfm.Config.preset(args.preset)
     if args.max_steps:
         config = config.updated({"training": {"max_steps": args.max_steps}})
-    given = [Path(text).name if Path(text).exists() else text for text in sys.argv[1:]]
-    command = shlex.join(["python", "benchmarks/contexts.py", *given])
     page = [
-        "# Contexts known by their control cells alone",
-        "",
-        f"`{command}` (scdfm {scdfm.__version__})",
-        "",
-    ]
-    page += [
+        *heading("Contexts known by their control cells alone"),
         "Each context is held out whole. The run has no cell of it; its control cells come in a file of their own, "
         "without labels. Simple rules take the same control cells. Intervals are over conditions of all contexts.", "",
     ]  # fmt: skip

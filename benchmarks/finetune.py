@@ -2,7 +2,7 @@
 
     python benchmarks/finetune.py FIRST.h5ad SECOND.h5ad [--seeds 3] [--measured 10,20,40] [--out DIR]
 
-FIRST and SECOND are two draws of norman-like (tools/make_norman_like.py --seed 0 and 1: the same effects, other cells).
+FIRST and SECOND are two draws of norman-like: the same effects, other cells.
 The first run is fitted on half of the targets, alone and together. The second screen has a random 60% of the first one's
 genes and as many others, and a few measured conditions, singles and doubles of any target. Scored are 150 conditions of
 the second screen that nobody measured there, on the genes of both, against the means of its cells: a fresh fit, a fit
@@ -13,8 +13,8 @@ trained. Fits are kept in --out, so the command can be repeated.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,21 +22,20 @@ import pandas as pd
 
 import scdfm
 from scdfm.data import CONTROL, CellTable, Split, targets
+from scdfm.data.stored import in_memory, subset
 from scdfm.files import write_text
 from scdfm.run.extrapolation import unknown
 from scdfm.seeds import numpy_rng
-from screens import RESULTS
+from screens import RESULTS, heading
 
 SCORED, CELLS = 150, 64
 FRESH, CARRIED, AS_IT_IS, NO_CHANGE = "fresh fit", "fit --from", "the first run as it is", "no change"
+Row = tuple[int, int, str, str, float, float]
+"""Measured conditions, seed, model, condition, L2, Pearson Δ."""
 
 
 def of_genes(cells: CellTable, genes: list[str]) -> CellTable:
     """The table on some genes."""
-    from dataclasses import replace
-
-    from scdfm.data.stored import in_memory, subset
-
     columns = np.sort(cells.columns(genes))
     return replace(cells, X=in_memory(subset(cells.X, None, columns)), genes=cells.genes[columns])
 
@@ -72,7 +71,7 @@ def errors(
     return scored
 
 
-def table(rows: list[tuple[int, int, str, str, float, float]]) -> str:
+def table(rows: list[Row]) -> str:
     """Means over conditions, then over seeds, with the deviation between seeds."""
     frame = pd.DataFrame(rows, columns=["measured", "seed", "model", "condition", "l2", "pearson"])
     lines = ["| measured conditions | model | L2 ↓ | Pearson Δ ↑ | conditions |", "|---:|---|---:|---:|---:|"]
@@ -84,6 +83,51 @@ def table(rows: list[tuple[int, int, str, str, float, float]]) -> str:
             f"{by_seed['pearson'].mean():.3f} ± {by_seed['pearson'].std():.3f} | {n:.0f} |"
         )
     return "\n".join(lines)
+
+
+def _shared(n_genes: int) -> int:
+    """Genes that two screens of `n_genes` share: 60%."""
+    return n_genes - round(0.4 * n_genes)
+
+
+def one_seed(
+    seed: int, both: Sequence[scdfm.CellTable], args: argparse.Namespace
+) -> tuple[list[Row], list[str]]:
+    """The errors of every model for each number of measured conditions, and what the earlier means were worth."""
+    rng = numpy_rng(seed, "finetune")
+    config = scdfm.Config.preset("instant").updated(
+        {"seed": seed, "graph": {"enabled": False}, "panel": {"n_genes": args.genes}}
+    )
+    drawn = rng.permutation(both[0].genes)[: 2 * args.genes - _shared(args.genes)].tolist()
+    firsts, seconds = drawn[: args.genes], drawn[args.genes - _shared(args.genes) :]
+    shared = [gene for gene in firsts if gene in set(seconds)]
+    first, second = of_genes(both[0], firsts), of_genes(both[1], seconds)
+    names = [name for name in first.conditions if name != CONTROL]
+    every = sorted({target for name in names for target in targets(name)})
+    known = set(rng.permutation(every)[: len(every) // 2].tolist())
+    trained = [name for name in names if known.issuperset(targets(name))]
+    start = fitted(first, trained, config, args.out / f"first_{seed}")
+    order = rng.permutation(names).tolist()
+    scored, rest = sorted(order[:SCORED]), order[SCORED:]
+    control = second.mean(CONTROL)[second.columns(shared)]
+    rows: list[Row] = []
+    worth: list[str] = []
+    for measured in map(int, args.measured.split(",")):
+        chosen = sorted(rest[:measured])
+        runs = {
+            FRESH: fitted(second, chosen, config, args.out / f"fresh_{seed}_{measured}"),
+            CARRIED: fitted(second, chosen, config, args.out / f"carried_{seed}_{measured}", start),
+            AS_IT_IS: start,
+        }
+        found = {model: errors(run, scored, second, shared, seed) for model, run in runs.items()}
+        common = sorted(set.intersection(*map(set, found.values())))
+        for model, by_name in found.items():
+            rows += [(measured, seed, model, name, *by_name[name]) for name in common]
+        for name in common:
+            real = second.mean(name)[second.columns(shared)]
+            rows.append((measured, seed, NO_CHANGE, name, float(np.linalg.norm(real - control)), np.nan))
+        worth.append(f"{runs[CARRIED].manifest.lineage[0].worth:g}")
+    return rows, worth
 
 
 def main() -> None:
@@ -100,51 +144,19 @@ def main() -> None:
     options.add_argument("--results", type=Path, default=RESULTS)
     args = options.parse_args()
     both = [scdfm.read_cells(path) for path in (args.first, args.second)]
-    rows, worth = [], []
+    rows: list[Row] = []
+    worth: list[str] = []
     for seed in range(args.seeds):
-        rng = numpy_rng(seed, "finetune")
-        config = scdfm.Config.preset("instant").updated(
-            {"seed": seed, "graph": {"enabled": False}, "panel": {"n_genes": args.genes}}
-        )
-        drawn = rng.permutation(both[0].genes)[: round(1.4 * args.genes)].tolist()
-        # 60% of the first screen's genes are the second's too.
-        firsts, seconds = drawn[: args.genes], drawn[round(0.4 * args.genes) :]
-        shared = [gene for gene in firsts if gene in set(seconds)]
-        first, second = of_genes(both[0], firsts), of_genes(both[1], seconds)
-        names = [name for name in first.conditions if name != CONTROL]
-        every = sorted({target for name in names for target in targets(name)})
-        known = set(rng.permutation(every)[: len(every) // 2].tolist())
-        trained = [name for name in names if known.issuperset(targets(name))]
-        start = fitted(first, trained, config, args.out / f"first_{seed}")
-        order = rng.permutation(names).tolist()
-        scored, rest = sorted(order[:SCORED]), order[SCORED:]
-        control = second.mean(CONTROL)[second.columns(shared)]
-        for measured in map(int, args.measured.split(",")):
-            chosen = sorted(rest[:measured])
-            runs = {
-                FRESH: fitted(second, chosen, config, args.out / f"fresh_{seed}_{measured}"),
-                CARRIED: fitted(second, chosen, config, args.out / f"carried_{seed}_{measured}", start),
-                AS_IT_IS: start,
-            }
-            found = {model: errors(run, scored, second, shared, seed) for model, run in runs.items()}
-            common = set.intersection(*map(set, found.values()))
-            for model, by_name in found.items():
-                rows += [(measured, seed, model, name, *by_name[name]) for name in sorted(common)]
-            for name in sorted(common):
-                real = second.mean(name)[second.columns(shared)]
-                rows.append((measured, seed, NO_CHANGE, name, float(np.linalg.norm(real - control)), np.nan))
-            worth.append(f"{runs[CARRIED].manifest.lineage[0].worth:g}")
-    given = [Path(text).name if Path(text).exists() else text for text in sys.argv[1:]]
-    command = shlex.join(["python", "benchmarks/finetune.py", *given])
-    page = "\n".join(
-        [
-            "# A run carried to a second draw of its screen", "", f"`{command}` (scdfm {scdfm.__version__})", "",
-            f"{args.genes} genes each, {len(shared)} of them in both; the first run knows half of the targets. Mean over "
-            f"the conditions that all three can predict, of {SCORED} that the second screen did not measure, on the genes "
-            "of both; ± is the deviation between seeds. Preset instant. Cells that an earlier mean was worth at most, by "
-            f"seed and number of measured conditions: {', '.join(worth)} (1e+09: all of its own).", "", table(rows), "",
-        ]
-    )  # fmt: skip
+        scored, carried = one_seed(seed, both, args)
+        rows += scored
+        worth += carried
+    text = (
+        f"{args.genes} genes each, {_shared(args.genes)} of them in both; the first run knows half of the targets. Mean "
+        f"over the conditions that all three can predict, of {SCORED} that the second screen did not measure, on the genes "
+        "of both; ± is the deviation between seeds. Preset instant. Cells that an earlier mean was worth at most, by "
+        f"seed and number of measured conditions: {', '.join(worth)} (1e+09: all of its own)."
+    )
+    page = "\n".join([*heading("A run carried to a second draw of its screen"), text, "", table(rows), ""])
     args.results.mkdir(parents=True, exist_ok=True)
     write_text(args.results / "finetune.md", page)
     print(page)

@@ -11,8 +11,6 @@ that says how far it takes part; `again`, a second draw of true cells. Columns a
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +30,7 @@ from scdfm.data import Split
 from scdfm.files import write_text
 from scdfm.model.layers import Response
 from scdfm.seeds import numpy_rng
-from screens import RESULTS
+from screens import RESULTS, heading
 
 GENES, STATE_GENES, TARGETS = 60, 15, 8
 CELLS, CONTROLS = 100, 600
@@ -146,9 +144,8 @@ def page(scores: pd.DataFrame, steps: int) -> str:
         lines.append(
             f"| {row['seed']} | {row['row']} | " + " | ".join(f"{row[name]:.3f}" for name in COLUMNS) + " |"
         )
-    given = shlex.join(["python", "benchmarks/hidden_states.py", *sys.argv[1:]])
     return "\n".join(
-        [f"# Two hidden states, one of which responds\n\n`{given}` ({steps:,} steps)\n", *lines, ""]
+        [*heading("Two hidden states, one of which responds"), f"{steps:,} steps.", "", *lines, ""]
     )
 
 

@@ -18,8 +18,6 @@ unfinished curves too.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +38,7 @@ from scdfm.report import markdown
 from scdfm.reproduction import VARIANTS
 from scdfm.run.folder import LOG
 from scdfm.training.validation import SCORES as VALIDATED
-from screens import RESULTS, gaps, gaps_table
+from screens import RESULTS, gaps, gaps_table, heading
 
 SIZE: dict[str, Any] = {
     "panel": {"n_genes": 300},
@@ -183,9 +181,7 @@ def main() -> None:
     if args.real is None and set(screens) - {"norman-like"}:
         options.error("screens 'norman' and 'mcfaline' need the real cells: --real PERTURBENCH.h5ad")
     models = contenders(sources, args)
-    given = [Path(text).name if Path(text).exists() else text for text in sys.argv[1:]]
-    command = shlex.join(["python", "benchmarks/learning.py", *given])
-    pages = [f"# Learning curves\n\n`{command}` (scdfm {scdfm.__version__})\n"]
+    pages = ["\n".join(heading("Learning curves"))]
     args.results.mkdir(parents=True, exist_ok=True)
     for screen in screens:
         folder = args.out / f"{screen}-{args.steps}"

@@ -24,7 +24,6 @@ import argparse
 import hashlib
 import json
 import multiprocessing
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -44,7 +43,7 @@ from scdfm.data import CONTROL
 from scdfm.evaluation import interval
 from scdfm.files import write_json, write_text
 from scdfm.seeds import numpy_rng
-from screens import RESULTS, gaps_table
+from screens import RESULTS, gaps_table, heading
 
 KEPT = "step"
 """The step whose weights the fit kept; 0 is the prior."""
@@ -310,14 +309,12 @@ def main() -> None:
             tables = list(pool.map(one, *zip(*units, strict=True)))
     else:
         tables = [one(*unit) for unit in units]
-    given = [Path(text).name if Path(text).exists() else text for text in sys.argv[1:]]
-    command = shlex.join(["python", "benchmarks/populations.py", *given])
     about = (
         "Half of the cells of every condition fits, the other half judges. Lower is better; `auc` is perfect at 0.5. "
         "What each number is: `compare` in benchmarks/population_scores.py. "
         "`step`: whose weights the fits kept, on average."
     )
-    pages = [f"# Populations of real cells\n\n`{command}` (scdfm {scdfm.__version__})\n\n{about}\n"]
+    pages = ["\n".join([*heading("Populations of real cells"), about, ""])]
     for screen in args.screens:
         found = [table for table, unit in zip(tables, units, strict=True) if unit[0] == screen]
         pages.append(section(screen, pd.concat(found)))

@@ -81,17 +81,21 @@ def gaps(scores: pd.DataFrame, models: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def heading(title: str) -> list[str]:
+    """The first lines of a page: its title, and the command that made it, with names of files for where they lie."""
+    given = [Path(text).name if Path(text).exists() else text for text in sys.argv[1:]]
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
+    return [f"# {title}", "", f"`{command}` (scdfm {scdfm.__version__})", ""]
+
+
 def write_page(
     args: argparse.Namespace, name: str, title: str, text: str, summary: pd.DataFrame, paired: pd.DataFrame
 ) -> Path:
     """Write RESULTS/NAME.md (NAME_small.md) with the command, the table and the differences; print it too."""
     metrics = [metric for metric in METRICS if metric in set(summary["metric"])]
-    # Names of files, not where they lie on this machine.
-    given = [Path(text).name if Path(text).exists() else text for text in sys.argv[1:]]
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
     page = "\n".join(
         [
-            f"# {title}", "", f"`{command}` (scdfm {scdfm.__version__})", "", text, "",
+            *heading(title), text, "",
             markdown(summary, metrics, intervals=True), "",
             "Paired by condition; positive is better:", "", gaps_table(paired, metrics), "",
         ]

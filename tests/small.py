@@ -27,6 +27,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+SIX_STEPS: dict[str, Any] = {"max_steps": 6, "warmup_steps": 2, "validate_every": 3}
+"""Training that validates twice."""
+
+
 def screen(**over: Any) -> AnnData:
     """A simulated screen of a few targets; `over`: other arguments of `simulate`."""
     return scdfm.simulate(**(SCREEN | over))

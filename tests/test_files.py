@@ -131,7 +131,7 @@ def test_streams_are_repeatable_and_distinct():
 
 def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
     from scdfm.data.splits import file_split
-    from scdfm.screening.space import read_names
+    from scdfm.files import read_names
 
     (tmp_path / "names.txt").write_text("A+B\nC\n", encoding="utf-8-sig")
     assert read_names(tmp_path / "names.txt", "names") == ["A+B", "C"]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scdfm.errors import DataError, DiskFullError
+from scdfm.errors import ConditionError, DataError, DiskFullError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PART = ".part"
@@ -129,6 +129,20 @@ def flush(path: Path) -> None:
 def read_text(path: str | Path) -> str:
     """The text of a UTF-8 file, without the mark that some editors put before it."""
     return Path(path).read_text(encoding="utf-8-sig")
+
+
+def read_names(path: Path, what: str) -> list[str]:
+    """The names in a text file, one a line; blank lines are left out."""
+    try:
+        lines = read_text(path).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConditionError(
+            f"{what} {path} cannot be read ({error}); expected a text of one name a line"
+        ) from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise ConditionError(f"{what} {path} holds no name; expected one a line")
+    return names
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -23,13 +23,7 @@ from scdfm.evaluation.prior import prior_population
 
 OPTIONS = small.options(
     panel={"n_genes": 40},
-    training={
-        "max_steps": 6,
-        "warmup_steps": 2,
-        "validate_every": 3,
-        "cells_per_condition": 6,
-        "validation_cells": 6,
-    },
+    training=small.SIX_STEPS | {"cells_per_condition": 6, "validation_cells": 6},
     sampling={"steps": 2},
 )
 N_CELLS, SEED = 7, 5

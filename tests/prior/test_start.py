@@ -137,6 +137,18 @@ def test_means_between_start_and_flow() -> None:
     torch.testing.assert_close(mean(1.0, 1.0), (first + last) / 2, rtol=1e-3, atol=5e-3)
 
 
+def test_genes_of_large_spread_come_back_to_the_mean_that_is_expected() -> None:
+    """A gene moved by three of its own deviations, be these 25 times the run's unit."""
+    begin, n = start(), 200
+    wide = replace(begin, spread=replace(begin.spread, deviation=25 * begin.spread.deviation))
+    wide = replace(wide, shrinkage=Shrinkage(follows=0.0, errs=0.0, missed=0.0))
+    condition = torch.zeros(n, dtype=torch.long)
+    x = wide.population(condition, torch.Generator().manual_seed(1), True)
+    found = wide.cells(x + 3 * wide.spread.deviation, x, condition).mean(0)
+    expected = replace(wide, shrinkage=None).cells(x, x, condition).mean(0)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_the_shift_is_how_far_control_cells_lie_below_their_condition() -> None:
     """In scores: control cells, scored where the condition is expected, are moved there by it on average."""
     begin, n = start(), 4000

@@ -16,14 +16,7 @@ from scdfm.prior import Shrinkage
 
 OPTIONS = small.options(
     panel={"n_genes": 40},
-    training={
-        "max_steps": 6,
-        "warmup_steps": 2,
-        "validate_every": 3,
-        "cells_per_condition": 6,
-        "validation_cells": 6,
-        "keep_controls": 20,
-    },
+    training=small.SIX_STEPS | {"cells_per_condition": 6, "validation_cells": 6, "keep_controls": 20},
     sampling={"steps": 2},
 )
 

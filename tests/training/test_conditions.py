@@ -25,13 +25,7 @@ from scdfm.training.module import FlowModule
 
 SMALL = small.options(
     flow={"genes_per_step": 20},
-    training={
-        "max_steps": 6,
-        "warmup_steps": 2,
-        "validate_every": 3,
-        "conditions_per_batch": 3,
-        "keep_controls": 30,
-    },
+    training=small.SIX_STEPS | {"conditions_per_batch": 3, "keep_controls": 30},
     sampling={"steps": 2, "cells": 6},
 )
 DRUGS = {"model": {"perturbation": "drugs"}}

@@ -221,8 +221,9 @@ def predict(
 
     The file of --controls is read as the run's cells were; options on columns, labels and numbers are about it alone.
     """
-    if cells_table is not None and not conditions:
-        conditions = list(cells_of(cells_table)) if not (test or every or all_pairs_of) else conditions
+    sizes = cells if cells_table is None else cells_of(cells_table)
+    if isinstance(sizes, dict) and not (conditions or test or every or all_pairs_of):
+        conditions = list(sizes)
     if sum([bool(conditions), test, every, all_pairs_of is not None]) != 1:
         raise ConfigError(
             "predict: choose exactly one of --conditions A+B,C, --test, --all and --all-pairs-of A,B,C"
@@ -251,7 +252,6 @@ def predict(
         names = ["+".join(pair) for pair in itertools.combinations(single, 2)]
     if form == "vcc":  # one process writes it, whole
         if is_first():
-            sizes = cells if cells_table is None else cells_of(cells_table)
             _submit(
                 source, out, names, table, sizes, gene_axis, copy, named, seed, overwrite, not quiet, device
             )
@@ -319,8 +319,8 @@ def _submit(
     device: str,
 ) -> None:  # fmt: skip
     """Write a submission and say what is in it."""
+    from scdfm.files import read_names
     from scdfm.run.submission import CONTROL_LABEL, submission
-    from scdfm.screening.space import read_names
 
     if out.suffix != ".h5ad":
         raise ConfigError(f"output {out}: expected a name that ends in .h5ad for --format vcc; rename it")

@@ -51,7 +51,7 @@ def names_of(*texts: str, run: Run | None = None) -> list[str]:
 
     A comma within brackets, or in a name that `run` knows, is part of the name.
     """
-    from scdfm.screening.space import read_names
+    from scdfm.files import read_names
 
     names: list[str] = []
     for text in texts:

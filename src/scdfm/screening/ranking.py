@@ -22,10 +22,10 @@ from scdfm.data.conditions import near
 from scdfm.errors import ConfigError, DataError
 from scdfm.evaluation.populations import squared_distances
 from scdfm.evaluation.pseudobulk import Floats
+from scdfm.files import read_names
 from scdfm.screening.effect import Reference
 from scdfm.screening.ensemble import Ensemble
 from scdfm.screening.observed import read_observed
-from scdfm.screening.space import read_names
 from scdfm.screening.store import Store
 
 COLUMN_OF: Final = {"effect": "energy", "interaction": "departure", "uncertainty": "uncertainty"}

@@ -6,12 +6,10 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from scdfm.data.conditions import CONTROL, COVARIATE_SIGN, SEPARATOR, canonical, parse
 from scdfm.errors import ConditionError
-from scdfm.files import read_text
 
 if TYPE_CHECKING:
     from scdfm.run import Run
@@ -69,20 +67,6 @@ def genome(run: Run, setting: str = "") -> list[str]:
     end = f"{COVARIATE_SIGN}{setting}" if setting else ""
     names = [canonical(gene + end) for gene in sorted(run.genes)]
     return [name for name in names if run.encoder.knows(name) and members(name)]
-
-
-def read_names(path: Path, what: str) -> list[str]:
-    """The names in a text file, one a line; blank lines are left out."""
-    try:
-        lines = read_text(path).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConditionError(
-            f"{what} {path} cannot be read ({error}); expected a text of one name a line"
-        ) from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise ConditionError(f"{what} {path} holds no name; expected one a line")
-    return names
 
 
 def chosen(

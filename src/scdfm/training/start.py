@@ -14,7 +14,7 @@ from scdfm.data import CONTROL, CellTable, Split
 from scdfm.data.conditions import control_of
 from scdfm.data.sampler import population
 from scdfm.data.stored import in_memory, subset
-from scdfm.prior import LearnedPrior, PriorStart, Spread, fit_spread, learn_prior
+from scdfm.prior import EffectPrior, LearnedPrior, PriorStart, Spread, fit_spread, learn_prior
 from scdfm.prior.kernel import Floats, every_target
 from scdfm.run import folder
 from scdfm.run.manifest import Ancestor, Manifest
@@ -82,9 +82,7 @@ def _learned(
     worth: float = 0.0,
 ) -> LearnedPrior:
     """The prior of some conditions, and of those of an `earlier` screen, whose means are worth so many cells at most."""
-    columns = cells.columns(inputs.panel.genes)
-    controls = np.stack([cells.control_mean(name)[columns] for name in names])
-    shifts = cells.means(names).to_numpy()[:, columns] - controls
+    shifts, controls = _shifts(cells, names, cells.columns(inputs.panel.genes))
     counts = np.array([cells.n_cells(name) for name in names], dtype=np.float64)
     if earlier is not None and worth:
         names = (*names, *earlier.names)
@@ -121,35 +119,30 @@ def _joined(
     descriptions = inputs.encoder.descriptions
     wide = fresh.prior.knowing(every_target(earlier.names), descriptions, settings)
     earlier = earlier.filled(wide.predict(earlier.names), control)
-    shifts = _shifts(cells, split.train, columns)
+    shifts, _ = _shifts(cells, split.train, columns)
     joint = [(worth, _learned(cells, split.train, variances, inputs, earlier, worth)) for worth in WORTH]
     best = best_of(fresh, joint, shifts)
     if best.worth and split.validation:
-        real = _shifts(cells, split.validation, columns)
-        known = {control_of(name): cells.control_mean(name)[columns] for name in split.validation}
-        errors = [
-            float(
-                (
-                    (
-                        one.prior.knowing(every_target(split.validation), descriptions, known).predict(
-                            split.validation
-                        )
-                        - real
-                    )
-                    ** 2
-                ).sum()
-            )
+        real, controls = _shifts(cells, split.validation, columns)
+        both, alone = (
+            np.square(_validated(one, split, inputs, controls).predict(split.validation) - real).sum()
             for one in (best.learned, fresh)
-        ]
-        if errors[0] > errors[1]:
+        )
+        if both > alone:
             best = best._replace(learned=fresh, worth=0.0, error=best.fresh_error)
     return earlier, best
 
 
-def _shifts(cells: CellTable, names: Sequence[str], columns: npt.NDArray[np.int64]) -> Floats:
-    """Measured mean shifts [C, G]."""
+def _shifts(cells: CellTable, names: Sequence[str], columns: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Measured mean shifts [C, G], and means [C, G] of the control cells that they are from."""
     controls = np.stack([cells.control_mean(name)[columns] for name in names])
-    return np.asarray(cells.means(names).to_numpy()[:, columns] - controls)
+    return np.asarray(cells.means(names).to_numpy()[:, columns] - controls), controls
+
+
+def _validated(learned: LearnedPrior, split: Split, inputs: Inputs, controls: Floats) -> EffectPrior:
+    """The prior of training conditions, with places for what validation conditions hold; `controls` [C, G] are theirs."""
+    settings = {control_of(name): row for name, row in zip(split.validation, controls, strict=True)}
+    return learned.prior.knowing(every_target(split.validation), inputs.encoder.descriptions, settings)
 
 
 def lineage_of(manifest: Manifest, out: Path) -> list[Ancestor]:
@@ -168,21 +161,14 @@ def _expected(
     """Means [C, G], means of their control cells [C, G] and doubts [C] of training, validation and control conditions."""
     options, columns = inputs.manifest.config.flow, cells.columns(inputs.panel.genes)
     own = learned.left_out if options.prior_means == "leave_one_out" else learned.prior.predict(split.train)
-    controls = {name: cells.control_mean(name)[columns] for name in (*split.train, *split.validation)}
-    settings = {control_of(name): controls[name] for name in split.validation}
-    validated = learned.prior.knowing(every_target(split.validation), inputs.encoder.descriptions, settings)
-    means = [controls[name] + shift for name, shift in zip(split.train, own, strict=True)]
-    shifts = validated.predict(split.validation)
-    means += [controls[name] + shift for name, shift in zip(split.validation, shifts, strict=True)]
+    names, n = (*split.train, *split.validation), len(split.train)
+    controls = np.stack([cells.control_mean(name)[columns] for name in names])
+    validated = _validated(learned, split, inputs, controls[n:])
     populations = inputs.manifest.control_populations
-    own_controls = [cells.take(population(cells, name)).mean(CONTROL)[columns] for name in populations]
-    means += own_controls
-    doubts = [
-        np.zeros(len(split.train)),
-        validated.doubt(split.validation),
-        np.zeros(len(populations)),
-    ]
-    return np.stack(means), np.stack([*controls.values(), *own_controls]), np.concatenate(doubts)
+    untouched = [cells.take(population(cells, name)).mean(CONTROL)[columns] for name in populations]
+    means = np.stack([*(controls + np.vstack([own, validated.predict(split.validation)])), *untouched])
+    doubts = [np.zeros(n), validated.doubt(split.validation), np.zeros(len(populations))]
+    return means, np.stack([*controls, *untouched]), np.concatenate(doubts)
 
 
 class SpreadSample(NamedTuple):
