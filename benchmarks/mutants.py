@@ -43,6 +43,16 @@ TESTS: dict[str, tuple[str, ...]] = {
     "flow/generate.py": (*GENERATION, OBJECTIVE),
     "prior/start.py": (OBJECTIVE, "tests/prior/test_start.py", "tests/run/test_predict.py"),
     "prior/marginals.py": ("tests/prior/test_marginals.py",),
+    "prior/shrink.py": ("tests/prior/test_shrink.py",),
+    "prior/descriptions.py": ("tests/prior/test_descriptions.py",),
+    "prior/sizes.py": ("tests/prior/test_sizes.py",),
+    "model/layers.py": ("tests/model/test_velocity.py",),
+    "model/velocity.py": ("tests/model/test_velocity.py",),
+    "training/transfer.py": ("tests/training/test_transfer.py",),
+    "training/start.py": ("tests/training/test_start.py", "tests/training/test_transfer.py"),
+    "evaluation/hits.py": ("tests/evaluation/test_hits.py",),
+    "run/contexts.py": ("tests/run/test_contexts.py",),
+    "data/knowledge.py": ("tests/data/test_knowledge.py",),
     "data/sampler.py": ("tests/data/test_sampler.py", "tests/training/test_steps.py"),
     "run/predict.py": (
         "tests/run/test_predict.py",
@@ -204,6 +214,7 @@ def main() -> None:
         mutant.applied((ROOT / mutant.path).read_text())
     for library in LIBRARIES:
         importlib.import_module(library)
+    options.out.mkdir(parents=True, exist_ok=True)
     kept = options.out / "mutants.json"
     known: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
     with tempfile.TemporaryDirectory() as scratch:

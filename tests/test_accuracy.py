@@ -26,6 +26,7 @@ import scdfm
 from scdfm.data import Batch, Split
 from scdfm.evaluation import LOWER_IS_BETTER
 from scdfm.flow import energy
+from scdfm.model.layers import Response
 from scdfm.seeds import numpy_rng
 from scdfm.training.module import FlowModule
 
@@ -131,6 +132,13 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[scdfm.Run]
     return {kind: [fitted(kind, seed, folder / f"{kind}{seed}", steps=0) for seed in SEEDS] for kind in KINDS}
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[scdfm.Run]]:
+    """The same after training."""
+    folder = tmp_path_factory.mktemp("trained")
+    return {kind: [fitted(kind, seed, folder / f"{kind}{seed}") for seed in SEEDS] for kind in KINDS}
+
+
 def assert_beats(ours: Sequence[Scores], theirs: Sequence[Scores]) -> None:
     for metric in Scores._fields:
         pair = [[getattr(scores, metric) for scores in each] for each in (ours, theirs)]
@@ -138,9 +146,27 @@ def assert_beats(ours: Sequence[Scores], theirs: Sequence[Scores]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_recovers_who_answers(kind: str, prior: dict[str, list[scdfm.Run]], tmp_path: Path) -> None:
-    trained = [fitted(kind, seed, tmp_path / f"{seed}") for seed in SEEDS]
-    assert_beats(judged(kind, trained), judged(kind, prior[kind]))
+def test_training_recovers_who_answers(
+    kind: str, prior: dict[str, list[scdfm.Run]], trained: dict[str, list[scdfm.Run]]
+) -> None:
+    assert_beats(judged(kind, trained[kind]), judged(kind, prior[kind]))
+
+
+def test_the_response_of_a_cell_halves_the_energy_of_the_prior(
+    prior: dict[str, list[scdfm.Run]], trained: dict[str, list[scdfm.Run]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Where a pair switches a program on; the same fit without that number does not."""
+
+    def ratio(runs: Sequence[scdfm.Run]) -> float:
+        before = np.mean([one.energy for one in judged("switch", prior["switch"])])
+        return float(np.mean([one.energy for one in judged("switch", runs)]) / before)
+
+    with_response = ratio(trained["switch"])
+    monkeypatch.setattr(Response, "forward", lambda self, *read: torch.zeros_like(read[-1]))
+    without = ratio([fitted("switch", seed, tmp_path / f"{seed}") for seed in SEEDS])
+    assert with_response < 0.45
+    assert without > with_response + 0.08
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -116,8 +116,15 @@ def fit(
         cells, config=options, out=out, resume=resume, progress=not quiet, say=warn, seconds=seconds, start_from=parent,
         overwrite=overwrite,
     )  # fmt: skip
-    if not is_first():
-        return
+    if is_first():
+        _tell_fitted(run, out)
+
+
+def _tell_fitted(run: Run, out: Path) -> None:
+    """Say what a fit left, what an earlier run was worth to it, and what training added."""
+    from scdfm.training.judge import summary
+    from scdfm.training.transfer import told
+
     kept = ", ".join(
         f"{name} {value:.4g}"
         for name, value in run.manifest.result.items()
@@ -127,13 +134,9 @@ def fit(
         f"run {out}: {len(run.genes)} genes, {len(run.split.train)} training, {len(run.split.validation)} validation "
         f"and {len(run.split.test)} test conditions; weights kept: {kept}"
     )
-    from scdfm.training.judge import summary
-    from scdfm.training.transfer import told as told_of
-
-    if said := told_of(run.manifest):
-        typer.echo(said)
-    if told := summary(run.manifest.result, len(run.split.validation)):
-        typer.echo(told)
+    for said in (told(run.manifest), summary(run.manifest.result, len(run.split.validation))):
+        if said:
+            typer.echo(said)
 
 
 @app.command()
@@ -248,8 +251,7 @@ def predict(
     elif conditions:
         names = names_of(*conditions, run=source)
     else:
-        single = dict.fromkeys(names_of(all_pairs_of or "", run=source))
-        names = ["+".join(pair) for pair in itertools.combinations(single, 2)]
+        names = _pairs(names_of(all_pairs_of or "", run=source))
     if form == "vcc":  # one process writes it, whole
         if is_first():
             _submit(
@@ -257,18 +259,9 @@ def predict(
             )
         return
     written = source.predict_to(
-        out,
-        names,
-        table,
-        n_cells=cells,
-        seed=seed,
-        resume=resume,
-        overwrite=overwrite,
-        progress=not quiet,
-        counts=counts,
-        context=named,
-        device=device,
-    )
+        out, names, table, n_cells=cells, seed=seed, resume=resume, overwrite=overwrite, progress=not quiet,
+        counts=counts, context=named, device=device,
+    )  # fmt: skip
     if is_first():
         _tell(written)
 
@@ -300,6 +293,11 @@ def _measured(source: Run, test: bool, context: dict[str, str]) -> list[str] | N
         typer.echo(untold(left, len(asked), "test conditions" if test else "conditions"), err=True)
     # Where none can be predicted, the prediction itself says why.
     return [name for name in asked if name not in left] or (None if test else list(asked))
+
+
+def _pairs(targets: list[str]) -> list[str]:
+    """Every pair of different targets."""
+    return ["+".join(pair) for pair in itertools.combinations(dict.fromkeys(targets), 2)]
 
 
 def _consistent(form: str, of_submission: dict[str, object], resume: bool) -> None:

@@ -23,7 +23,10 @@ from scdfm.errors import DataError, RunError
 from scdfm.seeds import numpy_rng
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    import anndata as ad
 
     from scdfm.data import CellTable, Split
     from scdfm.data.stored import Matrix
@@ -199,3 +202,60 @@ class _Quantiles:
             middle = np.where(np.isfinite(high), (low + high) / 2, moved)
             rate = np.where((moved > low) & (moved < high), moved, middle)
         return np.asarray(self.counts(rate, everything), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Counter:
+    """What turns a run's predicted cells into counts: its law on the genes asked for, and its control cells' factors [n].
+
+    `told` says where both come from.
+    """
+
+    law: CountLaw
+    factor: Floats
+    told: str
+
+    @classmethod
+    def of(
+        cls, known_law: CountLaw | None, known: Sequence[str], table: CellTable, genes: Sequence[str]
+    ) -> Counter:
+        """The counter of a run with this law on the genes `known` (None: it has none) that starts from the control cells
+        `table`, for `genes`; DataError where these cells are none of counts."""
+        if table.filled:
+            raise DataError(
+                f"controls: {len(table.filled)} genes are filled in from other cells, so no cell's library size is known; "
+                "predict log1p values (without --counts), or give cells measured on all genes of the run"
+            )
+        factor, counted = library_factors(sp.csr_matrix(table.X[np.arange(table.n)]), "controls")
+        said = ["library sizes are those of the control cells"]
+        if not counted:
+            said.append("taken from log1p values with the smallest value of each cell as one count")
+        law = known_law
+        if law is not None:
+            said.append("dispersion is that of the training cells' counts")
+        else:
+            law = law_of(table.X, [np.arange(table.n)], table.columns(known))
+            said.append("dispersion is that of the control cells")
+        if law is None:
+            law = CountLaw(np.full(len(known), LEAST), float("nan"))
+            said[-1] = "counts are Poisson's, as no dispersion is known"
+        place = {gene: at for at, gene in enumerate(known)}
+        dispersion = law.dispersion[[place[gene] for gene in genes]]
+        return cls(CountLaw(dispersion, law.total), factor, "; ".join(said))
+
+    def counts(
+        self, population: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], rng: np.random.Generator
+    ) -> npt.NDArray[np.float32]:
+        """Counts of one predicted population [M, G], whose cells started from the control cells at `rows` [M].
+
+        float32, which holds them exactly, so that a file has one type of values whatever was asked.
+        """
+        found = counts_of(population.astype(np.float64), self.factor[rows], self.law.dispersion, rng)
+        return found.astype(np.float32)
+
+    def describe(self, adata: ad.AnnData, rows: npt.NDArray[np.int64]) -> None:
+        """Say in `adata` that its values are counts, and give each cell's library size, over all genes of the screen."""
+        adata.obs["size_factor"] = self.factor[rows]
+        if np.isfinite(self.law.total):
+            adata.obs["library_size"] = np.rint(self.law.total / self.factor[rows])
+        adata.uns["scdfm"]["counts"] = self.told

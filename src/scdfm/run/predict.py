@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 import torch
@@ -26,7 +25,7 @@ from scdfm.prior.spread import LEAST_DONORS
 from scdfm.run.columns import own_columns
 from scdfm.run.contexts import R, cells_in, filled, in_context, in_contexts, require_genes, setting_text
 from scdfm.run.controls import checked_context, read_controls
-from scdfm.run.counts import LEAST, CountLaw, Floats, counts_of, law_of, library_factors
+from scdfm.run.counts import Counter
 from scdfm.run.extrapolation import extrapolated
 from scdfm.run.folder import CONTROLS
 from scdfm.run.scale import require_scale
@@ -119,7 +118,7 @@ def populations(
     expression = _expression(run, table, solved)
     own = {name: table.control_rows(name) for name in names}
     start = _start(run, table, solved)
-    law = Counter.of(run, table, [solved[place] for place in kept]) if counts else None
+    law = Counter.of(run.count_law, run.genes, table, [solved[place] for place in kept]) if counts else None
     place = device_of(device)
     field = run.field.to(place)
     blocks, sources = [], []
@@ -334,57 +333,3 @@ def _as_adata(
         "extrapolated_because": list(beyond.values()),
     }
     return adata
-
-
-@dataclass(frozen=True)
-class Counter:
-    """What turns a run's predicted cells into counts: its law on the genes asked for, and its control cells' factors [n].
-
-    `told` says where both come from.
-    """
-
-    law: CountLaw
-    factor: Floats
-    told: str
-
-    @classmethod
-    def of(cls, run: Trained, table: CellTable, genes: list[str]) -> Counter:
-        """The counter of a run that starts from the control cells `table`; DataError where these are none of counts."""
-        if table.filled:
-            raise DataError(
-                f"controls: {len(table.filled)} genes are filled in from other cells, so no cell's library size is known; "
-                "predict log1p values (without --counts), or give cells measured on all genes of the run"
-            )
-        factor, known = library_factors(sp.csr_matrix(table.X[np.arange(table.n)]), "controls")
-        said = ["library sizes are those of the control cells"]
-        if not known:
-            said.append("taken from log1p values with the smallest value of each cell as one count")
-        law = run.count_law
-        if law is not None:
-            said.append("dispersion is that of the training cells' counts")
-        else:
-            law = law_of(table.X, [np.arange(table.n)], table.columns(run.genes))
-            said.append("dispersion is that of the control cells")
-        if law is None:
-            law = CountLaw(np.full(len(run.genes), LEAST), float("nan"))
-            said[-1] = "counts are Poisson's, as no dispersion is known"
-        place = {gene: at for at, gene in enumerate(run.genes)}
-        dispersion = law.dispersion[[place[gene] for gene in genes]]
-        return cls(CountLaw(dispersion, law.total), factor, "; ".join(said))
-
-    def counts(
-        self, population: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], rng: np.random.Generator
-    ) -> npt.NDArray[np.float32]:
-        """Counts of one predicted population [M, G], whose cells started from the control cells at `rows` [M].
-
-        float32, which holds them exactly, so that a file has one type of values whatever was asked.
-        """
-        found = counts_of(population.astype(np.float64), self.factor[rows], self.law.dispersion, rng)
-        return found.astype(np.float32)
-
-    def describe(self, adata: ad.AnnData, rows: npt.NDArray[np.int64]) -> None:
-        """Say in `adata` that its values are counts, and give each cell's library size, over all genes of the screen."""
-        adata.obs["size_factor"] = self.factor[rows]
-        if np.isfinite(self.law.total):
-            adata.obs["library_size"] = np.rint(self.law.total / self.factor[rows])
-        adata.uns["scdfm"]["counts"] = self.told

@@ -31,8 +31,9 @@ from scdfm.files import flush, require_place, written_whole
 from scdfm.jobs import Parts, begun
 from scdfm.processes import Place, launched, place, together, wait_for_all
 from scdfm.run.columns import joined
+from scdfm.run.counts import Counter
 from scdfm.run.extrapolation import extrapolated
-from scdfm.run.predict import Counter, condition_names, device_of, populations, starting
+from scdfm.run.predict import condition_names, device_of, populations, starting
 from scdfm.run.trained import Trained
 
 SHARD_CELLS: Final = 4096
@@ -102,7 +103,9 @@ class Shards:
         """What `out` holds when all shards are joined in it."""
         names = self.parts.names
         n_genes = len(self.run.genes if self.genes is None else self.genes)
-        said = Counter.of(self.run, self.controls or self.run.controls, []).told if self.counts else ""
+        said = ""
+        if self.counts:
+            said = Counter.of(self.run.count_law, self.run.genes, self.controls or self.run.controls, []).told
         return PredictedFile(
             out, len(names) * self.n_cells, n_genes, names, extrapolated(self.run, names), said
         )
