@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from scdfm.errors import ConditionError
-from scdfm.screening.space import chosen, combinations, members, read_names
+from scdfm.files import read_names
+from scdfm.screening.space import chosen, combinations, members
 
 
 def test_every_combination_once_singles_first():
