@@ -115,6 +115,18 @@ def test_same_seed_same_batches(cells: CellTable) -> None:
         assert not equal(one, other.sample())
 
 
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_shares_are_the_batch_in_pieces(cells: CellTable, world: int) -> None:
+    """Each says where in the whole encoding its conditions are."""
+    batch = sampler(cells, n_conditions=3, n_cells=4).sample()
+    parts = [batch.share(rank, world) for rank in range(world)]
+    torch.testing.assert_close(torch.cat([part.target for part in parts]), batch.target)
+    torch.testing.assert_close(torch.cat([part.condition + part.first for part in parts]), batch.condition)
+    for part in parts:
+        whole = [batch.conditions[part.first + place] for place in part.condition]
+        assert whole == [part.conditions[place] for place in part.condition]
+
+
 def test_state_goes_through_json_and_resumes(cells: CellTable) -> None:
     drawn = sampler(cells, n_conditions=2, n_cells=4)
     drawn.sample()

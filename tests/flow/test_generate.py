@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -76,6 +77,43 @@ def test_every_value_is_in_its_place(genes: str, batch_cells: int | None) -> Non
     gene_chunks(G, 8 if genes == "chunks" else None, stream)
     torch.testing.assert_close(out, end + sample_normal((M, G), stream), rtol=1e-6, atol=1e-3)
     assert set(field.seen[:-1]) == {8 if genes == "chunks" else G}
+
+
+@dataclass(frozen=True)
+class Told(Noise):
+    """Noise that tells the network a mean [C, G] of each condition."""
+
+    means: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def at(self, conditions: Tensor) -> Told:
+        return replace(self, means=self.means[conditions])
+
+    def on(self, genes: Tensor | slice) -> Told:
+        return replace(self, n_genes=len(self.means[0, genes]), means=self.means[:, genes])
+
+    def inputs(self) -> dict[str, Tensor]:
+        return {"expected": self.means}
+
+
+class Expecting(Places):
+    """A field whose velocity is what it is told of the condition."""
+
+    def context(self, *inputs: Tensor, expected: Tensor) -> Tensor:  # type: ignore[override]
+        return expected[inputs[-1]]
+
+
+@pytest.mark.parametrize("batch_cells", [None, 1, 2, 5])
+def test_the_network_is_told_the_start_of_its_own_condition(batch_cells: int | None) -> None:
+    """Batches that lack the first conditions, too."""
+    given, sampling = inputs(), SamplingConfig(steps=2, clamp=False, noise="independent")
+    start = Told(G, means=torch.rand(3, G, generator=rng(5)) * 100)
+    out = generate(
+        Expecting(), **given, sampling=sampling, genes_per_step=8, rng=rng(), start=start, batch_cells=batch_cells
+    )  # fmt: skip
+    stream = rng()
+    gene_chunks(G, 8, stream)
+    noise = sample_normal((M, G), stream)
+    torch.testing.assert_close(out, start.means[given["condition"]] + noise, rtol=1e-6, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 10, 29])

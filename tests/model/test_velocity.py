@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from scdfm.config import ModelConfig
 from scdfm.errors import ConfigError
 from scdfm.model import VelocityField, reference
+from scdfm.model.layers import Response
 from scdfm.official import own_state, velocity_field
 
 PUBLISHED = ("differential_perceiver", "differential_transformer", "perceiver")
@@ -140,6 +141,17 @@ def test_the_response_reads_every_input(name: str) -> None:
     before = field(**batch)
     after = field(**batch | {name: batch[name] * 0.5 + 0.1})
     assert (before - after).abs().max() > 1e-3
+
+
+def test_the_response_sees_where_a_cell_lies_along_the_shift_and_nothing_across() -> None:
+    torch.manual_seed(0)
+    response = Response(8)
+    shift, x_t, across = torch.randn(3, 5, 11).unbind()
+    across = across - shift * (across * shift).sum(-1, keepdim=True) / shift.square().sum(-1, keepdim=True)
+    state, time = torch.randn(5, 11, 8), torch.randn(5, 8)
+    before = response(state, time, x_t, shift)
+    torch.testing.assert_close(response(state, time, x_t + across, shift), before, rtol=1e-4, atol=1e-5)
+    assert (response(state, time, x_t + shift, shift) - before).abs().max() > 1e-2
 
 
 def test_a_condition_that_moves_nothing_has_no_response() -> None:

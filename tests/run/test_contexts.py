@@ -159,6 +159,17 @@ def test_missing_genes_are_filled_in_from_stored_cells_and_marked(runs, controls
     assert set(found.var_names[found.var["filled"]]) == set(lost)
     assert list(found.var_names) == run.genes
     assert (np.asarray(found[:, lost].X.mean(0)) > 0.1).all()
+    from scdfm.run.contexts import filled
+
+    stored, rest = run.controls, list(fewer.var_names)
+    means = {one: stored.control_mean(one)[stored.columns(rest)] for one in stored.control_conditions}
+    own = np.asarray(fewer.X.mean(0)).ravel()
+    nearest = min(means, key=lambda one: np.linalg.norm(means[one] - own))
+    source = stored.X[stored.control_rows(nearest)][:, stored.columns(lost)].toarray()
+    new = filled(run, run.read_controls(fewer, context=context), 0)
+    drawn = new.X[:, new.columns(lost)].toarray()
+    assert len(means) == 3
+    assert {tuple(row) for row in drawn} <= {tuple(row) for row in source}
     with pytest.raises(
         DataError, match=r"4 genes are filled in from other cells, so no cell's library size is known"
     ):

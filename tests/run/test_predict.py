@@ -140,6 +140,21 @@ def test_given_controls_equal_the_stored_ones(run, screen):
     assert given.uns["scdfm"]["controls"] == "given"
 
 
+def test_without_training_means_are_those_of_the_controls_plus_the_expected_shift(run):
+    """Genes whose shift is clear move as far as the prior expects."""
+    name = run.split.test[0]
+    shift = run.knowing([name]).predict([name])[0]
+    stored = run.controls.to_adata()[:, run.genes]
+    moved = (
+        run.untrained().predict([name], n_cells=400, seed=1).X.toarray().mean(0)
+        - run.means.loc["control", run.genes].to_numpy()
+    )
+    clear = np.abs(shift) > 0.1
+    assert clear.sum() > 4
+    assert stored.n_obs == 20
+    assert np.polyfit(shift[clear], moved[clear], 1)[0] == pytest.approx(1, abs=0.1)
+
+
 def test_predictions_follow_the_mean_of_the_controls(run):
     """The prior expects a shift from the controls at hand: where theirs is higher, so is the prediction."""
     stored = run.controls.to_adata()

@@ -102,6 +102,26 @@ def test_an_earlier_screen_of_other_effects_takes_no_part(screens, tmp_path) -> 
     np.testing.assert_array_equal(both.prior.dual, fresh.prior.dual)
 
 
+def test_an_earlier_screen_that_validation_speaks_against_takes_no_part(screens, tmp_path) -> None:
+    """It is right on what the new screen trains and wrong on all else: only validation conditions can tell."""
+    first = screens[0].copy()
+    cells = scdfm.read_cells(screens[1])
+    split = split_of(cells)
+    wrong = ~first.obs["perturbation"].isin([*split.train, "control"]).to_numpy()
+    X = first.X.toarray()
+    X[wrong] = X[wrong][:, ::-1]
+    first.X = X
+    config = scdfm.Config().updated(INSTANT)
+    other = scdfm.fit(scdfm.read_cells(first), config=config, out=tmp_path / "other", progress=False)
+    judged = split.test[::2]
+    validated = scdfm.Split("named", 0, split.train, judged, tuple(sorted(set(split.test) - set(judged))))
+    worth = {
+        name: scdfm.fit(cells, one, config, out=tmp_path / name, progress=False, start_from=other).manifest.lineage[0].worth
+        for name, one in (("unseen", split), ("validated", validated))
+    }  # fmt: skip
+    assert worth["validated"] == 0 < worth["unseen"]
+
+
 def test_weights_are_carried_by_name(parent, screens, tmp_path) -> None:
     """Tokens of both have the run's rows; a gene it does not know starts at the mean of its known neighbours."""
     cells = scdfm.read_cells(screens[1])
@@ -145,6 +165,7 @@ def test_a_run_is_trained_for_longer_on_its_own_screen(call, parent, screens, tm
     run = scdfm.Run.load(tmp_path / "a")
     assert run.config.model == parent.config.model
     assert run.config.training.learning_rate == pytest.approx(SLOWER * parent.config.training.learning_rate)
+    assert run.config.training.learning_rate < parent.config.training.learning_rate
     assert run.manifest.lineage[0].worth is None  # its own means count once
     np.testing.assert_array_equal(run.prior.dual, parent.prior.dual)
     assert "take no part" not in said
