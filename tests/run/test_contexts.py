@@ -84,6 +84,25 @@ def test_a_context_from_a_file_is_the_same_context_held_out(runs, controls) -> N
     assert np.abs(cells_of(other).mean(0) - cells_of(expected)[:6].mean(0)).max() > 0.1
 
 
+def test_rules_know_the_controls_of_training_contexts_that_the_real_file_lacks(runs, screen) -> None:
+    """A run keeps the means of its contexts' control cells: the same scores as with a file that holds them."""
+    run = runs["held"]
+    predicted = run.predict(n_cells=20, seed=1)
+    whole = read(screen)
+    own = read(screen[(screen.obs["cell_type"] == NEW).to_numpy()].copy())
+    rules = ["no change", "training mean", "additive", "ridge"]
+    tables = [
+        scdfm.evaluate(predicted, real, training=run, metrics=["l2"]).set_index(["model", "condition"])["value"][rules]
+        for real in (whole, own)
+    ]  # fmt: skip
+    np.testing.assert_allclose(tables[1], tables[0].loc[tables[1].index], rtol=1e-6)
+    assert len(tables[0]) == 4 * 5
+    bare = run.means[[name.count("|") == 0 or "control" not in name for name in run.means.index]]
+    table = scdfm.evaluate(predicted, own, training=bare, metrics=["l2"])
+    assert "15 training conditions have no control cells of their own" in " ".join(table.attrs["notes"])
+    assert "`control|cell_type=" in " ".join(table.attrs["notes"])
+
+
 def test_a_new_context_is_said_to_be_one(call, runs, controls, tmp_path) -> None:
     """By the command, and in the file: an extrapolation, and how far from the trained contexts."""
     controls.write_h5ad(tmp_path / "c.h5ad")

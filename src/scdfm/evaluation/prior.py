@@ -183,7 +183,8 @@ def training_means(
     astray = [c for c in kept if matched and c not in matched and control_of(c) not in matched]
     if astray:
         notes.append(
-            f"{len(astray)} training conditions have no control cells of their own: all stand in for them"
+            f"{len(astray)} training conditions have no control cells of their own: all stand in for them; "
+            f"a row `{control_of(astray[0])}` of the training means would tell (first: {astray[0]})"
         )
     links = linked(pair.real, kept, pair.conditions)
     return Training(kept, means, control, tuple(genes), matched, links), notes

@@ -104,7 +104,8 @@ class Trained:
 
     @functools.cached_property
     def means(self) -> pd.DataFrame:
-        """Mean log1p expression, condition × G, of control, training and validation conditions; never of test ones."""
+        """Mean log1p expression, condition × G, of control, training and validation conditions, never of test ones; and
+        of the control cells of each of their covariates, as `control|cell_type=B`."""
         if folder.MEANS not in self.manifest.digests:
             raise RunError(
                 f"run {self.path} stores no means: it was converted without the data it was trained on"

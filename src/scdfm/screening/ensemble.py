@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import nnls
 
-from scdfm.data.conditions import targets
+from scdfm.data.conditions import CONTROL, targets
 from scdfm.data.split import PARTS, UNKNOWN
 from scdfm.errors import DataError, RunError
 from scdfm.evaluation.pseudobulk import Floats
@@ -100,8 +100,9 @@ class Ensemble:
         for run in self.runs:
             if "means.csv" in run.manifest.digests:
                 table = run.means[list(self.genes)]
-                for name, row in zip(table.index, table.to_numpy(np.float64), strict=True):
-                    found.setdefault(str(name), row)
+                for name, row in zip(map(str, table.index), table.to_numpy(np.float64), strict=True):
+                    if name == CONTROL or targets(name):
+                        found.setdefault(name, row)
         return pd.DataFrame.from_dict(found, orient="index", columns=list(self.genes), dtype=np.float64)
 
     @cached_property

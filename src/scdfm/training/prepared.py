@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from scdfm.data import CONTROL, CellTable, Split, coexpression_graph, vocabulary_graph
+from scdfm.data.conditions import control_of
 from scdfm.data.stored import subset
 from scdfm.prior import PriorStart
 from scdfm.run import folder
@@ -26,7 +27,7 @@ class Prepared:
     graph: torch.Tensor | None
     """bool [V, V] over the vocabulary, where the model has one."""
     means: pd.DataFrame
-    """Mean log1p expression, condition × G, of control, training and validation conditions."""
+    """Mean log1p expression, condition × G, of control, training and validation conditions, and of their own controls."""
     start: PriorStart | None
     """Where the flow starts, unless from noise."""
 
@@ -71,7 +72,13 @@ def _graph(cells: CellTable, split: Split, inputs: Inputs, path: Path) -> torch.
 def _means(cells: CellTable, split: Split, inputs: Inputs, path: Path) -> pd.DataFrame:
     if path.is_file():
         return folder.read_means(path)
-    means = cells.means([CONTROL, *split.train, *split.validation])[list(inputs.panel.genes)]
+    genes, names = list(inputs.panel.genes), (*split.train, *split.validation)
+    means = cells.means([CONTROL, *names])[genes]
+    settings = {control_of(name) for name in names} & set(cells.control_conditions) - {CONTROL}
+    columns = cells.columns(genes)
+    own = {name: cells.control_mean(name)[columns] for name in sorted(settings)}
+    if own:
+        means = pd.concat([means, pd.DataFrame.from_dict(own, orient="index", columns=genes)])
     folder.write_table(path, means)
     return means
 

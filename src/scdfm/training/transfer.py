@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -192,12 +191,8 @@ class Earlier(NamedTuple):
         """The conditions that `run` keeps means of, on `genes`."""
         means = run.means.reindex(columns=list(genes))
         names = [str(name) for name in means.index if targets(str(name))]
-        kernel = run.prior.kernel if run.config.flow.source == "prior" else None
-        settings: dict[str, pd.Series] = {}
-        if kernel is not None and kernel.settings:
-            table = pd.DataFrame(kernel.controls, index=list(kernel.settings), columns=run.genes)
-            settings = dict(table.reindex(columns=list(genes)).iterrows())  # type: ignore[arg-type]
-        own = np.stack([np.asarray(settings.get(control_of(name), means.loc[CONTROL])) for name in names])
+        settings = [control_of(name) if control_of(name) in means.index else CONTROL for name in names]
+        own = means.loc[settings].to_numpy(np.float64)
         typical = run.manifest.data["n_cells"] / max(len(means), 1)
         counts = np.array([run.manifest.n_cells.get(name, typical) for name in names], dtype=np.float64)
         return cls(tuple(names), means.loc[names].to_numpy(np.float64) - own, counts, own)
