@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from scdfm.benchmarking.costs import costs
+from scdfm.benchmarking.models import Models, PeerOptions, make_plan
 from scdfm.benchmarking.page import Page
 from scdfm.benchmarking.pieces import Scored, run_pieces
-from scdfm.benchmarking.plan import Contender, Options, Plan, make_plan
+from scdfm.benchmarking.plan import Options, Plan
 from scdfm.benchmarking.tables import Tables, aggregate
 from scdfm.config import Config, SplitConfig
 from scdfm.data import CellTable, Split, read_cells
@@ -24,7 +26,7 @@ from scdfm.processes import require_one
 if TYPE_CHECKING:
     from anndata import AnnData
 
-RECORD, PAGE, MARKDOWN = "benchmark.json", "benchmark.html", "benchmark.md"
+RECORD, PAGE, MARKDOWN, COSTS = "benchmark.json", "benchmark.html", "benchmark.md", "costs.csv"
 TABLES = ("scores", "summary", "differences")
 
 
@@ -66,7 +68,7 @@ def benchmark(
     seeds: int | Sequence[int] = 3,
     *,
     out: str | Path,
-    models: str | Contender | Iterable[str | Contender] = "default",
+    models: Models = "default",
     protocol: Protocol = "scdfm",
     metrics: Sequence[str] | None = None,
     options: Options = None,
@@ -74,6 +76,7 @@ def benchmark(
     resume: bool = False,
     progress: bool = True,
     final: str | Path | None = None,
+    peers: PeerOptions | None = None,
 ) -> Benchmark:
     """Fit, predict and evaluate `models` over folds and seeds, and leave one table in the folder `out`.
 
@@ -82,8 +85,9 @@ def benchmark(
         the fold decides the test.
     folds: default 0-4; a file or a column has fold 0 alone. seeds: how many (0, 1, ...), or which.
     models: presets (`default`, `tiny`, `paper`), `file:NAME=PRED.h5ad` for anybody's predictions (`{fold}` and
-        `{seed}` in the path stand for numbers), Contenders, or `baselines` for no model. All baselines and the
-        ceiling are always in the table.
+        `{seed}` in the path stand for numbers), `command:NAME=COMMAND` for any method and the names of bundled peers
+        (docs/peers.md), Contenders, or `baselines` for no model. All baselines and the ceiling are always in the table.
+    peers: budget, weights and annotations of commands and peers.
     protocol: as for `evaluate`; `paper` with the additive split scores the published table's conditions.
     options: nested options over every preset, such as {"training": {"max_steps": 500}}, or texts: "training.max_steps=500".
     n_cells: predicted cells of each condition; default each preset's `sampling.cells`.
@@ -97,18 +101,22 @@ def benchmark(
     """
     require_one("benchmark")
     plan = make_plan(
-        split, folds, seeds, models, protocol=protocol, metrics=metrics, options=options, n_cells=n_cells
-    )
+        split, folds, seeds, models, protocol=protocol, metrics=metrics, options=options, n_cells=n_cells,
+        peers=peers,
+    )  # fmt: skip
     fitted = None if final is None else final_config(plan, Path(final), resume)
     table = cells if isinstance(cells, CellTable) else read_cells(cells)
     record = {"data": table.digest(), "split": _said(plan.split), "protocol": plan.protocol}
     out = begun(out, RECORD, record, resume)
     scored = run_pieces(plan, table, out, progress)
     tables, notes = aggregate(scored), _notes(scored)
-    page = Page(plan, tables, notes, table, [done.n_genes for done in scored])
+    spent = costs(scored)
+    page = Page(plan, tables, notes, table, [done.n_genes for done in scored], spent)
     for name in TABLES:
         with written_whole(out / f"{name}.csv") as temporary:
             getattr(tables, name).to_csv(temporary, index=False)
+    with written_whole(out / COSTS) as temporary:
+        spent.to_csv(temporary, index=False)
     write_text(out / MARKDOWN, page.markdown())
     write_text(out / PAGE, page.html())
     if fitted is not None:

@@ -76,10 +76,10 @@ class Folds:
         )
 
     def _scored_genes(self, number: int) -> tuple[str, ...]:
-        """Genes of the screen that every contender predicts in this fold, whatever its seed."""
+        """Genes of the screen that every fit and file of this fold predicts, whatever its seed; commands are asked for them."""
         common = set(self.cells.genes.tolist())
         for piece in self.plan.pieces():
-            if piece.fold == number and piece.contender is not None:
+            if piece.fold == number and piece.contender is not None and piece.contender.command is None:
                 fitted = piece.contender.config is not None
                 common &= set(self._panel(piece) if fitted else predicted_in(piece, self.cells)[0])
                 if len(common) < 2:

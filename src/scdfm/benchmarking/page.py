@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import pandas as pd
+
+from scdfm.benchmarking.costs import cost_markdown, cost_rows, cost_text
 from scdfm.benchmarking.plan import Contender, Plan
 from scdfm.benchmarking.tables import ALL, Tables, is_prior
 from scdfm.config import SplitConfig
@@ -46,6 +50,8 @@ class Page:
     cells: CellTable
     n_genes: Sequence[int]
     """Scored genes of each fold."""
+    spent: pd.DataFrame
+    """What models cost (`costs.costs`)."""
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -121,6 +127,11 @@ class Page:
         return heading(metric), folds, rows
 
     @property
+    def costs(self) -> list[list[str]]:
+        """What models cost, where commands are among them: headings, then a row for each."""
+        return cost_rows(self.spent)
+
+    @property
     def provenance(self) -> list[Fact]:
         """Where the numbers come from."""
         given = {
@@ -150,6 +161,8 @@ class Page:
                 ]
                 lines += [_gain_row(gain, part.scores.decimals[gain.metric]) for gain in part.gains]
                 lines.append("")
+        if self.costs:
+            lines += ["## Cost", "", cost_markdown(self.spent)]
         lines += [f"- {note.replace('|', chr(92) + '|')}" for note in self.notes]
         return "\n".join(lines).rstrip() + "\n"
 
@@ -159,6 +172,7 @@ class Page:
         for part in self.parts:
             head = f"{part.name}\n" if len(self.parts) > 1 else ""
             blocks.append(head + plain(summary[summary["part"] == part.name]))
+        blocks += [cost_text(self.spent)] if self.costs else []
         return "\n".join([*blocks, *self.notes, *self.verdicts])
 
 
@@ -191,6 +205,8 @@ def said(split: SplitConfig | Split) -> dict[str, Any]:
 
 def described(model: Contender) -> str:
     """What a contender is."""
+    if model.command is not None:
+        return f"command {shlex.join(model.command)}" if model.peer is None else f"peer {model.peer.name}"
     if model.config is None:
         return f"predictions {model.predictions}"
     return f"fitted, {model.config.training.max_steps:,} steps"

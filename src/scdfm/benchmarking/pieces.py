@@ -7,8 +7,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scdfm.benchmarking.contest import compete, made_of
 from scdfm.benchmarking.folds import Fold, Folds, predicted_in, prediction_path
 from scdfm.benchmarking.plan import Piece, Plan
 from scdfm.data import CONTROL, CellTable
@@ -24,10 +25,12 @@ from scdfm.evaluation import BASELINES, CEILING, LOWER_IS_BETTER, PRIOR, evaluat
 from scdfm.evaluation.prior import NO_PRIOR
 from scdfm.files import file_digest, write_json, written_whole
 from scdfm.jobs import TimeLeft, duration
+from scdfm.peers.command import measured
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from scdfm.peers import Answer
     from scdfm.run import Run
 
 SCORES, RECORD, RUN, PREDICTED = "scores.csv", "piece.json", "run", "predicted.h5ad"
@@ -35,16 +38,20 @@ COLUMNS = ("model", "fold", "seed", "beside", "condition", "metric", "value", "n
 """Of the long table. `seed` -1: none. `beside` names the model for whose paired differences a reference was
 scored again, on the conditions that its file holds, or whose prior this is; else it is empty."""
 NO_SEED = -1
+FAILED = "failed"
+"""In the record of a piece that no key fits."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A finished piece: its long table (COLUMNS), notes on what was left out, and the number of scored genes."""
+    """A finished piece: its long table (COLUMNS), notes on what was left out, the number of scored genes, and what a
+    model cost (`costs.COLUMNS`)."""
 
     piece: Piece
     table: pd.DataFrame
     notes: tuple[str, ...]
     n_genes: int
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_pieces(
@@ -66,9 +73,10 @@ def run_pieces(
         fresh = scored is None
         if scored is None:
             scored = run_piece(plan, piece, fold, cells, out / piece.folder)
-            write_piece(out / piece.folder, scored, key)
+            kept = FAILED if scored.cost.get("failed") else key  # what failed is tried again on resume
+            write_piece(out / piece.folder, scored, kept)
             # as any later reading finds it: the tables of a resumed benchmark are the same to the last digit
-            scored = read_piece(out / piece.folder, piece, key)
+            scored = read_piece(out / piece.folder, piece, kept)
             assert scored is not None
         done.append(scored)
         if say:
@@ -77,16 +85,42 @@ def run_pieces(
 
 
 def run_piece(plan: Plan, piece: Piece, fold: Fold, cells: CellTable, folder: Path) -> Scored:
-    """Score one piece; a contender with a config is fitted and predicts first, with its run left in `folder`."""
+    """Score one piece; a contender with a config is fitted and predicts first, with its run left in `folder`, and a
+    command is run."""
     folder.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {
         "control": cells.control, "protocol": plan.protocol, "training": fold.training, "metrics": plan.metrics,
         "perturbation_key": cells.perturbation_key, "seed": fold.number,
     }  # fmt: skip
-    notes: list[str] = []
-    if piece.contender is None:
+    with measured() as taken:
+        table, notes, cost = _rows(plan, piece, fold, cells, folder, options)
+        cost = cost if cost is None or cost else taken()
+    seed = NO_SEED if piece.seed is None else piece.seed
+    beside = np.where(table["model"] == piece.name, "", "" if piece.contender is None else piece.name)
+    table = table.assign(fold=piece.fold, seed=seed, beside=beside)[list(COLUMNS)]
+    return Scored(piece, table, tuple(notes), len(fold.genes), cost or {})
+
+
+def _rows(
+    plan: Plan, piece: Piece, fold: Fold, cells: CellTable, folder: Path, options: Mapping[str, Any]
+) -> tuple[pd.DataFrame, list[str], dict[str, Any] | None]:
+    """The scores of a piece, notes, and what it cost: None where there is nothing to tell, {} where that is measured."""
+    contender = piece.contender
+    cost: dict[str, Any] | None = None
+    if contender is None:
         table = _evaluate(None, fold, fold.conditions, **options)
-    elif piece.contender.config is None:
+        return table, list(table.attrs["notes"]), None
+    if contender.command is not None:
+
+        def scored(answer: Answer) -> pd.DataFrame:
+            return _evaluate(
+                answer.cells, fold, answer.conditions, name=piece.name,
+                references=len(answer.conditions) < len(fold.conditions), **options,
+            )  # fmt: skip
+
+        outcome = compete(plan, piece, fold, cells, folder, scored)
+        return outcome.table, list(outcome.notes), outcome.cost
+    if contender.config is None:
         held, notes = _held(plan, piece, fold, cells)
         table = _evaluate(
             prediction_path(piece), fold, held, name=piece.name, references=len(held) < len(fold.conditions),
@@ -96,16 +130,12 @@ def run_piece(plan: Plan, piece: Piece, fold: Fold, cells: CellTable, folder: Pa
         run = _fitted(plan, piece, cells, folder / RUN)
         predicted = _predicted(plan, piece, fold, run, cells, folder / PREDICTED)
         prior = _untrained(run, cells)
-        notes = [NO_PRIOR] if prior is None else []
+        notes, cost = [NO_PRIOR] if prior is None else [], {}
         table = _evaluate(
             predicted, fold, fold.conditions, name=piece.name, references=False, check_scale=False,
             prior=prior, **options,
         )  # fmt: skip
-    notes += [note for note in table.attrs["notes"] if note not in notes]
-    seed = NO_SEED if piece.seed is None else piece.seed
-    beside = np.where(table["model"] == piece.name, "", "" if piece.contender is None else piece.name)
-    table = table.assign(fold=piece.fold, seed=seed, beside=beside)[list(COLUMNS)]
-    return Scored(piece, table, tuple(notes), len(fold.genes))
+    return table, [*notes, *(note for note in table.attrs["notes"] if note not in notes)], cost
 
 
 def _evaluate(predicted: Any, fold: Fold, conditions: Sequence[str], **options: Any) -> pd.DataFrame:
@@ -203,12 +233,12 @@ def piece_key(plan: Plan, piece: Piece, fold: Fold, data: str) -> str:
     contender = piece.contender
     made: Any = None
     if contender is not None:
-        fitted = contender.config is not None
-        made = (
-            {"config": plan.config(piece).model_dump(mode="json"), "rows": ["model", PRIOR]}
-            if fitted
-            else file_digest_of(prediction_path(piece))
-        )
+        if contender.config is not None:
+            made = {"config": plan.config(piece).model_dump(mode="json"), "rows": ["model", PRIOR]}
+        elif contender.command is not None:
+            made = made_of(plan, contender)
+        else:
+            made = file_digest_of(prediction_path(piece))
     values = {
         "data": data, "fold": fold.digest, "training": list(fold.training.index), "protocol": plan.protocol,
         "metrics": plan.metrics, "n_cells": plan.n_cells, "piece": piece.label, "model": made,
@@ -240,6 +270,7 @@ def write_piece(folder: Path, scored: Scored, key: str) -> None:
             "scores": file_digest(folder / SCORES),
             "notes": list(scored.notes),
             "n_genes": scored.n_genes,
+            "cost": dict(scored.cost),
         },
     )
 
@@ -250,6 +281,7 @@ def read_piece(folder: Path, piece: Piece, key: str) -> Scored | None:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         whole = record["key"] == key and record["scores"] == file_digest(folder / SCORES)
         notes, n_genes = tuple(str(note) for note in record["notes"]), int(record["n_genes"])
+        cost = dict(record.get("cost", {}))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if not whole:
@@ -257,7 +289,7 @@ def read_piece(folder: Path, piece: Piece, key: str) -> Scored | None:
     table = pd.read_csv(
         folder / SCORES, float_precision="round_trip", keep_default_na=False, na_values={"value": [""]}
     )
-    return Scored(piece, table.astype({"model": str, "condition": str, "beside": str}), notes, n_genes)
+    return Scored(piece, table.astype({"model": str, "condition": str, "beside": str}), notes, n_genes, cost)
 
 
 class Progress:
@@ -282,6 +314,8 @@ def headline(scored: Scored) -> str:
     table = scored.table[scored.table["beside"].isin(["", name])]
     metric = str(table["metric"].iloc[0])
     means = table[table["metric"] == metric].groupby("model", sort=False)["value"].mean()
+    if reason := scored.cost.get("failed"):
+        return str(reason)
     if scored.piece.contender is not None:
         before = f", {PRIOR} {means[PRIOR]:.4g}" if PRIOR in means else ""
         return f"{metric} {means[name]:.4g}{before}"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from scdfm.config import PRESETS, Config, SplitConfig
+from scdfm.config import Config, SplitConfig
 from scdfm.data import CellTable, Split, make_split
-from scdfm.data.conditions import near
 from scdfm.errors import ConfigError
 from scdfm.evaluation import BASELINES, CEILING, DUPLICATE, PRIOR
 from scdfm.evaluation.evaluate import Protocol
+from scdfm.peers.bundled import Peer
 
 REFERENCES: Final = "references"
 BASELINES_ALONE: Final = "baselines"
@@ -25,20 +25,27 @@ Options: TypeAlias = Mapping[str, Any] | Sequence[str] | None
 _TAKEN: Final = {
     name.casefold() for name in (*BASELINES, PRIOR, CEILING, DUPLICATE, REFERENCES, BASELINES_ALONE)
 }
+BUDGET: Final = 600.0
+"""Seconds of one core that a command has, unless asked otherwise."""
 _NAME: Final = re.compile(r"\w[\w.+ -]{0,59}")
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A model in the table: `config` is fitted in every fold with every seed, or `predictions` are somebody's files.
+    """A model in the table: `config` is fitted in every fold with every seed, `predictions` are somebody's files, or
+    `command` is run on the training cells of every fold with every seed (docs/peers.md).
 
     `predictions` is the path of an .h5ad; `{fold}` and `{seed}` in it stand for the numbers of fold and seed.
-    The benchmark sets seed and split of `config`, but for its `split.validation_fraction`.
+    The benchmark sets seed and split of `config`, but for its `split.validation_fraction`. `peer` is the bundled method
+    that a command stands for, `files` are what it reads beside its folder: `weights`, `annotations`.
     """
 
     name: str
     config: Config | None = None
     predictions: str | None = None
+    command: tuple[str, ...] | None = None
+    peer: Peer | None = None
+    files: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -47,12 +54,17 @@ class Contender:
             )
         if self.name.casefold() in _TAKEN:
             raise ConfigError(f"model name '{self.name}' is taken by the references; choose another")
-        if (self.config is None) == (self.predictions is None):
-            raise ConfigError(f"model '{self.name}': expected either a config or a file of predictions")
+        if (
+            sum(one is not None for one in (self.config, self.predictions, self.command)) != 1
+            or self.command == ()
+        ):
+            raise ConfigError(
+                f"model '{self.name}': expected either a config, a file of predictions or a command; give one of them"
+            )
 
     def seeds(self, seeds: Sequence[int]) -> tuple[int | None, ...]:
         """The seeds it is run with; (None,) where a seed changes nothing."""
-        return tuple(seeds) if self.config is not None or "{seed}" in str(self.predictions) else (None,)
+        return tuple(seeds) if self.predictions is None or "{seed}" in self.predictions else (None,)
 
     def path(self, fold: int, seed: int | None) -> Path:
         """The file of predictions for a fold and seed."""
@@ -86,7 +98,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole benchmark. `n_cells` None takes each config's `sampling.cells`.
+    """A whole benchmark. `n_cells` None takes each config's `sampling.cells`, a command the first config's.
+
+    `budget`: seconds of one core that a command has in each fold with each seed.
 
     A SplitConfig decides the test of each fold, and every fit draws validation conditions with its own config and
     seed; a Split is taken as it is, as fold 0.
@@ -99,6 +113,7 @@ class Plan:
     protocol: Protocol = "scdfm"
     metrics: tuple[str, ...] | None = None
     n_cells: int | None = None
+    budget: float = BUDGET
 
     def __post_init__(self) -> None:
         if self.protocol not in ("scdfm", "paper"):
@@ -117,21 +132,29 @@ class Plan:
             raise ConfigError("models: two have the same name; rename one (file:NAME=PRED.h5ad)")
         if self.n_cells is not None and self.n_cells < 2:
             raise ConfigError(f"cells {self.n_cells}: expected at least 2 predicted cells of each condition")
+        if not 0 < self.budget < float("inf"):
+            raise ConfigError(f"budget {self.budget}: expected a number of seconds above 0")
+
+    @property
+    def command_cells(self) -> int:
+        """Cells of a condition that a command is asked for: as many as the first fitted model predicts."""
+        configs = [one.config for one in self.contenders if one.config is not None] or [Config()]
+        return configs[0].sampling.cells if self.n_cells is None else self.n_cells
 
     def pieces(self) -> list[Piece]:
-        """References, then files, fold by fold; then fits, all folds of a seed before the next seed.
+        """References, then files, fold by fold; then fits and commands, all folds of a seed before the next seed.
 
         What is quick and may be refused comes first, and a half-finished benchmark covers all folds.
         """
-        files = [contender for contender in self.contenders if contender.config is None]
+        files = [contender for contender in self.contenders if contender.predictions is not None]
         quick = [
             Piece(fold, contender, seed)
             for fold in self.folds
             for contender in (None, *files)
             for seed in ((None,) if contender is None else contender.seeds(self.seeds))
         ]
-        fits = [contender for contender in self.contenders if contender.config is not None]
-        return quick + [Piece(f, contender, s) for s in self.seeds for f in self.folds for contender in fits]
+        long = [contender for contender in self.contenders if contender.predictions is None]
+        return quick + [Piece(f, contender, s) for s in self.seeds for f in self.folds for contender in long]
 
     def config(self, piece: Piece) -> Config:
         """The options of a piece that is fitted: those of `scdfm fit` with the same split, fold and seed."""
@@ -162,72 +185,3 @@ def single(split: SplitConfig | Split) -> bool:
     if isinstance(split, Split) or split.kind in SINGLE_FOLD:
         return True
     return split.value is not None or split.targets is not None
-
-
-def make_plan(
-    split: str | SplitConfig | Split = "additive",
-    folds: Sequence[int] | None = None,
-    seeds: int | Sequence[int] = 3,
-    models: str | Contender | Iterable[str | Contender] = "default",
-    *,
-    protocol: Protocol = "scdfm",
-    metrics: Sequence[str] | None = None,
-    options: Options = None,
-    n_cells: int | None = None,
-) -> Plan:
-    """The plan that the arguments of `benchmark` describe; ConfigError where they cannot be."""
-    lead: Mapping[str, Any] = {}
-    if isinstance(split, str):
-        lead = {"split": SplitConfig.named(split)}
-        split = _with(Config().updated(lead, "split"), options).updated(lead, "split").split
-    if folds is None:
-        folds = (0,) if single(split) else FOLDS
-    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    return Plan(
-        split,
-        tuple(folds),
-        numbers,
-        contenders(models, options, lead),
-        protocol,
-        None if metrics is None else tuple(metrics),
-        n_cells,
-    )
-
-
-def contenders(
-    models: str | Contender | Iterable[str | Contender],
-    options: Options = None,
-    lead: Mapping[str, Any] | None = None,
-) -> tuple[Contender, ...]:
-    """Contenders of names: a preset, `file:NAME=PRED.h5ad`, or `baselines`, which adds none.
-
-    Texts may hold several names, separated by commas. `options` are put over every preset, after `lead`: the kind of
-    split that they may go with.
-    """
-    given = [models] if isinstance(models, str | Contender) else list(models)
-    names: list[str | Contender] = []
-    for model in given:
-        names += [model] if isinstance(model, Contender) else [part.strip() for part in model.split(",")]
-    if not names or "" in names:
-        raise ConfigError("models: expected a preset, file:NAME=PRED.h5ad or baselines, found nothing")
-    return tuple(_contender(name, options, lead or {}) for name in names if name != BASELINES_ALONE)
-
-
-def _with(config: Config, options: Options) -> Config:
-    if options is None or isinstance(options, Mapping):
-        return config.updated(options or {}, "options")
-    return config.with_settings(list(options))
-
-
-def _contender(model: str | Contender, options: Options, lead: Mapping[str, Any]) -> Contender:
-    if isinstance(model, Contender):
-        return model
-    if model in PRESETS:
-        return Contender(model, _with(Config.preset(model).updated(lead, "split"), options))
-    name, sign, path = model.removeprefix("file:").partition("=")
-    if model.startswith("file:") and sign and path:
-        return Contender(name.strip(), predictions=path.strip())
-    raise ConfigError(
-        f"model '{model}': expected {', '.join(PRESETS)}, file:NAME=PRED.h5ad or {BASELINES_ALONE}"
-        f"{near(model, [*PRESETS, BASELINES_ALONE])}"
-    )

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from scdfm.cli.app import app
-from scdfm.cli.options import DataArgument, Quiet, warn
+from scdfm.cli.options import DataArgument, Quiet, pairs_of, seconds_of, warn
 from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
 
@@ -149,7 +149,8 @@ def benchmark(
         list[str] | None,
         typer.Option(
             help="Presets (default, tiny, paper), file:NAME=PRED.h5ad with {fold} and {seed} for their numbers, "
-            "or baselines for these alone; separated by commas, may be repeated. Without it default."
+            "command:NAME=COMMAND, peers (cellflow, state, gears, cpa, scgpt, geneformer), or baselines for these alone; "
+            "separated by commas, may be repeated. Without it default."
         ),
     ] = None,
     protocol: Annotated[str, typer.Option(help="scdfm or paper.")] = "scdfm",
@@ -175,6 +176,20 @@ def benchmark(
             help="Run folder to create after the folds: the model fitted on every condition, for use."
         ),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Time of one core that each command and peer has in a fold: 90s, 10m, 2h. Without it 10m."
+        ),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="PEER=FOLDER: pretrained weights of scgpt or geneformer; may be repeated."),
+    ] = None,
+    go: Annotated[
+        str | None,
+        typer.Option(help="FILE[,NAMES] of GO annotations, for the peer gears (scdfm download go)."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Fit, predict and evaluate over folds and seeds: one table with intervals, beside all baselines."""
@@ -182,14 +197,21 @@ def benchmark(
     steps = [] if max_steps is None else [f"training.max_steps={max_steps}"]
     screen.require_data_alone("benchmark")
     table = screen.read(data)
+    from scdfm.benchmarking import PeerOptions
     from scdfm.benchmarking import benchmark as run_benchmark
+
+    peers = PeerOptions(
+        None if budget is None else seconds_of(budget),
+        pairs_of(weights or [], "--weights", "scgpt=FOLDER"),
+        go,
+    )
 
     result = run_benchmark(
         table, split, numbers, seeds, out=out, models=models or ["default"],
         protocol=protocol,  # type: ignore[arg-type]
         metrics=None if metrics is None else [name.strip() for name in metrics.split(",")],
         options=[*(settings or []), *steps], n_cells=cells, resume=resume, progress=not quiet,
-        final=final,
+        final=final, peers=peers,
     )  # fmt: skip
     typer.echo(result.text)
     typer.echo(f"\npage: {result.page}")

@@ -51,6 +51,32 @@ def read_known(spec: str, screen: Collection[str] = ()) -> Known:
     NAMES says what ids stand for which symbol (`scdfm.data.gene_ids`). screen: names of the screen's genes and targets,
     which the features then go by. DataError for files that cannot be read, or that know no name of the screen.
     """
+    kind, files, ids, ontologies = _opened(spec)
+    if kind == "go":
+        pairs, synonyms = _annotations(files[0])
+        ids = ids.with_pairs(synonyms)
+    else:
+        pairs = _gene_sets(files[0]) if kind == "gmt" else _neighbours(files[0])
+    return _features(pairs, ids, set(screen), f"{kind} {files[0].name}", *ontologies)
+
+
+def go_terms(files: str, names: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """The GO terms that each of `names` is annotated with itself, sorted; names without any are left out.
+
+    files: FILE[,NAMES] as of the features `go:FILE[,NAMES]`. DataError for files that cannot be read.
+    """
+    _, paths, ids, _ = _opened(f"go:{files}")
+    pairs, synonyms = _annotations(paths[0])
+    ids, found = ids.with_pairs(synonyms), dict[str, set[str]]()
+    for gene, term, _ in pairs:
+        found.setdefault(ids.symbol(gene), set()).add(term)
+    return {
+        name: tuple(sorted(found[ids.symbol(name)])) for name in sorted(names) if ids.symbol(name) in found
+    }
+
+
+def _opened(spec: str) -> tuple[str, list[Path], GeneIds, list[dict[str, set[str]]]]:
+    """The kind of a spec, its files, and what those after the first say: names of genes, ontologies."""
     kind, _, rest = spec.partition(":")
     files = [Path(part.strip()) for part in rest.split(",") if part.strip()]
     if kind not in KINDS or not files:
@@ -63,12 +89,7 @@ def read_known(spec: str, screen: Collection[str] = ()) -> Known:
             ids = ids.with_table(path)
     if len(ontologies) > 1:
         raise DataError(f"features '{spec}': two ontologies, expected one; leave one out")
-    if kind == "go":
-        pairs, synonyms = _annotations(files[0])
-        ids = ids.with_pairs(synonyms)
-    else:
-        pairs = _gene_sets(files[0]) if kind == "gmt" else _neighbours(files[0])
-    return _features(pairs, ids, set(screen), f"{kind} {files[0].name}", *ontologies)
+    return kind, files, ids, ontologies
 
 
 def _annotations(path: Path) -> tuple[Pairs, Iterable[tuple[str, str]]]:
