@@ -29,7 +29,7 @@ READING = (*DataConfig.model_fields, "config", "backed")
 GROUPS = {
     "First steps": ("demo", "simulate", "inspect"),
     "One model": ("fit", "predict", "evaluate", "hits"),
-    "Comparing models": ("benchmark",),
+    "Comparing models": ("benchmark", "peers"),
     "What to measure next": ("screen", "identify"),
     "The published work": ("download", "reproduce", "convert-official"),
 }

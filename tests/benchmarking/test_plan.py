@@ -60,7 +60,7 @@ def test_a_split_without_folds_has_fold_0():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"models": "tinny"}, "model 'tinny': expected default, instant, paper, tiny, file:NAME=PRED.h5ad or baselines"),
+        ({"models": "tinny"}, "model 'tinny': expected default, instant, paper, tiny, file:NAME=PRED.h5ad, command:"),
         ({"models": "file:CPA"}, "model 'file:CPA': expected"),
         ({"models": "file:ridge=a.h5ad"}, "model name 'ridge' is taken by the references"),
         ({"models": "file:Prior=a.h5ad"}, "model name 'Prior' is taken by the references"),
@@ -84,7 +84,7 @@ def test_refusals(arguments, message):
 
 
 def test_a_contender_is_a_config_or_a_file():
-    with pytest.raises(ConfigError, match="either a config or a file"):
+    with pytest.raises(ConfigError, match="either a config, a file of predictions or a command"):
         Contender("both", scdfm.Config(), "a.h5ad")
 
 

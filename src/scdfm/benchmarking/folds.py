@@ -76,7 +76,7 @@ class Folds:
         )
 
     def _scored_genes(self, number: int) -> tuple[str, ...]:
-        """Genes of the screen that every fit and file of this fold predicts, whatever its seed; commands are asked for them."""
+        """Genes of the screen that fits and files of this fold predict, whatever the seed: commands are asked for them."""
         common = set(self.cells.genes.tolist())
         for piece in self.plan.pieces():
             if piece.fold == number and piece.contender is not None and piece.contender.command is None:

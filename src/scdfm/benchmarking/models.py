@@ -27,7 +27,7 @@ Models = str | Contender | Iterable[str | Contender]
 
 @dataclass(frozen=True)
 class PeerOptions:
-    """What commands are given: `budget` seconds (None: BUDGET), folders of `weights` by peer, a file of annotations `go`."""
+    """What commands get: `budget` seconds (None: BUDGET), folders of `weights` by peer, `go`: a file of annotations."""
 
     budget: float | None = None
     weights: Mapping[str, str | Path] = field(default_factory=dict)

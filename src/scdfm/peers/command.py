@@ -16,7 +16,7 @@ from scdfm.errors import ScdfmError
 from scdfm.jobs import duration
 from scdfm.peers.task import LOG
 
-HARD_STOP: Final = 3.0
+HARD_STOP: Final = 5.0
 """A command is ended when the clock shows this many times its budget."""
 _THREADS: Final = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA")
 ONE_CORE: Final = {f"{name}_NUM_THREADS": "1" for name in _THREADS} | {"CUDA_VISIBLE_DEVICES": ""}

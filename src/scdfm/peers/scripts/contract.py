@@ -1,0 +1,109 @@
+"""What the scripts of all peers share: the task of a folder, the clock of one core, and the answer.
+
+A peer takes combinations of targets. The command line is `SCRIPT FOLDER`; docs/peers.md describes the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+CONTROL = "control"
+SPARE = 0.1
+"""Share of a budget that is kept for writing and for steps that took longer than expected."""
+
+
+def clock() -> float:
+    """CPU seconds that this process and its children that have ended took, from its start."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+class Task:
+    """The task of the folder that the command line names.
+
+    `labels` [cells] are conditions, `X` [cells × genes] is log1p; `predict` are conditions whose targets all trained, or
+    with `unseen` all that are asked for.
+    """
+
+    def __init__(self, unseen: bool = False) -> None:
+        self.folder = Path(sys.argv[1]).absolute()
+        self.told = json.loads((self.folder / "task.json").read_text(encoding="utf-8"))
+        self.adata = ad.read_h5ad(self.folder / "train.h5ad")
+        self.key, self.seed, self.cells = (self.told[name] for name in ("perturbation_key", "seed", "cells"))
+        self.labels = self.adata.obs[self.key].astype(str).to_numpy()
+        self.genes = [str(gene) for gene in self.adata.var_names]
+        self.X = np.asarray(self.adata.X.todense(), dtype=np.float32)
+        parts = self.told["conditions"]
+        if any(part["covariates"] or part["time"] or any(part["doses"]) for part in parts.values()):
+            sys.exit("takes combinations of targets alone; this task has doses, times or covariates")
+        self.targets = {name: tuple(part["targets"]) for name, part in parts.items()} | {CONTROL: ()}
+        self.train = list(self.told["train"])
+        self.known = sorted({target for name in self.train for target in self.targets[name]})
+        asked = self.told["predict"]
+        self.predict = [name for name in asked if unseen or set(self.targets[name]) <= set(self.known)]
+        self.left_out = [name for name in asked if name not in self.predict]
+        if not self.predict:
+            sys.exit("can predict none of the conditions: each has a target that no training condition has")
+        self.rng = np.random.default_rng(self.seed)
+        self.most_steps = self.told.get("steps", 10**9)
+        self.begun = clock()
+        work = self.folder / "work"
+        work.mkdir(exist_ok=True)
+        os.chdir(work)
+
+    @property
+    def n_slots(self) -> int:
+        """The largest number of targets of a condition."""
+        return max(map(len, self.targets.values()))
+
+    def left(self, later: float = 0.0) -> float:
+        """CPU seconds that are left for training, where `later` are needed for predicting."""
+        return self.told["budget"] * (1 - SPARE) - later - clock()
+
+    def steps(self, seconds_each: float, later: float = 0.0) -> int:
+        """How many steps of `seconds_each` the budget still holds, 1 at least."""
+        return int(max(1, min(self.most_steps, self.left(later) / seconds_each)))
+
+    def multi_hot(self, name: str) -> np.ndarray:
+        """[targets]: 1 at each target of a condition that trained."""
+        return np.isin(self.known, self.targets[name]).astype(np.float32)
+
+    def controls(self, n: int | None = None) -> np.ndarray:
+        """Rows of `n` control cells (default: those wanted of a condition), each once where there are enough."""
+        rows, n = np.flatnonzero(self.labels == CONTROL), n or self.cells
+        return self.rng.permutation(rows)[:n] if n <= len(rows) else self.rng.choice(rows, n)
+
+    def counts(self) -> np.ndarray:
+        """Raw counts [cells × genes]: the layer, else whole numbers whose smallest positive value in each cell is one."""
+        if "counts" in self.adata.layers:
+            return np.asarray(self.adata.layers["counts"].todense(), dtype=np.float32)
+        linear = np.expm1(self.X)
+        one = np.where(linear > 0, linear, np.inf).min(axis=1, keepdims=True)
+        return np.round(linear / np.where(np.isfinite(one), one, 1)).astype(np.float32)
+
+    def answer(self, predicted: dict[str, np.ndarray], populations: str, **facts: object) -> None:
+        """Write predicted.h5ad of log1p values [cells × genes] by condition, and facts.json."""
+        names = list(predicted)
+        obs = pd.DataFrame({self.key: np.repeat(names, [len(predicted[name]) for name in names])})
+        obs.index = obs.index.astype(str)
+        cells = np.concatenate([predicted[name] for name in names]).astype(np.float32)
+        made = ad.AnnData(cells, obs=obs, var=pd.DataFrame(index=self.genes))
+        made.write_h5ad(self.folder / "predicted.h5ad")
+        told = {
+            "populations": populations,
+            "cpu_seconds": round(clock(), 1),
+            "not_predicted": self.left_out,
+            **facts,
+        }
+        if self.left_out:
+            told["notes"] = [f"{len(self.left_out)} conditions have a target that no training condition has"]
+        (self.folder / "facts.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
