@@ -10,7 +10,9 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -90,6 +92,17 @@ class Task:
         one = np.where(linear > 0, linear, np.inf).min(axis=1, keepdims=True)
         return np.round(linear / np.where(np.isfinite(one), one, 1)).astype(np.float32)
 
+    def units(self, counts: np.ndarray) -> np.ndarray:
+        """What one count is worth in each cell [cells × 1], on the scale of expm1(X)."""
+        return np.expm1(self.X).sum(axis=1, keepdims=True) / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+    def pairs(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of `n` control cells, and of perturbed ones, whose conditions are drawn alike."""
+        names = self.rng.choice(self.train, n)
+        return self.controls(n), np.array(
+            [self.rng.choice(np.flatnonzero(self.labels == name)) for name in names]
+        )
+
     def answer(self, predicted: dict[str, np.ndarray], populations: str, **facts: object) -> None:
         """Write predicted.h5ad of log1p values [cells × genes] by condition, and facts.json."""
         names = list(predicted)
@@ -107,3 +120,43 @@ class Task:
         if self.left_out:
             told["notes"] = [f"{len(self.left_out)} conditions have a target that no training condition has"]
         (self.folder / "facts.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+
+
+def fit(
+    task: Task,
+    model: Any,
+    loss: Callable[[], Any],
+    rate: float,
+    later: float,
+    probe: int = 20,
+    **options: Any,
+) -> int:
+    """Train a torch `model` as many steps as the budget holds, which the first `probe` steps tell; their number.
+
+    loss: of a new batch. rate: the largest learning rate of Adam, with a short warm-up, falling to 0 as a cosine. later:
+    CPU seconds that predicting takes.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    parameters = [one for one in model.parameters() if one.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=rate, **options)
+    model.train()
+    begun, total, step = clock(), min(probe, task.most_steps), 0
+    while step < total:
+        share = step / total if total > probe else 0.0
+        optimiser.param_groups[0]["lr"] = rate * min(1, (step + 1) / probe) * (1 + np.cos(np.pi * share)) / 2
+        optimiser.zero_grad()
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        step += 1
+        if step == probe < task.most_steps:
+            total = probe + min(task.steps((clock() - begun) / probe, later), task.most_steps - probe)
+    model.eval()
+    return step
+
+
+def size(model: Any) -> int:
+    """Parameters of a torch model."""
+    return sum(one.numel() for one in model.parameters())
