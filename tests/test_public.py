@@ -15,8 +15,8 @@ from scdfm.cli import app
 NAMES = {
     "CellTable", "Config", "DataConfig", "Identification", "Run", "ScdfmError", "Screen", "Split", "additive_split",
     "benchmark", "column_split", "combinations_split", "covariate_split", "differences", "evaluate",
-    "evaluate_against", "file_split", "fit", "hits", "holdout_split", "identify", "interactions", "make_split",
-    "read_cells", "read_counts", "scaled", "screen", "simulate", "summarise",
+    "evaluate_against", "file_split", "fit", "hits", "holdout_split", "identify", "interactions", "join_screens",
+    "make_split", "read_cells", "read_counts", "scaled", "screen", "simulate", "summarise",
 }  # fmt: skip
 
 

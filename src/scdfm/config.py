@@ -14,7 +14,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from scdfm.errors import ConfigError
-from scdfm.options import TABLE, DataConfig, Section, checked, merged, read_toml, table_of
+from scdfm.options import (
+    SCREENS,
+    TABLE,
+    DataConfig,
+    Section,
+    checked,
+    merged,
+    read_toml,
+    screens_of,
+    table_of,
+)
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -349,12 +359,12 @@ class Config(Section):
     def load(cls, path: str | Path, base: Config | None = None) -> Config:
         """The options of a TOML file, over `base` (the preset `default` when none is given).
 
-        A table `[data]` is checked and left to `DataConfig.load`: it belongs to the cells, not to the fit.
+        Tables `[data]` and `[screens.NAME]` are checked and left to what reads cells: they are no options of the fit.
         """
         values = read_toml(path)
-        if TABLE in values:
-            DataConfig().updated(table_of(values, path), f"config file {path}, table [{TABLE}]")
-            del values[TABLE]
+        DataConfig().updated(table_of(values, path), f"config file {path}, table [{TABLE}]")
+        screens_of(path)
+        values = {key: value for key, value in values.items() if key not in (TABLE, SCREENS)}
         return (base or cls.preset("default")).updated(values, where=f"config file {path}")
 
     def updated(self, values: Mapping[str, Any], where: str = "config") -> Config:

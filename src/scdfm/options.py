@@ -81,6 +81,7 @@ def _known_keys(kind: type[Section], location: tuple[Any, ...]) -> list[str]:
 
 
 TABLE = "data"
+SCREENS = "screens"
 Values = Literal["log1p", "log2", "log10", "log1p-twice", "linear"]
 """What numbers can be declared to be: natural, binary or decimal logarithms of 1 + x, log1p taken twice, or none."""
 
@@ -169,6 +170,21 @@ class DataConfig(Section):
         return {name: getattr(self, name) for name in type(self).model_fields} | {
             "subset": self.subset or None
         }
+
+
+def screens_of(path: str | Path) -> dict[str, dict[str, Any]]:
+    """The tables `[screens.NAME]` of a TOML file: of each its `file`, and options of `DataConfig` of its own."""
+    where = f"config file {path}, table [{SCREENS}]"
+    found = read_toml(path).get(SCREENS, {})
+    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+        raise ConfigError(f"{where}: expected a table [{SCREENS}.NAME] for each screen")
+    for name, one in found.items():
+        if not isinstance(one.get("file"), str):
+            raise ConfigError(f"{where}: '{name}' names no file; expected file = \"SCREEN.h5ad\"")
+        DataConfig().updated(
+            {key: value for key, value in one.items() if key != "file"}, f"{where}, '{name}'"
+        )
+    return found
 
 
 def table_of(values: Mapping[str, Any], path: str | Path) -> dict[str, Any]:

@@ -230,5 +230,5 @@ CASES = [
     Case("convert: text", lambda b: ["convert-official", b.file("m.pt", "x"), "--vocab", b.file("v.json", "{}"),
          "--graph", b.file("g.pt", "x"), "--out", b.folder / "o"], "m.pt is"),
     Case("a command that is none", lambda b: ["evaluat"], "No such command 'evaluat'"),
-    Case("an argument missing", lambda b: ["fit"], "Missing argument"),
+    Case("an argument missing", lambda b: ["inspect"], "Missing argument"),
 ]  # fmt: skip

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scdfm.cli.app import app
-from scdfm.cli.options import DataArgument, Overwrite, Quiet, number_or_text, require_free, write_h5ad
+from scdfm.cli.options import (
+    DataArgument,
+    DataArguments,
+    Overwrite,
+    Quiet,
+    number_or_text,
+    require_free,
+    write_h5ad,
+)
+from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
 from scdfm.files import written_whole
 
@@ -29,6 +38,25 @@ def inspect(
 
     found = look(data)
     typer.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False) if as_json else text(found))
+
+
+@app.command()
+@reads_screen()
+def join(
+    out: Annotated[Path, typer.Option(help="File to write (.h5ad).", show_default=False)],
+    screen: Reader,
+    data: DataArguments = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write several screens as one file: log1p cells on the genes of all, with the screen as a covariate.
+
+    `scdfm fit A.h5ad B.h5ad` joins them itself; this file is for every other command that reads a screen, with
+    `--covariates screen`.
+    """
+    require_free(out, overwrite)
+    cells = screen.read_all(data or [])
+    write_h5ad(cells.to_adata(), out)
+    typer.echo(f"{out}: {cells.n} cells × {len(cells.genes)} genes, {len(cells.conditions) - 1} conditions")
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 
 from scdfm.cli.app import app
 from scdfm.cli.options import (
-    DataArgument,
+    DataArguments,
     Overwrite,
     Quiet,
     cells_of,
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 @app.command()
 @reads_screen()
 def fit(
-    data: DataArgument,
     out: Annotated[Path, typer.Option(help="Run folder to create.", show_default=False)],
     screen: Reader,
+    data: DataArguments = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -86,9 +86,10 @@ def fit(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on DATA and leave a run folder at --out.
+    """Train a model on DATA, one screen or several joined, and leave a run folder at --out.
 
-    The file of --config may hold every option of the fit beside its table `data`, over the preset.
+    The file of --config may hold every option of the fit beside its table `data`, over the preset; tables [screens.NAME],
+    each with a `file` and options of its own, name several screens in the place of DATA.
     """
     parent: Run | None = None
     base: str | Config = preset or "default"
@@ -109,7 +110,7 @@ def fit(
     if time is not None and max_steps is not None:
         raise ConfigError("--time and --max-steps both say how long to train; give one of them")
     seconds = None if time is None else seconds_of(time)
-    cells = screen.read(data)
+    cells = screen.read_all(data or [])
     from scdfm.training import fit as fit_cells
 
     run = fit_cells(

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from scdfm.config import Config
     from scdfm.run import Run
 
+DataArguments = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Screen as .h5ad or .zarr; of several the names become the covariate `screen`.",
+        show_default=False,
+    ),
+]
 DataArgument = Annotated[Path, typer.Argument(help="Screen as .h5ad or .zarr.", show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]

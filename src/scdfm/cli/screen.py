@@ -87,6 +87,36 @@ class Reader:
             warn(f"{data}: larger than 2 GiB, so its cells stay on disk (--in-memory: do not)")
         return cells
 
+    def read_all(self, files: list[Path]) -> CellTable:
+        """The cells of one file, or of several joined: those given, by their stems, or the config file's [screens.NAME]."""
+        from scdfm.data.joining import join_screens
+        from scdfm.options import screens_of
+
+        named = {} if self.config is None else screens_of(self.config)
+        if bool(files) == bool(named):
+            found = (
+                f"{len(files)} files and {len(named)} tables [screens.NAME] of --config" if named else "none"
+            )
+            raise ConfigError(
+                f"which screens? {found} given; expected DATA files, or a config file that names them"
+            )
+        if len(files) == 1:
+            return self.read(files[0])
+        screens = {name: (Path(one["file"]), one) for name, one in named.items()}
+        screens |= {file.stem: (file, {}) for file in files}
+        if len(screens) < len(files):
+            raise ConfigError(
+                "two screens are files of one name; name them in tables [screens.NAME] of a config file"
+            )
+        joined = join_screens({name: self._one(name, file, own) for name, (file, own) in screens.items()})
+        for note in joined.notes:
+            warn(note)
+        return joined
+
+    def _one(self, name: str, file: Path, own: Mapping[str, Any]) -> CellTable:
+        options = {key: value for key, value in own.items() if key != "file"}
+        return replace(self, declared=self.declared.updated(options, f"screen '{name}'")).read(file)
+
     def controls(
         self, file: Path | None, run: Run, context: Mapping[str, str] | None = None
     ) -> CellTable | None:

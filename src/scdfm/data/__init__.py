@@ -24,6 +24,7 @@ from scdfm.data.conditions import (
 )
 from scdfm.data.design import Design
 from scdfm.data.graph import coexpression_graph, vocabulary_graph
+from scdfm.data.joining import join_screens
 from scdfm.data.panel import GenePanel, select_genes
 from scdfm.data.reading import read_cells
 from scdfm.data.simulate import simulate, simulate_cell_types, simulate_doses, simulate_drugs
@@ -66,6 +67,7 @@ __all__ = [
     "doses",
     "file_split",
     "holdout_split",
+    "join_screens",
     "make_split",
     "named_split",
     "parse",
