@@ -52,7 +52,12 @@ def test_cells_keep_their_values_and_conditions_name_their_screen(screens: dict[
             cells.control_mean(f"{some}|screen={name}"), own.mean("control")[own.columns(cells.genes)], rtol=1e-5, atol=1e-7
         )  # fmt: skip
     assert cells.obs.index.is_unique
-    assert "joined on the 50 genes that all have" in cells.notes[0]
+    assert cells.notes[0].endswith("joined on the 50 genes that all have")
+    older = {name: one.copy() for name, one in screens.items()}
+    older["pairs"].obs["screen"] = "old"
+    again = joined(older)
+    assert again.digest() == cells.digest()
+    assert "the column 'screen' that 'pairs' had is replaced" in again.notes[0]
 
 
 def test_on_disk_as_in_memory(screens: dict[str, ad.AnnData], tmp_path: Path) -> None:

@@ -153,9 +153,9 @@ def _stacked(parts: Sequence[Matrix], width: int) -> Matrix:
 
 def _told(screens: Mapping[str, CellTable], genes: Sequence[str], key: str) -> str:
     own = ", ".join(f"{name} ({one.n} cells, {len(one.genes)} genes)" for name, one in screens.items())
-    return (
-        f"{len(screens)} screens as covariate '{key}': {own}; joined on the {len(genes)} genes that all have"
-    )
+    lost = [name for name, one in screens.items() if key in one.obs.columns]
+    replaced = f"; the column '{key}' that {listed(lost)} had is replaced" if lost else ""
+    return f"{len(screens)} screens as covariate '{key}': {own}; joined on the {len(genes)} genes that all have{replaced}"
 
 
 def _all(screens: Mapping[str, CellTable]) -> str:
