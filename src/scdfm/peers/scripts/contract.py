@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -120,6 +121,8 @@ class Task:
         if self.left_out:
             told["notes"] = [f"{len(self.left_out)} conditions have a target that no training condition has"]
         (self.folder / "facts.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+        os.chdir(self.folder)
+        shutil.rmtree(self.folder / "work", ignore_errors=True)
 
 
 def fit(

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import itertools
-import pickle  # nosec B403  GEARS reads such files; written here
+import pickle  # nosec B403
 import sys
 from pathlib import Path
 
@@ -37,6 +37,7 @@ def go_graph(task: Task) -> None:
     # A target without terms would train as if nothing was done; it gets a term of its own.
     terms = {gene: set(told.get(gene, [f"alone {gene}"])) for gene in {*told, *named}}
     Path("data").mkdir(exist_ok=True)
+    # GEARS reads pickled files; they are written here, and none is read.
     Path("gene2go_all.pkl").write_bytes(pickle.dumps(terms))
     genes = sorted(gene for gene in terms if gene in named | set(task.genes))
     words = {
