@@ -92,24 +92,22 @@ def run_piece(plan: Plan, piece: Piece, fold: Fold, cells: CellTable, folder: Pa
         "control": cells.control, "protocol": plan.protocol, "training": fold.training, "metrics": plan.metrics,
         "perturbation_key": cells.perturbation_key, "seed": fold.number,
     }  # fmt: skip
-    with measured() as taken:
-        table, notes, cost = _rows(plan, piece, fold, cells, folder, options)
-        cost = cost if cost is None or cost else taken()
+    table, notes, cost = _rows(plan, piece, fold, cells, folder, options)
     seed = NO_SEED if piece.seed is None else piece.seed
     beside = np.where(table["model"] == piece.name, "", "" if piece.contender is None else piece.name)
     table = table.assign(fold=piece.fold, seed=seed, beside=beside)[list(COLUMNS)]
-    return Scored(piece, table, tuple(notes), len(fold.genes), cost or {})
+    return Scored(piece, table, tuple(notes), len(fold.genes), cost)
 
 
 def _rows(
     plan: Plan, piece: Piece, fold: Fold, cells: CellTable, folder: Path, options: Mapping[str, Any]
-) -> tuple[pd.DataFrame, list[str], dict[str, Any] | None]:
-    """The scores of a piece, notes, and what it cost: None where there is nothing to tell, {} where that is measured."""
+) -> tuple[pd.DataFrame, list[str], dict[str, Any]]:
+    """The scores of a piece, notes, and what it cost; empty where no work of a model was done."""
     contender = piece.contender
-    cost: dict[str, Any] | None = None
+    cost: dict[str, Any] = {}
     if contender is None:
         table = _evaluate(None, fold, fold.conditions, **options)
-        return table, list(table.attrs["notes"]), None
+        return table, list(table.attrs["notes"]), cost
     if contender.command is not None:
 
         def scored(answer: Answer) -> pd.DataFrame:
@@ -127,10 +125,12 @@ def _rows(
             **options,
         )  # fmt: skip
     else:
-        run = _fitted(plan, piece, cells, folder / RUN)
-        predicted = _predicted(plan, piece, fold, run, cells, folder / PREDICTED)
+        with measured() as taken:
+            run = _fitted(plan, piece, cells, folder / RUN)
+            predicted = _predicted(plan, piece, fold, run, cells, folder / PREDICTED)
+            cost = taken()
         prior = _untrained(run, cells)
-        notes, cost = [NO_PRIOR] if prior is None else [], {}
+        notes = [NO_PRIOR] if prior is None else []
         table = _evaluate(
             predicted, fold, fold.conditions, name=piece.name, references=False, check_scale=False,
             prior=prior, **options,
