@@ -52,7 +52,7 @@ def run_command(
     given = dict(os.environ if environment is None else environment) | ONE_CORE
     with (folder / LOG).open("wb") as log:
         try:
-            process = subprocess.Popen(  # noqa: S603  # nosec B603  the user's own command, without a shell
+            process = subprocess.Popen(  # noqa: S603  # nosec B603
                 [*argv, str(folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
