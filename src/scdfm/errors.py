@@ -32,7 +32,11 @@ class TrainingError(ScdfmError, RuntimeError):
     """A fit that cannot go on."""
 
 
-class DiskFullError(ScdfmError, OSError):
+class StorageError(ScdfmError, OSError):
+    """A file that the system cannot read or write: a broken disk, a right that is lacking; what stood there stays."""
+
+
+class DiskFullError(StorageError):
     """A file for which the disk has no room; what stood under its name stays."""
 
 

@@ -10,13 +10,26 @@ import os
 import platform
 import re
 import shutil
+import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scdfm.errors import ConditionError, DataError, DiskFullError
+from scdfm.errors import ConditionError, DataError, DiskFullError, ScdfmError, StorageError
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
+BROKEN = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENODEV,
+)
+"""What the system says of a place where nothing can be read or written, whoever asks."""
 PART = ".part"
 """In the name of a file that is not finished."""
 
@@ -27,23 +40,93 @@ def written_whole(path: str | Path, size: int | None = None) -> Iterator[Path]:
 
     The temporary name keeps the ending of `path`, since writers choose their format by it. What a killed process
     left of the same file goes first. DiskFullError where there is no room; `size` is the bytes needed, if known.
-    DataError where a file of this name cannot stand.
+    StorageError where the disk fails otherwise, DataError where a file of this name cannot stand.
     """
     path = Path(path)
     require_place(path)
     _remove_abandoned(path)
     temporary = _neighbour(path)
-    try:
+    with becoming(path, temporary, size):
         yield temporary
-        flush(temporary)
-        temporary.replace(path)
-        flush(path.parent)
-    except BaseException as error:
-        written = temporary.stat().st_size if temporary.exists() else 0
-        temporary.unlink(missing_ok=True)
-        if _tells_of_a_full_disk(error):
-            raise DiskFullError(_full(path, written, size)) from error
-        raise
+
+
+@contextlib.contextmanager
+def becoming(path: Path, temporary: Path, size: int | None = None) -> Iterator[None]:
+    """Write `temporary`, a file or a store, that then takes the name `path`; on failure it goes, as in `written_whole`."""
+    with _nothing_ignored():
+        try:
+            with _nothing_ignored():
+                yield
+            for part in (temporary, *temporary.rglob("*")) if temporary.is_dir() else (temporary,):
+                flush(part)
+            if path.is_dir():
+                remove(path)
+            temporary.replace(path)
+            flush(path.parent)
+        except BaseException as error:
+            written = temporary.stat().st_size if temporary.exists() else 0
+            remove(temporary)
+            words = system_words(error) if isinstance(error, Exception) else None
+            if words is None or isinstance(error, ScdfmError):
+                raise
+            traceback.clear_frames(error.__traceback__)  # what they hold would complain of the disk later
+            if words in NO_ROOM:
+                raise DiskFullError(_full(path, written, size)) from error
+            raise StorageError(f"{path} cannot be written ({words}); {REMEDY}") from error
+
+
+REMEDY = "mend that, or choose another place, and repeat the command (with --resume where it has one)"
+
+
+@contextlib.contextmanager
+def _nothing_ignored() -> Iterator[None]:
+    """Raise what h5py can but print: HDF5 writes what is left of an object when it is freed, and may fail in that."""
+    ignored: list[BaseException] = []
+
+    def noted(told: sys.UnraisableHookArgs) -> None:
+        if "h5py" in repr(told.object) and told.exc_value is not None:
+            ignored.append(told.exc_value)
+        else:
+            unraisable(told)
+
+    unraisable, printed = sys.unraisablehook, sys.excepthook
+    # Nothing else is printed as not caught while the block lasts: it would have left the block.
+    sys.unraisablehook, sys.excepthook = noted, lambda *told: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook, sys.excepthook = unraisable, printed
+    if ignored:
+        raise ignored[0]
+
+
+def system_words(error: BaseException | None) -> str | None:
+    """The system's word on a place that fails, in `error` or what led to it; None for any other error."""
+    while error is not None:
+        code, text = getattr(error, "errno", None), str(error).casefold()
+        for found in BROKEN:
+            if code == found or os.strerror(found).casefold() in text:
+                return os.strerror(found)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def made(folder: Path) -> Path:
+    """`folder`, made with its parents if need be; DataError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"output folder {folder} cannot be made ({error.strerror or error}); expected a writable place: choose another"
+        ) from error
+    return folder
 
 
 def require_place(path: Path) -> None:
@@ -57,7 +140,7 @@ def require_place(path: Path) -> None:
     except DataError:
         raise
     except (OSError, ValueError) as error:
-        if _tells_of_a_full_disk(error):
+        if system_words(error) in NO_ROOM:
             return  # said with the bytes needed when it is written
         words = getattr(error, "strerror", None) or error
         raise DataError(f"output {path} cannot be written ({words}); choose another place or name") from error
@@ -75,16 +158,6 @@ def _full(path: Path, written: int, size: int | None) -> str:
         f"{path} cannot be written, the disk is full or a limit of file size is reached: {needed}, {free:,} are "
         f"free{before}; free some space and repeat the command (with --resume where it has one)"
     )
-
-
-def _tells_of_a_full_disk(error: BaseException | None) -> bool:
-    """Whether `error`, or what led to it, is the system's word for no room (libraries pass it on as text)."""
-    while error is not None:
-        words = str(error)
-        if getattr(error, "errno", None) in NO_ROOM or any(os.strerror(code) in words for code in NO_ROOM):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _host() -> str:
@@ -196,6 +269,9 @@ def _is_part(path: Path) -> bool:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    """sha256 of a file; StorageError where it cannot be read to its end."""
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read ({error.strerror or error}); {REMEDY}") from error

@@ -23,7 +23,7 @@ from scdfm.data import CONTROL, CellTable
 from scdfm.errors import ConditionError
 from scdfm.evaluation import BASELINES, CEILING, LOWER_IS_BETTER, PRIOR, evaluate
 from scdfm.evaluation.prior import NO_PRIOR
-from scdfm.files import file_digest, write_json, written_whole
+from scdfm.files import file_digest, made, write_json, written_whole
 from scdfm.jobs import TimeLeft, duration
 from scdfm.peers.command import measured
 
@@ -87,7 +87,7 @@ def run_pieces(
 def run_piece(plan: Plan, piece: Piece, fold: Fold, cells: CellTable, folder: Path) -> Scored:
     """Score one piece; a contender with a config is fitted and predicts first, with its run left in `folder`, and a
     command is run."""
-    folder.mkdir(parents=True, exist_ok=True)
+    made(folder)
     options: dict[str, Any] = {
         "control": cells.control, "protocol": plan.protocol, "training": fold.training, "metrics": plan.metrics,
         "perturbation_key": cells.perturbation_key, "seed": fold.number,

@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from scdfm.errors import RESUMABLE, ScdfmError
+from scdfm.files import REMEDY, system_words
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -53,7 +54,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = _complain("interrupted", 130)
     except Exception as error:  # the last line of defence: no traceback reaches the user, none is lost
-        code = _misused(error) if hasattr(error, "format_message") else _unexpected(error)
+        code = _misused(error) if hasattr(error, "format_message") else _failed(error)
     if code:
         sys.exit(code)
 
@@ -64,6 +65,14 @@ def _misused(error: Exception) -> int:
     context = getattr(error, "ctx", None)
     where = "scdfm" if context is None else context.command_path
     return _complain(f"error: {text}; see {where} --help", getattr(error, "exit_code", 2))
+
+
+def _failed(error: Exception) -> int:
+    """What no module has told in its own words: a disk that fails is no fault of the program."""
+    if (words := system_words(error)) is None:
+        return _unexpected(error)
+    name = getattr(error, "filename", None)
+    return _complain(f"error: {name or 'a file'} cannot be read or written ({words}); {REMEDY}", 2)
 
 
 def _unexpected(error: Exception) -> int:

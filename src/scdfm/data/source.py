@@ -190,11 +190,11 @@ def _open_group(path: Path) -> Iterator[Any]:
         return
     import h5py
 
-    if not h5py.is_hdf5(path):
-        raise DataError(f"{path} is not an h5ad (HDF5) file; expected one written by AnnData.write_h5ad")
     try:
+        if not h5py.is_hdf5(path):
+            raise DataError(f"{path} is not an h5ad (HDF5) file; expected one written by AnnData.write_h5ad")
         file = h5py.File(path, "r")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise _unreadable(path, error) from error
     with file:
         yield file

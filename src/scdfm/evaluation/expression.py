@@ -147,6 +147,7 @@ def tested(population: Population, conditions: Sequence[str], control: str) -> t
     import anndata
     from illico import asymptotic_wilcoxon
     from loguru import logger
+    from numba import config as numba_config
 
     logger.disable("illico")
     labels = [control, *conditions]
@@ -178,7 +179,7 @@ def tested(population: Population, conditions: Sequence[str], control: str) -> t
             group_keys="group",
             reference="000000",
             exp_post_agg=True,
-            n_threads=n_threads(),
+            n_threads=min(n_threads(), numba_config.NUMBA_NUM_THREADS),  # type: ignore[attr-defined]
         )
     shape = (len(labels), X.shape[1])
     p_value, z, u = (

@@ -18,7 +18,7 @@ from scdfm.evaluation.alignment import Cells
 from scdfm.evaluation.evaluate import Protocol
 from scdfm.evaluation.summary import models_of
 from scdfm.evaluation.vcc2026.score import ALL
-from scdfm.files import write_text, written_whole
+from scdfm.files import made, write_text, written_whole
 from scdfm.report import figures
 from scdfm.report.figures import Illustration
 from scdfm.report.labels import PAPER_NOTE, count, higher_is_better, number, title
@@ -145,17 +145,6 @@ def write(
         illustration.write(pictures)
     write_text(out_dir / "report.html", html(page))
     return out_dir / "report.html"
-
-
-def made(folder: Path) -> Path:
-    """`folder`, made with its parents if need be; DataError where that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"output folder {folder} cannot be made ({error.strerror or error}); expected a writable place: choose another"
-        ) from error
-    return folder
 
 
 def subject(table: pd.DataFrame, model: str | None) -> str:

@@ -61,7 +61,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Named tensors of a safetensors file."""
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch maps the file in a way of its own
         raise RunError(f"{path} cannot be read as safetensors ({error}); restore it or fit again") from error
 
 

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from scdfm.data import CellTable
 from scdfm.data.tables import READ_ERRORS, reason
 from scdfm.errors import DataError, RunError
-from scdfm.files import flush, require_place, written_whole
+from scdfm.files import becoming, remove, require_place, written_whole
 from scdfm.jobs import Parts, begun
 from scdfm.processes import Place, launched, place, together, wait_for_all
 from scdfm.run.columns import joined
@@ -118,14 +118,9 @@ class Shards:
         try:
             if not self.joined:
                 whole = self.folder / f"joined-{platform.node()}-{os.getpid()}{out.suffix}"
-                _remove(whole)
-                with _opened(whole) as group:
+                remove(whole)
+                with becoming(out, whole), _opened(whole) as group:
                     self._join(group)
-                _flush(whole)
-                if out.is_dir():
-                    _remove(out)
-                whole.replace(out)
-                _flush(out.parent)
                 (self.folder / REQUEST).replace(self.folder / FINISHED)
             _clear(self.folder)
         except (OSError, RunError):
@@ -320,18 +315,5 @@ def _clear(parts: Path) -> None:
     """Remove the parts of a complete output, what says so last."""
     for path in parts.iterdir():
         if path.name != FINISHED:
-            _remove(path)
+            remove(path)
     shutil.rmtree(parts)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    """Have the disk hold a file, or all of a store."""
-    for part in (path, *path.rglob("*")) if path.suffix == ".zarr" else (path,):
-        flush(part)

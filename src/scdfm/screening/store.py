@@ -25,7 +25,7 @@ import pandas as pd
 from scdfm.data.tables import READ_ERRORS
 from scdfm.errors import ConditionError, RunError
 from scdfm.evaluation.pseudobulk import Floats
-from scdfm.files import read_text, written_whole
+from scdfm.files import made, read_text, written_whole
 from scdfm.jobs import Parts
 from scdfm.screening.effect import Effect
 
@@ -121,7 +121,7 @@ class Store:
 
 
 def _write(path: Path, adata: ad.AnnData) -> None:
-    path.parent.mkdir(exist_ok=True)
+    made(path.parent)
     with written_whole(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
 

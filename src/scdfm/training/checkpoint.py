@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from scdfm.errors import RunError
-from scdfm.files import written_whole
+from scdfm.files import made, written_whole
 
 CHECKPOINTS, LAST, BEST = "checkpoints", "last.safetensors", "best.safetensors"
 
@@ -24,7 +24,7 @@ class SafetensorsIO(CheckpointIO):
         """Write `checkpoint` to `path`."""
         tensors: dict[str, torch.Tensor] = {}
         tree = _flatten(checkpoint, tensors)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        made(Path(path).parent)
         text = json.dumps(tree)
         size = sum(tensor.nbytes for tensor in tensors.values()) + len(text)
         with written_whole(path, size) as temporary:

@@ -14,6 +14,7 @@ from scdfm.data import CONTROL, CellTable, Split
 from scdfm.data.conditions import control_of
 from scdfm.data.sampler import population
 from scdfm.data.stored import in_memory, subset
+from scdfm.files import made
 from scdfm.prior import EffectPrior, LearnedPrior, PriorStart, Spread, fit_spread, learn_prior
 from scdfm.prior.kernel import Floats, every_target
 from scdfm.run import folder
@@ -67,7 +68,7 @@ def prior_start(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> Pr
     expected, controls, doubts = (
         torch.as_tensor(part).float() for part in _expected(cells, split, inputs, learned)
     )
-    (out / CHECKPOINTS).mkdir(exist_ok=True)
+    made(out / CHECKPOINTS)
     tensors = {"expected": expected, "controls": controls, "doubt": doubts} | told
     folder.write_tensors(out / CHECKPOINTS / START, tensors)
     return PriorStart.around(spread, names, expected, controls, doubts)
