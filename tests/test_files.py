@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from scdfm.errors import DataError, DiskFullError
-from scdfm.files import new_folder, write_json, write_text, written_whole
+import scdfm
+from scdfm.errors import DataError, DiskFullError, StorageError
+from scdfm.files import file_digest, new_folder, write_json, write_text, written_whole
 from scdfm.seeds import derive, numpy_rng, torch_rng
 
 
@@ -152,3 +155,62 @@ def test_folders_that_the_system_does_not_open_are_not_flushed(
     monkeypatch.setattr(os, "open", without_folders)
     write_text(tmp_path / "a.txt", "text")
     assert (tmp_path / "a.txt").read_text() == "text"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, os.strerror(errno.EIO)),
+        RuntimeError("file write failed: errno = 5, error message = 'Input/output error'"),
+    ],
+)
+def test_a_broken_disk_leaves_the_old_file_and_is_told_in_one_line(tmp_path, error):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with (
+        pytest.raises(StorageError, match=r"table.csv cannot be written \(Input/output error\); mend that"),
+        written_whole(path) as temporary,
+    ):
+        temporary.write_text("new")
+        raise error
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("table.csv", "old")]
+
+
+def test_what_hdf5_can_but_print_is_an_error(tmp_path, monkeypatch, capsys):
+    """h5py ignores what fails when an object is freed; the file would lack its values."""
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+
+    def freed(owner, error):
+        sys.unraisablehook(SimpleNamespace(object=owner, exc_value=error))
+
+    lost = RuntimeError("Can't decrement id ref count (error message = 'Input/output error')")
+    with pytest.raises(StorageError, match="cannot be written"), written_whole(tmp_path / "a.h5ad") as part:
+        part.write_bytes(b"lacks values")
+        freed("h5py._objects.ObjectID.__dealloc__", lost)
+    assert list(tmp_path.iterdir()) == []
+    with written_whole(tmp_path / "a.h5ad") as part:
+        part.write_bytes(b"whole")
+        freed("somebody.else", lost)
+    assert [told.object for told in heard] == ["somebody.else"]
+    assert sys.unraisablehook == heard.append
+
+
+def test_a_file_that_cannot_be_read_to_its_end_has_no_digest(tmp_path, monkeypatch):
+    def broken(*given):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "a").write_text("a")
+    monkeypatch.setattr(hashlib, "file_digest", broken)
+    with pytest.raises(StorageError, match=r"a cannot be read \(Input/output error\); mend that"):
+        file_digest(tmp_path / "a")
+
+
+def test_a_disk_that_fails_elsewhere_is_no_fault_of_the_program(call, tmp_path, monkeypatch):
+    def broken(*given, **options):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "some/file")
+
+    monkeypatch.setattr(scdfm.Run, "load", broken)
+    code, out, err = call("predict", tmp_path, "--test", "--out", tmp_path / "p.h5ad")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: some/file cannot be read or written (Input/output error); mend that")

@@ -206,6 +206,7 @@ def test_a_broken_shard_is_named(run: scdfm.Run, asked: list[str], tmp_path: Pat
     started.parts.path(1).write_bytes(started.parts.path(2).read_bytes())
     with pytest.raises(RunError, match=r"000001.h5ad holds 5 cells, expected 10 .* remove it and repeat"):
         run.predict_to(out, asked, resume=True)
+    assert not list(started.folder.glob("joined*"))
     started.parts.path(1).unlink()
     run.predict_to(out, asked, resume=True)
     same(read(out), run.predict(asked))
