@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ import scdfm.report
 import small
 from scdfm.data.source import open_source
 from scdfm.data.stored import StoredMatrix
-from scdfm.errors import ConditionError, ConfigError
+from scdfm.errors import ConditionError, ConfigError, RunError
 from scdfm.evaluation import METRICS, PRIOR, evaluate, populations
 from scdfm.evaluation.alignment import align
 from scdfm.evaluation.prior import prior_population
@@ -190,6 +192,19 @@ def test_a_condition_that_the_run_cannot_predict_is_undefined(run, predicted, ce
     nothing = evaluate(predicted, cells, training=run.means, prior=Stand(run.split.test), metrics=["l2"])
     assert PRIOR not in set(nothing["model"])
     assert any(note.startswith("no row 'prior': condition") for note in nothing.attrs["notes"])
+
+
+def test_a_disk_that_fails_is_no_condition_that_cannot_be_predicted(run, predicted, cells, monkeypatch):
+    def broken(*given, **options):
+        try:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        except OSError as error:
+            raise RunError("controls.h5ad cannot be read") from error
+
+    stand = Stand()
+    monkeypatch.setattr(stand, "predict", broken)
+    with pytest.raises(RunError, match="controls.h5ad cannot be read"):
+        evaluate(predicted, cells, training=run.means, prior=stand, metrics=["l2"])
 
 
 def test_each_condition_has_as_many_cells_as_are_predicted(run, predicted, cells):

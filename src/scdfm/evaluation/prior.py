@@ -19,6 +19,7 @@ from scdfm.evaluation.alignment import Cells, Pair
 from scdfm.evaluation.baselines import Training
 from scdfm.evaluation.linkage import linked
 from scdfm.evaluation.pseudobulk import Floats, Population, Rows, moments
+from scdfm.files import system_words
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -113,6 +114,8 @@ def _predicted(
     try:
         X = sp.csr_matrix(prior.predict(names, n_cells=n_cells, **options).X)
     except (ConditionError, DataError, RunError) as error:
+        if system_words(error) is not None:  # the disk fails, not the run
+            raise
         if len(names) == 1:
             yield names[0], str(error)
             return
