@@ -6,6 +6,7 @@
 # make docs   this project's site in build/site; warnings are errors, notebooks are executed (5 minutes)
 # make pictures   the picture of README and site, from the demo
 # make wheel  build the wheel, install it in an environment of its own, run it there
+# make release   wheel and source archive of the tag that is checked out, in dist/, checked likewise
 # make bench  set up, then measure speed beside the plain formulation, and how cost grows (25 minutes)
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -20,7 +21,7 @@ QUICK := tests/data tests/model tests/flow tests/run tests/official tests/evalua
 # Old releases warn of newer ones of packages that they need.
 LOWEST_NOISE := -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning -W 'ignore:The codec:UserWarning'
 
-.PHONY: demo test test-quick test-lowest check audit docs pictures wheel bench clean
+.PHONY: demo test test-quick test-lowest check audit docs pictures wheel release bench clean
 
 demo: $(READY)
 	$(BIN)/scdfm demo --out demo --overwrite
@@ -56,6 +57,9 @@ pictures: demo
 
 wheel: $(READY)
 	.ci/wheel $(VENV)
+
+release: $(READY)
+	.ci/release $(VENV)
 
 # Finished rows are kept: the command goes on where it stopped. A GPU's rows are skipped where there is none.
 bench: $(READY)

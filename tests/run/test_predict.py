@@ -229,7 +229,7 @@ def edited(run, tmp_path, change):
     [
         (
             lambda m: m.update(format=99),
-            r"made by a newer scdfm \(format 99, this one reads up to 8\); upgrade",
+            r"made by a newer scdfm \(format 99, this one reads up to 1\); upgrade",
         ),
         (lambda m: m.pop("panel"), "damaged at panel"),
         (lambda m: m.update(extra=1), "damaged at extra"),

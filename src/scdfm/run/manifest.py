@@ -30,7 +30,10 @@ from scdfm.files import read_text, write_json
 from scdfm.options import Values
 from scdfm.prior.shrink import Shrinkage
 
-FORMAT = 8
+FORMAT = 1
+"""Of the releases from 0.1.0 on."""
+UNRELEASED = range(2, 9)
+"""Numbers of formats before the first release, which no release takes; the last of them is FORMAT under another number."""
 NAME = "manifest.json"
 PACKAGES = ("scdfm", "torch", "lightning", "numpy", "scipy", "anndata", "scanpy", "torchdiffeq")
 
@@ -260,16 +263,8 @@ class Manifest(BaseModel):
             raise RunError(
                 f"{path} cannot be read as JSON ({error}); fit again or restore the file"
             ) from error
-        found = values.get("format") if isinstance(values, dict) else None
-        if isinstance(found, int) and found > FORMAT:
-            raise RunError(
-                f"run {folder}: made by a newer scdfm (format {found}, this one reads up to {FORMAT}); upgrade scdfm"
-            )
-        if isinstance(found, int) and not isinstance(found, bool) and 0 < found < FORMAT:
-            raise RunError(
-                f"run {folder}: made before the first release (format {found}, this one reads {FORMAT}); fit again, or "
-                "predict with the version that its manifest names"
-            )
+        if isinstance(values, dict):
+            values["format"] = _readable(values.get("format"), folder)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -278,6 +273,24 @@ class Manifest(BaseModel):
             raise RunError(
                 f"run {folder}: {NAME} is damaged at {where} ({first['msg']}); restore it or fit again"
             ) from error
+
+
+def _readable(found: Any, folder: Path) -> Any:
+    """The number of a format that can be read, and what is no number; RunError for any other."""
+    if not isinstance(found, int) or isinstance(found, bool) or 0 < found <= FORMAT:
+        return found
+    if found == UNRELEASED[-1]:
+        return FORMAT
+    if found in UNRELEASED:
+        raise RunError(
+            f"run {folder}: made before the first release (format {found}, this one reads {FORMAT}); fit again, or "
+            "predict with the version that its manifest names"
+        )
+    if found > FORMAT:
+        raise RunError(
+            f"run {folder}: made by a newer scdfm (format {found}, this one reads up to {FORMAT}); upgrade scdfm"
+        )
+    return found
 
 
 def versions() -> dict[str, str]:

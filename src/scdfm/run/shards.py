@@ -9,6 +9,7 @@ OUT                       .h5ad or .zarr, under its name only when it is complet
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import shutil
@@ -27,7 +28,7 @@ from tqdm.auto import tqdm
 from scdfm.data import CellTable
 from scdfm.data.tables import READ_ERRORS, reason
 from scdfm.errors import DataError, RunError
-from scdfm.files import becoming, remove, require_place, written_whole
+from scdfm.files import becoming, read_text, remove, require_place, written_whole
 from scdfm.jobs import Parts, begun
 from scdfm.processes import Place, launched, place, together, wait_for_all
 from scdfm.run.columns import joined
@@ -37,7 +38,9 @@ from scdfm.run.predict import condition_names, device_of, populations, starting
 from scdfm.run.trained import Trained
 
 SHARD_CELLS: Final = 4096
-"""Predicted cells of one shard, or one condition's where these are more."""
+"""Most predicted cells of one shard, or one condition's where these are more..."""
+SHARD_VALUES: Final = {"prior": 1 << 23, "flow": 1 << 18}
+"""... and most of its values, which take about a minute on one core: what a stop may lose."""
 LONGEST_WAIT: Final = 86_400.0
 """Seconds that a process waits for another's shards."""
 REQUEST, FINISHED, SUFFIXES = "request.json", "finished.json", (".h5ad", ".zarr")
@@ -258,11 +261,31 @@ def shards_of(
         "counts": counts,
     }
     parts = _parts(out)
+    size = _begun_with(parts) if resume else None
+    if size is None:
+        size = conditions_at_once(run, n_cells, len(run.genes if genes is None else genes))
+    record["shard"] = size
     finished = (parts / FINISHED).is_file() and out.exists()
     folder = begun(parts, FINISHED if finished else REQUEST, record, resume, place)
-    work = Parts(folder, tuple(names), max(1, SHARD_CELLS // n_cells), "{:06d}.h5ad")
+    work = Parts(folder, tuple(names), size, "{:06d}.h5ad")
     only = None if genes is None else tuple(genes)
     return Shards(run, work, table, n_cells, only, seed, counts, device)
+
+
+def conditions_at_once(run: Trained, n_cells: int, n_genes: int) -> int:
+    """Conditions of one shard: as many as a stop may lose, but one at least."""
+    values = SHARD_VALUES["prior" if run.field.is_zero else "flow"]
+    return max(1, min(SHARD_CELLS, values // n_genes) // n_cells)
+
+
+def _begun_with(parts: Path) -> int | None:
+    """Conditions of one shard of the prediction in `parts`; None where there is none, or none that can be read."""
+    for name in (REQUEST, FINISHED):
+        try:
+            return int(json.loads(read_text(parts / name))["shard"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
 
 
 def _parts(out: Path) -> Path:

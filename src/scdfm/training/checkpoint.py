@@ -33,8 +33,16 @@ class SafetensorsIO(CheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read the checkpoint at `path`; RunError when it is damaged."""
-        return read_checkpoint(Path(path))
+        """Read the checkpoint at `path`; RunError when it is damaged.
+
+        Lightning forgets the best score of a folder that was moved, and would keep weights that are worse; so its paths are
+        told anew.
+        """
+        checkpoint, here = read_checkpoint(Path(path)), str(Path(path).parent)
+        for state in checkpoint.get("callbacks", {}).values():
+            if isinstance(state, dict) and (before := state.get("dirpath")):
+                state.update(_moved(state, str(before), here))
+        return checkpoint
 
     def remove_checkpoint(self, path: Any) -> None:
         """Delete the checkpoint at `path`, if it is there."""
@@ -55,6 +63,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint {path} cannot be read ({error}); remove it to resume from an older one"
         ) from error
     return checkpoint
+
+
+def _moved(value: Any, before: str, here: str) -> Any:
+    """`value` with the folder `before` at the beginning of its texts replaced by `here`."""
+    if isinstance(value, dict):
+        return {_moved(key, before, here): _moved(item, before, here) for key, item in value.items()}
+    return here + value[len(before) :] if isinstance(value, str) and value.startswith(before) else value
 
 
 def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
