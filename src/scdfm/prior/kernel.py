@@ -40,6 +40,8 @@ DOSE_LENGTH2 = 4.0
 """Squared length of the dose kernel, in log doses s."""
 DESCRIPTOR_LENGTH2 = 1.0
 """Squared length of the descriptor kernel; descriptors are of length 1."""
+BLOCK = 2048
+"""Conditions whose terms of the covariance are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ class ConditionKernel:
 
     def with_profiles(self, names: Sequence[str], profiles: Floats) -> ConditionKernel:
         """This kernel with `profiles` [n, k] of some of its targets."""
-        changed = self.profiles.copy()
-        changed[[self.targets.index(name) for name in names]] = profiles
+        changed, place = self.profiles.copy(), {target: row for row, target in enumerate(self.targets)}
+        changed[[place[name] for name in names]] = profiles
         return replace(self, profiles=changed)
 
     def encode(self, conditions: Sequence[str]) -> Encoded:
@@ -198,7 +200,10 @@ class ConditionKernel:
         return np.asarray(np.exp(-_squared_distances(self.controls) / self.controls_length2))
 
     def matrix(self, left: Encoded, right: Encoded, weights: Weights) -> Floats:
-        """K [C, C'] of encoded conditions."""
+        """K [C, C'] of encoded conditions; BLOCK of them at a time, for whose terms there is memory."""
+        if (n := len(left.dose)) > BLOCK:
+            parts = (slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
+            return np.concatenate([self.matrix(_rows(left, part), right, weights) for part in parts])
         total = weighted(self.terms(left, right), self.further(left, right), weights)
         settings = 1 - weights.group + weights.group * self.akin(left, right)
         return np.asarray(total * settings * self.near(left, right))
@@ -213,7 +218,7 @@ class ConditionKernel:
 
     def variance(self, encoded: Encoded, weights: Weights) -> Floats:
         """The diagonal [C] of `matrix(encoded, encoded)`."""
-        rows = (_row(encoded, place) for place in range(len(encoded.dose)))
+        rows = (_rows(encoded, slice(place, place + 1)) for place in range(len(encoded.dose)))
         return np.array([self.matrix(row, row, weights)[0, 0] for row in rows])
 
 
@@ -235,11 +240,12 @@ def _beyond_one(dose: Floats) -> Floats:
     return np.asarray(dose.sum(1) / np.where(strongest > 0, strongest, 1.0) - (strongest > 0))
 
 
-def _row(encoded: Encoded, place: int) -> Encoded:
-    pairs = encoded.pairs[encoded.pairs[:, 0] == place].copy()
-    pairs[:, 0] = 0
-    one = slice(place, place + 1)
-    return Encoded(encoded.dose[one], pairs, encoded.covariates[one], encoded.setting[one], encoded.time[one])
+def _rows(encoded: Encoded, part: slice) -> Encoded:
+    pairs = encoded.pairs[(encoded.pairs[:, 0] >= part.start) & (encoded.pairs[:, 0] < part.stop)]
+    pairs = pairs - np.array([part.start, 0, 0])
+    return Encoded(
+        encoded.dose[part], pairs, encoded.covariates[part], encoded.setting[part], encoded.time[part]
+    )
 
 
 def _squared_distances(rows: Floats) -> Floats:

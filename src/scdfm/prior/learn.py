@@ -94,8 +94,8 @@ def learn_prior(
         np.zeros(len(genes)) if controls is None else np.mean(np.asarray(controls, dtype=np.float64), axis=0)
     )
     kernel = _kernel(screen, features or {}, {} if controls is None else _settings(names, controls))
-    alone = tuple(name for name in names if len(targets(name)) == 1)
-    unmeasured = [name for name in kernel.targets if name not in {targets(single)[0] for single in alone}]
+    alone = {found[0] for found in map(targets, names) if len(found) == 1}
+    unmeasured = [name for name in kernel.targets if name not in alone]
     if unmeasured:  # their profile is what the other targets let expect
         first = _solved(screen, kernel, _weights(screen, kernel, without="pair"))
         expected = first.prior.predict(unmeasured) @ screen.components[: kernel.profiles.shape[1]].T
@@ -155,9 +155,11 @@ def _kernel(screen: _Screen, features: Descriptions, settings: Mapping[str, Floa
     parsed = [parse(name) for name in screen.conditions]
     k = min(PROFILE_COMPONENTS, len(screen.components))
     profiles = np.zeros((len(names), k))
+    singles: dict[tuple[str, ...], list[int]] = {}
+    for row, name in enumerate(screen.conditions):
+        singles.setdefault(targets(name), []).append(row)
     for place, target in enumerate(names):
-        rows = [row for row, name in enumerate(screen.conditions) if targets(name) == (target,)]
-        if rows:
+        if rows := singles.get((target,)):
             profiles[place] = screen.scores[rows, :k].mean(0)
     doses = [item.dose for condition in parsed for item in condition.perturbations if item.dose]
     controls = np.stack([*settings.values()]) if settings else np.zeros((0, len(screen.genes)))
@@ -190,7 +192,10 @@ def _descriptors(screen: _Screen, names: Sequence[str], k: int, features: Descri
 
 def _median_distance2(rows: Floats) -> float:
     """Median of the squared distances between different rows, 1 where there are none."""
-    distances = ((rows[:, None] - rows[None]) ** 2).sum(-1)
+    # Row by row: all differences at once are gigabytes of thousands of targets.
+    distances = np.concatenate(
+        [((rows[place + 1 :] - row) ** 2).sum(-1) for place, row in enumerate(rows)] or [np.zeros(0)]
+    )
     positive = distances[distances > 0]
     return float(np.median(positive)) if len(positive) else 1.0
 
@@ -199,7 +204,8 @@ def _weights(screen: _Screen, kernel: ConditionKernel, without: str = "") -> Wei
     """The most probable weights of the kernel, given the leading components; then of the features that are borne out."""
     choice = _Choice.of(screen, kernel)
     found = choice.most_probable([name for name in EXPECTED if name != without and choice.told(name)])
-    places = [kernel.targets.index(target) for target in choice.groups]
+    place = {target: at for at, target in enumerate(kernel.targets)}
+    places = [place[target] for target in choice.groups]
     features = {name: rows[places] for name, rows in kernel.descriptors.items() if name != SIMILAR}
     knows = {name: np.asarray(rows.any(axis=1)) for name, rows in features.items()}
 
@@ -351,15 +357,15 @@ def _solved(screen: _Screen, kernel: ConditionKernel, weights: Weights) -> Learn
     encoded: Encoded = kernel.encode(screen.conditions)
     powers, squared, axes = _whitened(kernel.matrix(encoded, encoded, weights), screen.noise, screen.scores)
     _, noise, scale = _best_noise(powers, squared, screen.measured)
-    own = np.array(
-        [place for place, gene in enumerate(screen.genes) if gene in kernel.targets], dtype=np.int64
-    )
+    perturbed = set(kernel.targets)
+    own = np.array([place for place, gene in enumerate(screen.genes) if gene in perturbed], dtype=np.int64)
     leading = np.full(len(own), np.median(noise[:10]))
     dual, left_out = _conditioned(axes, powers, noise, screen.scores)
     own_dual, own_left_out = _conditioned(axes, powers, leading, screen.shifts[:, own])
     expected = left_out @ screen.components
+    column = {screen.genes[gene]: at for at, gene in enumerate(own)}
     for row, name in enumerate(screen.conditions):
-        named = np.isin([screen.genes[gene] for gene in own], targets(name))
+        named = [column[target] for target in targets(name) if target in column]
         expected[row, own[named]] = own_left_out[row, named]
     kept = slice(0, UNCERTAIN_COMPONENTS)
     prior = EffectPrior(

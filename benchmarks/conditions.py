@@ -1,0 +1,166 @@
+"""How cost grows with the number of conditions, and of genes: processor seconds and peak memory of each stage.
+
+    python benchmarks/conditions.py [--conditions 100 300 1000] [--genes 500] [--stages prior fit predict evaluate screen]
+    python benchmarks/conditions.py --conditions 20 --genes 1000 4000 18533
+
+Half of the conditions are single targets, half pairs of them; each has 10 cells, a tenth of whose values are above 0. Every
+stage of every size runs in a process of its own, with one thread; fits are of the preset `instant`, 4 cells a condition
+are predicted and screened. Writes conditions.md; what is measured is kept in conditions.json: repeat the command to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+import scdfm
+from scdfm.files import write_json, write_text
+from scdfm.prior import learn_prior
+from scdfm.seeds import numpy_rng
+from speed import hardware
+
+RESULTS = Path(__file__).resolve().parent / "results"
+STAGES = ("prior", "fit", "predict", "evaluate", "screen")
+CELLS, PREDICTED = 10, 4
+
+
+def names_of(n: int) -> list[str]:
+    """Half singles, half pairs of neighbours."""
+    singles = [f"g{i}" for i in range(-(-n // 2))]
+    return singles + [f"{a}+{b}" for a, b in zip(singles, singles[1:] + singles[:1], strict=True)][: n // 2]
+
+
+def table(n: int, n_genes: int) -> scdfm.CellTable:
+    """Random cells of control and n conditions."""
+    labels = ["control"] * 200 + [name for name in names_of(n) for _ in range(CELLS)]
+    X = sp.random(len(labels), n_genes, density=0.1, format="csr", dtype=np.float32, random_state=0)
+    obs = pd.DataFrame({"perturbation": labels}, index=np.arange(len(labels)).astype(str))
+    return scdfm.read_cells(
+        ad.AnnData(X, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(n_genes)])), "perturbation"
+    )
+
+
+def measured(stage: str, n: int, n_genes: int) -> dict[str, float]:
+    """Processor seconds of a stage, and the peak memory of this process, which also made what the stage needs."""
+    if stage == "prior":
+        rng = numpy_rng(0, "conditions")
+        shifts = rng.standard_normal((n, 30)) @ rng.standard_normal((30, n_genes)) * 0.1
+        shifts += rng.standard_normal(shifts.shape) * 0.1
+        genes = [f"g{i}" for i in range(n_genes)]
+        return timed(lambda: learn_prior(names_of(n), shifts, [CELLS] * n, np.full(n_genes, 0.1), genes))
+    cells = table(n, n_genes)
+    config = scdfm.Config.preset("instant").updated(
+        {"panel": {"n_genes": n_genes}, "split": {"kind": "none"}}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        fit = timed(lambda: scdfm.fit(cells, config=config, out=out / "run", progress=False))
+        if stage == "fit":
+            return fit
+        run = scdfm.Run.load(out / "run")
+        if stage == "screen":
+            asked = {"conditions": names_of(n), "cells": PREDICTED}
+            return timed(lambda: scdfm.screen(run, out=out / "screen", **asked))
+        predict = timed(lambda: run.predict_to(out / "p.h5ad", names_of(n), n_cells=PREDICTED))
+        if stage == "predict":
+            return predict
+        return timed(lambda: scdfm.evaluate(out / "p.h5ad", cells, training=run.means))
+
+
+def timed(work: Any) -> dict[str, float]:
+    """Processor seconds, seconds and GiB at the peak."""
+    begun, clock = time.process_time(), time.perf_counter()
+    work()
+    seconds = {"cpu": time.process_time() - begun, "seconds": time.perf_counter() - clock}
+    return seconds | {"GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+
+
+def row(stage: str, sizes: list[tuple[int, float, float]], what: str) -> str:
+    """A row of the page: costs, the exponent over all points and of the last two, and memory."""
+    x, seconds, memory = (np.array(column) for column in zip(*sizes, strict=True))
+    slope = last = "–"
+    if len(x) > 1:
+        logs = np.log(x), np.log(np.maximum(seconds, 1e-3))
+        slope = f"{np.polyfit(*logs, 1)[0]:.2f}"
+        last = f"{(logs[1][-1] - logs[1][-2]) / (logs[0][-1] - logs[0][-2]):.2f}"
+    shown = (", ".join(f"{value:,.4g}" for value in column) for column in (x, seconds, memory))
+    return f"| {stage}, {what} | " + " | ".join([*shown, slope, last]) + " |"
+
+
+def page(found: dict[str, dict[str, float]]) -> str:
+    """Growth in conditions for each number of genes, and in genes for each number of conditions."""
+    points = [
+        (stage, int(n), int(genes), cost) for key, cost in found.items() for stage, n, genes in [key.split()]
+    ]
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    lines = [f"# Growth in conditions and genes\n{hardware('cpu')}, one thread; {date}. Processor seconds; memory is the "
+             "peak of the whole process.\n", "| stage | sizes | seconds | GiB | **exponent** | of the last two |",
+             "|---|---|---|---|---:|---:|"]  # fmt: skip
+    for stage in STAGES:
+        for place, unit in ((1, "genes"), (0, "conditions")):
+            groups: dict[int, list[tuple[int, float, float]]] = {}
+            for name, *size, cost in points:
+                if name == stage:
+                    groups.setdefault(size[place], []).append((size[1 - place], cost["cpu"], cost["GiB"]))
+            lines += [
+                row(stage, sorted(group), f"{other:,} {unit}")
+                for other, group in sorted(groups.items())
+                if len(group) > 1
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure what is missing, each in a process of its own, and write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--conditions", type=int, nargs="+", default=[100, 300, 1000])
+    parser.add_argument("--genes", type=int, nargs="+", default=[500])
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        stage, n, genes = args.one.split()
+        warnings.filterwarnings("ignore")
+        print(json.dumps(measured(stage, int(n), int(genes))))
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    record = args.out / "conditions.json"
+    found: dict[str, Any] = json.loads(record.read_text()) if record.is_file() else {}
+    for key in (
+        f"{stage} {n} {genes}" for genes in args.genes for n in args.conditions for stage in args.stages
+    ):
+        if key not in found:
+            environment = {
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+                "TQDM_DISABLE": "1",
+            }
+            command = [sys.executable, __file__, "--one", key]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+            found[key] = json.loads(done.stdout.splitlines()[-1])
+            print(key, found[key], flush=True)
+            write_json(record, found)
+            write_text(args.out / "conditions.md", page(found))
+
+
+if __name__ == "__main__":
+    main()
