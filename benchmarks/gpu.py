@@ -81,12 +81,9 @@ def config(device: str, steps: int, **training: Any) -> scdfm.Config:
 
 def screen(device: str) -> scdfm.CellTable:
     """A simulated screen: that of the demo, or a small one."""
-    sizes = (
-        {"n_genes": 120, "n_targets": 10}
-        if device == "cuda"
-        else {"n_genes": 40, "n_targets": 4, "cells_per_condition": 12}
-    )
-    return scdfm.read_cells(scdfm.simulate(seed=0, **sizes))  # type: ignore[arg-type]
+    if device == "cuda":
+        return scdfm.read_cells(scdfm.simulate(n_genes=120, n_targets=10, seed=0))
+    return scdfm.read_cells(scdfm.simulate(n_genes=40, n_targets=4, cells_per_condition=12, seed=0))
 
 
 def demo(device: str, seconds: float) -> dict[str, Any]:
@@ -123,14 +120,10 @@ def equality(device: str, seconds: float) -> dict[str, Any]:
 
 def seeds(device: str, seconds: float) -> dict[str, Any]:
     """How far the weights of two fits of one seed lie apart; equal to the bit on a CPU, not promised on a GPU."""
-    cells = screen(device)
+    cells, options = screen(device), config(device, 20, keep="last")
     with tempfile.TemporaryDirectory() as folder:
-        fits = [
-            scdfm.fit(
-                cells, config=config(device, 20, keep="last"), out=f"{folder}/{turn}", progress=False
-            ).field.state_dict()
-            for turn in range(2)
-        ]
+        runs = [scdfm.fit(cells, config=options, out=f"{folder}/{turn}", progress=False) for turn in "ab"]
+        fits = [run.field.state_dict() for run in runs]
     return {"largest difference": max(float((fits[0][name] - fits[1][name]).abs().max()) for name in fits[0])}
 
 
