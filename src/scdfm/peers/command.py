@@ -16,8 +16,12 @@ from scdfm.errors import ScdfmError
 from scdfm.jobs import duration
 from scdfm.peers.task import LOG
 
-HARD_STOP: Final = 5.0
-"""A command is ended when the clock shows this many times its budget."""
+HARD_STOP: Final = 2.0
+"""A command is ended when it has used this many times its budget of CPU seconds."""
+IDLE_STOP: Final = 5.0
+IDLE: Final = 0.05
+"""It is ended too when the clock shows this many budgets and it used less than this share of the clock: it hangs. On a
+busy machine a command that works may wait for long."""
 _THREADS: Final = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA")
 ONE_CORE: Final = {f"{name}_NUM_THREADS": "1" for name in _THREADS} | {"CUDA_VISIBLE_DEVICES": ""}
 POLL: Final = 0.1
@@ -45,7 +49,7 @@ def run_command(
 ) -> Ran:
     """Run `argv` with `folder` as its last argument; what it prints goes into log.txt there.
 
-    budget: seconds of one core; after HARD_STOP times as many of the clock it and its children are killed.
+    budget: seconds of one core; where it takes far more (HARD_STOP, IDLE_STOP) it and its children are killed.
     environment: of the process, None that of this one; one thread and no GPU in any case.
     """
     begun = time.monotonic()
@@ -63,12 +67,13 @@ def run_command(
         except (OSError, ValueError) as error:
             return Ran(0.0, None, None, f"cannot be started ({error}); check the command")
         try:
-            code, cpu, peak = _watched(process, begun + HARD_STOP * budget)
+            code, cpu, peak = _watched(process, budget)
         finally:
             _end(process)
     seconds = time.monotonic() - begun
     if code is None:
-        reason = f"ended after {duration(seconds)}, {HARD_STOP:g} times its budget of {duration(budget)}"
+        used = "" if cpu is None else f" ({duration(cpu)} of CPU)"
+        reason = f"ended after {duration(seconds)}{used}, far past its budget of {duration(budget)}"
     elif code:
         reason = f"ended with code {code}: {_last_line(folder / LOG)}"
     else:
@@ -76,15 +81,24 @@ def run_command(
     return Ran(seconds, cpu, peak, reason)
 
 
-def _watched(process: subprocess.Popen[bytes], until: float) -> tuple[int | None, float | None, float | None]:
+def _watched(
+    process: subprocess.Popen[bytes], budget: float
+) -> tuple[int | None, float | None, float | None]:
     """The exit code (None: time is up), CPU seconds and peak memory (MiB) of a process and its children."""
+    begun = time.monotonic()
     peak: float | None = None
+    used: float | None = None
     while True:
-        if (held := _resident(process.pid)) is not None:
-            peak = max(held, peak or 0.0)
+        if (held := _held(process.pid)) is not None:
+            used, peak = held[0], max(held[1], peak or 0.0)
         code, cpu = _ended(process)
-        if code is not None or time.monotonic() > until:
+        clock = time.monotonic() - begun
+        if code is not None:
             return code, cpu, peak
+        if (used or 0.0) > HARD_STOP * budget or (
+            clock > IDLE_STOP * budget and (used or 0.0) < IDLE * clock
+        ):
+            return None, used, peak
         time.sleep(POLL)
 
 
@@ -99,19 +113,21 @@ def _ended(process: subprocess.Popen[bytes]) -> tuple[int | None, float | None]:
     return process.returncode, used.ru_utime + used.ru_stime
 
 
-def _resident(session: int) -> float | None:
-    """Resident memory, MiB, of all processes of a session; None where there is no /proc.
+def _held(session: int) -> tuple[float, float] | None:
+    """CPU seconds and resident memory, MiB, of the processes of a session; None where there is no /proc.
 
     What the system counts as a child's peak begins with that of the process that started it.
     """
     if not Path("/proc/self/stat").is_file():
         return None
-    pages = 0
+    ticks = pages = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = stat.read_text().rpartition(")")[2].split()
-            pages += int(fields[21]) if int(fields[3]) == session else 0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+            if int(fields[3]) == session:
+                ticks += sum(map(int, fields[11:15]))
+                pages += int(fields[21])
+    return ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
