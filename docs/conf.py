@@ -59,6 +59,7 @@ python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 default_role = "code"
 
+smartquotes_action = "qe"  # without dashes: --out is no –out
 html_theme = "furo"
 html_title = "scdfm"
 html_static_path = ["_static"]

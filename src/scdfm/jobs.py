@@ -39,12 +39,23 @@ def begun(
         found = dict(json.loads(read_text(folder / name)))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{folder / name} cannot be read as JSON ({error}); choose another --out") from error
-    if differing := [key for key, value in record.items() if found.get(key) != value]:
+    if differing := [
+        _difference(key, found.get(key), value) for key, value in record.items() if found.get(key) != value
+    ]:
         raise RunError(
             f"--resume {folder}: this folder was started with other {' and '.join(differing)}; "
             "repeat the options and data of its start, or choose another --out"
         )
     return folder
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    """The name of what differs, with both values where they are short."""
+    short = all(
+        isinstance(value, int | float) or (isinstance(value, str) and len(value) < 20)
+        for value in (before, now)
+    )
+    return f"{key} ({before}, not {now})" if short else key
 
 
 def _wait(path: Path, rank: int) -> None:

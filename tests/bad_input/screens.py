@@ -213,7 +213,7 @@ REFUSED = [
     Case("no controls", fit(only(lambda a: (a.obs["perturbation"] != "control").to_numpy())),
          "no cell of obs column 'perturbation' is labelled 'control'"),
     Case("one condition", fit(only(lambda a: a.obs["perturbation"].isin(["control", conditions(a)[0]]).to_numpy())),
-         "0 combinations leaves no test condition; .* choose split.kind 'holdout'"),
+         "0 combinations leaves no test condition; hold out targets .--split holdout."),
     Case("one cell of each condition", fit(only(first_of_each)), "has 1 cell, expected at least 2"),
     Case("genes twice", fit(doubled_genes), "gene '.*' occurs more than once in var"),
     Case("no label", fit(labels(lambda s: s.where(np.arange(len(s)) != 4, None))), "1 cells have no label"),

@@ -236,6 +236,9 @@ def test_near_finds_other_cases_and_misspellings() -> None:
     assert near("klf1", ["KLF1", "TP53"]) == "; did you mean 'KLF1'?"
     assert near("MAPK3", ["MAPK1", "FOXA1"]) == "; did you mean 'MAPK1'?"
     assert near("xyz", ["KLF1"]) == ""
+    assert (
+        near("trametinib", ["Trametinib (GSK1120212)", "JQ1"]) == "; did you mean 'Trametinib (GSK1120212)'?"
+    )
 
 
 def test_vocabulary_order_is_the_official_one() -> None:

@@ -100,6 +100,7 @@ def test_features_stand_in_for_what_has_no_vector_of_its_own() -> None:
     ("name", "message"),
     [
         ("Z@1|line=HEK", "target 'Z' of condition 'Z@1|line=HEK' is unknown: .* or with a row for it in the features"),
+        ("A@500nM|line=HEK", "dose '500nM' of condition .* is no number; expected one without a unit, .*: 'A@0.5'"),
         ("C|line=HEK", "nothing is known of 'C', which was in no training condition; expected features of it"),
         ("C@0|line=HEK", "nothing is known of 'C'"),
         ("A", r"has no covariate 'line', which the model was trained with; write 'A\|line=...' with one of 'A549', 'HEK'"),

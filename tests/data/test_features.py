@@ -176,6 +176,10 @@ def test_molecules_that_are_refused(smiles, message: str, capfd: pytest.CaptureF
         ("name,x\nA,1\nA,2\n", "'A' stands in more than one row"),
         ("name,x\nA,1\nB,\n", "nan for 'B' in feature 0 .1 such values."),
         ("name,x,y\nA,1,high\n", "column 'y' is not of numbers .first value 'high'."),
+        (
+            "aspirin,CCO\ncaffeine,CCN\n",
+            "column 'CCO' .* a .csv of molecules has the columns name and smiles",
+        ),
         ("name,x\n,1\nB,2\n", "a row has no name"),
         ("name,x\nA,1e300\n", "inf for 'A'"),
         ("name\nA\n", "1 names and values of shape"),

@@ -240,7 +240,10 @@ def test_parts_by_name() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: additive_split(["A", "B"]), "0.3 of 0 combinations leaves no test condition"),
+        (
+            lambda: additive_split(["A", "B"]),
+            "0 combinations leaves no test .* nothing .--split none",
+        ),
         (lambda: additive_split(["A", "A+B"]), "raise split.test_fraction"),
         (lambda: additive_split("A+B"), "found the text 'A"),
         (lambda: additive_split(["A+B", "A+C"], test_fraction=1.5), "test_fraction 1.5 is not between"),

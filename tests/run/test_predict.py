@@ -340,6 +340,24 @@ def test_the_working_folder_may_change_after_a_run_is_loaded(run, monkeypatch, t
     assert written.path.is_file()
 
 
+def test_other_files_are_read_from_the_layer_of_the_run(tmp_path):
+    screen = small.screen()
+    screen.X = screen.X.toarray() - 1  # scaled values, as many files have them, with the counts in a layer
+    cells = scdfm.read_cells(screen, layer="counts", target_sum=10_000)
+    run = scdfm.fit(cells, config=scdfm.Config.preset("instant"), out=tmp_path / "run", progress=False)
+    np.testing.assert_array_equal(
+        run.predict(controls=screen, n_cells=3).X.toarray(),
+        run.predict(controls=cells, n_cells=3).X.toarray(),
+    )
+    name = run.split.test[0]
+    some = scdfm.identify(run, screen, condition=name, order=1).table
+    assert some.equals(scdfm.identify(run, cells, condition=name, order=1).table)
+    alone = screen[screen.obs["perturbation"] == name].copy()
+    assert some.equals(scdfm.identify(run, alone, order=1).table)
+    screen.X = screen.layers.pop("counts")  # a file without the layer has the counts as X
+    assert some.equals(scdfm.identify(run, screen, condition=name, order=1).table)
+
+
 def test_controls_without_labels_are_taken_for_what_they_are(run, screen):
     control = screen[(screen.obs["perturbation"] == "control").to_numpy()].copy()
     del control.obs["perturbation"]

@@ -386,3 +386,19 @@ def test_fit_says_before_the_first_step_what_it_will_not_predict(tmp_path: Path)
     features = table(screen.uns["features"])
     fitted(cells, held, tmp_path / "features", DRUGS, say=told.append, features=features)
     assert told == []
+
+
+def test_every_reason_of_an_extrapolation_is_told(tmp_path: Path) -> None:
+    """A drug that is asked for without its dose, in a cell type that never saw it, is both."""
+    screen = simulate_doses(n_genes=20, n_drugs=3, n_doses=3, cells_per_condition=10, n_controls=20, seed=0)
+    screen.obs["type"] = "T"
+    others = screen[(screen.obs["drug"] != "drug1").to_numpy()].copy()
+    others.obs["type"], others.obs_names = "B", others.obs_names + "b"
+    both = ad.concat([screen, others])
+    cells = scdfm.read_cells(both, "drug", dose_key="dose", covariates=["type"])
+    config = scdfm.Config.preset("instant").with_settings(["split.kind=none"])
+    run = scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
+    (why,) = run.predict(["drug1|type=B"], n_cells=2).uns["scdfm"]["extrapolated_because"]
+    assert why.startswith(
+        "'drug1' was never perturbed in training with type B; 'drug1' has no dose: taken as the usual"
+    )

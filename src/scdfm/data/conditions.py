@@ -217,6 +217,9 @@ def near(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'X'?` for the known names closest to `name`, or an empty text."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.7)
+    # A drug is often asked for by the beginning of its name: Trametinib for Trametinib (GSK1120212).
+    longer = [lower for lower in by_lower if len(name) > 3 and lower.startswith(f"{name.lower()} ")]
+    close = [*longer, *(lower for lower in close if lower not in longer)][:3]
     return f"; did you mean {' or '.join(repr(by_lower[match]) for match in close)}?" if close else ""
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from scdfm.data.conditions import Condition, Perturbation, Vocabulary, near, parse
+from scdfm.data.conditions import DOSE_SIGN, Condition, Perturbation, Vocabulary, near, parse
 from scdfm.data.features import FeatureTable
 from scdfm.encoded import ConditionShape, EncodedConditions
 from scdfm.errors import ConditionError
@@ -192,6 +192,12 @@ class ConditionEncoder:
             return
         if target not in self.vocabulary:
             names = self.vocabulary.tokens[len(Vocabulary.SPECIAL) :]
+            before, at, amount = target.rpartition(DOSE_SIGN)
+            if at and before in self.vocabulary:
+                raise ConditionError(
+                    f"dose '{amount}' of condition '{condition}' is no number; expected one without a unit, in the unit "
+                    f"of the doses that the run was fitted on: '{before}{DOSE_SIGN}0.5'"
+                )
             close = near(target, (*names, *self._places))
             raise ConditionError(
                 f"target '{target}' of condition '{condition}' is unknown: it is not in the panel of the run, no target "

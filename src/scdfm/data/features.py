@@ -353,7 +353,8 @@ def _of_frame(frame: pd.DataFrame, name: str) -> FeatureTable:
             example = frame[column].iloc[0]
             raise DataError(
                 f"features {name}: column '{column}' is not of numbers (first value {example!r}); expected names in "
-                "the first column and numbers in all others: drop or encode it"
+                "the first column and numbers in all others: drop or encode it; a .csv of molecules has the columns name "
+                "and smiles"
             )
     if pd.Index(frame.index).isna().any():
         raise DataError(f"features {name}: a row has no name; name it or drop it")

@@ -338,9 +338,13 @@ def _tested_combinations(names: Mapping[str, str], fold: int, test_fraction: flo
     combinations = [*dict.fromkeys(map(targets, shuffled))]
     tested = set(combinations[: int(test_fraction * len(combinations))])
     if not tested:
+        others = (
+            "hold out targets (--split holdout), a covariate (--split covariate:NAME), conditions of your own (--split "
+            "FILE.toml), or nothing (--split none)"
+        )
+        remedy = f"raise split.test_fraction, or {others}" if combinations else others
         raise DataError(
-            f"split: {test_fraction:g} of {len(combinations)} combinations leaves no test condition; raise "
-            "split.test_fraction, or choose split.kind 'holdout' for a screen of singles"
+            f"split: {test_fraction:g} of {len(combinations)} combinations leaves no test condition; {remedy}"
         )
     return [name for name in shuffled if targets(name) in tested]
 

@@ -36,6 +36,7 @@ def read_controls(
     asked = manifest.control_reading | dict(reading or {})
     naming = Naming(**{field.name: asked[field.name] for field in fields(Naming)})
     with open_source(cells) as source:
+        layer = asked["layer"] or manifest.layer_in(source.readable)
         source = _of_context(_labelled(source, asked["perturbation_key"]), context)
         match = asked["match_controls"]
         if context and not set(match or ()) <= set(source.obs.columns):
@@ -43,7 +44,7 @@ def read_controls(
         _require_covariates(source, asked["covariates"], asked["perturbation_key"])
         design = Design(asked["covariates"], None, None, match, asked["control_fallback"])
         return cells_of(
-            source, asked["perturbation_key"], naming, asked["target_sum"], asked["layer"],
+            source, asked["perturbation_key"], naming, asked["target_sum"], layer,
             {**(asked.get("subset") or {}), **context}, design=design, backed=backed, strict=False, values=asked["values"],
             min_genes=asked.get("min_genes", 0),
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from scdfm.data.conditions import Condition, Perturbation, control_of, number_text, parse
@@ -61,7 +61,7 @@ class _Seen:
 
     def reasons(self, condition: Condition) -> list[str]:
         """Why a condition is an extrapolation, in words."""
-        said = [why for p in condition.perturbations if (why := self._of_target(p, condition))]
+        said = [why for p in condition.perturbations for why in self._of_target(p, condition)]
         said += filter(None, [self.run.contexts.get(control_of(str(condition)))])
         if not any(p.dose != 0 for p in condition.perturbations) and not self._control_trained(condition):
             said.append("control cells were not trained as a condition")
@@ -73,18 +73,21 @@ class _Seen:
             said.append(f"time {asked} is outside the trained {low} to {high}")
         return said
 
-    def _of_target(self, perturbation: Perturbation, condition: Condition) -> str | None:
+    def _of_target(self, perturbation: Perturbation, condition: Condition) -> Iterator[str]:
         target, dose = perturbation.target, perturbation.dose
         if dose == 0:
-            return None
+            return
         if before := self._earlier(target):
-            return f"'{target}' was perturbed in an earlier screen alone, that of {before}"
+            yield f"'{target}' was perturbed in an earlier screen alone, that of {before}"
+            return
         if target not in self.run.manifest.targets:
-            return f"'{target}' was never perturbed in training: predicted from {self._known_by(target)}"
+            yield f"'{target}' was never perturbed in training: predicted from {self._known_by(target)}"
+            return
         if (target, condition.covariates) not in self.settings:
             where = ", ".join(f"{key} {value}" for key, value in condition.covariates) or "no covariates"
-            return f"'{target}' was never perturbed in training with {where}"
-        return self._of_dose(target, dose)
+            yield f"'{target}' was never perturbed in training with {where}"
+        if why := self._of_dose(target, dose):
+            yield why
 
     def _earlier(self, target: str) -> str | None:
         """The run of an earlier screen that perturbed a target which this one did not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -244,6 +245,11 @@ class Manifest(BaseModel):
         """The options of `read_cells` for a file of control cells alone: without dose, time and choice among its cells."""
         without = dict.fromkeys(("layer", "dose_key", "time_key", "dose_unit_key"))
         return self.reading | without | {"subset": {}}
+
+    def layer_in(self, readable: Collection[str]) -> str | None:
+        """The layer that the run's cells were read from, where another file has it among `readable`; None: its X."""
+        layer: str | None = self.scale["layer"]
+        return layer if layer in readable else None
 
     def save(self, folder: Path) -> None:
         """Write the manifest into `folder`, whole or not at all."""

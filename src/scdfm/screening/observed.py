@@ -50,7 +50,7 @@ def read_observed(
     """The population in `source`: all its cells, or those of `condition` under the run's perturbation key.
 
     source: path (.h5ad, .zarr), AnnData or CellTable, as the screen that the run was fitted on was: its declaration
-    (log1p, or counts with their target sum) holds for this file too.
+    (log1p, or counts with their target sum) holds for this file too, as does its layer, where the file has it.
     Raises DataError where values are not as declared, or where fewer than half of the run's genes are measured.
     """
     table = _table(source, ensemble, condition)
@@ -73,17 +73,17 @@ def _table(source: str | Path | AnnData | CellTable, ensemble: Ensemble, conditi
     from scdfm.data import CellTable
 
     manifest = ensemble.first.manifest
-    if condition is not None:
-        key = {"perturbation_key": manifest.perturbation_key}
-        options = (
-            key | manifest.numbers | manifest.design | manifest.naming.to_dict() | {"subset": manifest.subset}
-        )
-        table = source if isinstance(source, CellTable) else read_like(source, options)
-        return table.select([manifest.naming.canonical(condition)])
     if isinstance(source, CellTable):
-        return source
-    # Every cell is one population here; cells_of checks values and genes, and wants a label to begin with.
+        return source if condition is None else source.select([manifest.naming.canonical(condition)])
     with open_source(source) as opened:
+        layer = manifest.layer_in(opened.readable)
+        if condition is not None:
+            key = {"perturbation_key": manifest.perturbation_key, "layer": layer, "subset": manifest.subset}
+            options = key | manifest.numbers | manifest.design | manifest.naming.to_dict()
+            return read_like(source, options).select([manifest.naming.canonical(condition)])
+        # Every cell is one population here; cells_of checks values and genes, and wants a label to begin with.
         one = pd.DataFrame({"population": "control"}, index=opened.obs.index.astype(str))
         naming = Naming(genes=manifest.naming.genes, gene_versions=manifest.naming.gene_versions)
-        return cells_of(replace(opened, obs=one), "population", naming, strict=False, **manifest.numbers)
+        return cells_of(
+            replace(opened, obs=one), "population", naming, layer=layer, strict=False, **manifest.numbers
+        )

@@ -144,7 +144,7 @@ def nothing_to_hold_out(drugs: bool) -> str:
     """Why no fit line can be proposed for conditions that can be read."""
     remedy = (
         "give features of the perturbations (--features FILE.csv with SMILES or numbers by name) and --split holdout, or "
-        "name test conditions of your own (--split FILE.toml)"
+        "name test conditions of your own (--split FILE.toml), or test nothing (--split none)"
     )
     what = "combinations, covariates, three doses" + ("" if drugs else ", or enough single genes")
     return f"nothing can be held out that could also be predicted, without {what}; {remedy}"
