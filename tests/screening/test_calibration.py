@@ -22,11 +22,13 @@ def test_a_spread_that_says_nothing_leaves_a_floor():
     assert found.factor == 0
     assert found.floor == pytest.approx(np.sqrt(np.mean(np.linspace(4, 3, 10) ** 2)))
     assert found.rank_agreement == pytest.approx(-1)
+    assert "the same for all" in calibration_note(found)
 
 
 def test_few_conditions_scale_and_none_pass_on():
     few = Calibration.fitted(np.array([1.0, 2.0]), np.array([3.0, 6.0]), "validation")
     assert (few.floor, few.factor) == (0, pytest.approx(3))
+    assert "the same for all" not in calibration_note(few)
     none = Calibration.fitted(np.array([]), np.array([]), "none")
     assert none.expected_error(np.array([0.7])) == pytest.approx([0.7])
     assert "bare spread" in calibration_note(none)

@@ -96,6 +96,8 @@ def calibration_note(calibration: Calibration) -> str:
         f"Uncertainty is calibrated on {count(calibration.n, 'measured condition')} ({calibration.conditions}): "
         f"error² ≈ {calibration.floor:.3g}² + ({calibration.factor:.3g} · spread)²."
     )
+    if calibration.factor == 0:
+        text += " The spread tells nothing of the error, so the uncertainty is the same for all; more runs tell more."
     if calibration.rank_agreement is not None:
         text += f" Rank correlation of spread and error there: {calibration.rank_agreement:.2f}."
     if "training" in calibration.conditions:
