@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -64,11 +65,10 @@ def figure(folders: dict[str, Path], path: Path) -> None:
     for ax, (name, folder) in zip(axes[0], folders.items(), strict=True):
         means = scores_of(folder).query("metric == 'l2'").groupby("model")["value"].mean()
         seconds = costs_of(folder).groupby("model")["cpu"].mean()
-        for model in means.index.intersection(seconds.index):
+        for place, model in enumerate(means[means.index.intersection(seconds.index)].sort_values().index):
+            away: dict[str, Any] = {"xytext": (6, 4)} if place % 2 else {"xytext": (-6, 4), "ha": "right"}
             ax.plot(seconds[model], means[model], "o", color="C1" if model == OURS else "C0")
-            ax.annotate(
-                model, (seconds[model], means[model]), xytext=(5, 4), textcoords="offset points", fontsize=8
-            )
+            ax.annotate(model, (seconds[model], means[model]), textcoords="offset points", fontsize=8, **away)
         for rule in means.index.intersection(["no change", "additive", "ridge", "ceiling"]):
             ax.axhline(means[rule], color="0.7", linewidth=0.8, zorder=0)
             ax.text(
@@ -81,7 +81,7 @@ def figure(folders: dict[str, Path], path: Path) -> None:
                 va="bottom",
             )
         ax.set(xlabel="CPU seconds", ylabel="L2 error (lower is better)", title=name, yscale="log")
-        ax.set_xlim(0, 1.35 * seconds.max())
+        ax.set_xlim(0, 1.6 * seconds.max())
     with written_whole(path) as temporary:
         drawn.savefig(temporary, dpi=110)
 
