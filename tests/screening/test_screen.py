@@ -306,7 +306,7 @@ def test_a_run_is_no_ensemble_with_itself(run):
 
 
 def test_resume_with_other_options_is_refused(run, finished):
-    with pytest.raises(RunError, match=r"started with other cells \(5, not 7\)"):
+    with pytest.raises(RunError, match=r"started with other cells \(6, not 7\)"):
         scdfm.screen(run, out=finished.path, cells=7, keep_cells=True, shard=4, seed=1, resume=True)
 
 
