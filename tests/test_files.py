@@ -196,6 +196,18 @@ def test_what_hdf5_can_but_print_is_an_error(tmp_path, monkeypatch, capsys):
     assert sys.unraisablehook == heard.append
 
 
+def test_a_store_that_fails_leaves_no_coroutine_that_complains(tmp_path):
+    async def later():
+        pass
+
+    def fails():
+        waiting = later()
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(waiting))
+
+    with pytest.raises(StorageError, match="cannot be written"), written_whole(tmp_path / "a"):
+        fails()
+
+
 def test_a_file_that_cannot_be_read_to_its_end_has_no_digest(tmp_path, monkeypatch):
     def broken(*given):
         raise OSError(errno.EIO, os.strerror(errno.EIO))

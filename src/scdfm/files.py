@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,11 @@ def becoming(path: Path, temporary: Path, size: int | None = None) -> Iterator[N
             words = system_words(error) if isinstance(error, Exception) else None
             if words is None or isinstance(error, ScdfmError):
                 raise
-            traceback.clear_frames(error.__traceback__)  # what they hold would complain of the disk later
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", RuntimeWarning
+                )  # of coroutines that nobody waits for any more
+                traceback.clear_frames(error.__traceback__)  # what they hold would complain of the disk later
             if words in NO_ROOM:
                 raise DiskFullError(_full(path, written, size)) from error
             raise StorageError(f"{path} cannot be written ({words}); {REMEDY}") from error
