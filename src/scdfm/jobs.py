@@ -50,12 +50,9 @@ def begun(
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
-    """The name of what differs, with both values where they are short."""
-    short = all(
-        isinstance(value, int | float) or (isinstance(value, str) and len(value) < 20)
-        for value in (before, now)
-    )
-    return f"{key} ({before}, not {now})" if short else key
+    """The name of what differs, with both values where they are numbers."""
+    numbers = isinstance(before, int | float) and isinstance(now, int | float)
+    return f"{key} ({before}, not {now})" if numbers else key
 
 
 def _wait(path: Path, rank: int) -> None:
