@@ -55,15 +55,17 @@ def test_its_links_and_pictures_are_there() -> None:
 
 def test_the_citation_is_of_this_version() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert cited["version"] == project["version"]
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert cited["version"] == declared["tool"]["setuptools_scm"]["fallback_version"]
+    project = declared["project"]
     assert cited["license"] == project["license"]
 
 
 def test_the_recipe_has_the_version_and_the_dependencies() -> None:
     recipe = yaml.safe_load((ROOT / "recipe/recipe.yaml").read_text(encoding="utf-8"))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert recipe["context"]["version"] == project["version"]
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert recipe["context"]["version"] == declared["tool"]["setuptools_scm"]["fallback_version"]
+    project = declared["project"]
     python, *run = recipe["requirements"]["run"]
     assert python == f"python {project['requires-python']}"
     conda = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
