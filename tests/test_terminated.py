@@ -109,7 +109,8 @@ def test_a_benchmark_goes_on(
     assert (code, out, err.count("\n")) == (RESUMABLE, "", 1)
     assert "--resume" in err
     assert call(*line, tmp_path / "b", "--resume")[0] == 0
-    tables = sorted(path.name for path in (tmp_path / "whole").glob("*.csv"))
+    names = {path.name for path in (tmp_path / "whole").glob("*.csv")}
+    tables = sorted(names - {"costs.csv"})  # seconds
     assert len(tables) > 1
     for table in tables:
         assert (tmp_path / "b" / table).read_bytes() == (tmp_path / "whole" / table).read_bytes()
