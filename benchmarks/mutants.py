@@ -36,7 +36,7 @@ GENERATION = ("tests/flow/test_generate.py", "tests/run/test_predict.py")
 TESTS: dict[str, tuple[str, ...]] = {
     "training/module.py": (OBJECTIVE, "tests/training/test_schedule.py"),
     "training/inputs.py": ("tests/training/test_inputs.py",),
-    "training/prepared.py": ("tests/training/test_inputs.py",),
+    "training/prepared.py": ("tests/training/test_inputs.py", "tests/run/test_contexts.py"),
     "flow/path.py": (OBJECTIVE, "tests/flow/test_loss.py", "tests/prior/test_start.py"),
     "flow/loss.py": (OBJECTIVE, "tests/flow/test_loss.py"),
     "flow/step.py": (OBJECTIVE, "tests/flow/test_loss.py"),
@@ -52,6 +52,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     "training/start.py": ("tests/training/test_start.py", "tests/training/test_transfer.py"),
     "evaluation/hits.py": ("tests/evaluation/test_hits.py",),
     "run/contexts.py": ("tests/run/test_contexts.py",),
+    "data/joining.py": ("tests/data/test_joining.py",),
+    "peers/answer.py": ("tests/peers/test_answer.py",),
+    "peers/command.py": ("tests/peers/test_command.py",),
     "data/knowledge.py": ("tests/data/test_knowledge.py",),
     "data/sampler.py": ("tests/data/test_sampler.py", "tests/training/test_steps.py"),
     "run/predict.py": (

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import scdfm
+from scdfm.data import targets
 from scdfm.errors import ConditionError, ConfigError, DataError, RunError
 from scdfm.screening import Screen, interactions
 from scdfm.screening.ensemble import Ensemble
@@ -361,5 +362,8 @@ def test_a_setting_compares_with_its_own_controls(options, tmp_path):
     assert row["shift"] == pytest.approx(np.linalg.norm(shift), rel=1e-5)
     assert row["shift"] != pytest.approx(np.linalg.norm(found.means([name]).to_numpy()[0] - other), rel=1e-5)
     assert np.isfinite(row["c1"])
+    # Control cells of a setting are no measured condition, that others are novel against or chosen beside.
+    assert {"control|kind=even", "control|kind=odd"} <= set(run.means.index)
+    assert {name for name in Ensemble.of(run).measured.index if not targets(name)} == {"control"}
     with pytest.raises(ConditionError, match="setting 'odd': expected KEY=VALUE"):
         scdfm.screen(run, out=tmp_path / "t", targets=[a, b], setting="odd")

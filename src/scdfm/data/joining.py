@@ -41,7 +41,8 @@ def join_screens(screens: Mapping[str, CellTable], key: str = SCREEN) -> CellTab
     """
     _check(screens, key)
     tables = list(screens.values())
-    genes = [gene for gene in tables[0].genes.tolist() if all(gene in one._columns for one in tables[1:])]
+    common = set.intersection(*(set(one.genes.tolist()) for one in tables))
+    genes = [gene for gene in tables[0].genes.tolist() if gene in common]
     if len(genes) < FEWEST_GENES:
         raise DataError(
             f"{_all(screens)} have {len(genes)} genes in common, expected at least {FEWEST_GENES}; read them with names of "
