@@ -136,3 +136,45 @@ def test_a_damaged_file_is_told(tmp_path: Path, change, says: str) -> None:
     save_file(tensors, path, metadata={"spread": '{"size": 1.0, "settings": {"control": [0, 1200]}}'})
     with pytest.raises(RunError, match=rf"cannot be read as the spread of cells \(.*{says}"):
         Spread.load(path, 8)
+
+
+def of_two_screens(n: int = 1200) -> tuple[np.ndarray, Spread]:
+    """Cells of two screens with one mean, of which `b` leaves three genes out of four cells and has more in the fourth."""
+    rng = np.random.default_rng(3)
+    x = 1 + 0.2 * rng.random((n, 4))
+    x[n // 2 :, :3] = np.where(rng.random((n // 2, 1)) < 0.25, 4 * x[n // 2 :, :3], 0)
+    x[n // 2 :, 3] = 0  # never seen in b
+    conditions, settings = np.repeat([0, 1], n // 2), ("control|screen=a", "control|screen=b")
+    means = np.stack([x[conditions == place].mean(0) for place in (0, 1)])
+    return x, fit_spread(x, conditions, means, settings, torch.Generator().manual_seed(0))
+
+
+def test_each_screen_has_marginals_of_its_own(tmp_path: Path) -> None:
+    """Populations of either screen have its zeros and spread, in one batch too; a gene it never holds has those of all."""
+    x, found = of_two_screens()
+    found.save(tmp_path / "spread.safetensors")
+    found = Spread.load(tmp_path / "spread.safetensors", 4)
+    names, means = ["X|screen=a", "X|screen=b"], np.full((2, 4), 1.1)
+    start = PriorStart.around(found, names, means, means, [0.0, 0.0])
+    rows = torch.arange(2).repeat(2000)
+    begin = start.population(rows, torch.Generator().manual_seed(2), True)
+    cells = start.cells(begin, begin, rows).numpy()
+    for place, real in enumerate((x[:600], x[600:])):
+        own = cells[rows == place]
+        np.testing.assert_allclose((own == 0).mean(0)[:3], (real == 0).mean(0)[:3], atol=0.03)
+        np.testing.assert_allclose(own.std(0)[:3], real.std(0)[:3], rtol=0.1)
+    scores = start.to_flow(torch.tensor(cells), rows, torch.full(cells.shape, 0.5))
+    np.testing.assert_allclose(start.cells(scores, scores, rows).numpy(), cells, atol=5e-3)
+    assert torch.equal(found.marginals_of(names[1]).zeros[3], found.marginals.zeros[3])
+    # A screen that training did not have takes what all have; donors are standard normal in each screen.
+    assert found.marginals_of("X|screen=c") is found.marginals
+    for first, count in found.settings.values():
+        assert kstest(found.donors[first : first + count, 0].float().numpy(), "norm").pvalue > 0.01
+
+
+def test_a_damaged_file_of_two_screens_is_told(tmp_path: Path) -> None:
+    _, found = of_two_screens()
+    found.screens["b"].values[0] = found.screens["b"].values[0].flip(0)
+    found.save(tmp_path / "spread.safetensors")
+    with pytest.raises(RunError, match="are those of no distribution"):
+        Spread.load(tmp_path / "spread.safetensors", 4)

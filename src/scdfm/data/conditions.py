@@ -26,6 +26,8 @@ DOSE_SIGN: Final = "@"
 COVARIATE_SIGN: Final = "|"
 TIME: Final = "time"
 """Key that a time is written under."""
+SCREEN: Final = "screen"
+"""The covariate that names the screen, where several are fitted together."""
 CONTROL_SPELLINGS: Final = frozenset({CONTROL, "ctrl"})
 KEY: Final = re.compile(r"[A-Za-z_](?:[\w .-]*[\w.-])?")
 """What a covariate may be called."""

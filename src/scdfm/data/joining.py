@@ -11,7 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scdfm.data.cells import CellTable
-from scdfm.data.conditions import CONTROL, parse
+from scdfm.data.conditions import CONTROL, SCREEN, parse
 from scdfm.data.design import Design
 from scdfm.data.labels import label_cells, listed
 from scdfm.data.naming import Naming
@@ -20,17 +20,16 @@ from scdfm.data.values import Scale
 from scdfm.errors import DataError
 
 KEY: Final = "perturbation"
-SCREEN: Final = "screen"
 FEWEST_GENES: Final = 10
 OTHER_SCALE: Final = 30.0
 """Normalised counts of control cells, over the genes of all screens, differ by less between kinds of cells (9 between K562
 and glioblastoma cells on 500 genes); counts per million are 100 times those per 10,000."""
 
 
-def join_screens(screens: Mapping[str, CellTable], key: str = SCREEN) -> CellTable:
+def join_screens(screens: Mapping[str, CellTable]) -> CellTable:
     """The cells of several screens, each under its name, on the genes that all of them measured.
 
-    The names become the covariate `key` of every perturbed condition (`A|screen=norman`), and each screen's cells are
+    The names become the covariate `screen` of every perturbed condition (`A|screen=norman`), and each screen's cells are
     compared with its own controls, matched within it as they were. Conditions stand under their canonical names. The
     expression stays on disk where that of one of the screens does.
 
@@ -39,7 +38,7 @@ def join_screens(screens: Mapping[str, CellTable], key: str = SCREEN) -> CellTab
 
     >>> joined = join_screens({"a": first, "b": second})  # doctest: +SKIP
     """
-    _check(screens, key)
+    _check(screens)
     tables = list(screens.values())
     common = set.intersection(*(set(one.genes.tolist()) for one in tables))
     genes = [gene for gene in tables[0].genes.tolist() if gene in common]
@@ -51,9 +50,9 @@ def join_screens(screens: Mapping[str, CellTable], key: str = SCREEN) -> CellTab
     parts = {name: subset(one.X, np.arange(one.n), one.columns(genes)) for name, one in screens.items()}
     _require_one_scale(screens, parts)
     first = tables[0].design
-    match = None if first.match == first.covariates else (*first.match, key)
-    design = Design((*first.covariates, key), None, None, match, first.control_fallback)
-    obs = _obs(screens, design, key)
+    match = None if first.match == first.covariates else (*first.match, SCREEN)
+    design = Design((*first.covariates, SCREEN), None, None, match, first.control_fallback)
+    obs = _obs(screens, design)
     labelled = label_cells(obs, np.arange(len(obs)), KEY, Naming(), design, _all(screens), 1)
     conditions = (CONTROL, *sorted(set(labelled.names) - {CONTROL}))
     obs[KEY] = pd.Categorical(labelled.names, categories=pd.Index(conditions))
@@ -70,11 +69,11 @@ def join_screens(screens: Mapping[str, CellTable], key: str = SCREEN) -> CellTab
         spelling={name: name for name in conditions},
         match=labelled.match,
         design=design,
-        notes=(_told(screens, genes, key),),
+        notes=(_told(screens, genes),),
     )
 
 
-def _check(screens: Mapping[str, CellTable], key: str) -> None:
+def _check(screens: Mapping[str, CellTable]) -> None:
     if len(screens) < 2:
         raise DataError(
             f"{len(screens)} screens to join, expected at least two; give more files, or fit the one"
@@ -89,9 +88,9 @@ def _check(screens: Mapping[str, CellTable], key: str) -> None:
                     f"screens '{first}' and '{other}' are read with other {what} ({_words(one)}; {_words(two)}), expected "
                     "the same; give each its columns under one name, or leave them out"
                 )
-    if key in designs[first].covariates:
+    if SCREEN in designs[first].covariates:
         raise DataError(
-            f"covariate '{key}' is to hold the names of the screens; give it another name (key=...)"
+            f"covariate '{SCREEN}' is to hold the names of the screens; rename that column of theirs, or leave it out"
         )
     digests = {name: one.digest() for name, one in screens.items()}
     for at, (name, digest) in enumerate(digests.items()):
@@ -121,15 +120,15 @@ def _require_one_scale(screens: Mapping[str, CellTable], parts: Mapping[str, Mat
         )
 
 
-def _obs(screens: Mapping[str, CellTable], design: Design, key: str) -> pd.DataFrame:
+def _obs(screens: Mapping[str, CellTable], design: Design) -> pd.DataFrame:
     """One row a cell of all screens, under the screen's and its own name, with its label and the columns of the design."""
     parts = []
     for name, one in screens.items():
         labels = {c: str(replace(parse(c), covariates=())) for c in one.conditions}
-        own = one.obs.drop(columns=[KEY, key], errors="ignore")
+        own = one.obs.drop(columns=[KEY, SCREEN], errors="ignore")
         own = own.astype({c: object for c in own.columns if isinstance(own[c].dtype, pd.CategoricalDtype)})
         own.insert(0, KEY, [labels[one.conditions[code]] for code in one.codes])
-        own.insert(1, key, name)
+        own.insert(1, SCREEN, name)
         own.index = pd.Index([f"{name}:{cell}" for cell in own.index], dtype=object)
         parts.append(own)
     joined = pd.concat(parts)
@@ -152,11 +151,12 @@ def _stacked(parts: Sequence[Matrix], width: int) -> Matrix:
     return writer.finished()
 
 
-def _told(screens: Mapping[str, CellTable], genes: Sequence[str], key: str) -> str:
+def _told(screens: Mapping[str, CellTable], genes: Sequence[str]) -> str:
     own = ", ".join(f"{name} ({one.n} cells, {len(one.genes)} genes)" for name, one in screens.items())
-    lost = [name for name, one in screens.items() if key in one.obs.columns]
-    replaced = f"; the column '{key}' that {listed(lost)} had is replaced" if lost else ""
-    return f"{len(screens)} screens as covariate '{key}': {own}; joined on the {len(genes)} genes that all have{replaced}"
+    lost = [name for name, one in screens.items() if SCREEN in one.obs.columns]
+    replaced = f"; the column '{SCREEN}' that {listed(lost)} had is replaced" if lost else ""
+    number = f"{len(screens)} screens as covariate '{SCREEN}': {own}"
+    return f"{number}; joined on the {len(genes)} genes that all have{replaced}"
 
 
 def _all(screens: Mapping[str, CellTable]) -> str:

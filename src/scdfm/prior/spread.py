@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from scdfm.data.conditions import SCREEN, covariates
 from scdfm.errors import RunError
 from scdfm.files import written_whole
 from scdfm.prior.kernel import Floats
@@ -46,12 +47,15 @@ class Spread:
     """Scores, float16."""
     settings: dict[str, tuple[int, int]]
     """First donor and number of donors of each setting."""
+    screens: dict[str, Marginals] = field(default_factory=dict)
+    """Marginals of each screen's own, where cells of several were given; `marginals` are those of all cells."""
 
     def on(self, genes: Tensor | slice) -> Spread:
         """The spread of some genes."""
         return replace(
             self,
             marginals=self.marginals.on(genes),
+            screens={name: own.on(genes) for name, own in self.screens.items()},
             deviation=self.deviation[genes],
             donors=self.donors[:, genes],
         )
@@ -61,6 +65,7 @@ class Spread:
         return replace(
             self,
             marginals=self.marginals.to(device),
+            screens={name: own.to(device) for name, own in self.screens.items()},
             deviation=self.deviation.to(device),
             donors=self.donors.to(device),
         )
@@ -70,6 +75,12 @@ class Spread:
         first, count = self.settings.get(setting, (0, 0))
         return (first, count) if count >= LEAST_DONORS else (0, len(self.donors))
 
+    def marginals_of(self, setting: str) -> Marginals:
+        """The marginals of a setting: of its screen where that has its own, else of all."""
+        if not self.screens:
+            return self.marginals
+        return self.screens.get(covariates(setting).get(SCREEN, ""), self.marginals)
+
     def at_home(self, controls: Floats, setting: str, rng: torch.Generator) -> Spread:
         """This spread in a setting that training never had, as its `controls` [n, G] (log1p) tell it: they are the donors,
         and the marginals of genes that LEAST_SEEN of them hold are theirs. The units of the flow stay."""
@@ -77,23 +88,18 @@ class Spread:
         cells = controls[drawn]
         one = np.zeros(len(cells), dtype=np.int64)
         own = fit_spread(cells, one, cells.mean(0, keepdims=True), [setting], rng)
-        seen = torch.from_numpy((cells > 0).sum(0) >= LEAST_SEEN)
-        marginals = Marginals(
-            torch.where(seen, own.marginals.zeros, self.marginals.zeros),
-            torch.where(seen.unsqueeze(1), own.marginals.values, self.marginals.values),
-        )
-        return replace(self, marginals=marginals, donors=own.donors, settings=own.settings)
+        marginals = _of_seen(own.marginals, self.marginals_of(setting), cells)
+        return replace(self, marginals=marginals, screens={}, donors=own.donors, settings=own.settings)
 
     def save(self, path: Path) -> None:
         """Write the spread as safetensors, whole or not at all."""
-        tensors = {
-            "zeros": self.marginals.zeros,
-            "values": self.marginals.values,
-            "deviation": self.deviation,
-            "donors": self.donors,
-        }
+        tensors = {"deviation": self.deviation, "donors": self.donors}
+        for end, law in zip(
+            ("", *_ends(self.screens)), (self.marginals, *self.screens.values()), strict=True
+        ):
+            tensors |= {f"zeros{end}": law.zeros, f"values{end}": law.values}
         tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
-        words = {"size": self.size, "settings": self.settings}
+        words = {"size": self.size, "settings": self.settings, "screens": list(self.screens)}
         with written_whole(path, sum(value.nbytes for value in tensors.values())) as temporary:
             save_file(tensors, temporary, metadata={"spread": json.dumps(words)})
 
@@ -103,10 +109,15 @@ class Spread:
         try:
             with safe_open(path, framework="pt") as handle:
                 words = json.loads(handle.metadata()["spread"])
-                found = {name: handle.get_tensor(name) for name in ("zeros", "values", "deviation", "donors")}
+                screens = [str(name) for name in words.get("screens", ())]
+                marginals, *own = (
+                    Marginals(handle.get_tensor(f"zeros{end}"), handle.get_tensor(f"values{end}"))
+                    for end in ("", *_ends(screens))
+                )
+                deviation, donors = handle.get_tensor("deviation"), handle.get_tensor("donors")
             settings = {str(name): (int(a), int(b)) for name, (a, b) in words["settings"].items()}
-            marginals = Marginals(found["zeros"], found["values"])
-            spread = cls(marginals, float(words["size"]), found["deviation"], found["donors"], settings)
+            laws = dict(zip(screens, own, strict=True))
+            spread = cls(marginals, float(words["size"]), deviation, donors, settings, laws)
             spread._check(n_genes)
             return spread
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -116,20 +127,25 @@ class Spread:
 
     def _check(self, n_genes: int) -> None:
         """ValueError unless every tensor has the shape of `n_genes` genes, and values that a spread has."""
-        m, n = self.marginals, len(self.donors)
-        shapes = {"zeros": (m.zeros, (n_genes,)), "values": (m.values, (n_genes, N_KNOTS))}
-        shapes |= {
+        n, laws = len(self.donors), (self.marginals, *self.screens.values())
+        shapes = {
             "deviation": (self.deviation, (n_genes,)),
             "donors": (self.donors, (max(n, 1), n_genes)),
         }
+        for end, law in zip(("", *_ends(self.screens)), laws, strict=True):
+            shapes |= {
+                f"zeros{end}": (law.zeros, (n_genes,)),
+                f"values{end}": (law.values, (n_genes, N_KNOTS)),
+            }
         for name, (tensor, shape) in shapes.items():
             kind = torch.float16 if name == "donors" else torch.float32
             if tuple(tensor.shape) != shape or tensor.dtype != kind or not tensor.isfinite().all():
                 raise ValueError(
                     f"'{name}' is {tensor.dtype} {list(tensor.shape)}, expected {kind} {list(shape)}, finite"
                 )
-        if not ((m.zeros >= 0) & (m.zeros < 1)).all() or not (m.values.diff(dim=1) >= 0).all():
-            raise ValueError("'zeros' or 'values' are those of no distribution")
+        for law in laws:
+            if not ((law.zeros >= 0) & (law.zeros < 1)).all() or not (law.values.diff(dim=1) >= 0).all():
+                raise ValueError("'zeros' or 'values' are those of no distribution")
         if not (self.size > 0 and (self.deviation > 0).all()):
             raise ValueError("'size' or 'deviation' is not above 0")
         if any(a < 0 or b < 0 or a + b > n for a, b in self.settings.values()):
@@ -151,20 +167,45 @@ def fit_spread(
     variances = ((cells - means[conditions]) ** 2).mean(0)
     size = float(np.sqrt(variances.mean())) or 1.0
     deviation = np.maximum(np.sqrt(variances) / size, SMALLEST)
+    of_screen = np.array([covariates(setting).get(SCREEN, "") for setting in settings])
     marginals = Marginals.fitted(cells)
+    screens = _own_marginals(cells, of_screen[conditions], marginals)
     drawn = torch.randperm(len(cells), generator=rng)[:MOST_DONORS].numpy()
     places = {name: place for place, name in enumerate(dict.fromkeys(settings))}
     own = np.array([places[settings[condition]] for condition in conditions[drawn]])
     drawn = drawn[np.argsort(own, kind="stable")]
     counts = np.bincount(own, minlength=len(places))
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    rates = marginals.rates(torch.from_numpy(means))[torch.from_numpy(conditions[drawn])]
-    values = torch.from_numpy(cells[drawn].astype(np.float32))
-    scores = marginals.scores(values, rates, torch.rand(values.shape, generator=rng))
+    uniform = torch.rand((len(drawn), cells.shape[1]), generator=rng)
+    donors = torch.empty(uniform.shape, dtype=torch.float16)
+    for name, law in (screens or {"": marginals}).items():
+        mine = np.flatnonzero(of_screen[conditions[drawn]] == name) if screens else np.arange(len(drawn))
+        rates = law.rates(torch.from_numpy(means))[torch.from_numpy(conditions[drawn[mine]])]
+        values = torch.from_numpy(cells[drawn[mine]].astype(np.float32))
+        donors[mine] = normal_scores(law.scores(values, rates, uniform[mine])).half()
     found = {name: (int(first[place]), int(counts[place])) for name, place in places.items()}
-    return Spread(
-        marginals, size, torch.from_numpy(deviation.astype(np.float32)), normal_scores(scores).half(), found
+    return Spread(marginals, size, torch.from_numpy(deviation.astype(np.float32)), donors, found, screens)
+
+
+def _own_marginals(cells: Floats, of_screen: npt.NDArray[np.str_], common: Marginals) -> dict[str, Marginals]:
+    """Marginals of each screen by its own cells [n, G]; none where there is one screen."""
+    names = np.unique(of_screen)
+    parts = {str(name): cells[of_screen == name] for name in names} if len(names) > 1 else {}
+    return {name: _of_seen(Marginals.fitted(part), common, part) for name, part in parts.items()}
+
+
+def _of_seen(own: Marginals, common: Marginals, cells: Floats) -> Marginals:
+    """The marginals `own` of genes that LEAST_SEEN of the cells [n, G] hold; those in common of the others."""
+    seen = torch.from_numpy((cells > 0).sum(0) >= LEAST_SEEN)
+    return Marginals(
+        torch.where(seen, own.zeros, common.zeros),
+        torch.where(seen.unsqueeze(1), own.values, common.values),
     )
+
+
+def _ends(screens: Iterable[str]) -> list[str]:
+    """How the names of the arrays of screens' marginals end in a file."""
+    return [f".{place}" for place, _ in enumerate(screens)]
 
 
 def normal_scores(values: Float[Tensor, "n G"], inside: Float[Tensor, "n G"] | None = None) -> Tensor:

@@ -22,9 +22,13 @@ from scdfm.data.conditions import control_of
 from scdfm.errors import ConditionError
 from scdfm.flow import Integrate, Output
 from scdfm.prior.kernel import Floats
+from scdfm.prior.marginals import Marginals
 from scdfm.prior.shrink import Shrinkage, moved_to
 from scdfm.prior.spread import Spread, normal_scores
 
+Rows = Tensor | slice
+"""Which cells, of all that were given."""
+Read = Callable[[Marginals, Rows], Tensor]
 N_PLACES = 15
 """Places of a gene's distribution over which a shift is averaged."""
 
@@ -63,10 +67,13 @@ class PriorStart:
         """
         means = torch.as_tensor(expected).float().clamp(min=0)
         donors = torch.tensor([spread.donors_of(control_of(name)) for name in names])
-        rates, control_rates = (
-            spread.marginals.rates(each) for each in (means, torch.as_tensor(controls).float().clamp(min=0))
-        )
-        return cls(tuple(names), spread, means, rates, control_rates, donors, torch.as_tensor(doubt).float())
+        laws = [spread.marginals_of(control_of(name)) for name in names]
+
+        def rates(of: Tensor) -> Tensor:
+            return _by_law(laws, torch.arange(len(names)), lambda law, rows: law.rates(of[rows]))
+
+        own, control = rates(means), rates(torch.as_tensor(controls).float().clamp(min=0))
+        return cls(tuple(names), spread, means, own, control, donors, torch.as_tensor(doubt).float())
 
     @property
     def unit(self) -> float:
@@ -141,7 +148,8 @@ class PriorStart:
         self, cells: Float[Tensor, "B G"], condition: Int[Tensor, " B"], uniform: Float[Tensor, "B G"]
     ) -> Float[Tensor, "B G"]:
         """d ⊙ s of expression (log1p); `uniform` draws in [0, 1) choose the scores of zeros."""
-        scores = self.spread.marginals.scores(cells, self.rates[condition], uniform)
+        rates = self.rates[condition]
+        scores = self._read(condition, lambda law, rows: law.scores(cells[rows], rates[rows], uniform[rows]))
         return scores * self.spread.deviation
 
     def cells(
@@ -169,7 +177,12 @@ class PriorStart:
         return moved_to(end, own, wanted, self.spread.deviation, expression)
 
     def _expression(self, x: Tensor, condition: Tensor) -> Tensor:
-        return self.spread.marginals.expression(x / self.spread.deviation, self.rates[condition])
+        scores, rates = x / self.spread.deviation, self.rates[condition]
+        return self._read(condition, lambda law, rows: law.expression(scores[rows], rates[rows]))
+
+    def _read(self, condition: Tensor, read: Read) -> Tensor:
+        """What `read` makes of cells [B] by the marginals of their screens."""
+        return _by_law([self.spread.marginals_of(control_of(name)) for name in self.names], condition, read)
 
     def inputs(self) -> dict[str, Tensor]:
         """The expected means, which the network reads beside the control, and the shift from there in scores."""
@@ -180,18 +193,20 @@ class PriorStart:
 
         A cell at place s among the control cells, left as it is, lies at s − shift among those that answer.
         """
-        marginals, n_genes = self.spread.marginals, self.expected.shape[1]
+        n_genes = self.expected.shape[1]
         grid = torch.special.ndtri((torch.arange(N_PLACES, device=self.rates.device) + 0.5) / N_PLACES)
+        condition = torch.arange(len(self.rates), device=grid.device).repeat_interleave(N_PLACES)
         places = grid.repeat(len(self.rates)).unsqueeze(1).expand(-1, n_genes)
-        control, moved = (
-            rates.repeat_interleave(N_PLACES, dim=0) for rates in (self.control_rates, self.rates)
-        )
-        cells = marginals.expression(places, control)
-        # A zero keeps its place among zeros.
-        among_zeros = torch.special.ndtr(places) / marginals.share_of_zeros(control)
-        within = torch.where(cells > 0, 0.5, among_zeros.clamp(max=1.0))
-        lost = marginals.scores(cells, control, within) - marginals.scores(cells, moved, within)
-        shift: Tensor = lost.view(-1, N_PLACES, n_genes).mean(1)
+        control, moved = self.control_rates[condition], self.rates[condition]
+
+        def lost(law: Marginals, rows: Rows) -> Tensor:
+            cells = law.expression(places[rows], control[rows])
+            # A zero keeps its place among zeros.
+            among_zeros = torch.special.ndtr(places[rows]) / law.share_of_zeros(control[rows])
+            within = torch.where(cells > 0, 0.5, among_zeros.clamp(max=1.0))
+            return law.scores(cells, control[rows], within) - law.scores(cells, moved[rows], within)
+
+        shift: Tensor = self._read(condition, lost).view(-1, N_PLACES, n_genes).mean(1)
         return shift
 
     def velocity(self, output: Output, x_t: Float[Tensor, "B G"], t: Float[Tensor, " B"]) -> Tensor:
@@ -204,6 +219,17 @@ class PriorStart:
 
     def _correction(self, output: Output, t: Tensor, x: Tensor) -> Tensor:
         return output(t, x / self.spread.deviation) * self.spread.deviation
+
+
+def _by_law(laws: Sequence[Marginals], condition: Int[Tensor, " B"], read: Read) -> Float[Tensor, "B G"]:
+    """What `read` makes of cells whose conditions have the marginals `laws`: those of one law together."""
+    different = list(dict.fromkeys(laws))
+    if len(different) == 1:
+        return read(laws[0], slice(None))
+    of_cell = torch.tensor([different.index(law) for law in laws], device=condition.device)[condition]
+    rows = [torch.nonzero(of_cell == place).flatten() for place in range(len(different))]
+    parts = [read(law, own) for law, own in zip(different, rows, strict=True)]
+    return torch.cat(parts)[torch.argsort(torch.cat(rows))]
 
 
 def gaussian_velocity(x_t: Float[Tensor, "B T"], t: Float[Tensor, " B"]) -> Float[Tensor, "B T"]:
