@@ -213,7 +213,9 @@ def normal_scores(values: Float[Tensor, "n G"], inside: Float[Tensor, "n G"] | N
 
     inside: where in its piece each number lies, in [0, 1); the middle unless given.
     """
-    ranks = values.argsort(dim=0, stable=True).argsort(dim=0)
+    order = values.T.contiguous().argsort(dim=1, stable=True)  # rows lie together in memory, columns do not
+    places = torch.arange(len(values), device=values.device).expand_as(order)
+    ranks = torch.empty_like(order).scatter_(1, order, places).T
     share = (ranks.double() + (0.5 if inside is None else inside.double())) / len(values)
     scores: Tensor = torch.special.ndtri(share.clamp(min=1e-9, max=1 - 1e-9))
     return scores.float()

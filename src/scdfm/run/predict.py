@@ -245,13 +245,15 @@ def _draw(n_controls: int, n_cells: int, rng: np.random.Generator) -> np.ndarray
 
 def _start(run: Trained, table: CellTable, genes: list[str]) -> Callable[[str], Start]:
     """Where the flow of each condition starts: at noise, or at its control cells' mean plus the shift that is expected."""
-    places = [run.genes.index(gene) for gene in genes]
+    panel = {gene: place for place, gene in enumerate(run.genes)}
+    places = [panel[gene] for gene in genes]
     if run.config.flow.source == "gaussian":
         return lambda name: Noise(len(genes))
     if run.config.flow.source == "poisson":
         return lambda name: Noise(len(genes), "poisson", run.rates[places])
     columns = table.columns(genes)
-    spread = run.spread.on(torch.tensor(places))
+    # Of the whole panel it is the run's own, which keeps what it has computed from shard to shard.
+    spread = run.spread if genes == run.genes else run.spread.on(torch.tensor(places))
     home: dict[str, Spread] = {}
     shrinkage = run.manifest.shrinkage if run.config.sampling.shrink else None
     # run.means rest on more cells than those stored, but know no covariates.
