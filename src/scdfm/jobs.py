@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,10 @@ from scdfm.processes import Place
 
 PATIENCE: Final = 600.0
 """Seconds that the other processes wait for the first to begin the folder."""
+PROBE_SECONDS: Final = 4.0
+"""A probe grows until one batch takes this long..."""
+PROBE_SHARE: Final = 0.04
+"""... or it holds this share of the work."""
 
 
 def begun(
@@ -114,6 +118,30 @@ class TimeLeft:
         if not self.left or not all(kind in self.seconds for kind in self.left):
             return None
         return sum(sum(self.seconds[kind]) / len(self.seconds[kind]) for kind in self.left)
+
+
+def seconds_per_item(
+    work: Callable[[Sequence[str]], object],
+    names: Sequence[str],
+    largest: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds that `work` takes for one of `names`, at the end of a probe on a growing number of them.
+
+    The first call warms up (weights are read, memory is taken) and does not count. Batches double until one takes
+    PROBE_SECONDS, holds PROBE_SHARE of the names, or `largest` of them, the number that the work will get at once.
+    """
+    # Items of the end of the list cost most (more targets); most of the work is like them.
+    order = list(reversed(names))
+    work(order[:1])
+    size, most = 1, max(1, min(largest, round(PROBE_SHARE * len(names))))
+    while True:
+        start = clock()
+        work([order[at % len(order)] for at in range(size)])
+        taken = clock() - start
+        if size >= most or taken >= PROBE_SECONDS:
+            return taken / size
+        size = min(2 * size, most)
 
 
 def duration(seconds: float) -> str:

@@ -236,3 +236,17 @@ def test_refusals(run: scdfm.Run, asked: list[str], tmp_path: Path) -> None:
     run.predict_to(tmp_path / "there.zarr", asked[:1])
     run.predict_to(tmp_path / "there.zarr", asked[:2], overwrite=True)
     assert read(tmp_path / "there.zarr").n_obs == 10
+
+
+@pytest.mark.parametrize("kind", ["flow", "prior"])
+@pytest.mark.parametrize(("n_cells", "n_genes"), [(128, 500), (400, 18_533), (10, 40), (4, 18_533), (1, 2)])
+def test_a_stop_loses_a_bounded_number_of_values(
+    run: scdfm.Run, monkeypatch: pytest.MonkeyPatch, kind: str, n_cells: int, n_genes: int
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_CELLS", 4096)
+    asked = run if kind == "flow" else run.untrained()
+    assert asked is not None
+    size = shards.conditions_at_once(asked, n_cells, n_genes)
+    values, cells = {"flow": 2**18, "prior": 2**23}[kind], n_cells * size
+    assert size == 1 or (cells <= 4096 and cells * n_genes <= values)
+    assert cells + n_cells > 4096 or (cells + n_cells) * n_genes > values  # one more were too many

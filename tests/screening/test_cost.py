@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from scdfm.screening.job import Estimate, seconds_per_item
+from scdfm.jobs import seconds_per_item
+from scdfm.screening.job import Estimate
 
 
 class Work:

@@ -261,7 +261,7 @@ def predict(
         return
     written = source.predict_to(
         out, names, table, n_cells=cells, seed=seed, resume=resume, overwrite=overwrite, progress=not quiet,
-        counts=counts, context=named, device=device,
+        counts=counts, context=named, device=device, say=None if quiet else warn,
     )  # fmt: skip
     if is_first():
         _tell(written)
@@ -328,7 +328,7 @@ def _submit(
     copied = [name.strip() for name in (copy or "").split(",") if name.strip()]
     found = submission(
         source, names, controls, n_cells=cells, gene_axis=genes, copy=copied, context=context or None, seed=seed,
-        progress=progress, device=device,
+        progress=progress, device=device, say=warn if progress else None,
     )  # fmt: skip
     write_h5ad(found, out)
     n_control = int((found.obs["target"] == CONTROL_LABEL).sum())

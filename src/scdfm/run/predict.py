@@ -25,6 +25,7 @@ from scdfm.prior.spread import LEAST_DONORS
 from scdfm.run.columns import own_columns
 from scdfm.run.contexts import R, cells_in, filled, in_context, in_contexts, require_genes, setting_text
 from scdfm.run.controls import checked_context, read_controls
+from scdfm.run.cost import foretell
 from scdfm.run.counts import Counter
 from scdfm.run.extrapolation import extrapolated
 from scdfm.run.folder import CONTROLS
@@ -75,9 +76,15 @@ def predict(
         raise DataError(f"cells per condition: expected at least 1, found {n_cells}")
     run, table = starting(run, controls, context, fill_genes, seed)
     names = condition_names(run, conditions, context)
-    return populations(
-        run, names, table, n_cells, genes, counts, seed, progress, device, stored=controls is None
-    )
+
+    def work(names: Sequence[str], n: int, progress: bool = False) -> ad.AnnData:
+        return populations(
+            run, names, table, n, genes, counts, seed, progress, device, stored=controls is None
+        )
+
+    n_genes = len(run.genes if genes is None else genes)
+    foretell(run, names, n_cells, n_genes, len(names), work, say=None)  # the log alone
+    return work(names, n_cells, progress)
 
 
 def starting(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,11 +79,14 @@ class Run(Trained):
         context: Mapping[str, str] | None = None,
         fill_genes: bool = False,
         device: str = "auto",
+        say: Callable[[str], object] | None = None,
     ) -> PredictedFile:
         """Write the populations of `predict` to `out` (.h5ad or .zarr) as they come, so that thousands of conditions fit
-        in memory and an interrupted prediction goes on with `resume`; see `scdfm.run.shards.predict_to`.
+        in memory and an interrupted prediction goes on with `resume`; `say` is told the time it will take; see
+        `scdfm.run.shards.predict_to`.
         """
         return predict_to(
             self, out, conditions, controls, n_cells=n_cells, genes=genes, seed=seed, resume=resume,
             overwrite=overwrite, progress=progress, counts=counts, context=context, fill_genes=fill_genes, device=device,
+            say=say,
         )  # fmt: skip

@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,7 @@ from scdfm.files import becoming, read_text, remove, require_place, written_whol
 from scdfm.jobs import Parts, begun
 from scdfm.processes import Place, launched, place, together, wait_for_all
 from scdfm.run.columns import joined
+from scdfm.run.cost import foretell
 from scdfm.run.counts import Counter
 from scdfm.run.extrapolation import extrapolated
 from scdfm.run.predict import condition_names, device_of, populations, starting
@@ -95,12 +96,21 @@ class Shards:
     def predict(self, numbers: Iterable[int], progress: bool = False) -> None:
         """Write the shards of `numbers`, which any process may do for any of them."""
         for number in tqdm(list(numbers), desc="predict", unit="shard", disable=not progress):
-            predicted = populations(
-                self.run, self.parts.conditions(number), self.controls or self.run.controls, self.n_cells, self.genes,
-                self.counts, self.seed, False, self.device, stored=self.controls is None,
-            )  # fmt: skip
+            predicted = self._populations(self.parts.conditions(number), self.n_cells)
             with written_whole(self.parts.path(number)) as temporary:
                 predicted.write_h5ad(temporary)
+
+    def foretell(self, numbers: Iterable[int], say: Callable[[str], object] | None) -> None:
+        """Tell `say` and the log what the shards of `numbers` will take."""
+        names = [name for number in numbers for name in self.parts.conditions(number)]
+        n_genes = len(self.run.genes if self.genes is None else self.genes)
+        foretell(self.run, names, self.n_cells, n_genes, self.parts.size, self._populations, say)
+
+    def _populations(self, names: Sequence[str], n_cells: int) -> ad.AnnData:
+        return populations(
+            self.run, names, self.controls or self.run.controls, n_cells, self.genes, self.counts, self.seed, False,
+            self.device, stored=self.controls is None,
+        )  # fmt: skip
 
     def described(self, out: Path) -> PredictedFile:
         """What `out` holds when all shards are joined in it."""
@@ -199,11 +209,13 @@ def predict_to(
     context: Mapping[str, str] | None = None,
     fill_genes: bool = False,
     device: str = "auto",
+    say: Callable[[str], object] | None = None,
 ) -> PredictedFile:
     """Write what `predict` returns to `out` (.h5ad or .zarr), a few conditions in memory at a time.
 
     resume: go on with the prediction that was interrupted in `OUT.parts`; the file is that of an uninterrupted one.
-    overwrite: replace `out` where it exists. The other options are those of `predict`.
+    overwrite: replace `out` where it exists. say: is told what it will take before it starts, after a short probe
+        (`scdfm.run.cost`); the log "scdfm.predict" is told too. The other options are those of `predict`.
 
     Several processes (`processes.place`) share the shards, and the one that ends last joins them: until then `out` is not
     there. Under `torchrun` all wait for that, and the first joins. Besides one shard, memory holds the labels of all
@@ -220,7 +232,9 @@ def predict_to(
         wait_for_all()
         if here.rank > 0:
             shards = shards_of(*request, True, *more, here)
-        shards.predict(here.mine(shards.missing()), progress and here.rank == 0)
+        mine = here.mine(shards.missing())
+        shards.foretell(mine, say if here.rank == 0 else None)
+        shards.predict(mine, progress and here.rank == 0)
         wait_for_all()
         ends = here.rank == 0 if grouped else not shards.missing()
         written = shards.join(out) if ends else replace(shards.described(out), complete=grouped)

@@ -6,7 +6,7 @@ labels of the reference exactly, whole counts of at least 0, at most 1,000,000 a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import anndata as ad
@@ -18,6 +18,7 @@ from scdfm.data import CONTROL, CellTable
 from scdfm.data.conditions import SEPARATOR, parse, perturbation_of, targets
 from scdfm.errors import ConditionError, DataError
 from scdfm.run.contexts import in_context
+from scdfm.run.cost import foretell
 from scdfm.run.counts import library_factors
 from scdfm.run.predict import condition_names, populations, starting
 from scdfm.run.trained import Trained
@@ -38,6 +39,7 @@ def submission(
     seed: int = 0,
     progress: bool = False,
     device: str = "auto",
+    say: Callable[[str], object] | None = None,
 ) -> ad.AnnData:
     """Predicted counts of `conditions` beside the control cells they start from, labelled as the challenge labels them.
 
@@ -46,6 +48,7 @@ def submission(
     n_cells: cells of every condition, or of each by name; None takes `sampling.cells` of the run's config.
     copy: columns of the control cells, such as the batch, that a predicted cell takes from the one it starts from.
         Covariates stand in columns of their own.
+    say: is told what it will take before it starts (`scdfm.run.cost`); of several numbers of cells, for each.
 
     Raises ConditionError for conditions with a dose or time, which a label cannot say, DataError for genes and columns
     that the controls lack, for control cells that are none of counts, and what `predict` raises.
@@ -65,10 +68,13 @@ def submission(
     own = _control_counts(table)
     row_of = {name: at for at, name in enumerate(table.obs.index.astype(str))}
     blocks, labels, index, rows, said = [], list[str](), list[str](), list[int](), {}
+
+    def predict(names: Sequence[str], n: int, progress: bool = False) -> ad.AnnData:
+        return populations(run, names, table, n, None, True, seed, progress, device, stored=controls is None)
+
     for n, some in _by_size(run, names, n_cells, context or {}).items():
-        predicted = populations(
-            run, some, table, n, None, True, seed, progress, device, stored=controls is None
-        )
+        foretell(run, some, n, len(run.genes), len(some), predict, say)
+        predicted = predict(some, n, progress)
         starts = [row_of[name] for name in predicted.obs["source_control"].astype(str)]
         blocks.append(_filled(predicted, own[starts], table)[:, places])
         labels += [SEPARATOR.join(targets(name)) for name in some for _ in range(n)]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
@@ -19,7 +18,7 @@ from scdfm.data.stored import in_memory, subset
 from scdfm.errors import ConfigError, DataError
 from scdfm.evaluation.pseudobulk import Floats
 from scdfm.files import write_json, written_whole
-from scdfm.jobs import begun, duration
+from scdfm.jobs import begun, duration, seconds_per_item
 from scdfm.processes import Place, place
 from scdfm.screening.effect import Effect, Reference, Untreated
 from scdfm.screening.ensemble import Calibration, Ensemble, calibrating
@@ -38,12 +37,6 @@ if TYPE_CHECKING:
     from scdfm.run import Run
 
 
-PROBE_SECONDS: Final = 4.0
-"""The probe grows until one batch takes this long..."""
-PROBE_SHARE: Final = 0.04
-"""... or it holds this share of the screen."""
-
-
 @dataclass(frozen=True)
 class Estimate:
     """Seconds to predict `conditions`, and to score `pairs` afterwards."""
@@ -60,30 +53,6 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.conditions:,} conditions at {self.seconds_per_condition:.3g} s: about {duration(self.seconds)}"
-
-
-def seconds_per_item(
-    work: Callable[[Sequence[str]], object],
-    names: Sequence[str],
-    largest: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> float:
-    """Seconds that `work` takes for one of `names`, at the end of a probe on a growing number of them.
-
-    The first call warms up (weights are read, memory is taken) and does not count. Batches double until one takes
-    PROBE_SECONDS, holds PROBE_SHARE of the names, or `largest` of them, the number that the work will get at once.
-    """
-    # Items of the end of the list cost most (more targets); most of a screen is like them.
-    order = list(reversed(names))
-    work(order[:1])
-    size, most = 1, max(1, min(largest, round(PROBE_SHARE * len(names))))
-    while True:
-        start = clock()
-        work([order[at % len(order)] for at in range(size)])
-        taken = clock() - start
-        if size >= most or taken >= PROBE_SECONDS:
-            return taken / size
-        size = min(2 * size, most)
 
 
 SHARD = 32
