@@ -154,6 +154,45 @@ def test_the_response_sees_where_a_cell_lies_along_the_shift_and_nothing_across(
     assert (response(state, time, x_t + shift, shift) - before).abs().max() > 1e-2
 
 
+def partly_moved(rng: torch.Generator, n: int, n_conditions: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Cells of which half move by twice the expected shift and half not at all; the velocities that correct the shift."""
+    shift = torch.randn((n_conditions, 11), generator=rng)
+    condition = torch.arange(n) % n_conditions
+    t, part = torch.rand(n, generator=rng), 2.0 * (torch.rand(n, generator=rng) < 0.5)
+    x_t = (part * t)[:, None] * shift[condition] + 0.3 * torch.randn((n, 11), generator=rng)
+    batch = {
+        "x_t": x_t, "t": t, "control": torch.full_like(x_t, 2.0), "genes": torch.arange(4, 15),
+        "perturbation": torch.full((n_conditions, 1), 30), "condition": condition,
+        "expected": 2 + shift, "shift": shift,
+    }  # fmt: skip
+    return batch, (part - 1)[:, None] * shift[condition]
+
+
+def error_on_new_shifts(seed: int, n_steps: int = 60) -> float:
+    """Share of the corrections that a small field misses for shifts it never saw."""
+    torch.manual_seed(seed)
+    field = VelocityField(ModelConfig(width=16, heads=2, layers=1, dropout=0.0), None, 37, expects=True)
+    steps, rng = torch.optim.Adam(field.parameters(), lr=5e-3), torch.Generator().manual_seed(seed)
+    for _ in range(n_steps):
+        batch, wanted = partly_moved(rng, 48, 6)
+        steps.zero_grad()
+        (field(**batch) - wanted).square().mean().backward()
+        steps.step()
+    batch, wanted = partly_moved(torch.Generator().manual_seed(99), 1000, 40)
+    with torch.no_grad():
+        return float((field(**batch) - wanted).square().mean() / wanted.square().mean())
+
+
+def test_the_response_learns_who_takes_part_and_the_decoder_alone_does_so_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By 3 standard errors over 3 seeds; a response that says nothing gains nothing."""
+    with_response = [error_on_new_shifts(seed) for seed in range(3)]
+    monkeypatch.setattr(Response, "forward", lambda self, *read: torch.zeros_like(read[-1]))
+    gain = torch.tensor([error_on_new_shifts(seed) for seed in range(3)]) - torch.tensor(with_response)
+    assert gain.mean() > 3 * gain.std() / math.sqrt(3)
+
+
 def test_a_condition_that_moves_nothing_has_no_response() -> None:
     field, batch = expecting_field(), expecting_batch()
     torch.nn.init.zeros_(field.decoder.out.weight)
