@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 IMAGES = Path(__file__).parent / "images"
 ROWS = ("no change", "additive", "ridge", "prior", "scdfm", "ceiling")
 INKS = {"light": ("#1f2933", "#66717d", "#a9b1ba"), "dark": ("#e6e9ec", "#aab3bc", "#6d7782")}
+SHAPES = {"": ((9.4, 3.1), 1, 4), "-phone": ((4.7, 4.6), 2, 2)}
+"""Inches, rows and columns of the picture, for wide pages and for narrow ones."""
 REAL, PREDICTED = "#d55e00", "#2e8fd0"
 
 
@@ -38,8 +40,13 @@ def main(demo: Path) -> None:
         with mpl.rc_context(
             {"font.size": 12, "svg.hashsalt": "scdfm", "text.color": inks[0], "axes.labelcolor": inks[1]}
         ):
-            figure = _figure(cells, scores.groupby("model")["value"].mean(), len(own), inks)
-            figure.savefig(IMAGES / f"first-screen-{theme}.svg", transparent=True, metadata={"Date": None})
+            for shape, (size, rows, columns) in SHAPES.items():
+                figure = Figure(figsize=size, layout="constrained")
+                panels = figure.subplots(rows, columns, width_ratios=(1,) * (columns - 1) + (1.25,)).ravel()
+                _populations(panels[:-1], cells, inks)
+                _bars(panels[-1], scores.groupby("model")["value"].mean(), len(own), inks)
+                path = IMAGES / f"first-screen-{theme}{shape}.svg"
+                figure.savefig(path, transparent=True, metadata={"Date": None})
 
 
 def _cells(adata: ad.AnnData, condition: str, genes: pd.Index) -> np.ndarray:
@@ -47,9 +54,7 @@ def _cells(adata: ad.AnnData, condition: str, genes: pd.Index) -> np.ndarray:
     return np.asarray(chosen.todense())
 
 
-def _figure(cells: dict[str, np.ndarray], l2: pd.Series, n: int, inks: tuple[str, str, str]) -> Figure:
-    figure = Figure(figsize=(9.4, 3.1), layout="constrained")
-    panels = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.25))
+def _populations(panels: np.ndarray, cells: dict[str, np.ndarray], inks: tuple[str, str, str]) -> None:
     measured = np.concatenate(list(cells.values())[:2])
     centre = measured.mean(axis=0)
     axes = np.linalg.svd(measured - centre, full_matrices=False)[2][:2].T
@@ -66,8 +71,6 @@ def _figure(cells: dict[str, np.ndarray], l2: pd.Series, n: int, inks: tuple[str
         panel.set_title(name, loc="left", fontsize=12, fontweight="bold")
         panel.spines[:].set_color(inks[2])
     panels[0].set_ylabel("PC 2")
-    _bars(panels[-1], l2, n, inks)
-    return figure
 
 
 def _bars(panel: Axes, l2: pd.Series, n: int, inks: tuple[str, str, str]) -> None:

@@ -66,6 +66,9 @@ def test_the_recipe_has_the_version_and_the_dependencies() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert recipe["context"]["version"] == declared["tool"]["setuptools_scm"]["fallback_version"]
     project = declared["project"]
+    assert recipe["requirements"]["host"][2:] == [
+        one.replace(">=", " >=") for one in declared["build-system"]["requires"]
+    ]
     python, *run = recipe["requirements"]["run"]
     assert python == f"python {project['requires-python']}"
     conda = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
