@@ -74,7 +74,8 @@ class ModelConfig(Section):
     """`genes`: the gene encoder speaks for targets; `drugs`: a learned table."""
     features: tuple[str, ...] = ()
     """What describes perturbations beside that: tables (.csv, .tsv, .parquet, .h5ad) by name, a .csv with a column
-    `smiles`, or `smiles:COLUMN` of the cells; projected and added, they speak alone for targets never seen."""
+    `smiles`, `smiles:COLUMN` of the cells, `go:`, `gmt:` or `edges:` and files of what is known of genes, or
+    `coexpression` of genes in control cells. Projected and added, they speak alone for targets never seen."""
     pooling: Literal["mean", "sum", "attention"] = "mean"
     """How the targets of a condition become one vector: `mean` over slots (published), `sum` of their shifts from
     control, or `attention`, a learned weighted mean of these shifts."""

@@ -12,6 +12,7 @@ from scipy import stats
 
 from scdfm.data import Vocabulary, coexpression_graph, vocabulary_graph
 from scdfm.data import graph as module
+from scdfm.data.graph import coexpression_axes
 from scdfm.errors import DataError
 
 
@@ -123,3 +124,20 @@ def test_refusals(x: npt.NDArray[np.float64]) -> None:
         coexpression_graph(x, 0)
     with pytest.raises(DataError, match="expected one row and column for each of 2 genes"):
         vocabulary_graph(np.eye(3, dtype=bool), ["A", "B"], Vocabulary.build("AB"))
+
+
+def test_axes_of_coexpression_give_back_the_correlations(x: npt.NDArray[np.float64]) -> None:
+    x[:, 3] = 1.0
+    genes = [f"G{place}" for place in range(x.shape[1])]
+    table = coexpression_axes(x, genes)
+    assert table.names == tuple(gene for gene in genes if gene != "G3")
+    varying = np.delete(x, 3, axis=1)
+    np.testing.assert_allclose(table.values @ table.values.T, np.corrcoef(varying.T), atol=1e-5)
+    assert (table.parts[0].kind, table.parts[0].scaled) == ("coexpression", True)
+
+
+def test_axes_of_constant_genes_are_refused() -> None:
+    with pytest.raises(
+        DataError, match="features 'coexpression': every one of 3 genes is constant in control cells"
+    ):
+        coexpression_axes(np.ones((5, 3)), ["A", "B", "C"])

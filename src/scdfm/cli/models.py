@@ -58,8 +58,8 @@ def fit(
         list[str] | None,
         typer.Option(
             help="Describes perturbations: FILE.csv (with a column smiles: Morgan fingerprints), .parquet, "
-            ".h5ad, smiles:COLUMN of obs, or genes by go:FILE[,OBO] (scdfm download go), gmt:FILE, edges:FILE; "
-            "may be repeated."
+            ".h5ad, smiles:COLUMN of obs, or genes by go:FILE[,OBO] (scdfm download go), gmt:FILE, edges:FILE, or by "
+            "coexpression in control cells; may be repeated."
         ),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,

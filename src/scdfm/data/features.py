@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Float32 = npt.NDArray[np.float32]
 MORGAN: Final = "morgan"
 TABLE: Final = "table"
+COEXPRESSION: Final = "coexpression"
+"""Features of genes made of a screen's own control cells (`scdfm.data.graph.coexpression_axes`)."""
 SMILES: Final = "smiles"
 """Name (in any case) of the column that makes a csv file one of molecules."""
 _BIT_SPREAD: Final = 0.5  # the largest standard deviation that a column of 0 and 1 can have
@@ -162,6 +164,11 @@ class Standardiser:
         known = np.repeat(features._known, [part.width for part in features.parts], axis=1)
         values = (features.values - self.centre) * self.factor * known
         return replace(features, values=values)
+
+    def without(self, silent: Collection[str], parts: Sequence[Part]) -> Standardiser:
+        """This, where the `silent` ones of the `parts` become 0 for everybody: nothing can be read from them."""
+        heard = np.repeat([part.kind not in silent for part in parts], [part.width for part in parts])
+        return replace(self, factor=np.where(heard, self.factor, np.float32(0)))
 
 
 def _scale(

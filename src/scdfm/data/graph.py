@@ -1,4 +1,4 @@
-"""The co-expression graph: which genes may attend to which in the gene encoder."""
+"""Co-expression: the graph of which genes may attend to which in the gene encoder, and axes that describe targets."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from scdfm.data.conditions import Vocabulary
+from scdfm.data.features import COEXPRESSION, FeatureTable, Part
 from scdfm.errors import DataError
 
 Bool = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float64]
+AXES: Final = 64
+"""Axes of co-expression at most."""
 _BLOCK_ROWS: Final = 4096
 _DENSE: Final = 0.15
 """Share of stored values above which a matrix product of dense cells is the faster one."""
@@ -60,6 +63,28 @@ def vocabulary_graph(graph: Bool, genes: Sequence[str], vocabulary: Vocabulary) 
     ids = vocabulary.gene_ids(genes)
     among[np.ix_(ids, ids)] = graph
     return among
+
+
+def coexpression_axes(x: Any, genes: Sequence[str]) -> FeatureTable:
+    """Where each of the `genes` stands in the co-expression of cells x [n, G] (log1p), without constant ones.
+
+    The rows are those of the best approximation of Pearson's r by AXES axes, V √Λ: like rows, like correlations with all
+    other genes. Target genes that control cells express together may so be told to answer alike.
+    """
+    r = _correlation(x, again_log1p=False)
+    varies = np.diag(r) > 0.5
+    if not varies.any():
+        raise DataError(
+            f"features '{COEXPRESSION}': every one of {len(genes)} genes is constant in control cells"
+        )
+    powers, axes = np.linalg.eigh(r)
+    rows = axes[:, -AXES:] * np.sqrt(np.maximum(powers[-AXES:], 0.0))
+    rows *= np.where(rows[np.abs(rows).argmax(axis=0), np.arange(rows.shape[1])] < 0, -1.0, 1.0)
+    names = tuple(gene for gene, known in zip(genes, varies, strict=True) if known)
+    width = rows.shape[1]
+    return FeatureTable(
+        names, rows[varies].astype(np.float32), COEXPRESSION, (Part(COEXPRESSION, width, True),)
+    )
 
 
 def _blocks(x: Any, again_log1p: bool) -> Iterator[sp.csr_matrix]:

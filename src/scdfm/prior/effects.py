@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from scdfm.data.conditions import canonical, targets
 from scdfm.errors import RunError
 from scdfm.files import written_whole
+from scdfm.prior.descriptions import LEAST_TARGETS
 from scdfm.prior.kernel import SIMILAR, ConditionKernel, Encoded, Floats, Weights, every_target
 from scdfm.prior.sizes import Sizes, sized_alike
 
@@ -61,6 +62,14 @@ class EffectPrior:
     sizes: Sizes
     ratios: Mapping[str, float] = field(default_factory=dict)
     """The expected size of each target that was not measured, as `sizes` tells it."""
+
+    @property
+    def silent(self) -> frozenset[str]:
+        """The descriptions of enough targets to judge them, which tell neither how targets answer nor how much."""
+        telling = {*self.weights.terms, *self.sizes.shares}
+        described = {name: int(rows.any(axis=1).sum()) for name, rows in self.kernel.descriptors.items()}
+        judged = {name for name, n in described.items() if name != SIMILAR and n >= LEAST_TARGETS}
+        return frozenset(name.removeprefix(f"{SIMILAR}: ") for name in judged - telling)
 
     def predict(self, conditions: Sequence[str]) -> Floats:
         """The expected shift [C, G] of each condition; 0 for control."""

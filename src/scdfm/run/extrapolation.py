@@ -115,7 +115,12 @@ class _Seen:
     def _known_by(self, target: str) -> str:
         sources = []
         if self.run.encoder.described(target):
-            sources.append("its features")
+            told = any(
+                rows[target].any() for rows in self.run.encoder.descriptions.values() if target in rows
+            )
+            sources.append(
+                "its features" if told else "its features, which tell nothing of this screen's responses"
+            )
         if self.run.encoder.identified(target):
             graph = self.run.config.graph.enabled
             sources.append("its place in the gene graph" if graph else "its gene's vector")

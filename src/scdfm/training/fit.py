@@ -54,7 +54,8 @@ def fit(
         DataFrames, or spellings of files. With them targets that no training condition holds can be predicted.
     resume: continue the fit that was interrupted in `out`; on CPU the weights are, bit for bit, those of an
         uninterrupted one. A finished run is returned as it is; an empty `out` starts a new fit.
-    say: is told, before the first step, which test conditions no run of this split can predict.
+    say: is told, before the first step, which test conditions no run of this split can predict, and which features tell
+        nothing of the responses.
     seconds: a budget of time in place of `training.max_steps`: a short fit tells how many steps it holds, and the config of
         the run says how many they are. A fit that is resumed keeps the number of its start.
     start_from: a run whose weights, vocabulary, features and measured means are carried over (`scdfm.training.transfer`);
@@ -99,7 +100,11 @@ def fit(
         if begins or not _is_finished(out, inputs.manifest):
             prepared = in_turn(lambda: Prepared.load_or_make(cells, split, inputs, out))
             _require_own_checkpoint(out, inputs.manifest)
-            data = StepData(cells, split, inputs, first_step=last_good(out) or 0)
+            if begins and say is not None and prepared.silent:
+                say(
+                    f"features that tell nothing of responses, and are not read: {', '.join(sorted(prepared.silent))}"
+                )
+            data = StepData(cells, split, prepared.inputs, first_step=last_good(out) or 0)
             trained = _train(data, prepared, out, progress)
             if trained is not None:
                 _finish(*trained, inputs.manifest, out)
@@ -159,7 +164,7 @@ def _budgeted(
         def probe(short: Config, folder: Path, watch: Stopwatch) -> None:
             inputs = prepare(cells, split, short, features, parent)
             prepared = Prepared.load_or_make(cells, split, inputs, folder)
-            _train(StepData(cells, split, inputs, 0), prepared, folder, progress=False, watch=watch)
+            _train(StepData(cells, split, prepared.inputs, 0), prepared, folder, progress=False, watch=watch)
 
         steps = steps_within(seconds, config, probe)
     return config.updated({"training": {"max_steps": steps}}, where="time")

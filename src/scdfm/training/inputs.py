@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from scdfm.config import Config
@@ -20,8 +21,10 @@ from scdfm.data import (
     targets,
 )
 from scdfm.data.encoding import ConditionEncoder, ConditionSchema
-from scdfm.data.features import FeatureTable, Standardiser, combine, read, table
+from scdfm.data.features import COEXPRESSION, FeatureTable, Standardiser, combine, read, table
+from scdfm.data.graph import coexpression_axes
 from scdfm.data.sampler import population
+from scdfm.data.stored import subset
 from scdfm.errors import DataError, RunError
 from scdfm.run.manifest import FORMAT, FeatureSource, Manifest, versions
 from scdfm.run.trained import Trained, encoder_of
@@ -45,6 +48,14 @@ class Inputs:
     parent: Trained | None = None
     """The run that the fit starts from."""
 
+    def without(self, silent: Collection[str]) -> Inputs:
+        """These, where the network reads nothing from the `silent` descriptions of targets."""
+        if self.features is None or self.standardise is None or not silent:
+            return self
+        standardise = self.standardise.without(silent, self.features.parts)
+        encoder = encoder_of(self.manifest, standardise(self.features))
+        return replace(self, standardise=standardise, encoder=encoder)
+
 
 def prepare(
     cells: CellTable,
@@ -65,7 +76,7 @@ def prepare(
         every_target, seen = every_target.union(parent.manifest.targets), seen.union(parent.manifest.targets)
     vocabulary = Vocabulary.build(panel.genes, every_target)
     trained = sorted(seen)
-    given, standardise = _features(cells, config, features), None
+    given, standardise = _features(cells, config, features, panel.genes), None
     if parent:
         given, standardise = carried_features(parent, given)
     controls = control_populations(cells, split, config)
@@ -143,9 +154,9 @@ def require_same_run(found: Manifest, expected: Manifest, out: Path) -> None:
 
 
 def _features(
-    cells: CellTable, config: Config, given: Features | Sequence[Features] | None
+    cells: CellTable, config: Config, given: Features | Sequence[Features] | None, genes: Sequence[str]
 ) -> FeatureTable | None:
-    """The features of the argument and of `model.features`, side by side."""
+    """The features of the argument and of `model.features`, side by side; co-expression is that of the panel's `genes`."""
     named: list[Features] = [given] if isinstance(given, Features) else list(given or ())
     named += config.model.features
     tables = []
@@ -154,6 +165,9 @@ def _features(
             tables.append(source)
         elif isinstance(source, pd.DataFrame):
             tables.append(table(source))
+        elif source == COEXPRESSION:
+            controls = subset(cells.X, cells.rows(CONTROL), cells.columns(genes))
+            tables.append(coexpression_axes(controls, genes))
         else:
             names = {target for condition in cells.conditions for target in targets(condition)}
             tables.append(read(source, cells.obs, cells.perturbation_key, names.union(cells.genes.tolist())))
@@ -162,6 +176,11 @@ def _features(
 
 def _standardiser(features: FeatureTable, trained: Sequence[str]) -> Standardiser:
     described = [target for target in trained if target in features]
+    if not described and features.kind == COEXPRESSION:
+        raise DataError(
+            f"features '{COEXPRESSION}': none of the {len(trained)} training targets is a gene of the panel (first: "
+            f"'{trained[0]}'); name them in panel.include if the screen measures them, or leave '{COEXPRESSION}' out"
+        )
     if not described:
         raise DataError(
             f"features ({features.kind}): none of the {len(trained)} training targets has a row (first: '{trained[0]}'; "
@@ -171,6 +190,11 @@ def _standardiser(features: FeatureTable, trained: Sequence[str]) -> Standardise
 
 
 def _source(features: FeatureTable) -> FeatureSource:
-    digest = hashlib.sha256("\n".join(features.names).encode() + b"\0" + features.values.tobytes())
+    # Co-expression is made of the cells, whose digest the manifest has; its last bits depend on the number of threads.
+    given = np.repeat(
+        [part.kind != COEXPRESSION for part in features.parts], [part.width for part in features.parts]
+    )
+    values = np.where(given, features.values, np.float32(0))
+    digest = hashlib.sha256("\n".join(features.names).encode() + b"\0" + values.tobytes())
     names, parts = list(features.names), features.parts
     return FeatureSource(kind=features.kind, names=names, digest=digest.hexdigest(), parts=parts)

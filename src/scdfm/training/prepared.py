@@ -12,7 +12,7 @@ import torch
 from scdfm.data import CONTROL, CellTable, Split, coexpression_graph, vocabulary_graph
 from scdfm.data.conditions import control_of
 from scdfm.data.stored import subset
-from scdfm.prior import PriorStart
+from scdfm.prior import EffectPrior, PriorStart
 from scdfm.run import folder
 from scdfm.run.counts import learned_law
 from scdfm.seeds import numpy_rng
@@ -30,6 +30,10 @@ class Prepared:
     """Mean log1p expression, condition × G, of control, training and validation conditions, and of their own controls."""
     start: PriorStart | None
     """Where the flow starts, unless from noise."""
+    inputs: Inputs
+    """Those given, without descriptions of targets that tell nothing."""
+    silent: frozenset[str] = frozenset()
+    """These descriptions."""
 
     @classmethod
     def load_or_make(cls, cells: CellTable, split: Split, inputs: Inputs, out: Path) -> Prepared:
@@ -47,11 +51,15 @@ class Prepared:
             law = learned_law(cells, split, columns, config.seed)
             if law is not None:
                 folder.write_tensors(out / folder.COUNTS, law.tensors())
-        if inputs.features is not None and not (out / folder.FEATURES).is_file():
-            assert inputs.standardise is not None
-            folder.write_features(out / folder.FEATURES, inputs.features, inputs.standardise)
-        start = prior_start(cells, split, inputs, out) if config.flow.source == "prior" else None
-        return cls(graph, means, start)
+        start, silent = None, frozenset[str]()
+        if config.flow.source == "prior":
+            start = prior_start(cells, split, inputs, out)
+            silent = EffectPrior.load(out / folder.PRIOR).silent
+        read = inputs.without(silent)
+        if read.features is not None and not (out / folder.FEATURES).is_file():
+            assert read.standardise is not None
+            folder.write_features(out / folder.FEATURES, read.features, read.standardise)
+        return cls(graph, means, start, read, silent)
 
 
 def _graph(cells: CellTable, split: Split, inputs: Inputs, path: Path) -> torch.Tensor:
