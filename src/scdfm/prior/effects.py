@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,11 @@ class EffectPrior:
     def _shifts(self, names: list[str]) -> Floats:
         covariance = self._covariance(names, self.sizes.typical)[2]
         shifts = covariance @ self.dual
-        own = covariance @ self.own_dual
-        columns = {self.genes[gene]: place for place, gene in enumerate(self.own)}
         for row, name in enumerate(names):
             for target in targets(name):
-                if target in columns:
-                    shifts[row, self.own[columns[target]]] = own[row, columns[target]]
+                place = self._own_place.get(target)
+                if place is not None:
+                    shifts[row, self.own[place]] = covariance[row] @ self.own_dual[:, place]
         return np.asarray(shifts)
 
     def _deviations(self, names: list[str]) -> Floats:
@@ -116,9 +116,16 @@ class EffectPrior:
         alone = [targets(name)[0] if len(targets(name)) == 1 else "" for name in names]
         size = np.array([typical * whole.ratios[one] if one in whole.ratios else 1.0 for one in alone])
         kernel = whole.kernel
-        asked, measured = kernel.encode(names), kernel.encode(self.conditions)
-        asked = replace(asked, dose=asked.dose * size[:, None])
+        asked, measured = kernel.encode(names).scaled(size), self._measured.among(len(kernel.targets))
         return kernel, asked, kernel.matrix(asked, measured, self.weights)
+
+    @cached_property
+    def _own_place(self) -> dict[str, int]:
+        return {self.genes[gene]: place for place, gene in enumerate(self.own)}
+
+    @cached_property
+    def _measured(self) -> Encoded:
+        return self.kernel.encode(self.conditions)
 
     def knowing(
         self,

@@ -19,12 +19,15 @@ do whose untreated cells are like its own; where settings share controls, the sh
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 
 from scdfm.data.conditions import CONTROL, control_of, parse, targets
 from scdfm.errors import ConditionError
@@ -56,9 +59,9 @@ class Weights:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Conditions as arrays: `dose` [C, T] is s of each target (0 where absent), `pairs` [Q, 3] (condition, t, u)."""
+    """Conditions as arrays: `dose` [C, T] is s of each target, not stored where 0; `pairs` [Q, 3] (condition, t, u)."""
 
-    dose: Floats
+    dose: sp.csr_array
     pairs: npt.NDArray[np.int64]
     covariates: npt.NDArray[np.str_]
     """[C, K] values of the covariates."""
@@ -66,6 +69,49 @@ class Encoded:
     """[C] place of each setting among those whose control means are known; -1 of a name without covariates."""
     time: Floats
     """[C] log1p time, 0 where there is none."""
+
+    def __len__(self) -> int:
+        return int(self.dose.shape[0])
+
+    @cached_property
+    def total(self) -> Floats:
+        """S [C], the sum over targets."""
+        return np.asarray(self.dose.sum(axis=1), dtype=np.float64)
+
+    @cached_property
+    def n_targets(self) -> npt.NDArray[np.int64]:
+        """Number of targets [C] that do something."""
+        return np.diff(self.dose.indptr).astype(np.int64)
+
+    @cached_property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The condition of each dose that is stored."""
+        return np.repeat(np.arange(len(self)), self.n_targets)
+
+    @cached_property
+    def strongest(self) -> Floats:
+        """max s [C], 0 of control."""
+        found = np.zeros(len(self))
+        np.maximum.at(found, self.rows, self.dose.data)
+        return found
+
+    def of_targets(self, rows: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> Floats:
+        """s of targets [Q] of conditions `rows` [Q], which have them."""
+        n = self.dose.shape[1]
+        at = np.searchsorted(self.rows * n + self.dose.indices, rows * n + targets)
+        return np.asarray(self.dose.data[at], dtype=np.float64)
+
+    def scaled(self, factors: Floats) -> Encoded:
+        """Doses s times `factors` [C]."""
+        doses = self.dose.data * factors[self.rows]
+        return replace(
+            self, dose=sp.csr_array((doses, self.dose.indices, self.dose.indptr), shape=self.dose.shape)
+        )
+
+    def among(self, n_targets: int) -> Encoded:
+        """The same among so many targets, of which these are the first."""
+        parts = (self.dose.data, self.dose.indices, self.dose.indptr)
+        return replace(self, dose=sp.csr_array(parts, shape=(len(self), n_targets)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,29 +156,42 @@ class ConditionKernel:
 
     def likeness(self, names: Sequence[str], others: Sequence[str]) -> dict[str, Floats]:
         """How alike targets are in each description [n, m]; 0 where nothing is known of either."""
-        place = {target: row for row, target in enumerate(self.targets)}
-        rows, columns = [place[name] for name in names], [place[name] for name in others]
-        return {name: alike[np.ix_(rows, columns)] for name, alike in self._likeness.items()}
+        rows, columns = ([self._places[name] for name in side] for side in (names, others))
+        return {name: _likeness(known[rows], known[columns]) for name, known in self.descriptors.items()}
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {target: place for place, target in enumerate(self.targets)}
 
     def with_profiles(self, names: Sequence[str], profiles: Floats) -> ConditionKernel:
         """This kernel with `profiles` [n, k] of some of its targets."""
-        changed, place = self.profiles.copy(), {target: row for row, target in enumerate(self.targets)}
-        changed[[place[name] for name in names]] = profiles
+        changed = self.profiles.copy()
+        changed[[self._places[name] for name in names]] = profiles
         return replace(self, profiles=changed)
 
     def encode(self, conditions: Sequence[str]) -> Encoded:
         """Conditions, whose targets must all be among `targets`, as arrays."""
-        place = {target: column for column, target in enumerate(self.targets)}
         parsed = [parse(name) for name in conditions]
-        dose = np.zeros((len(parsed), len(self.targets)))
-        for row, condition in enumerate(parsed):
-            for item in condition.perturbations:
-                dose[row, place[item.target]] = self.log_dose(item.dose)
+        present = [
+            sorted(
+                (self._places[item.target], s)
+                for item in condition.perturbations
+                if (s := self.log_dose(item.dose)) != 0
+            )
+            for condition in parsed
+        ]
+        places, doses = (
+            zip(*itertools.chain.from_iterable(present), strict=True) if any(present) else ((), ())
+        )
+        first = np.concatenate([[0], np.cumsum([len(row) for row in present])]).astype(np.int64)
+        dose = sp.csr_array(
+            (np.array(doses, dtype=np.float64), np.array(places, dtype=np.int64), first),
+            shape=(len(parsed), len(self.targets)),
+        )
         pairs = [
-            (row, *np.sort(present)[[first, second]])
-            for row, present in enumerate(map(np.flatnonzero, dose))
-            for first in range(len(present))
-            for second in range(first + 1, len(present))
+            (row, t, u)
+            for row, found in enumerate(present)
+            for (t, _), (u, _) in itertools.combinations(found, 2)
         ]
         values = [
             [dict(condition.covariates).get(key, "") for key in self.covariates] for condition in parsed
@@ -162,29 +221,21 @@ class ConditionKernel:
 
     def terms(self, left: Encoded, right: Encoded) -> dict[str, Floats]:
         """Each term [C, C'] before weighting, the factors of covariates and of κ left out."""
-        shared = np.outer(left.dose.sum(1), right.dose.sum(1))
-        several = (left.dose > 0).sum(1) > 1, (right.dose > 0).sum(1) > 1
+        shared = np.outer(left.total, right.total)
+        several = left.n_targets > 1, right.n_targets > 1
         return {
             "same": _same_target(left.dose, right.dose),
             "shared": shared,
-            **{name: left.dose @ alike @ right.dose.T for name, alike in self._likeness.items()},
+            **{name: _alike(left.dose, right.dose, known) for name, known in self.descriptors.items()},
             "setting": (shared > 0) * self._equal(left, right) if self.covariates else np.zeros_like(shared),
             "several": np.outer(*several).astype(np.float64),
-            "pair": _pairs(left, right, self._alike),
+            "pair": _pairs(left, right, self.profiles, self.profile_length2),
         }
-
-    @cached_property
-    def _alike(self) -> Floats:
-        return np.exp(-_squared_distances(self.profiles) / self.profile_length2)
-
-    @cached_property
-    def _likeness(self) -> dict[str, Floats]:
-        return {name: _likeness(rows) for name, rows in self.descriptors.items()}
 
     def akin(self, left: Encoded, right: Encoded) -> Floats:
         """A [C, C'], how alike the settings of the covariates are; 1 where there are none."""
         if not self.covariates:
-            return np.ones((len(left.dose), len(right.dose)))
+            return np.ones((len(left), len(right)))
         if self.settings:
             known = np.outer(left.setting >= 0, right.setting >= 0)
             alike = self._settings_alike[np.ix_(left.setting, right.setting)]
@@ -197,20 +248,23 @@ class ConditionKernel:
 
     @cached_property
     def _settings_alike(self) -> Floats:
-        return np.asarray(np.exp(-_squared_distances(self.controls) / self.controls_length2))
+        return np.asarray(np.exp(-_squared_distances(self.controls, self.controls) / self.controls_length2))
 
     def matrix(self, left: Encoded, right: Encoded, weights: Weights) -> Floats:
         """K [C, C'] of encoded conditions; BLOCK of them at a time, for whose terms there is memory."""
-        if (n := len(left.dose)) > BLOCK:
+        if (n := len(left)) > BLOCK:
             parts = (slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
-            return np.concatenate([self.matrix(_rows(left, part), right, weights) for part in parts])
+            whole = np.empty((n, len(right)))
+            for part in parts:
+                whole[part] = self.matrix(_rows(left, part), right, weights)
+            return whole
         total = weighted(self.terms(left, right), self.further(left, right), weights)
         settings = 1 - weights.group + weights.group * self.akin(left, right)
         return np.asarray(total * settings * self.near(left, right))
 
     def further(self, left: Encoded, right: Encoded) -> Floats:
         """n + n' [C, C'], the targets beyond the strongest of either (0 of control)."""
-        return np.asarray(np.add.outer(_beyond_one(left.dose), _beyond_one(right.dose)))
+        return np.asarray(np.add.outer(_beyond_one(left), _beyond_one(right)))
 
     def near(self, left: Encoded, right: Encoded) -> Floats:
         """exp(−(Δ log1p time)²/2) [C, C']."""
@@ -218,7 +272,7 @@ class ConditionKernel:
 
     def variance(self, encoded: Encoded, weights: Weights) -> Floats:
         """The diagonal [C] of `matrix(encoded, encoded)`."""
-        rows = (_rows(encoded, slice(place, place + 1)) for place in range(len(encoded.dose)))
+        rows = (_rows(encoded, slice(place, place + 1)) for place in range(len(encoded)))
         return np.array([self.matrix(row, row, weights)[0, 0] for row in rows])
 
 
@@ -234,10 +288,10 @@ def every_target(conditions: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted({target for name in conditions for target in targets(name)}))
 
 
-def _beyond_one(dose: Floats) -> Floats:
+def _beyond_one(encoded: Encoded) -> Floats:
     """S / max s − 1 [C], so that a second target whose dose goes to 0 leaves the first one's effect whole."""
-    strongest = dose.max(axis=1, initial=0.0)
-    return np.asarray(dose.sum(1) / np.where(strongest > 0, strongest, 1.0) - (strongest > 0))
+    strongest = encoded.strongest
+    return np.asarray(encoded.total / np.where(strongest > 0, strongest, 1.0) - (strongest > 0))
 
 
 def _rows(encoded: Encoded, part: slice) -> Encoded:
@@ -248,43 +302,66 @@ def _rows(encoded: Encoded, part: slice) -> Encoded:
     )
 
 
-def _squared_distances(rows: Floats) -> Floats:
-    squared = (rows * rows).sum(1)
-    return np.asarray(np.maximum(squared[:, None] + squared[None] - 2 * rows @ rows.T, 0.0))
+def _squared_distances(rows: Floats, others: Floats) -> Floats:
+    lengths = (rows * rows).sum(1)[:, None] + (others * others).sum(1)[None]
+    return np.asarray(np.maximum(lengths - 2 * rows @ others.T, 0.0))
 
 
-def _likeness(descriptors: Floats) -> Floats:
-    """A Gaussian of the distances between rows [T, T]; 0 where nothing is known of either."""
-    known = descriptors.any(axis=1)
-    return np.asarray(np.exp(-_squared_distances(descriptors) / DESCRIPTOR_LENGTH2) * np.outer(known, known))
+def _likeness(rows: Floats, others: Floats) -> Floats:
+    """A Gaussian of the distances between rows of a description [n, m]; 0 where nothing is known of either."""
+    known = np.outer(rows.any(axis=1), others.any(axis=1))
+    return np.asarray(np.exp(-_squared_distances(rows, others) / DESCRIPTOR_LENGTH2) * known)
 
 
-def _same_target(left: Floats, right: Floats) -> Floats:
+def _alike(left: sp.csr_array, right: sp.csr_array, known: Floats) -> Floats:
+    """Σ_{t, t'} s_t s'_t' D(t, t') [C, C'], of the targets that take part: a condition has few of all."""
+    (ours, left), (theirs, right) = _present(left), _present(right)
+    return np.ascontiguousarray((right @ (left @ _likeness(known[ours], known[theirs])).T).T)
+
+
+def _present(dose: sp.csr_array) -> tuple[npt.NDArray[Any], sp.csr_array]:
+    """The targets [T'] of any condition, and `dose` [C, T'] of them."""
+    found, columns = np.unique(dose.indices, return_inverse=True)
+    return found, sp.csr_array((dose.data, columns, dose.indptr), shape=(dose.shape[0], len(found)))
+
+
+def _same_target(left: sp.csr_array, right: sp.csr_array) -> Floats:
     """Σ_t s s' exp(−(s − s')²/8), target by target."""
-    if set(np.unique(left)) <= {0.0, 1.0} and set(np.unique(right)) <= {0.0, 1.0}:
-        return np.asarray(left @ right.T)
-    total = np.zeros((len(left), len(right)))
-    for ours, theirs in zip(left.T, right.T, strict=True):
-        rows, columns = np.flatnonzero(ours), np.flatnonzero(theirs)
-        s, other = ours[rows, None], theirs[None, columns]
+    if (left.data == 1).all() and (right.data == 1).all():
+        return np.asarray((left @ right.T).toarray())
+    total = np.zeros((left.shape[0], right.shape[0]))
+    by_target = [sp.csc_array(side) for side in (left, right)]
+    for target in np.intersect1d(left.indices, right.indices):
+        (rows, ours), (columns, theirs) = (_column(side, target) for side in by_target)
+        s, other = ours[:, None], theirs[None]
         total[np.ix_(rows, columns)] += s * other * np.exp(-((s - other) ** 2) / (2 * DOSE_LENGTH2))
     return total
 
 
-def _pairs(left: Encoded, right: Encoded, profile: Floats) -> Floats:
+def _column(dose: sp.csc_array, target: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """The conditions of a target, and its s in each."""
+    part = slice(dose.indptr[target], dose.indptr[target + 1])
+    return dose.indices[part], dose.data[part]
+
+
+def _pairs(left: Encoded, right: Encoded, profiles: Floats, length2: float) -> Floats:
     """Σ over pairs of either side of the symmetric product of profile kernels, each pair times its log doses."""
-    total = np.zeros((len(left.dose), len(right.dose)))
     if not len(left.pairs) or not len(right.pairs):
-        return total
-    (row, t, u), (column, other_t, other_u) = left.pairs.T, right.pairs.T
+        return np.zeros((len(left), len(right)))
+    ours, theirs = (np.unique(side.pairs[:, 1:]) for side in (left, right))
+    profile = np.exp(-_squared_distances(profiles[ours], profiles[theirs]) / length2)
+    (t, u), (other_t, other_u) = (
+        np.searchsorted(ours, left.pairs[:, 1:].T),
+        np.searchsorted(theirs, right.pairs[:, 1:].T),
+    )
     alike = profile[np.ix_(t, other_t)] * profile[np.ix_(u, other_u)]
     alike += profile[np.ix_(t, other_u)] * profile[np.ix_(u, other_t)]
-    strength = (
-        left.dose[row, t] * left.dose[row, u],
-        right.dose[column, other_t] * right.dose[column, other_u],
-    )
-    alike *= 0.5 * np.outer(*strength)
-    by_condition = np.zeros((len(left.dose), len(column)))
-    np.add.at(by_condition, row, alike)
-    np.add.at(total.T, column, by_condition.T)
-    return total
+    of_left, of_right = (_of_pairs(side) for side in (left, right))
+    return np.ascontiguousarray((of_right @ (of_left @ (0.5 * alike)).T).T)
+
+
+def _of_pairs(encoded: Encoded) -> sp.csr_array:
+    """The log doses of each pair [C, Q], multiplied, in its condition."""
+    row, t, u = encoded.pairs.T
+    strength = encoded.of_targets(row, t) * encoded.of_targets(row, u)
+    return sp.csr_array((strength, (row, np.arange(len(row)))), shape=(len(encoded), len(row)))

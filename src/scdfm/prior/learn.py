@@ -24,7 +24,16 @@ from scdfm.data.conditions import CONTROL, canonical, control_of, parse, targets
 from scdfm.errors import DataError
 from scdfm.prior.descriptions import borne_out, left_out
 from scdfm.prior.effects import Descriptions, EffectPrior, described
-from scdfm.prior.kernel import SIMILAR, ConditionKernel, Encoded, Floats, Weights, every_target, weighted
+from scdfm.prior.kernel import (
+    BLOCK,
+    SIMILAR,
+    ConditionKernel,
+    Encoded,
+    Floats,
+    Weights,
+    every_target,
+    weighted,
+)
 from scdfm.prior.sizes import Sizes, fitted, sized_alike
 
 PROFILE_COMPONENTS = 20
@@ -248,7 +257,7 @@ class _Choice:
         return cls(
             kernel.terms(*pair), kernel.further(*pair), kernel.akin(*pair), kernel.near(*pair),
             screen.scores[rows, :LEADING], screen.noise[rows], screen.measured[:LEADING], groups,
-            (encoded.dose > 0).sum(1) == 1, encoded.dose.sum(1),
+            encoded.n_targets == 1, encoded.total,
         )  # fmt: skip
 
     def told(self, name: str) -> bool:
@@ -325,10 +334,15 @@ def _as_weights(values: Floats, free: Sequence[str]) -> Weights:
 
 
 def _whitened(covariance: Floats, noise: Floats, scores: Floats) -> tuple[Floats, Floats, Floats]:
-    """Eigenvalues [n] of W^-1/2 K W^-1/2, the squared scores in its axes [n, J], and W^-1/2 times its axes."""
+    """Eigenvalues [n] of W^-1/2 K W^-1/2, the squared scores in its axes [n, J], and W^-1/2 times its axes.
+
+    K is overwritten: of thousands of conditions it takes gigabytes.
+    """
     root = 1 / np.sqrt(noise)
-    powers, axes = eigh(covariance * np.outer(root, root))
-    axes = root[:, None] * axes
+    for part in _blocks(len(root)):
+        covariance[part] *= np.outer(root[part], root)
+    powers, axes = eigh(covariance, overwrite_a=True)
+    axes *= root[:, None]
     return np.maximum(powers, 0), (axes.T @ scores) ** 2, axes
 
 
@@ -382,4 +396,10 @@ def _conditioned(axes: Floats, powers: Floats, noise: Floats, values: Floats) ->
     """α_j = (K + λ_j W)⁻¹ y_j [n, J], and the leave-one-out means y − α / diag (R&W eq. 5.12)."""
     inverse = 1 / (powers[:, None] + noise)
     dual = axes @ (inverse * (axes.T @ values))
-    return dual, values - dual / (axes**2 @ inverse)
+    diagonal = [axes[part] ** 2 @ inverse for part in _blocks(len(axes))]
+    return dual, values - dual / np.concatenate(diagonal)
+
+
+def _blocks(n: int) -> list[slice]:
+    """Rows of a square matrix that are changed at once."""
+    return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]

@@ -57,6 +57,10 @@ class _Seen:
         self.run = run
         self.conditions = [parse(name) for name in run.split.train]
         self.here = {p.target for c in self.conditions for p in c.perturbations}
+        self.targets = frozenset(run.manifest.targets)
+        self.doses: dict[str, list[float | None]] = {}
+        for perturbation in (p for c in self.conditions for p in c.perturbations):
+            self.doses.setdefault(perturbation.target, []).append(perturbation.dose)
         self.settings = {(p.target, c.covariates) for c in self.conditions for p in c.perturbations}
 
     def reasons(self, condition: Condition) -> list[str]:
@@ -80,7 +84,7 @@ class _Seen:
         if before := self._earlier(target):
             yield f"'{target}' was perturbed in an earlier screen alone, that of {before}"
             return
-        if target not in self.run.manifest.targets:
+        if target not in self.targets:
             yield f"'{target}' was never perturbed in training: predicted from {self._known_by(target)}"
             return
         if (target, condition.covariates) not in self.settings:
@@ -96,7 +100,7 @@ class _Seen:
         return next((one.path for one in self.run.manifest.lineage if target in one.targets), None)
 
     def _of_dose(self, target: str, dose: float | None) -> str | None:
-        trained = [p.dose for c in self.conditions for p in c.perturbations if p.target == target]
+        trained = self.doses.get(target, [])
         doses = [value for value in trained if value is not None]
         if not doses:
             return None if dose is None else f"'{target}' was trained without doses"

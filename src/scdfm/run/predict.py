@@ -128,11 +128,12 @@ def populations(
     law = Counter.of(run.count_law, run.genes, table, [solved[place] for place in kept]) if counts else None
     place = device_of(device)
     field = run.field.to(place)
+    ids = torch.from_numpy(run.vocabulary.gene_ids(solved)).to(place)
     blocks, sources = [], []
     for name in tqdm(names, desc="predict", unit="condition", disable=not progress):
         rows = own[name][_draw(len(own[name]), n_cells, numpy_rng(seed, "controls", name))]
         control = torch.from_numpy(expression[rows].toarray()).to(place)
-        population = _population(run, field, name, control, solved, seed, start(name))
+        population = _population(run, field, name, control, ids, seed, start(name))
         returned = population[:, kept]
         if law is not None:
             returned = law.counts(returned, rows, numpy_rng(seed, "counts", name))
@@ -276,9 +277,8 @@ def _start(run: Trained, table: CellTable, genes: list[str]) -> Callable[[str], 
         if setting not in {**spread.settings, **home} and len(rows) >= LEAST_DONORS:
             own = in_memory(subset(table.X, rows, columns)).toarray().astype(np.float64)
             home[setting] = spread.at_home(own, setting, torch_rng(run.manifest.seed, "zeros", setting))
-        around = PriorStart.around(
-            home.get(setting, spread), [name], expected, control[None], prior.doubt([name])
-        )
+        doubt = np.zeros(1) if shrinkage is None else prior.doubt([name])  # nobody else asks for it
+        around = PriorStart.around(home.get(setting, spread), [name], expected, control[None], doubt)
         return replace(around, shrinkage=shrinkage)
 
     return start
@@ -296,7 +296,7 @@ def _population(
     field: Any,
     name: str,
     control: torch.Tensor,
-    solved: list[str],
+    genes: torch.Tensor,
     seed: int,
     start: Start,
 ) -> np.ndarray:
@@ -304,7 +304,6 @@ def _population(
     sampling = run.config.sampling
     perturbation = run.encoder.encode([name]).to(control.device)
     condition = torch.zeros(len(control), dtype=torch.long, device=control.device)
-    genes = torch.from_numpy(run.vocabulary.gene_ids(solved)).to(control.device)
     cells = generate(
         field, control=control, perturbation=perturbation, condition=condition, genes=genes, sampling=sampling,
         genes_per_step=run.config.flow.genes_per_step, rng=torch_rng(seed, "noise", name), start=start,
