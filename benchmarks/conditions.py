@@ -4,8 +4,9 @@
     python benchmarks/conditions.py --conditions 20 --genes 1000 4000 18533
 
 Half of the conditions are single targets, half pairs of them; each has 10 cells, a tenth of whose values are above 0. Every
-stage of every size runs in a process of its own, with one thread; fits are of the preset `instant`, 4 cells a condition
-are predicted and screened. Writes conditions.md; what is measured is kept in conditions.json: repeat the command to go on.
+size runs in a process of its own, with one thread (a prediction after its fit, an evaluation after both); fits are of the
+preset `instant`, 4 cells a condition are predicted and screened. Writes conditions.md; what is measured is kept in
+conditions.json: repeat the command to go on.
 """
 
 from __future__ import annotations
@@ -55,31 +56,33 @@ def table(n: int, n_genes: int) -> scdfm.CellTable:
     )
 
 
-def measured(stage: str, n: int, n_genes: int) -> dict[str, float]:
-    """Processor seconds of a stage, and the peak memory of this process, which also made what the stage needs."""
+def measured(stage: str, n: int, n_genes: int) -> dict[str, dict[str, float]]:
+    """Processor seconds of a stage and of those that it needs, each with the peak memory of this process."""
     if stage == "prior":
         rng = numpy_rng(0, "conditions")
         shifts = rng.standard_normal((n, 30)) @ rng.standard_normal((30, n_genes)) * 0.1
         shifts += rng.standard_normal(shifts.shape) * 0.1
         genes = [f"g{i}" for i in range(n_genes)]
-        return timed(lambda: learn_prior(names_of(n), shifts, [CELLS] * n, np.full(n_genes, 0.1), genes))
+        return {
+            stage: timed(lambda: learn_prior(names_of(n), shifts, [CELLS] * n, np.full(n_genes, 0.1), genes))
+        }
     cells = table(n, n_genes)
     config = scdfm.Config.preset("instant").updated(
         {"panel": {"n_genes": n_genes}, "split": {"kind": "none"}}
     )
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        fit = timed(lambda: scdfm.fit(cells, config=config, out=out / "run", progress=False))
+        found = {"fit": timed(lambda: scdfm.fit(cells, config=config, out=out / "run", progress=False))}
         if stage == "fit":
-            return fit
+            return found
         run = scdfm.Run.load(out / "run")
         if stage == "screen":
             asked = {"conditions": names_of(n), "cells": PREDICTED}
-            return timed(lambda: scdfm.screen(run, out=out / "screen", **asked))
-        predict = timed(lambda: run.predict_to(out / "p.h5ad", names_of(n), n_cells=PREDICTED))
-        if stage == "predict":
-            return predict
-        return timed(lambda: scdfm.evaluate(out / "p.h5ad", cells, training=run.means))
+            return found | {"screen": timed(lambda: scdfm.screen(run, out=out / "screen", **asked))}
+        found["predict"] = timed(lambda: run.predict_to(out / "p.h5ad", names_of(n), n_cells=PREDICTED))
+        if stage == "evaluate":
+            found[stage] = timed(lambda: scdfm.evaluate(out / "p.h5ad", cells, training=run.means))
+        return found
 
 
 def timed(work: Any) -> dict[str, float]:
@@ -156,8 +159,10 @@ def main() -> None:
             }
             command = [sys.executable, __file__, "--one", key]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-            found[key] = json.loads(done.stdout.splitlines()[-1])
-            print(key, found[key], flush=True)
+            _, *size = key.split()
+            for stage, cost in json.loads(done.stdout.splitlines()[-1]).items():
+                found.setdefault(" ".join([stage, *size]), cost)
+                print(stage, *size, cost, flush=True)
             write_json(record, found)
             write_text(args.out / "conditions.md", page(found))
 

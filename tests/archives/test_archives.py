@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import scdfm
+from scdfm.errors import RunError
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -47,6 +48,19 @@ def test_a_run_predicts_what_it_did(archive: Path) -> None:
     assert (
         np.isclose(other.X.toarray(), expected.X.toarray(), atol=1e-4).mean() < 0.99
     )  # what the comparison can tell
+
+
+def test_a_run_of_the_last_format_before_the_first_release_is_one_of_today(archive: Path) -> None:
+    path = archive / "run" / "manifest.json"
+    text = path.read_text()
+    assert '"format": 1,' in text
+    names = scdfm.Run.load(archive / "run").split.train[:1]
+    expected = scdfm.Run.load(archive / "run").predict(names, n_cells=5)
+    path.write_text(text.replace('"format": 1,', '"format": 8,'))
+    assert (scdfm.Run.load(archive / "run").predict(names, n_cells=5).X != expected.X).nnz == 0
+    path.write_text(text.replace('"format": 1,', '"format": 7,'))
+    with pytest.raises(RunError, match=r"made before the first release \(format 7, this one reads 1\)"):
+        scdfm.Run.load(archive / "run")
 
 
 def test_a_prediction_goes_on(archive: Path) -> None:

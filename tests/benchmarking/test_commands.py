@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shlex
 import sys
@@ -15,7 +17,7 @@ import pytest
 
 import scdfm
 from scdfm.benchmarking import PeerOptions
-from scdfm.errors import ConfigError
+from scdfm.errors import ConfigError, ScdfmError, StorageError
 from scdfm.peers.bundled import PeerError
 
 METRICS = ("l2", "energy")
@@ -199,6 +201,38 @@ def test_finished_commands_are_read_and_failed_ones_tried_again(cells, answers, 
     assert means(again)["late"] == means(again)["good"] == means(first)["good"]
     run(cells, tmp_path / "out", models, resume=True, peers=PeerOptions(61.0))
     assert calls.read_text().split()[3:] == ["good", "late"]  # another budget is another result
+
+
+def test_a_disk_that_fails_is_no_failure_of_the_method(cells, answers, tmp_path, monkeypatch):
+    def broken(path, *given, **more):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr("anndata.read_h5ad", broken)
+    with pytest.raises(ScdfmError, match="Input/output error"):
+        run(cells, tmp_path / "out", f"command:good={copies(answers / 'good' / 'predicted.h5ad')}")
+    monkeypatch.undo()
+    again = run(
+        cells, tmp_path / "out", f"command:good={copies(answers / 'good' / 'predicted.h5ad')}", resume=True
+    )
+    assert np.isfinite(means(again)["good"])
+    read = Path.read_text
+
+    def unreadable(path, *given, **more):
+        return broken(path) if path.name == "piece.json" else read(path, *given, **more)
+
+    monkeypatch.setattr(Path, "read_text", unreadable)
+    with pytest.raises(StorageError, match=r"piece.json cannot be read \(Input/output error\)"):
+        run(
+            cells,
+            tmp_path / "out",
+            f"command:good={copies(answers / 'good' / 'predicted.h5ad')}",
+            resume=True,
+        )
+    monkeypatch.undo()
+    denied = run(
+        cells, tmp_path / "denied", "command:mine=sh -c 'echo Input/output error; exit 1'"
+    )  # its own words
+    assert any("ended with code 1: Input/output error" in note for note in denied.notes)
 
 
 def test_a_script_that_changed_is_run_anew(cells, answers, tmp_path):

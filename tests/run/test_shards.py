@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import anndata as ad
@@ -11,7 +13,7 @@ import pytest
 
 import scdfm
 import small
-from scdfm.errors import ConditionError, DataError, RunError
+from scdfm.errors import ConditionError, DataError, RunError, StorageError
 from scdfm.run import shards
 
 
@@ -102,6 +104,28 @@ def test_an_interrupted_prediction_goes_on(
     assert len(calls) == 3 - done
     same(read(out), run.predict(asked))
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_a_joining_that_fails_leaves_no_scratch_file(
+    run: scdfm.Run, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    out, write = tmp_path / f"out{suffix}", shards.Shards._join
+
+    def failing(work: shards.Shards, group: object) -> None:
+        write(work, group)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.Shards, "_join", failing)
+        with pytest.raises(
+            StorageError, match=rf"out{suffix} cannot be written \(Input/output error\); .*--resume"
+        ):
+            run.predict_to(out, asked)
+    parts = [path.name for path in (tmp_path / f"out{suffix}.parts").iterdir()]
+    assert sorted(parts) == ["000000.h5ad", "000001.h5ad", "000002.h5ad", "request.json"]
+    run.predict_to(out, asked, resume=True)
+    same(read(out), run.predict(asked))
 
 
 def test_another_request_is_not_resumed(

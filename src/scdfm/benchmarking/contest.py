@@ -19,7 +19,7 @@ from scdfm.data.knowledge import go_terms
 from scdfm.errors import ScdfmError
 from scdfm.evaluation import METRICS
 from scdfm.evaluation.protocols import NAMES
-from scdfm.files import file_digest
+from scdfm.files import file_digest, system_words
 from scdfm.jobs import duration
 from scdfm.peers import Answer, Ran, Task, read_answer, run_command, write_task
 from scdfm.peers.bundled import isolated
@@ -56,6 +56,8 @@ def compete(plan: Plan, piece: Piece, fold: Fold, cells: CellTable, folder: Path
         answer = read_answer(place, task)
         table = score(answer)
     except ScdfmError as error:
+        if ran.reason is None and system_words(error) is not None:
+            raise  # the disk fails, not the method
         reason = f"no score: {error}"
         return Outcome(_undefined(plan, fold, piece.name, cells), (reason,), cost | {"failed": reason})
     (place / TRAIN).unlink()  # of a failure it stays, to look into

@@ -20,10 +20,10 @@ from scdfm.benchmarking.contest import compete, made_of
 from scdfm.benchmarking.folds import Fold, Folds, predicted_in, prediction_path
 from scdfm.benchmarking.plan import Piece, Plan
 from scdfm.data import CONTROL, CellTable
-from scdfm.errors import ConditionError
+from scdfm.errors import ConditionError, StorageError
 from scdfm.evaluation import BASELINES, CEILING, LOWER_IS_BETTER, PRIOR, evaluate
 from scdfm.evaluation.prior import NO_PRIOR
-from scdfm.files import file_digest, made, write_json, written_whole
+from scdfm.files import REMEDY, file_digest, made, system_words, write_json, written_whole
 from scdfm.jobs import TimeLeft, duration
 from scdfm.peers.command import measured
 
@@ -276,14 +276,17 @@ def write_piece(folder: Path, scored: Scored, key: str) -> None:
 
 
 def read_piece(folder: Path, piece: Piece, key: str) -> Scored | None:
-    """The finished piece in `folder`; None unless it is there, whole, and made of what `key` stands for."""
+    """The finished piece in `folder`; None unless it is there, whole, and made of what `key` stands for. StorageError where
+    the disk fails: such a piece may be finished."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         whole = record["key"] == key and record["scores"] == file_digest(folder / SCORES)
         notes, n_genes = tuple(str(note) for note in record["notes"]), int(record["n_genes"])
         cost = dict(record.get("cost", {}))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if (words := system_words(error)) is None:
+            return None
+        raise StorageError(f"{folder / RECORD} cannot be read ({words}); {REMEDY}") from error
     if not whole:
         return None
     table = pd.read_csv(
