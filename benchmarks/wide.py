@@ -7,12 +7,14 @@ cells. few: 2,000 conditions of 3 cells each, 2,000 genes. Cells are Poisson cou
 each target; doubles add up. Each of these runs in a process of its own, on one thread, with a small model: read, fit a few
 steps, predict four test conditions, evaluate them against the whole screen. challenge: 150 conditions × 100 cells and all
 of 18,533 genes, preset `instant`; then 400 cells of each of 300 conditions, of which half or more are targets that nobody
-measured, to a file. Written: wide.csv and wide.md, seconds, processor seconds and peak resident memory of each stage.
+measured, to a file. Written: wide.csv and wide.md, seconds, processor seconds and peak resident memory of each stage;
+cases that are not run again stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import itertools
 import json
 import resource
@@ -31,6 +33,7 @@ import scipy.sparse as sp
 import scdfm
 from scdfm.evaluation import CEILING, DUPLICATE
 from scdfm.seeds import numpy_rng
+from speed import hardware
 
 CASES = {  # singles, doubles, cells of each, genes, genes of the panel
     "conditions": (600, 2400, 50, 1000, 500),
@@ -155,8 +158,11 @@ def main() -> None:
         else:
             run_case(case, folder, args.steps)
         return
-    rows = []
-    for case in args.cases.split(","):
+    args.out.mkdir(parents=True, exist_ok=True)
+    kept, cases = args.out / "wide.csv", args.cases.split(",")
+    rows = pd.read_csv(kept).to_dict("records") if kept.is_file() else []
+    rows = [row for row in rows if row["case"] not in cases]
+    for case in cases:
         with tempfile.TemporaryDirectory(prefix="wide-") as folder:
             screen(case).write_h5ad(Path(folder) / "screen.h5ad")
             options = ["--steps", str(args.steps), "--predicted", str(args.predicted)]
@@ -164,10 +170,10 @@ def main() -> None:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         rows += [json.loads(line) for line in done.stdout.splitlines()]
         print(done.stdout, flush=True)
-    table = pd.DataFrame(rows)
-    args.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(args.out / "wide.csv", index=False)
-    lines = ["| case | stage | seconds | processor s | peak resident MiB |", "|---|---|---:|---:|---:|"]
+    pd.DataFrame(rows).to_csv(kept, index=False)
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    lines = [f"# Wide screens\n`python benchmarks/wide.py`, {date}. {hardware('cpu')}.\n"]
+    lines += ["| case | stage | seconds | processor s | peak resident MiB |", "|---|---|---:|---:|---:|"]
     lines += [
         f"| {r['case']} | {r['stage']} | {r['seconds']:.1f} | {r['processor_s']:.1f} | {r['peak_mib']:,} |"
         for r in rows
