@@ -78,7 +78,7 @@ def test_leave_one_out_is_what_the_others_let_expect() -> None:
     root = rng.normal(size=(12, 12))
     covariance, noise, values = root @ root.T, rng.uniform(0.5, 2, 12), rng.normal(size=(12, 3))
     levels = np.array([0.3, 1.0, 5.0])
-    powers, _, axes = module._whitened(covariance, noise, values)
+    powers, _, axes = module._whitened(covariance.copy(), noise, values)
     dual, left_out = module._conditioned(axes, powers, levels, values)
     for j, level in enumerate(levels):
         whole = covariance + level * np.diag(noise)
@@ -97,7 +97,7 @@ def test_noise_is_the_most_probable() -> None:
     root = rng.normal(size=(15, 15))
     covariance, noise = root @ root.T / 15, rng.uniform(0.5, 2, 15)
     values = rng.multivariate_normal(np.zeros(15), 3 * (covariance + 0.4 * np.diag(noise)), size=2).T
-    powers, squared, _ = module._whitened(covariance, noise, values)
+    powers, squared, _ = module._whitened(covariance.copy(), noise, values)
     measured = np.array([1.0, 0.01])
     _, levels, scales = module._best_noise(powers, squared, measured)
 

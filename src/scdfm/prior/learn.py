@@ -394,10 +394,11 @@ def _solved(screen: _Screen, kernel: ConditionKernel, weights: Weights) -> Learn
 
 def _conditioned(axes: Floats, powers: Floats, noise: Floats, values: Floats) -> tuple[Floats, Floats]:
     """α_j = (K + λ_j W)⁻¹ y_j [n, J], and the leave-one-out means y − α / diag (R&W eq. 5.12)."""
-    inverse = 1 / (powers[:, None] + noise)
-    dual = axes @ (inverse * (axes.T @ values))
-    diagonal = [axes[part] ** 2 @ inverse for part in _blocks(len(axes))]
-    return dual, values - dual / np.concatenate(diagonal)
+    levels, of_level = np.unique(noise, return_inverse=True)  # few: λ is one of NOISE
+    inverse = 1 / (powers[:, None] + levels)
+    dual = axes @ (inverse[:, of_level] * (axes.T @ values))
+    diagonal = np.concatenate([axes[part] ** 2 @ inverse for part in _blocks(len(axes))])
+    return dual, values - dual / diagonal[:, of_level]
 
 
 def _blocks(n: int) -> list[slice]:
