@@ -106,6 +106,7 @@ def benchmark(
     )  # fmt: skip
     fitted = None if final is None else final_config(plan, Path(final), resume)
     table = cells if isinstance(cells, CellTable) else read_cells(cells)
+    table.require_all_measured("benchmark")
     record = {"data": table.digest(), "split": _said(plan.split), "protocol": plan.protocol}
     out = begun(out, RECORD, record, resume)
     scored = run_pieces(plan, table, out, progress)

@@ -16,6 +16,7 @@ import scipy.sparse as sp
 
 from scdfm.data.conditions import (
     CONTROL,
+    SCREEN,
     Condition,
     control_of,
     near,
@@ -70,6 +71,9 @@ class CellTable:
     min_genes: int = 0
     filled: tuple[str, ...] = ()
     """Genes that the file lacks, whose values are those of other cells."""
+    measured: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    """By screen, which genes [A] it measured, where several are joined on the genes of any; none: all cells have all.
+    What is 0 in `X` of a gene that was not measured means nothing; it is NaN among means."""
 
     @property
     def control(self) -> str:
@@ -96,6 +100,28 @@ class CellTable:
                 f"expected all of them: give data measured on the same genes{near(missing[0], places)}"
             )
         return np.array([places[gene] for gene in genes], dtype=np.int64)
+
+    def measures(self, condition: str) -> npt.NDArray[np.bool_]:
+        """Which genes [A] the screen of a condition, or of `control|screen=NAME`, measured."""
+        own = self.measured.get(covariates_of(condition).get(SCREEN, ""))
+        return np.ones(len(self.genes), dtype=bool) if own is None else own
+
+    def cells_measuring(self, conditions: Sequence[str]) -> npt.NDArray[np.int64]:
+        """How many cells [C, A] of each condition measured each gene."""
+        numbers = np.zeros((len(conditions), len(self.genes)), dtype=np.int64)
+        for at, rows in enumerate(map(self.rows, conditions)):
+            for screen, cells in self.obs[SCREEN].iloc[rows].value_counts().items():
+                numbers[at] += int(cells) * self.measured[str(screen)]
+        return numbers
+
+    def require_all_measured(self, what: str) -> None:
+        """Raise DataError, of `what`, where screens were joined on genes that not all of them measured."""
+        if self.measured:
+            raise DataError(
+                f"{what}: these screens are joined on genes that not all of them measured, which only a fit can read; "
+                "expected cells that have every gene: join them on the genes of all (genes='intersection'), or give one "
+                "screen alone"
+            )
 
     def rows(self, condition: str) -> npt.NDArray[np.int64]:
         """The rows of a condition's cells, ascending."""
@@ -193,8 +219,11 @@ class CellTable:
                 found, codes = np.unique(self.codes[start + wanted], return_inverse=True)
                 member = sp.csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))))
                 sums[np.searchsorted(places, found)] += (member @ self.X[start + wanted]).toarray()
-        cells = np.diff(self._starts)[places]
-        means = (sums / np.maximum(cells, 1)[:, None])[row]
+        if self.measured:
+            cells = self.cells_measuring([self.conditions[place] for place in places])
+            means = np.where(cells > 0, sums / np.maximum(cells, 1), np.nan)[row]
+        else:
+            means = (sums / np.maximum(np.diff(self._starts)[places], 1)[:, None])[row]
         return pd.DataFrame(means, index=pd.Index(names), columns=pd.Index(self.genes))
 
     def select(self, conditions: Iterable[str]) -> CellTable:
@@ -234,6 +263,7 @@ class CellTable:
         """The table as an AnnData in memory: X, obs, and the genes as var_names."""
         from anndata import AnnData
 
+        self.require_all_measured("a file")
         return AnnData(
             X=in_memory(self.X),
             obs=self.obs.copy(),
@@ -248,6 +278,8 @@ class CellTable:
         hasher.update(self.codes.astype("<i8").tobytes())
         if self.design.match:
             hasher.update(np.unique(self.match, return_inverse=True)[1].astype("<i8").tobytes())
+        for screen, genes in sorted(self.measured.items()):
+            hasher.update(screen.encode() + b"\0" + genes.tobytes())
         return hasher.hexdigest()
 
     def _place(self, condition: str) -> int:

@@ -23,7 +23,13 @@ _DENSE: Final = 0.15
 _DENSE_ROWS: Final = 512
 
 
-def coexpression_graph(x: Any, k: int = 30, negative_edges: bool = True, faithful: bool = False) -> Bool:
+def coexpression_graph(
+    x: Any,
+    k: int = 30,
+    negative_edges: bool = True,
+    faithful: bool = False,
+    parts: Sequence[tuple[npt.NDArray[np.int64], Bool]] = (),
+) -> Bool:
     """True [G, G] where a gene may attend: its k most correlated genes, those it is one of, and itself.
 
     x: log1p expression [n, G], dense, sparse or on disk, read in one pass; k: neighbours
@@ -33,12 +39,15 @@ def coexpression_graph(x: Any, k: int = 30, negative_edges: bool = True, faithfu
     `faithful` rebuilds two quirks of the official code: x goes through log1p once more, and with
     `negative_edges` off the top k are still taken by |r|, after which a negative edge goes only where one of
     its two genes chose the other; a mutual one stays.
+
+    parts: where cells measured different genes, the rows of those that measured the same, and which [G]. r is then the
+    average of that within each, by its cells, over those that measured both genes; 0 where none did.
     """
     if x.ndim != 2 or x.shape[0] < 2:
         raise DataError(f"graph: expression has shape {tuple(x.shape)}; expected at least 2 cells × genes")
     if k < 1:
         raise DataError(f"graph.k is {k}; expected at least 1 neighbour")
-    r = _correlation(x, again_log1p=faithful)
+    r = _within(x, parts, faithful) if parts else _correlation(x, again_log1p=faithful)
     np.fill_diagonal(r, 0.0)
     drop_negative = not negative_edges
     strength = np.maximum(r, 0.0) if drop_negative and not faithful else np.abs(r)
@@ -116,6 +125,16 @@ def _correlation(x: Any, again_log1p: bool) -> Float:
     covariance *= scale[:, None]
     covariance *= scale[None, :]
     return covariance
+
+
+def _within(x: Any, parts: Sequence[tuple[npt.NDArray[np.int64], Bool]], again_log1p: bool) -> Float:
+    """Pearson r [G, G] within each part, averaged by its cells over the parts that measured both genes."""
+    total, weight = np.zeros((2, x.shape[1], x.shape[1]))
+    for rows, genes in parts:
+        both = np.ix_(np.flatnonzero(genes), np.flatnonzero(genes))
+        total[both] += len(rows) * _correlation(x[rows][:, np.flatnonzero(genes)], again_log1p)
+        weight[both] += len(rows)
+    return np.asarray(total / np.maximum(weight, 1))
 
 
 def _add_products(moment: Float, block: sp.csr_matrix) -> None:

@@ -1,12 +1,14 @@
-"""Several screens as one: the cells of all on the genes that all measured, the screen a covariate of every condition."""
+"""Several screens as one: the cells of all on the genes that all measured, or that any did, the screen a covariate of
+every condition."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
@@ -15,9 +17,18 @@ from scdfm.data.conditions import CONTROL, SCREEN, parse
 from scdfm.data.design import Design
 from scdfm.data.labels import label_cells, listed
 from scdfm.data.naming import Naming
-from scdfm.data.stored import BLOCK_ROWS, Matrix, RowsWriter, StoredMatrix, blocks, in_memory, subset
+from scdfm.data.stored import (
+    BLOCK_ROWS,
+    Matrix,
+    RowsWriter,
+    StoredMatrix,
+    blocks,
+    gathered,
+    in_memory,
+    subset,
+)
 from scdfm.data.values import Scale
-from scdfm.errors import DataError
+from scdfm.errors import ConfigError, DataError
 
 KEY: Final = "perturbation"
 FEWEST_GENES: Final = 10
@@ -26,29 +37,41 @@ OTHER_SCALE: Final = 30.0
 and glioblastoma cells on 500 genes); counts per million are 100 times those per 10,000."""
 
 
-def join_screens(screens: Mapping[str, CellTable]) -> CellTable:
+def join_screens(
+    screens: Mapping[str, CellTable], genes: Literal["intersection", "union"] = "intersection"
+) -> CellTable:
     """The cells of several screens, each under its name, on the genes that all of them measured.
+
+    genes: "union" takes the genes that any of them measured. What a screen did not measure is masked (`measured` of the
+    table), and a fit is all that such a table serves for.
 
     The names become the covariate `screen` of every perturbed condition (`A|screen=norman`), and each screen's cells are
     compared with its own controls, matched within it as they were. Conditions stand under their canonical names. The
     expression stays on disk where that of one of the screens does.
 
-    Raises DataError for fewer than two screens, the same cells twice, scales that differ, covariates or columns of
-    matched controls that not all of them have, and fewer than 10 genes in common.
+    Raises ConfigError for other `genes`, DataError for fewer than two screens, the same cells twice, scales that differ,
+    covariates or columns of matched controls that not all of them have, and fewer than 10 genes in common.
 
     >>> joined = join_screens({"a": first, "b": second})  # doctest: +SKIP
     """
+    if genes not in ("intersection", "union"):
+        raise ConfigError(f"genes of joined screens '{genes}': expected intersection or union")
     _check(screens)
     tables = list(screens.values())
     common = set.intersection(*(set(one.genes.tolist()) for one in tables))
-    genes = [gene for gene in tables[0].genes.tolist() if gene in common]
-    if len(genes) < FEWEST_GENES:
+    kept = [gene for gene in tables[0].genes.tolist() if gene in common]
+    if len(kept) < FEWEST_GENES:
         raise DataError(
-            f"{_all(screens)} have {len(genes)} genes in common, expected at least {FEWEST_GENES}; read them with names of "
+            f"{_all(screens)} have {len(kept)} genes in common, expected at least {FEWEST_GENES}; read them with names of "
             "one kind (genes=COLUMN, gene_versions='drop')"
         )
-    parts = {name: subset(one.X, np.arange(one.n), one.columns(genes)) for name, one in screens.items()}
+    parts = {name: subset(one.X, np.arange(one.n), one.columns(kept)) for name, one in screens.items()}
     _require_one_scale(screens, parts)
+    measured: dict[str, npt.NDArray[np.bool_]] = {}
+    if genes == "union" and any(len(one.genes) > len(kept) for one in tables):
+        kept = list(dict.fromkeys(gene for one in tables for gene in one.genes.tolist()))
+        measured = {name: np.isin(kept, one.genes) for name, one in screens.items()}
+        parts = {name: _widened(one, kept) for name, one in screens.items()}
     first = tables[0].design
     match = None if first.match == first.covariates else (*first.match, SCREEN)
     design = Design((*first.covariates, SCREEN), None, None, match, first.control_fallback)
@@ -59,8 +82,8 @@ def join_screens(screens: Mapping[str, CellTable]) -> CellTable:
     for column, values in labelled.columns.items():
         obs[column] = values
     return CellTable(
-        X=_stacked(list(parts.values()), len(genes)),
-        genes=np.array(genes, dtype=np.str_),
+        X=_stacked(list(parts.values()), len(kept)),
+        genes=np.array(kept, dtype=np.str_),
         obs=obs,
         conditions=conditions,
         codes=obs[KEY].cat.codes.to_numpy().astype(np.int64),
@@ -69,8 +92,24 @@ def join_screens(screens: Mapping[str, CellTable]) -> CellTable:
         spelling={name: name for name in conditions},
         match=labelled.match,
         design=design,
-        notes=(_told(screens, genes),),
+        notes=(_told(screens, kept, measured),),
+        measured=measured,
     )
+
+
+def _widened(cells: CellTable, genes: Sequence[str]) -> Matrix:
+    """The expression of `cells` in the columns of `genes`, some of which it does not have."""
+    place = {gene: column for column, gene in enumerate(genes)}
+    column = np.array([place[gene] for gene in cells.genes.tolist()], dtype=np.int32)
+
+    def wide(block: sp.csr_matrix) -> sp.csr_matrix:
+        moved = sp.csr_matrix(
+            (block.data, column[block.indices], block.indptr), shape=(block.shape[0], len(genes))
+        )
+        moved.sort_indices()
+        return moved
+
+    return gathered(map(wide, blocks(cells.X)), like=cells.X, width=len(genes))
 
 
 def _check(screens: Mapping[str, CellTable]) -> None:
@@ -151,12 +190,17 @@ def _stacked(parts: Sequence[Matrix], width: int) -> Matrix:
     return writer.finished()
 
 
-def _told(screens: Mapping[str, CellTable], genes: Sequence[str]) -> str:
+def _told(
+    screens: Mapping[str, CellTable], genes: Sequence[str], measured: Mapping[str, npt.NDArray[np.bool_]]
+) -> str:
     own = ", ".join(f"{name} ({one.n} cells, {len(one.genes)} genes)" for name, one in screens.items())
     lost = [name for name, one in screens.items() if SCREEN in one.obs.columns]
     replaced = f"; the column '{SCREEN}' that {listed(lost)} had is replaced" if lost else ""
     number = f"{len(screens)} screens as covariate '{SCREEN}': {own}"
-    return f"{number}; joined on the {len(genes)} genes that all have{replaced}"
+    if not measured:
+        return f"{number}; joined on the {len(genes)} genes that all have{replaced}"
+    common = np.logical_and.reduce(list(measured.values())).sum()
+    return f"{number}; joined on the {len(genes)} genes that any has, {common} of which all have{replaced}"
 
 
 def _all(screens: Mapping[str, CellTable]) -> str:

@@ -51,7 +51,8 @@ def select_genes(cells: CellTable, split: Split, config: PanelConfig | None = No
         return GenePanel(_enough(cells.genes.tolist()), n_all)
     chosen = cells.conditions if config.cells == "all" else (CONTROL, *split.train)
     rows = np.flatnonzero(np.isin(cells.conditions, chosen)[cells.codes])
-    variable = variable_genes(subset(cells.X, rows), config.n_genes, config.flavor)
+    measuring = cells.cells_measuring(chosen).sum(0) if cells.measured else None
+    variable = variable_genes(subset(cells.X, rows), config.n_genes, config.flavor, measuring)
     return GenePanel(_enough(cells.genes[variable | forced].tolist()), int(variable.sum()))
 
 
@@ -64,9 +65,14 @@ def _enough(genes: list[str]) -> tuple[str, ...]:
     return tuple(genes)
 
 
-def variable_genes(x: Matrix, n_genes: int, flavor: str = "seurat") -> npt.NDArray[np.bool_]:
-    """Mask [A] of the `n_genes` most variable genes of cells x [n, A] by scanpy's ranking; constant ones never."""
-    moments = gene_moments(x, linear=flavor == "seurat")
+def variable_genes(
+    x: Matrix, n_genes: int, flavor: str = "seurat", measuring: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.bool_]:
+    """Mask [A] of the `n_genes` most variable genes of cells x [n, A] by scanpy's ranking; constant ones never.
+
+    measuring [A]: cells that measured each gene; None: all of them did.
+    """
+    moments = gene_moments(x, flavor == "seurat", measuring)
     varies = moments.lowest < moments.highest
     if varies.sum() <= n_genes:
         return varies
@@ -89,9 +95,13 @@ class GeneMoments:
     highest: npt.NDArray[np.float32]
 
 
-def gene_moments(x: Matrix, linear: bool) -> GeneMoments:
-    """Moments of log1p expression x [n, A], or if `linear` of the counts expm1(x), in one pass, summed in float64."""
-    n, n_genes = x.shape
+def gene_moments(x: Matrix, linear: bool, measuring: npt.NDArray[np.int64] | None = None) -> GeneMoments:
+    """Moments of log1p expression x [n, A], or if `linear` of the counts expm1(x), in one pass, summed in float64.
+
+    measuring [A]: cells that measured each gene, whose moments they are; None: all of them did.
+    """
+    n_genes = x.shape[1]
+    n = x.shape[0] if measuring is None else measuring
     total, square = np.zeros((2, n_genes))
     stored = np.zeros(n_genes, dtype=np.int64)
     lowest, highest = np.full(n_genes, np.inf, dtype=np.float32), np.zeros(n_genes, dtype=np.float32)
@@ -102,8 +112,8 @@ def gene_moments(x: Matrix, linear: bool) -> GeneMoments:
         values = (np.expm1(block.data) if linear else block.data).astype(np.float64)
         total += np.bincount(block.indices, weights=values, minlength=n_genes)
         square += np.bincount(block.indices, weights=np.square(values, out=values), minlength=n_genes)
-    mean = total / max(n, 1)
-    variance = np.maximum(square - n * mean**2, 0) / max(n - 1, 1)
+    mean = total / np.maximum(n, 1)
+    variance = np.maximum(square - n * mean**2, 0) / np.maximum(n - 1, 1)
     return GeneMoments(mean, variance, np.where(stored < n, np.float32(0), lowest), highest)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from scdfm.data.cells import CellTable
-from scdfm.data.conditions import CONTROL, Vocabulary, parse, targets
+from scdfm.data.conditions import CONTROL, SCREEN, Vocabulary, covariates, parse, targets
 from scdfm.data.encoding import ConditionEncoder
 from scdfm.data.panel import GenePanel
 from scdfm.data.split import Split
@@ -71,7 +71,8 @@ class ConditionSampler:
     `slots` is P (None: as many as the largest of the part needs, two at least). Targets and controls are drawn
     independently, with replacement, as in the published training; controls from the matching group of each target
     cell. `control_populations`, such as `control|cell_type=B`, are drawn as conditions beside those of the part. It
-    holds the rows of its part and of control alone: no other cell can be drawn.
+    holds the rows of its part and of control alone: no other cell can be drawn. Where screens measured different genes the
+    conditions of a batch are all of one screen, drawn by what its conditions weigh together.
 
     Every draw comes from `rng`; `state_dict` saves and `load_state_dict` restores its state.
     """
@@ -107,6 +108,8 @@ class ConditionSampler:
         self._index(cells, panel)
         sizes = np.array([len(rows) for rows in self._rows], dtype=np.float64)
         self._weights = sizes / sizes.sum() if weights == "cell" else np.full(len(sizes), 1 / len(sizes))
+        screens = [covariates(name).get(SCREEN, "") if cells.measured else "" for name in self.conditions]
+        self._groups = [np.flatnonzero(np.isin(screens, one)) for one in dict.fromkeys(screens)]
 
     def _index(self, cells: CellTable, panel: GenePanel) -> None:
         """Keep the panel columns of the part's and the control's rows; know the rows of each condition."""
@@ -122,8 +125,7 @@ class ConditionSampler:
     def sample(self, rng: np.random.Generator | None = None) -> Batch:
         """One batch, drawn from `rng` if it is given, else from the sampler's own."""
         rng = rng or self.rng
-        repeat = self.n_conditions > len(self.conditions)
-        chosen = rng.choice(len(self.conditions), self.n_conditions, replace=repeat, p=self._weights)
+        chosen = self._chosen(rng)
         target = np.concatenate([_draw(rng, self._rows[place], self.n_cells) for place in chosen])
         control = self._controls.draw(rng, target)
         conditions = tuple(self.conditions[place] for place in chosen)
@@ -134,6 +136,16 @@ class ConditionSampler:
             condition=torch.arange(self.n_conditions).repeat_interleave(self.n_cells),
             conditions=conditions,
         )
+
+    def _chosen(self, rng: np.random.Generator) -> Rows:
+        """Places of the conditions of a batch."""
+        if len(self._groups) == 1:
+            repeat = self.n_conditions > len(self.conditions)
+            return rng.choice(len(self.conditions), self.n_conditions, replace=repeat, p=self._weights)
+        shares = np.array([self._weights[group].sum() for group in self._groups])
+        group = self._groups[rng.choice(len(shares), p=shares / shares.sum())]
+        weights = self._weights[group] / self._weights[group].sum()
+        return rng.choice(group, self.n_conditions, replace=self.n_conditions > len(group), p=weights)
 
     def __iter__(self) -> Iterator[Batch]:
         while True:

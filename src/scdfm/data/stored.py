@@ -238,12 +238,13 @@ def stacked(first: Matrix, second: Matrix) -> Matrix:
     return writer.finished()
 
 
-def gathered(parts: Iterable[sp.csr_matrix], like: Matrix) -> Matrix:
-    """The rows of all `parts`, which have the columns of `like`: on disk where that is, else in memory."""
+def gathered(parts: Iterable[sp.csr_matrix], like: Matrix, width: int | None = None) -> Matrix:
+    """The rows of all `parts`, of `width` columns (None: those of `like`): on disk where `like` is, else in memory."""
+    width = like.shape[1] if width is None else width
     if not isinstance(like, StoredMatrix):
-        empty = sp.csr_matrix(np.empty((0, like.shape[1]), dtype=np.float32))
+        empty = sp.csr_matrix(np.empty((0, width), dtype=np.float32))
         return sp.csr_matrix(sp.vstack([empty, *parts], format="csr"))
-    writer = RowsWriter(like.shape[1])
+    writer = RowsWriter(width)
     for part in parts:
         writer.append(part)
     return writer.finished()

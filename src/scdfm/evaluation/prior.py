@@ -174,14 +174,23 @@ def training_means(
     table = table.rename(index=lambda label: canonical(str(label)), columns=str)
     named = [str(c) for c in table.index if targets(str(c))]
     leaked = [c for c in named if c in set(pair.conditions)]
-    kept = tuple(c for c in named if c not in set(leaked))
+    whole = table[genes].notna().all(axis=1)
+    kept = tuple(c for c in named if c not in set(leaked) and whole[c])
     notes = (
         [f"{len(leaked)} scored conditions were left out of the training means: {', '.join(leaked[:5])}"]
         if leaked
         else []
     )
+    if not whole.all():
+        notes.append(
+            f"{int((~whole).sum())} rows of the training means are of screens that lack a scored gene, and left out"
+        )
     means = table.loc[list(kept), genes].to_numpy(dtype=np.float64)
-    own = {str(c): table.loc[c, genes].to_numpy(dtype=np.float64) for c in table.index if not targets(str(c))}
+    own = {
+        str(c): table.loc[c, genes].to_numpy(dtype=np.float64)
+        for c in table.index
+        if not targets(str(c)) and whole[c]
+    }
     matched = _matched_means(pair, kept, own)
     astray = [c for c in kept if matched and c not in matched and control_of(c) not in matched]
     if astray:

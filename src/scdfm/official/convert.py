@@ -313,7 +313,9 @@ def _write_data(out: Path, manifest: Manifest, cells: CellTable, split: Split | 
     most = manifest.config.training.keep_controls
     kept = numpy_rng(manifest.seed, "kept controls").permutation(cells.rows(CONTROL))[:most]
     if len(kept):
-        folder.write_cells(out / folder.CONTROLS, cells, np.sort(kept), columns)
+        folder.write_cells(
+            out / folder.CONTROLS, cells, np.sort(kept), columns, cells.X[np.sort(kept)][:, columns]
+        )
     if split is not None:
         means = cells.means([CONTROL, *split.train, *split.validation])[manifest.panel]
         folder.write_table(out / folder.MEANS, means)

@@ -8,6 +8,7 @@ cells as donors; `PriorStart` makes populations of both, from which a flow may s
 from scdfm.prior.effects import EffectPrior
 from scdfm.prior.learn import LearnedPrior, learn_prior
 from scdfm.prior.marginals import Marginals
+from scdfm.prior.missing import filled_shifts
 from scdfm.prior.shrink import Shrinkage
 from scdfm.prior.spread import Spread, fit_spread
 from scdfm.prior.start import PriorStart, gaussian_velocity
@@ -19,6 +20,7 @@ __all__ = [
     "PriorStart",
     "Shrinkage",
     "Spread",
+    "filled_shifts",
     "fit_spread",
     "gaussian_velocity",
     "learn_prior",

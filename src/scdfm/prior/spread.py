@@ -159,16 +159,16 @@ def fit_spread(
     settings: Sequence[str],
     rng: torch.Generator,
 ) -> Spread:
-    """The spread of `cells` [n, G] (log1p), row i of condition `conditions[i]`.
+    """The spread of `cells` [n, G] (log1p), row i of condition `conditions[i]`; NaN where a cell's screen has no such gene.
 
     means [C, G] and `settings` [C]: mean of each condition, and the name of its control population. `rng` draws what
     stands behind zeros, and the donors.
     """
-    variances = ((cells - means[conditions]) ** 2).mean(0)
+    variances = variances_around(cells, means[conditions])
     size = float(np.sqrt(variances.mean())) or 1.0
     deviation = np.maximum(np.sqrt(variances) / size, SMALLEST)
     of_screen = np.array([covariates(setting).get(SCREEN, "") for setting in settings])
-    marginals = Marginals.fitted(cells)
+    marginals = _marginals(cells)
     screens = _own_marginals(cells, of_screen[conditions], marginals)
     drawn = torch.randperm(len(cells), generator=rng)[:MOST_DONORS].numpy()
     places = {name: place for place, name in enumerate(dict.fromkeys(settings))}
@@ -183,8 +183,44 @@ def fit_spread(
         rates = law.rates(torch.from_numpy(means))[torch.from_numpy(conditions[drawn[mine]])]
         values = torch.from_numpy(cells[drawn[mine]].astype(np.float32))
         donors[mine] = normal_scores(law.scores(values, rates, uniform[mine])).half()
+    _lend(donors, torch.from_numpy(np.isnan(cells[drawn])), rng)
     found = {name: (int(first[place]), int(counts[place])) for name, place in places.items()}
     return Spread(marginals, size, torch.from_numpy(deviation.astype(np.float32)), donors, found, screens)
+
+
+def variances_around(cells: Floats, means: Floats) -> Floats:
+    """Mean square [G] of what cells [n, G] are off `means` [n, G], over the cells that measured the gene."""
+    squared = (cells - means) ** 2
+    return np.asarray(np.nanmean(squared, axis=0) if np.isnan(squared).any() else squared.mean(0))
+
+
+def _marginals(cells: Floats) -> Marginals:
+    """The marginals of all cells [n, G], of each gene by those that measured it."""
+    if not (missing := np.isnan(cells)).any():
+        return Marginals.fitted(cells)
+    zeros, values = torch.empty(cells.shape[1]), torch.empty((cells.shape[1], N_KNOTS))
+    for lacking in np.unique(missing, axis=1).T:
+        genes = np.flatnonzero((missing == lacking[:, None]).all(0))
+        law = Marginals.fitted(cells[~lacking][:, genes])
+        zeros[genes], values[genes] = law.zeros, law.values
+    return Marginals(zeros, values)
+
+
+def _lend(donors: Tensor, missing: Tensor, rng: torch.Generator) -> None:
+    """Give donors [n, G] scores of genes that are `missing` in them: those of donors, drawn at random, that have them.
+
+    Genes of one lender go together; a gene that no donor has is standard normal.
+    """
+    if not missing.any():
+        return
+    for lacking in torch.unique(missing, dim=1).T:
+        genes = torch.nonzero((missing == lacking[:, None]).all(0)).flatten()
+        borrowers, lenders = torch.nonzero(lacking).flatten(), torch.nonzero(~lacking).flatten()
+        if len(lenders):
+            drawn = lenders[torch.randint(len(lenders), (len(borrowers),), generator=rng)]
+            donors[borrowers[:, None], genes] = donors[drawn[:, None], genes]
+        else:
+            donors[:, genes] = torch.randn((len(donors), len(genes)), generator=rng).to(donors.dtype)
 
 
 def _own_marginals(cells: Floats, of_screen: npt.NDArray[np.str_], common: Marginals) -> dict[str, Marginals]:

@@ -112,15 +112,18 @@ def read_table(path: Path, **options: Any) -> pd.DataFrame:
     return table
 
 
-def write_cells(path: Path, cells: CellTable, rows: np.ndarray, columns: np.ndarray) -> None:
-    """Store some cells on the panel's genes as .h5ad, whole or not at all, with the columns of their design."""
+def write_cells(path: Path, cells: CellTable, rows: np.ndarray, columns: np.ndarray, expression: Any) -> None:
+    """Store some cells on the panel's genes as .h5ad, whole or not at all, with the columns of their design.
+
+    expression: CSR [n, G] of these cells and genes.
+    """
     import anndata as ad
 
     kept = dict.fromkeys((cells.perturbation_key, *cells.covariates, *cells.design.match))
     obs = cells.obs[list(kept)].iloc[rows].copy()
     obs[cells.perturbation_key] = obs[cells.perturbation_key].astype(str)
     genes = pd.Index(cells.genes[columns].astype(object), name="gene")
-    adata = ad.AnnData(cells.X[rows][:, columns], obs=obs, var=pd.DataFrame(index=genes))
+    adata = ad.AnnData(expression, obs=obs, var=pd.DataFrame(index=genes))
     with written_whole(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
 
@@ -215,11 +218,12 @@ def described_by(
     )
 
 
-def means_of(table: pd.DataFrame, genes: list[str], path: Path) -> pd.DataFrame:
-    """Means of the run's `genes`, every one finite; RunError for anything else."""
+def means_of(table: pd.DataFrame, genes: list[str], path: Path, masked: bool = False) -> pd.DataFrame:
+    """Means of the run's `genes`, every one finite, or where `masked` NaN; RunError for anything else."""
     if list(table.columns) != genes:
         raise RunError(f"{path}: its columns are not the {len(genes)} genes of the run; {REMEDY}")
     numeric = all(np.issubdtype(kind, np.number) for kind in table.dtypes)
-    if table.empty or not numeric or not np.isfinite(table.to_numpy(np.float64)).all():
+    values = table.to_numpy(np.float64) if numeric else np.full(1, np.inf)
+    if table.empty or not (np.isfinite(values) | (masked & np.isnan(values))).all():
         raise RunError(f"{path}: expected a finite number for each condition and gene; {REMEDY}")
     return table

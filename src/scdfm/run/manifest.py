@@ -147,6 +147,8 @@ class Manifest(BaseModel):
     """Fewest genes above 0 of the cells that were read."""
     n_cells: dict[str, int] = {}
     """Cells of control and of each training and validation condition."""
+    unmeasured: dict[str, list[str]] = {}
+    """By screen, the genes of the panel that it did not measure, where screens were joined on the genes of any."""
     lineage: list[Ancestor] = []
     """The runs that this one started from, the last one first."""
     versions: dict[str, str]
@@ -205,6 +207,8 @@ class Manifest(BaseModel):
             raise ValueError("panel holds no gene, or one twice")
         if unknown := [name for name in self.panel if name not in known]:
             raise ValueError(f"'{unknown[0]}' of panel is not in the vocabulary")
+        if strange := {gene for genes in self.unmeasured.values() for gene in genes} - set(self.panel):
+            raise ValueError(f"'{min(strange)}' of unmeasured is not in the panel")
         if self.seed != self.config.seed:
             raise ValueError(f"seed {self.seed} is not the config's {self.config.seed}")
         for name in self.control_populations:

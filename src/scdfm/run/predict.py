@@ -67,6 +67,8 @@ def predict(
 
     Returns AnnData [conditions · n_cells, genes] of log1p expression. obs holds the condition under the run's perturbation
     key, the other columns of the user's own file (`scdfm.run.columns`), and `source_control`, the name of the control cell.
+    var["unmeasured_in"] names, of screens joined on the genes of any, those that did not measure the gene: their conditions
+    are predicted there by the other screens.
     uns["scdfm"] is the provenance, with the conditions that are `extrapolated` and, in `extrapolated_because`, why. Raises
     ConditionError for a condition the run knows too little of, or without control cells, DataError for controls that do
     not fit the run.
@@ -153,6 +155,11 @@ def populations(
     )
     if table.filled:
         found.var["filled"] = found.var_names.isin(table.filled)
+    if unmeasured := run.manifest.unmeasured:
+        found.var["unmeasured_in"] = [
+            ",".join(screen for screen, genes in unmeasured.items() if gene in genes)
+            for gene in found.var_names
+        ]
     if law is not None:
         law.describe(found, drawn)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -105,13 +106,13 @@ class Trained:
     @functools.cached_property
     def means(self) -> pd.DataFrame:
         """Mean log1p expression, condition × G, of control, training and validation conditions, never of test ones; and
-        of the control cells of each of their covariates, as `control|cell_type=B`."""
+        of the control cells of each of their covariates, as `control|cell_type=B`. NaN of genes that were not measured."""
         if folder.MEANS not in self.manifest.digests:
             raise RunError(
                 f"run {self.path} stores no means: it was converted without the data it was trained on"
             )
         path = self._file(folder.MEANS)
-        return folder.means_of(folder.read_means(path), self.genes, path)
+        return folder.means_of(folder.read_means(path), self.genes, path, bool(self.manifest.unmeasured))
 
     @functools.cached_property
     def rates(self) -> torch.Tensor:
@@ -197,13 +198,17 @@ class Trained:
 
     @functools.cached_property
     def controls(self) -> CellTable:
-        """The control cells stored with the run, on the panel's genes."""
+        """The control cells stored with the run, on the panel's genes; `filled` are those that not all of them measured."""
         if folder.CONTROLS not in self.manifest.digests:
             raise RunError(
                 f"run {self.path} stores no control cells; give some with --controls (controls=...)"
             )
         stored = {**Naming().to_dict(), "target_sum": None, "values": "log1p", "min_genes": 0}
-        return read_controls(self._file(folder.CONTROLS), self.manifest, stored)
+        table = read_controls(self._file(folder.CONTROLS), self.manifest, stored)
+        lacking = {gene for genes in self.manifest.unmeasured.values() for gene in genes}
+        return (
+            replace(table, filled=tuple(gene for gene in self.genes if gene in lacking)) if lacking else table
+        )
 
     def untrained(self) -> Self | None:
         """This run at step 0: a field that corrects nothing, so that `predict` gives what the prior expects, in closed
@@ -281,4 +286,6 @@ def encoder_of(manifest: Manifest, features: FeatureTable | None) -> ConditionEn
 
 def source_rates(means: pd.DataFrame) -> torch.Tensor:
     """[G] expected counts per gene of the Poisson source: the training conditions' average, off the log scale."""
-    return torch.from_numpy(np.expm1(means.to_numpy(np.float64).mean(0)).astype(np.float32))
+    values = means.to_numpy(np.float64)
+    mean = np.nanmean(values, axis=0) if np.isnan(values).any() else values.mean(0)
+    return torch.from_numpy(np.expm1(mean).astype(np.float32))

@@ -48,6 +48,12 @@ class Ensemble:
                 "itself; give runs of different seeds"
             )
         first = several[0]
+        for run in several:
+            if run.manifest.unmeasured:
+                raise RunError(
+                    f"run {run.path} was fitted on screens of different genes, whose measured means cannot be compared; "
+                    "fit them on the genes of all (--genes intersection)"
+                )
         for run in several[1:]:
             if run.manifest.scale != first.manifest.scale:
                 raise RunError(

@@ -80,6 +80,7 @@ def fit(
     if overwrite:
         _require_overwritable(out, resume, parent)
     if parent:
+        cells.require_all_measured("--from")
         require_kin(parent, cells, config)
     if seconds is not None:
         config = _budgeted(seconds, cells, split, config, features, out if resume else None, parent)
@@ -183,7 +184,7 @@ def _train(
     if (parent := data.inputs.parent) is not None:  # a fit of no steps is the prior alone
         field.load_state_dict(carried_weights(parent, field, encoder, prepared.graph))
     rates = source_rates(prepared.means)
-    module = FlowModule(field, config, data.gene_ids, rates, len(data.validation), start)
+    module = FlowModule(field, config, data.gene_ids, rates, len(data.validation), start, data.measured)
     trainer = run_loop(module, data, config, out, progress, [] if watch is None else [watch])
     if not trainer.is_global_zero or watch is not None:
         return None

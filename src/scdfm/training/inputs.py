@@ -23,6 +23,7 @@ from scdfm.data import (
 from scdfm.data.encoding import ConditionEncoder, ConditionSchema
 from scdfm.data.features import COEXPRESSION, FeatureTable, Standardiser, combine, read, table
 from scdfm.data.graph import coexpression_axes
+from scdfm.data.joining import FEWEST_GENES
 from scdfm.data.sampler import population
 from scdfm.data.stored import subset
 from scdfm.errors import DataError, RunError
@@ -106,6 +107,7 @@ def prepare(
         subset=cells.subset,
         min_genes=cells.min_genes,
         n_cells={name: cells.n_cells(name) for name in (CONTROL, *split.train, *split.validation)},
+        unmeasured=_unmeasured(cells, split, panel),
         lineage=ancestors(parent, cells) if parent else [],
         versions=versions(),
     )
@@ -117,6 +119,30 @@ def prepare(
         (*split.train, *controls)
     )  # refuses what training could not learn before anything is written
     return Inputs(manifest, panel, vocabulary, encoder, given, standardise, parent)
+
+
+def _unmeasured(cells: CellTable, split: Split, panel: GenePanel) -> dict[str, list[str]]:
+    """By screen, the genes of the panel that it did not measure; DataError where training could not learn them."""
+    if not cells.measured:
+        return {}
+    columns = cells.columns(panel.genes)
+    common = int(np.logical_and.reduce(list(cells.measured.values()))[columns].sum())
+    if common < FEWEST_GENES:
+        raise DataError(
+            f"panel: {common} of its {len(columns)} genes are measured by all screens, expected at least {FEWEST_GENES}; "
+            "raise panel.n_genes, or name some in panel.include"
+        )
+    told = np.any([cells.measures(name) for name in split.train], axis=0)[columns]
+    if not told.all():
+        gene = panel.genes[int(np.argmin(told))]
+        raise DataError(
+            f"panel: no training condition is of a screen that measured '{gene}'; give that screen training conditions, or "
+            "join on the genes of all (genes='intersection')"
+        )
+    return {
+        name: [gene for gene, there in zip(panel.genes, own[columns], strict=True) if not there]
+        for name, own in cells.measured.items()
+    }
 
 
 def control_populations(cells: CellTable, split: Split, config: Config) -> tuple[str, ...]:
@@ -141,6 +167,7 @@ def require_same_run(found: Manifest, expected: Manifest, out: Path) -> None:
         "conditions",
         "control_populations",
         "features",
+        "unmeasured",
         "lineage",
     )
     differing = [name for name in names if getattr(found, name) != getattr(expected, name)] + (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scdfm.config import Config, TrainingConfig
 from scdfm.data import Batch
+from scdfm.data.conditions import SCREEN, covariates
 from scdfm.encoded import EncodedConditions
 from scdfm.errors import TrainingError
 from scdfm.flow import FlowLoss, Noise, Start, in_units, sample_time, step
@@ -70,9 +71,11 @@ class FlowModule(L.LightningModule):
         rates: Tensor,
         n_validation: int = 0,
         start: PriorStart | None = None,
+        measured: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.start = start
+        self.measured = measured or {}  # places of the panel genes of each screen, where not all have all
         self.scores = torch.zeros(n_validation, len(SCORES) + 1)  # last: 1 where this process generated it
         self.gene_ids: Tensor
         self.rates: Tensor
@@ -141,8 +144,12 @@ class FlowModule(L.LightningModule):
         return whole[torch.arange(batch.first, last, device=self.device)]
 
     def _draw_genes(self, batch: Batch, rng: torch.Generator) -> Tensor | slice:
-        """Places of T of the G panel genes, drawn once for the batch."""
+        """Places of T of the G panel genes, drawn once for the batch among those that its screen measured."""
         n_genes, wanted = batch.target.shape[1], self.config.flow.genes_per_step
+        if self.measured:
+            places = self.measured[covariates(batch.conditions[0])[SCREEN]]
+            drawn = places[torch.randperm(len(places), generator=rng)[:wanted]]
+            return drawn.to(batch.target.device)
         if wanted is None or wanted >= n_genes:
             return slice(None)
         return torch.randperm(n_genes, generator=rng)[:wanted].to(batch.target.device)

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import scipy.sparse as sp
 import torch
 
 from scdfm.data import CONTROL, CellTable, Split, coexpression_graph, vocabulary_graph
-from scdfm.data.conditions import control_of
-from scdfm.data.stored import subset
+from scdfm.data.conditions import SCREEN, control_of
+from scdfm.data.stored import in_memory, subset
 from scdfm.prior import EffectPrior, PriorStart
 from scdfm.run import folder
 from scdfm.run.counts import learned_law
@@ -46,7 +48,9 @@ class Prepared:
         means = _means(cells, split, inputs, out / folder.MEANS)
         if config.training.keep_controls and not (out / folder.CONTROLS).is_file():
             kept = kept_controls(cells, config.training.keep_controls, config.seed)
-            folder.write_cells(out / folder.CONTROLS, cells, kept, columns)
+            folder.write_cells(
+                out / folder.CONTROLS, cells, kept, columns, lent(cells, kept, columns, config.seed)
+            )
         if not (out / folder.COUNTS).is_file():
             law = learned_law(cells, split, columns, config.seed)
             if law is not None:
@@ -68,9 +72,14 @@ def _graph(cells: CellTable, split: Split, inputs: Inputs, path: Path) -> torch.
         return folder.read_graph(path, len(inputs.vocabulary.tokens))
     options, genes = inputs.manifest.config.graph, inputs.panel.genes
     training = np.concatenate([cells.rows(name) for name in (CONTROL, *split.train)])
+    rows, columns = np.sort(training), cells.columns(genes)
+    screens = cells.obs[SCREEN].iloc[rows] if cells.measured else None
+    parts = [] if screens is None else [
+        (np.flatnonzero(screens == name), own[columns]) for name, own in cells.measured.items()
+    ]  # fmt: skip
     found = coexpression_graph(
-        subset(cells.X, np.sort(training), cells.columns(genes)), k=options.k,
-        negative_edges=options.negative_edges, faithful=options.faithful,
+        subset(cells.X, rows, columns), k=options.k,
+        negative_edges=options.negative_edges, faithful=options.faithful, parts=parts,
     )  # fmt: skip
     graph = vocabulary_graph(found, genes, inputs.vocabulary)
     folder.write_graph(path, graph)
@@ -96,3 +105,30 @@ def kept_controls(cells: CellTable, most: int, seed: int) -> np.ndarray:
     shuffled = numpy_rng(seed, "kept controls").permutation(cells.rows(CONTROL))
     turn = pd.Series(cells.match[shuffled]).groupby(cells.match[shuffled]).cumcount().to_numpy()
     return np.sort(shuffled[np.argsort(turn, kind="stable")[:most]])
+
+
+def lent(
+    cells: CellTable, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], seed: int
+) -> sp.csr_matrix:
+    """Expression [n, G] of some control cells.
+
+    Genes that a cell's screen did not measure take the values of a control cell, drawn at random, of the screen that did
+    whose control means are nearest on the genes of all.
+    """
+    own = in_memory(subset(cells.X, rows, columns))
+    if not cells.measured:
+        return own
+    dense, controls = own.toarray(), cells.rows(CONTROL)
+    screens = cells.obs[SCREEN].to_numpy()
+    of = {name: controls[screens[controls] == name] for name in cells.measured}
+    common = np.logical_and.reduce(list(cells.measured.values()))
+    means = {name: cells.take(found).mean(CONTROL)[common] for name, found in of.items() if len(found)}
+    for name, measured in cells.measured.items():
+        mine, lacking = np.flatnonzero(screens[rows] == name), ~measured[columns]
+        near = sorted(set(means) - {name}, key=lambda other: float(((means[other] - means[name]) ** 2).sum()))
+        for other in near if len(mine) else ():
+            genes = np.flatnonzero(lacking & cells.measured[other][columns])
+            drawn = numpy_rng(seed, "lent", name, other).choice(of[other], len(mine))
+            dense[np.ix_(mine, genes)] = in_memory(subset(cells.X, drawn, columns[genes])).toarray()
+            lacking[genes] = False
+    return sp.csr_matrix(dense)

@@ -15,8 +15,17 @@ from scdfm.data.conditions import control_of
 from scdfm.data.sampler import population
 from scdfm.data.stored import in_memory, subset
 from scdfm.files import made
-from scdfm.prior import EffectPrior, LearnedPrior, PriorStart, Spread, fit_spread, learn_prior
+from scdfm.prior import (
+    EffectPrior,
+    LearnedPrior,
+    PriorStart,
+    Spread,
+    filled_shifts,
+    fit_spread,
+    learn_prior,
+)
 from scdfm.prior.kernel import Floats, every_target
+from scdfm.prior.spread import variances_around
 from scdfm.run import folder
 from scdfm.run.manifest import Ancestor, Manifest
 from scdfm.seeds import numpy_rng, torch_rng
@@ -85,12 +94,14 @@ def _learned(
     """The prior of some conditions, and of those of an `earlier` screen, whose means are worth so many cells at most."""
     shifts, controls = _shifts(cells, names, cells.columns(inputs.panel.genes))
     counts = np.array([cells.n_cells(name) for name in names], dtype=np.float64)
+    described, genes = inputs.encoder.descriptions, inputs.panel.genes
+    if np.isnan(shifts).any():
+        shifts = filled_shifts(names, shifts, counts, variances, genes, described, controls)
     if earlier is not None and worth:
         names = (*names, *earlier.names)
         shifts, controls = np.vstack([shifts, earlier.shifts]), np.vstack([controls, earlier.controls])
         counts = np.concatenate([counts, 1 / (1 / np.maximum(earlier.cells, 1) + 1 / worth)])
-    described = inputs.encoder.descriptions
-    return learn_prior(names, shifts, counts.tolist(), variances, inputs.panel.genes, described, controls)
+    return learn_prior(names, shifts, counts.tolist(), variances, genes, described, controls)
 
 
 def _earlier(inputs: Inputs, cells: CellTable) -> Earlier | None:
@@ -135,9 +146,23 @@ def _joined(
 
 
 def _shifts(cells: CellTable, names: Sequence[str], columns: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Measured mean shifts [C, G], and means [C, G] of the control cells that they are from."""
-    controls = np.stack([cells.control_mean(name)[columns] for name in names])
-    return np.asarray(cells.means(names).to_numpy()[:, columns] - controls), controls
+    """Measured mean shifts [C, G], and means [C, G] of the control cells that they are from.
+
+    A shift is NaN of a gene that was not measured.
+    """
+    means, controls = cells.means(names).to_numpy()[:, columns], _control_means(cells, names, columns)
+    return np.asarray(means - controls), controls
+
+
+def _control_means(cells: CellTable, names: Sequence[str], columns: npt.NDArray[np.int64]) -> Floats:
+    """Means [C, G] of the conditions' control cells; of genes that their screen did not measure, of all that did."""
+    return _at_home(cells, np.stack([cells.control_mean(name)[columns] for name in names]), columns)
+
+
+def _at_home(cells: CellTable, means: Floats, columns: npt.NDArray[np.int64]) -> Floats:
+    """`means` [C, G] of control cells, with those of all control cells in the place of NaN."""
+    lacking = np.isnan(means)
+    return np.where(lacking, cells.mean(CONTROL)[columns], means) if lacking.any() else means
 
 
 def _validated(learned: LearnedPrior, split: Split, inputs: Inputs, controls: Floats) -> EffectPrior:
@@ -163,17 +188,22 @@ def _expected(
     options, columns = inputs.manifest.config.flow, cells.columns(inputs.panel.genes)
     own = learned.left_out if options.prior_means == "leave_one_out" else learned.prior.predict(split.train)
     names, n = (*split.train, *split.validation), len(split.train)
-    controls = np.stack([cells.control_mean(name)[columns] for name in names])
+    controls = _control_means(cells, names, columns)
     validated = _validated(learned, split, inputs, controls[n:])
-    populations = inputs.manifest.control_populations
-    untouched = [cells.take(population(cells, name)).mean(CONTROL)[columns] for name in populations]
+    untouched = [
+        _at_home(cells, cells.take(population(cells, name)).mean(CONTROL)[None, columns], columns)[0]
+        for name in inputs.manifest.control_populations
+    ]
     means = np.stack([*(controls + np.vstack([own, validated.predict(split.validation)])), *untouched])
-    doubts = [np.zeros(n), validated.doubt(split.validation), np.zeros(len(populations))]
+    doubts = [np.zeros(n), validated.doubt(split.validation), np.zeros(len(untouched))]
     return means, np.stack([*controls, *untouched]), np.concatenate(doubts)
 
 
 class SpreadSample(NamedTuple):
-    """Training cells [n, G] whose spread is learned, the condition of each, means [C, G] and control populations [C]."""
+    """Training cells [n, G] whose spread is learned, the condition of each, means [C, G] and control populations [C].
+
+    Cells and means are NaN of genes that were not measured.
+    """
 
     cells: Floats
     conditions: npt.NDArray[np.int64]
@@ -184,7 +214,7 @@ class SpreadSample(NamedTuple):
         """Variance of each gene [G] around the means, unbiased within each condition."""
         counts = np.bincount(self.conditions)
         unbiased = len(self.cells) / max(len(self.cells) - len(counts), 1)
-        return np.asarray(((self.cells - self.means[self.conditions]) ** 2).mean(0) * unbiased)
+        return np.asarray(variances_around(self.cells, self.means[self.conditions]) * unbiased)
 
 
 def _spread_sample(cells: CellTable, names: Sequence[str], inputs: Inputs) -> SpreadSample:
@@ -203,6 +233,8 @@ def _spread_sample(cells: CellTable, names: Sequence[str], inputs: Inputs) -> Sp
     rows = [rng.permutation(found)[:each] for found in chosen.values()]
     values = in_memory(subset(cells.X, np.concatenate(rows), columns)).toarray().astype(np.float64)
     conditions = np.repeat(np.arange(len(rows)), [len(drawn) for drawn in rows])
+    if cells.measured:
+        values[~np.stack([cells.measures(name)[columns] for name in chosen])[conditions]] = np.nan
     return SpreadSample(values, conditions, means, [control_of(name) for name in chosen])
 
 

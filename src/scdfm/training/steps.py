@@ -129,6 +129,9 @@ class ValidationConditions(Dataset[ValidationBatch]):
         asked = [min(options.validation_cells, max(cells.n_cells(name), LEAST_CELLS)) for name in order]
         kept = dict(zip(order[: _affordable(asked, options.validation_budget)], asked, strict=False))
         genes = numpy_rng(seed, "validation genes").permutation(len(panel.genes))
+        if cells.measured:  # conditions of all screens are judged together
+            common = np.logical_and.reduce(list(cells.measured.values()))[cells.columns(panel.genes)]
+            genes = genes[common[genes]]
         places = np.sort(genes[: options.validation_genes])
         self.batches = [
             _validation_batch(cells, panel, encoder, name, kept[name], places, seed)
@@ -191,6 +194,10 @@ class StepData(L.LightningDataModule):
         options = config.training
         self.cells, self.split, self.inputs = cells, split, inputs
         self.config, self.first_step = config, first_step
+        columns = cells.columns(inputs.panel.genes)
+        self.measured = {
+            name: torch.from_numpy(np.flatnonzero(own[columns])) for name, own in cells.measured.items()
+        }
         self.gene_ids = torch.from_numpy(inputs.vocabulary.gene_ids(inputs.panel.genes))
         self.sampler = ConditionSampler(
             cells, split, inputs.panel, numpy_rng(config.seed, "sampler"), encoder=inputs.encoder,
