@@ -9,7 +9,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -82,6 +82,8 @@ def _known_keys(kind: type[Section], location: tuple[Any, ...]) -> list[str]:
 
 TABLE = "data"
 SCREENS = "screens"
+JOINED_ON = ("intersection", "union")
+"""On which genes screens are joined: those that all measured, or those that any did."""
 Values = Literal["log1p", "log2", "log10", "log1p-twice", "linear"]
 """What numbers can be declared to be: natural, binary or decimal logarithms of 1 + x, log1p taken twice, or none."""
 
@@ -172,19 +174,30 @@ class DataConfig(Section):
         }
 
 
-def screens_of(path: str | Path) -> dict[str, dict[str, Any]]:
-    """The tables `[screens.NAME]` of a TOML file: of each its `file`, and options of `DataConfig` of its own."""
+class Screens(NamedTuple):
+    """The table `[screens]` of a TOML file: by name the `file` of each screen and options of `DataConfig` of its own, and
+    which genes they are joined on (None: not said)."""
+
+    tables: dict[str, dict[str, Any]]
+    genes: str | None
+
+
+def screens_of(path: str | Path) -> Screens:
+    """The tables `[screens.NAME]` of a TOML file, checked; none where it has none."""
     where = f"config file {path}, table [{SCREENS}]"
     found = read_toml(path).get(SCREENS, {})
+    genes = found.pop("genes") if isinstance(found, dict) and isinstance(found.get("genes"), str) else None
     if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
         raise ConfigError(f"{where}: expected a table [{SCREENS}.NAME] for each screen")
+    if genes not in (None, *JOINED_ON):
+        raise ConfigError(f"{where}: genes is '{genes}'; expected one of {', '.join(JOINED_ON)}")
     for name, one in found.items():
         if not isinstance(one.get("file"), str):
             raise ConfigError(f"{where}: '{name}' names no file; expected file = \"SCREEN.h5ad\"")
         DataConfig().updated(
             {key: value for key, value in one.items() if key != "file"}, f"{where}, '{name}'"
         )
-    return found
+    return Screens(found, genes)
 
 
 def table_of(values: Mapping[str, Any], path: str | Path) -> dict[str, Any]:

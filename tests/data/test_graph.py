@@ -141,3 +141,18 @@ def test_axes_of_constant_genes_are_refused() -> None:
         DataError, match="features 'coexpression': every one of 3 genes is constant in control cells"
     ):
         coexpression_axes(np.ones((5, 3)), ["A", "B", "C"])
+
+
+def test_correlations_are_those_within_the_cells_that_measured_both(x: npt.NDArray[np.float64]) -> None:
+    """The same cells in two parts: as either alone. Genes that no part measured together know nothing of each other."""
+    n, genes = len(x), x.shape[1]
+    rows, all_genes = np.arange(n), np.ones(genes, dtype=bool)
+    twice = sp.csr_matrix(np.vstack([x, x + 5]))
+    parts = [(rows, all_genes), (rows + n, all_genes)]
+    np.testing.assert_array_equal(coexpression_graph(twice, k=3, parts=parts), coexpression_graph(x, k=3))
+    first = np.arange(genes) < genes // 2
+    split = coexpression_graph(
+        sp.csr_matrix(np.vstack([x, x])), k=genes, parts=[(rows, first), (rows + n, ~first)]
+    )
+    assert split[np.ix_(first, first)].all()
+    assert not split[np.ix_(first, ~first)].any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import scdfm
-from scdfm.errors import DataError
+from scdfm.errors import ConfigError, DataError
 
 INSTANT = {"panel": {"n_genes": 60}, "graph": {"k": 5}, "sampling": {"cells": 20}}
 
@@ -191,3 +192,63 @@ def test_tables_of_screens_are_checked(call, tmp_path: Path, text: str, words: s
     code, _, error = call("fit", "--config", tmp_path / "s.toml", "--out", tmp_path / "r")
     assert code == 2
     assert words in error
+
+
+def test_the_genes_of_any_screen(screens: dict[str, ad.AnnData], tmp_path: Path) -> None:
+    """What a screen did not measure is NaN among its means; means of all control cells are of those that measured."""
+    read = {name: scdfm.read_cells(one) for name, one in screens.items()}
+    cells = scdfm.join_screens(read, genes="union")
+    assert (len(cells.genes), cells.notes[0][-33:]) == (70, "genes that any has, 50 of which all have"[-33:])
+    whole = cells.means()
+    for name, own in read.items():
+        there = np.isin(cells.genes, own.genes)
+        assert (cells.measures(f"control|screen={name}") == there).all()
+        some = f"{own.conditions[1]}|screen={name}"
+        assert np.isnan(cells.mean(some)[~there]).all()
+        columns = own.columns(cells.genes[there])
+        np.testing.assert_allclose(
+            cells.mean(some)[there], own.mean(own.conditions[1])[columns], rtol=1e-5, atol=1e-7
+        )
+        np.testing.assert_allclose(
+            cells.control_mean(some)[there], own.mean("control")[columns], rtol=1e-5, atol=1e-7
+        )
+        alone = there & (sum(mask.astype(int) for mask in cells.measured.values()) == 1)
+        np.testing.assert_allclose(
+            whole.loc["control"].to_numpy()[alone], own.mean("control")[own.columns(cells.genes[alone])], rtol=1e-5
+        )  # fmt: skip
+    assert not np.isnan(whole.loc["control"]).any()
+    files = {}
+    for name, one in screens.items():
+        one.write_h5ad(tmp_path / f"{name}.h5ad")
+        files[name] = scdfm.read_cells(tmp_path / f"{name}.h5ad", backed=True)
+    assert scdfm.join_screens(files, genes="union").digest() == cells.digest()
+    assert replace(cells, measured={}).digest() != cells.digest()
+    # The same genes in both: nothing is masked, whatever is asked.
+    same = {
+        name: scdfm.read_cells(one[:, list(joined(screens).genes)].copy()) for name, one in screens.items()
+    }
+    assert scdfm.join_screens(same, genes="union").digest() == scdfm.join_screens(same).digest()
+
+
+def test_what_takes_no_union_says_so(screens: dict[str, ad.AnnData], call, tmp_path: Path) -> None:
+    cells = scdfm.join_screens({name: scdfm.read_cells(one) for name, one in screens.items()}, genes="union")
+    words = "joined on genes that not all of them measured, which only a fit can read; expected cells"
+    for use in (
+        cells.to_adata, lambda: scdfm.evaluate(None, cells), lambda: scdfm.benchmark(cells, out=tmp_path / "b")
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=words):
+            use()
+    with pytest.raises(ConfigError, match="genes of joined screens 'all': expected intersection or union"):
+        scdfm.join_screens({}, genes="all")  # type: ignore[arg-type]
+    for name, one in screens.items():
+        one.write_h5ad(tmp_path / f"{name}.h5ad")
+    file, out = tmp_path / "singles.h5ad", ("--out", tmp_path / "r")
+    assert "--genes all: expected one of intersection" in call("fit", file, file, "--genes", "all", *out)[2]
+    assert "--genes union is about several screens" in call("fit", file, "--genes", "union", *out)[2]
+    (tmp_path / "s.toml").write_text("[screens]\ngenes = 'both'\n")
+    assert "genes is 'both'; expected one of" in call("fit", "--config", tmp_path / "s.toml", *out)[2]
+    tables = "".join(f"[screens.{name}]\nfile = '{tmp_path / name}.h5ad'\n" for name in screens)
+    (tmp_path / "u.toml").write_text("[screens]\ngenes = 'union'\n" + tables)
+    code, _, error = call("join", "--config", tmp_path / "u.toml", "--out", tmp_path / "j.h5ad")
+    assert (code, words in error) == (2, True)
+    assert not (tmp_path / "j.h5ad").exists()

@@ -119,3 +119,16 @@ def test_genes_may_be_included_by_name() -> None:
     assert panel.n_variable == plain.n_variable
     with pytest.raises(DataError, match=r"1 of 1 genes are not in the data \(first: 'NONE'\)"):
         select_genes(cells, SPLIT, PanelConfig(n_genes=30, include=("NONE",)))
+
+
+def test_a_gene_is_as_variable_as_the_cells_that_measured_it() -> None:
+    """Zeros of cells that did not measure a gene count for nothing."""
+    x = np.log1p(np.random.default_rng(0).poisson(2.0, (300, 6)).astype(np.float32))
+    measuring = np.full(6, 300)
+    x[200:, 4] = 0
+    measuring[4] = 200
+    found = gene_moments(sp.csr_matrix(x), linear=False, measuring=measuring)
+    for gene, n in enumerate(measuring):
+        np.testing.assert_allclose(found.mean[gene], x[:n, gene].mean(), rtol=1e-6)
+        np.testing.assert_allclose(found.variance[gene], x[:n, gene].var(ddof=1), rtol=1e-5)
+        assert found.lowest[gene] == x[:n, gene].min()

@@ -13,7 +13,17 @@ import scipy.sparse as sp
 import torch
 from scipy import stats
 
-from scdfm.data import Batch, CellTable, ConditionSampler, GenePanel, Split, Vocabulary, read_cells
+from scdfm.data import (
+    Batch,
+    CellTable,
+    ConditionSampler,
+    GenePanel,
+    Split,
+    Vocabulary,
+    join_screens,
+    read_cells,
+)
+from scdfm.data.conditions import parse
 from scdfm.data.encoding import ConditionEncoder, ConditionSchema
 from scdfm.errors import ConditionError, DataError
 from scdfm.seeds import numpy_rng
@@ -218,3 +228,27 @@ def test_a_group_without_controls_draws_from_all_where_that_was_asked_for(lines:
     batch = ConditionSampler(cells, split, PANEL, numpy_rng(0), encoder=encoder, n_cells=2000).sample()
     kept = {round(float(value)) for value in cells.X[cells.rows("control")].toarray()[:, 3] * 16}
     assert set(rows(batch.control).tolist()) == kept
+
+
+def test_a_batch_is_of_one_screen_where_they_measured_different_genes() -> None:
+    sizes = {"control": 20, "A": 6, "B": 6, "A+B": 6}
+    screens = {}
+    for place, name in enumerate("xy"):
+        labels = np.repeat(list(sizes), list(sizes.values()))
+        genes = [f"g{gene}" for gene in range(place, 12 + place)]
+        X = sp.csr_matrix(np.random.default_rng(place).random((len(labels), 12)).astype(np.float32))
+        obs = pd.DataFrame({"perturbation": labels}, index=[f"c{i}" for i in range(len(labels))])
+        screens[name] = read_cells(ad.AnnData(X, obs=obs, var=pd.DataFrame(index=genes)))
+    for genes, expected in (("union", {1}), ("intersection", {1, 2})):
+        cells = join_screens(screens, genes)  # type: ignore[arg-type]
+        train = tuple(name for name in cells.conditions if name not in ("control", "A+B|screen=y"))
+        panel = GenePanel(tuple(cells.genes.tolist()), 3)
+        encoder = ConditionEncoder(Vocabulary.build(panel.genes, "AB"), ConditionSchema.of(train))
+        draws = ConditionSampler(
+            cells, Split("file", 0, train, (), ()), panel, numpy_rng(0, "sampler"), encoder=encoder, n_conditions=2,
+            n_cells=1,
+        )  # fmt: skip
+        drawn = [[parse(name).covariates[0][1] for name in draws.sample().conditions] for _ in range(300)]
+        assert {len(set(names)) for names in drawn} == expected
+        # Three conditions of five are of x.
+        assert abs(np.mean([name == "x" for names in drawn for name in names]) - 0.6) < 4 * 0.5 / np.sqrt(300)

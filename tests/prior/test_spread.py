@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from scipy.stats import kstest
 
 from scdfm.errors import RunError
-from scdfm.prior import PriorStart, Spread, fit_spread
+from scdfm.prior import Marginals, PriorStart, Spread, fit_spread
 from scdfm.prior.spread import MOST_DONORS, normal_scores
 
 
@@ -178,3 +178,27 @@ def test_a_damaged_file_of_two_screens_is_told(tmp_path: Path) -> None:
     found.save(tmp_path / "spread.safetensors")
     with pytest.raises(RunError, match="are those of no distribution"):
         Spread.load(tmp_path / "spread.safetensors", 4)
+
+
+def test_genes_that_a_screen_did_not_measure() -> None:
+    """Marginals are of the cells that have the gene; donors take the scores of one that has it, all at once."""
+    x, _ = of_two_screens()
+    x[:, 3] = x[:, 2]
+    x[600:, 2:] = np.nan
+    conditions, settings = np.repeat([0, 1], 600), ("control|screen=a", "control|screen=b")
+    means = np.stack([x[conditions == place].mean(0) for place in (0, 1)])
+    found = fit_spread(x, conditions, means, settings, torch.Generator().manual_seed(0))
+    of_all, own = found.marginals, found.marginals_of("X|screen=b")
+    assert torch.equal(own.zeros[2:], of_all.zeros[2:])
+    assert torch.equal(of_all.values[2], torch.from_numpy(Marginals.fitted(x[:600, 2:3]).values[0].numpy()))
+    assert (of_all.zeros[2], found.deviation.isfinite().all()) == (0, True)
+    donors = found.donors.float()
+    assert donors.isfinite().all()
+    first, count = found.settings["control|screen=b"]
+    borrowed, lent = donors[first : first + count, 2:], donors[:600, 2:]
+    assert set(map(tuple, borrowed.tolist())) <= set(map(tuple, lent.tolist()))
+    start = PriorStart.around(found, ["X|screen=b"], np.full((1, 4), 1.1), np.full((1, 4), 1.1), [0.0])
+    rows = torch.zeros(1000, dtype=torch.long)
+    begin = start.population(rows, torch.Generator().manual_seed(2), True)
+    cells = start.cells(begin, begin, rows).numpy()
+    np.testing.assert_allclose(cells[:, 2].std(), x[:600, 2].std(), rtol=0.1)

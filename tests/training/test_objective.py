@@ -362,3 +362,23 @@ def test_that_correction_generates_them() -> None:
     kept = still.abs() < 2.5
     assert kept.float().mean() > 0.95
     torch.testing.assert_close((moved - still)[kept], torch.full((int(kept.sum()),), 0.5), rtol=0, atol=0.01)
+
+
+def test_values_that_a_screen_did_not_measure_count_for_nothing() -> None:
+    """Whatever stands there the losses are the same to the bit; with the mask taken out they are not."""
+    names = tuple(f"{name}|screen=a" for name in NAMES)
+    start, places = replace(start_of(), names=names), torch.arange(0, GENES, 2)
+    field, losses = Spoken(), {}
+    for masked in (True, False):
+        for junk in (0.0, 9.0):
+            seen = []
+            for batch in batches(2):
+                control, target = batch.control.clone(), batch.target.clone()
+                control[:, 1::2], target[:, 1::2] = junk, junk
+                own = tuple(f"{name}|screen=a" for name in batch.conditions)
+                seen.append(replace(batch, control=control, target=target, conditions=own))
+            module = module_of(field, config(flow={"genes_per_step": 7}), start)
+            module.measured = {"a": places} if masked else {}
+            losses[masked, junk] = steps(module, seen)
+    assert losses[True, 0.0] == losses[True, 9.0]
+    assert losses[False, 0.0] != losses[False, 9.0]

@@ -54,6 +54,14 @@ def fit(
         list[str] | None,
         typer.Option("--set", help="section.key=value over preset and file; may be repeated."),
     ] = None,
+    joined_on: Annotated[
+        str | None,
+        typer.Option(
+            "--genes",
+            help="Genes of several screens: intersection (all measured them), or union (any did; the others are masked).",
+            show_default="intersection",
+        ),
+    ] = None,
     features: Annotated[
         list[str] | None,
         typer.Option(
@@ -110,7 +118,7 @@ def fit(
     if time is not None and max_steps is not None:
         raise ConfigError("--time and --max-steps both say how long to train; give one of them")
     seconds = None if time is None else seconds_of(time)
-    cells = screen.read_all(data or [])
+    cells = screen.read_all(data or [], joined_on)
     from scdfm.training import fit as fit_cells
 
     run = fit_cells(

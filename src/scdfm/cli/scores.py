@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -65,8 +65,13 @@ def evaluate(
         from scdfm.run import Run
 
         training = Run.load(run)
-        screen = screen.over(training.manifest.reading)
-    asked, cells = screen.counts(predicted, real) if protocol == "vcc2026" else (predicted, screen.read(real))
+    asked: Any = predicted
+    cells: Any
+    if protocol == "vcc2026":
+        reader = screen if training is None else screen.over(training.manifest.reading)
+        asked, cells = reader.counts(predicted, real)
+    else:
+        cells = screen.read(real) if training is None else screen.read_of(real, training)
     result = evaluate_files(
         asked, cells, new_folder(out), training=training, protocol=protocol,  # type: ignore[arg-type]
         metrics=None if metrics is None else [one.strip() for one in metrics.split(",")],
@@ -110,8 +115,7 @@ def hits(
         from scdfm.run import Run
 
         training = Run.load(run)
-        screen = screen.over(training.manifest.reading)
-    cells = screen.read(real)
+    cells = screen.read(real) if training is None else screen.read_of(real, training)
     weights = None
     if signature is not None:
         from scdfm.screening.ranking import signature as signature_of

@@ -87,12 +87,42 @@ class Reader:
             warn(f"{data}: larger than 2 GiB, so its cells stay on disk (--in-memory: do not)")
         return cells
 
-    def read_all(self, files: list[Path]) -> CellTable:
-        """The cells of one file, or of several joined: those given, by their stems, or the config file's [screens.NAME]."""
-        from scdfm.data.joining import join_screens
-        from scdfm.options import screens_of
+    def read_of(self, data: Path, run: Run) -> CellTable:
+        """The cells of a file, read as those of the run were but for the options given.
 
-        named = {} if self.config is None else screens_of(self.config)
+        Of a run of several screens it may be the file of one, under whose name its conditions then stand.
+        """
+        from scdfm.data.conditions import SCREEN
+        from scdfm.data.joining import as_screen
+        from scdfm.data.source import open_source
+
+        like, names = run.manifest.reading, run.manifest.conditions.covariates.get(SCREEN)
+        with open_source(data) as source:
+            named = names is None or SCREEN in source.obs.columns
+        if named:
+            return self.over(like).read(data)
+        if data.stem not in (names or ()):
+            raise ConfigError(
+                f"{data}: obs has no column '{SCREEN}', and '{data.stem}' is none of the run's screens "
+                f"({', '.join(names or ())}); name the file as its screen, or join the screens' files into one (scdfm join)"
+            )
+        own = {key: value for key, value in like.items() if key not in ("covariates", "match_controls")}
+        own["covariates"] = [key for key in like["covariates"] if key != SCREEN]
+        if like["match_controls"] is not None:
+            own["match_controls"] = [key for key in like["match_controls"] if key != SCREEN]
+        return as_screen(self.over(own).read(data), data.stem)
+
+    def read_all(self, files: list[Path], genes: str | None = None) -> CellTable:
+        """The cells of one file, or of several joined: those given, by their stems, or the config file's [screens.NAME].
+
+        genes: "union" or "intersection" of theirs; None: as the config file says, else the intersection.
+        """
+        from scdfm.data.joining import join_screens
+        from scdfm.options import JOINED_ON, Screens, screens_of
+
+        named, said = Screens({}, None) if self.config is None else screens_of(self.config)
+        if genes not in (None, *JOINED_ON):
+            raise ConfigError(f"--genes {genes}: expected one of {', '.join(JOINED_ON)}")
         if bool(files) == bool(named):
             found = (
                 f"{len(files)} files and {len(named)} tables [screens.NAME] of --config" if named else "none"
@@ -101,6 +131,10 @@ class Reader:
                 f"which screens? {found} given; expected DATA files, or a config file that names them"
             )
         if len(files) == 1:
+            if genes is not None:
+                raise ConfigError(
+                    f"--genes {genes} is about several screens; give more files, or leave it out"
+                )
             return self.read(files[0])
         screens = {name: (Path(one["file"]), one) for name, one in named.items()}
         screens |= {file.stem: (file, {}) for file in files}
@@ -108,7 +142,10 @@ class Reader:
             raise ConfigError(
                 "two screens are files of one name; name them in tables [screens.NAME] of a config file"
             )
-        joined = join_screens({name: self._one(name, file, own) for name, (file, own) in screens.items()})
+        joined = join_screens(
+            {name: self._one(name, file, own) for name, (file, own) in screens.items()},
+            genes or said or "intersection",  # type: ignore[arg-type]
+        )
         for note in joined.notes:
             warn(note)
         return joined

@@ -72,7 +72,26 @@ def join_screens(
         kept = list(dict.fromkeys(gene for one in tables for gene in one.genes.tolist()))
         measured = {name: np.isin(kept, one.genes) for name, one in screens.items()}
         parts = {name: _widened(one, kept) for name, one in screens.items()}
-    first = tables[0].design
+    return _under_names(screens, parts, kept, measured)
+
+
+def as_screen(cells: CellTable, name: str) -> CellTable:
+    """The cells of one screen under its name, as `join_screens` gives them: to compare with a fit of several.
+
+    DataError for cells that have a covariate of that kind already.
+    """
+    _require_unnamed(cells)
+    return _under_names({name: cells}, {name: cells.X}, cells.genes.tolist(), {})
+
+
+def _under_names(
+    screens: Mapping[str, CellTable],
+    parts: Mapping[str, Matrix],
+    genes: Sequence[str],
+    measured: dict[str, npt.NDArray[np.bool_]],
+) -> CellTable:
+    """The cells of screens, of the expression `parts` [n, genes], whose names become a covariate."""
+    first = next(iter(screens.values())).design
     match = None if first.match == first.covariates else (*first.match, SCREEN)
     design = Design((*first.covariates, SCREEN), None, None, match, first.control_fallback)
     obs = _obs(screens, design)
@@ -82,8 +101,8 @@ def join_screens(
     for column, values in labelled.columns.items():
         obs[column] = values
     return CellTable(
-        X=_stacked(list(parts.values()), len(kept)),
-        genes=np.array(kept, dtype=np.str_),
+        X=_stacked(list(parts.values()), len(genes)),
+        genes=np.array(genes, dtype=np.str_),
         obs=obs,
         conditions=conditions,
         codes=obs[KEY].cat.codes.to_numpy().astype(np.int64),
@@ -92,7 +111,7 @@ def join_screens(
         spelling={name: name for name in conditions},
         match=labelled.match,
         design=design,
-        notes=(_told(screens, kept, measured),),
+        notes=(_told(screens, genes, measured),) if len(screens) > 1 else (),
         measured=measured,
     )
 
@@ -127,15 +146,20 @@ def _check(screens: Mapping[str, CellTable]) -> None:
                     f"screens '{first}' and '{other}' are read with other {what} ({_words(one)}; {_words(two)}), expected "
                     "the same; give each its columns under one name, or leave them out"
                 )
-    if SCREEN in designs[first].covariates:
-        raise DataError(
-            f"covariate '{SCREEN}' is to hold the names of the screens; rename that column of theirs, or leave it out"
-        )
+    for one in screens.values():
+        _require_unnamed(one)
     digests = {name: one.digest() for name, one in screens.items()}
     for at, (name, digest) in enumerate(digests.items()):
         for other in list(digests)[:at]:
             if digests[other] == digest:
                 raise DataError(f"screens '{other}' and '{name}' are the same cells; leave one of them out")
+
+
+def _require_unnamed(cells: CellTable) -> None:
+    if SCREEN in cells.covariates:
+        raise DataError(
+            f"covariate '{SCREEN}' is to hold the names of the screens; rename that column of theirs, or leave it out"
+        )
 
 
 def _require_one_scale(screens: Mapping[str, CellTable], parts: Mapping[str, Matrix]) -> None:

@@ -98,9 +98,14 @@ def read_features(path: Path, manifest: Manifest) -> tuple[FeatureTable, Standar
 
 def read_means(path: Path) -> pd.DataFrame:
     """The means of `write_table`, names kept as text."""
-    # A converter keeps names such as 007 or NA as they are.
+    # A converter keeps names such as 007 or NA as they are; a mean that was not measured is empty.
     return read_table(
-        path, index_col=0, converters={0: str}, float_precision="round_trip", keep_default_na=False
+        path,
+        index_col=0,
+        converters={0: str},
+        float_precision="round_trip",
+        keep_default_na=False,
+        na_values=[""],
     )
 
 
