@@ -152,6 +152,9 @@ class TrainingConfig(Section):
     not the spread: the MMD needs different cells."""
     sampling: Literal["condition", "cell"] = "condition"
     """Conditions are drawn uniformly, or by their number of cells."""
+    screen_weights: dict[str, Annotated[float, Field(strict=True, gt=0)]] = Field(default_factory=dict)
+    """How often conditions of each screen are drawn, relative to 1, where several are fitted together (covariate `screen`);
+    also `weight` of a table `[screens.NAME]`. The prior weighs conditions by their cells alone."""
     control_populations: Literal["auto", "always", "never"] = "auto"
     """Whether the control population of every covariate group is trained as a condition; `auto`: where the screen
     has covariates, doses or times, which then also learn from control cells."""
@@ -360,12 +363,14 @@ class Config(Section):
     def load(cls, path: str | Path, base: Config | None = None) -> Config:
         """The options of a TOML file, over `base` (the preset `default` when none is given).
 
-        Tables `[data]` and `[screens.NAME]` are checked and left to what reads cells: they are no options of the fit.
+        Tables `[data]` and `[screens.NAME]` are checked and left to what reads cells, but for the `weight` of a screen.
         """
         values = read_toml(path)
         DataConfig().updated(table_of(values, path), f"config file {path}, table [{TABLE}]")
-        screens_of(path)
+        weights = screens_of(path).weights
         values = {key: value for key, value in values.items() if key not in (TABLE, SCREENS)}
+        if weights:
+            values = merged({"training": {"screen_weights": weights}}, values)
         return (base or cls.preset("default")).updated(values, where=f"config file {path}")
 
     def updated(self, values: Mapping[str, Any], where: str = "config") -> Config:

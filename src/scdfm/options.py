@@ -175,11 +175,12 @@ class DataConfig(Section):
 
 
 class Screens(NamedTuple):
-    """The table `[screens]` of a TOML file: by name the `file` of each screen and options of `DataConfig` of its own, and
-    which genes they are joined on (None: not said)."""
+    """The table `[screens]` of a TOML file: by name the `file` of each screen and options of `DataConfig` of its own, which
+    genes they are joined on (None: not said), and how often training draws those that say so."""
 
     tables: dict[str, dict[str, Any]]
     genes: str | None
+    weights: dict[str, float]
 
 
 def screens_of(path: str | Path) -> Screens:
@@ -191,13 +192,19 @@ def screens_of(path: str | Path) -> Screens:
         raise ConfigError(f"{where}: expected a table [{SCREENS}.NAME] for each screen")
     if genes not in (None, *JOINED_ON):
         raise ConfigError(f"{where}: genes is '{genes}'; expected one of {', '.join(JOINED_ON)}")
+    weights = {name: one.pop("weight") for name, one in found.items() if "weight" in one}
     for name, one in found.items():
         if not isinstance(one.get("file"), str):
             raise ConfigError(f"{where}: '{name}' names no file; expected file = \"SCREEN.h5ad\"")
         DataConfig().updated(
             {key: value for key, value in one.items() if key != "file"}, f"{where}, '{name}'"
         )
-    return Screens(found, genes)
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            raise ConfigError(
+                f"{where}: '{name}' has the weight {weight!r}; expected a number above 0 such as 2.0"
+            )
+    return Screens(found, genes, {name: float(weight) for name, weight in weights.items()})
 
 
 def table_of(values: Mapping[str, Any], path: str | Path) -> dict[str, Any]:

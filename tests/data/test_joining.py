@@ -137,6 +137,7 @@ def test_by_the_command(call, screens: dict[str, ad.AnnData], tmp_path: Path) ->
         one.write_h5ad(tmp_path / f"{name}.h5ad")
     files = [tmp_path / f"{name}.h5ad" for name in screens]
     tables = "".join(f'[screens.{file.stem}]\nfile = "{file}"\ncontrol = "control"\n' for file in files)
+    tables += "weight = 3\n"
     (tmp_path / "two.toml").write_text(tables + "[panel]\nn_genes = 40\n")
     how = ("--preset", "instant", "--set", "panel.n_genes=40", "--quiet")
     code, _, error = call("fit", *files, "--out", tmp_path / "a", *how)
@@ -159,6 +160,10 @@ def test_by_the_command(call, screens: dict[str, ad.AnnData], tmp_path: Path) ->
     assert call("fit", tmp_path / "j.h5ad", "--covariates", "screen", "--out", tmp_path / "c", *how)[0] == 0
     runs = [scdfm.Run.load(tmp_path / name) for name in "abc"]
     assert len({run.manifest.data["digest"] for run in runs}) == 1
+    assert [run.config.training.screen_weights for run in runs] == [{}, {"pairs": 3.0}, {}]
+    weighted = ("--set", "training.screen_weights.single=2", "--out", tmp_path / "w")
+    code, _, error = call("fit", *files, *how, *weighted)
+    assert (code, "of a screen 'single' (screens of training: pairs, singles)" in error) == (2, True)
     assert (
         call("predict", tmp_path / "a", "--test", "--cells", 9, "--out", tmp_path / "p.h5ad", "--quiet")[0]
         == 0
@@ -185,6 +190,16 @@ def test_by_the_command(call, screens: dict[str, ad.AnnData], tmp_path: Path) ->
         ("[screens.a]\ncontrol = 'x'\n", "'a' names no file; expected file = "),
         ("[screens.a]\nfile = 'a.h5ad'\nwhat = 1\n", "'a': unknown key 'what'"),
         ("[panel]\nn_genes = 4\n", "which screens? none given"),
+        ("[screens.a]\nfile = 'a.h5ad'\nweight = 0\n", "'a' has the weight 0; expected a number above 0"),
+        ("[screens.a]\nfile = 'a.h5ad'\nweight = inf\n", "'a' has the weight inf; expected a number above 0"),
+        (
+            "[screens.a]\nfile = 'a.h5ad'\nweight = true\n",
+            "'a' has the weight True; expected a number above 0",
+        ),
+        (
+            "[training.screen_weights]\na = -1.0\n",
+            "training.screen_weights.a: Input should be greater than 0",
+        ),
     ],
 )
 def test_tables_of_screens_are_checked(call, tmp_path: Path, text: str, words: str) -> None:

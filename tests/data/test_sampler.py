@@ -239,16 +239,19 @@ def test_a_batch_is_of_one_screen_where_they_measured_different_genes() -> None:
         X = sp.csr_matrix(np.random.default_rng(place).random((len(labels), 12)).astype(np.float32))
         obs = pd.DataFrame({"perturbation": labels}, index=[f"c{i}" for i in range(len(labels))])
         screens[name] = read_cells(ad.AnnData(X, obs=obs, var=pd.DataFrame(index=genes)))
-    for genes, expected in (("union", {1}), ("intersection", {1, 2})):
+    for genes, expected, weight in (
+        ("union", {1}, None), ("intersection", {1, 2}, None), ("union", {1}, 4.0), ("intersection", {1, 2}, 4.0),
+    ):  # fmt: skip
         cells = join_screens(screens, genes)  # type: ignore[arg-type]
         train = tuple(name for name in cells.conditions if name not in ("control", "A+B|screen=y"))
         panel = GenePanel(tuple(cells.genes.tolist()), 3)
         encoder = ConditionEncoder(Vocabulary.build(panel.genes, "AB"), ConditionSchema.of(train))
         draws = ConditionSampler(
             cells, Split("file", 0, train, (), ()), panel, numpy_rng(0, "sampler"), encoder=encoder, n_conditions=2,
-            n_cells=1,
+            n_cells=1, weights="cell", screen_weights=weight and {"y": weight},
         )  # fmt: skip
         drawn = [[parse(name).covariates[0][1] for name in draws.sample().conditions] for _ in range(300)]
         assert {len(set(names)) for names in drawn} == expected
-        # Three conditions of five are of x.
-        assert abs(np.mean([name == "x" for names in drawn for name in names]) - 0.6) < 4 * 0.5 / np.sqrt(300)
+        # Three conditions of five are of x; pairs of different conditions are drawn one after the other.
+        share = np.mean([names[0] == "x" for names in drawn])
+        assert abs(share - 3 / (3 + 2 * (weight or 1))) < 4 * 0.5 / np.sqrt(300)

@@ -11,6 +11,9 @@ import pytest
 
 import scdfm
 from scdfm.errors import ConfigError, DataError, RunError
+from scdfm.seeds import numpy_rng
+from scdfm.training.inputs import prepare
+from scdfm.training.steps import StepData
 
 OPTIONS = {"panel": {"n_genes": 80}, "graph": {"k": 5}, "sampling": {"cells": 60}}
 
@@ -167,3 +170,10 @@ def test_what_a_union_cannot_do_is_refused(halves: Halves, run: scdfm.Run, tmp_p
         (DataError, ConfigError), match="genes are measured by all screens, expected at least 10"
     ):
         scdfm.fit(halves.cells, halves.split, few, out=tmp_path / "f")
+
+
+def test_training_draws_screens_by_their_weights(halves: Halves) -> None:
+    config = scdfm.Config.preset("tiny").updated(OPTIONS | {"training": {"screen_weights": {"a": 0.01}}})
+    data = StepData(halves.cells, halves.split, prepare(halves.cells, halves.split, config, None), 0)
+    drawn = [data.sampler.sample(numpy_rng(0, "weights", step)).conditions for step in range(40)]
+    assert np.mean([name.endswith("=b") for names in drawn for name in names]) > 0.9

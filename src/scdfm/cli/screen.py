@@ -120,7 +120,7 @@ class Reader:
         from scdfm.data.joining import join_screens
         from scdfm.options import JOINED_ON, Screens, screens_of
 
-        named, said = Screens({}, None) if self.config is None else screens_of(self.config)
+        named, said, _ = Screens({}, None, {}) if self.config is None else screens_of(self.config)
         if genes not in (None, *JOINED_ON):
             raise ConfigError(f"--genes {genes}: expected one of {', '.join(JOINED_ON)}")
         if bool(files) == bool(named):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -72,7 +72,8 @@ class ConditionSampler:
     independently, with replacement, as in the published training; controls from the matching group of each target
     cell. `control_populations`, such as `control|cell_type=B`, are drawn as conditions beside those of the part. It
     holds the rows of its part and of control alone: no other cell can be drawn. Where screens measured different genes the
-    conditions of a batch are all of one screen, drawn by what its conditions weigh together.
+    conditions of a batch are all of one screen, drawn by what its conditions weigh together. `screen_weights` are factors
+    of the weights of each screen's conditions (others: 1).
 
     Every draw comes from `rng`; `state_dict` saves and `load_state_dict` restores its state.
     """
@@ -92,6 +93,7 @@ class ConditionSampler:
         weights: Literal["condition", "cell"] = "condition",
         part: Literal["train", "validation", "test"] = "train",
         control_populations: Sequence[str] = (),
+        screen_weights: Mapping[str, float] | None = None,
     ) -> None:
         if not split.part(part):
             raise DataError(f"sampler: the split has no {part} condition, expected at least one")
@@ -108,7 +110,11 @@ class ConditionSampler:
         self._index(cells, panel)
         sizes = np.array([len(rows) for rows in self._rows], dtype=np.float64)
         self._weights = sizes / sizes.sum() if weights == "cell" else np.full(len(sizes), 1 / len(sizes))
-        screens = [covariates(name).get(SCREEN, "") if cells.measured else "" for name in self.conditions]
+        screens = [covariates(name).get(SCREEN, "") for name in self.conditions]
+        if screen_weights:
+            weighted = self._weights * [screen_weights.get(screen, 1.0) for screen in screens]
+            self._weights = weighted / weighted.sum()
+        screens = screens if cells.measured else [""] * len(screens)
         self._groups = [np.flatnonzero(np.isin(screens, one)) for one in dict.fromkeys(screens)]
 
     def _index(self, cells: CellTable, panel: GenePanel) -> None:

@@ -20,13 +20,14 @@ from scdfm.data import (
     select_genes,
     targets,
 )
+from scdfm.data.conditions import SCREEN, covariates
 from scdfm.data.encoding import ConditionEncoder, ConditionSchema
 from scdfm.data.features import COEXPRESSION, FeatureTable, Standardiser, combine, read, table
 from scdfm.data.graph import coexpression_axes
 from scdfm.data.joining import FEWEST_GENES
 from scdfm.data.sampler import population
 from scdfm.data.stored import subset
-from scdfm.errors import DataError, RunError
+from scdfm.errors import ConfigError, DataError, RunError
 from scdfm.run.manifest import FORMAT, FeatureSource, Manifest, versions
 from scdfm.run.trained import Trained, encoder_of
 from scdfm.training.transfer import ancestors, carried_features, carried_panel, carried_schema
@@ -70,6 +71,7 @@ def prepare(
     What `parent` knows is carried over (`scdfm.training.transfer`): its genes that are measured here, its targets, its
     features, and its units of dose and time.
     """
+    _require_screens(config, split)
     panel = select_genes(cells, split, carried_panel(parent, cells, config.panel) if parent else config.panel)
     every_target = {target for condition in cells.conditions for target in targets(condition)}
     seen = {target for condition in split.train for target in targets(condition)}
@@ -119,6 +121,16 @@ def prepare(
         (*split.train, *controls)
     )  # refuses what training could not learn before anything is written
     return Inputs(manifest, panel, vocabulary, encoder, given, standardise, parent)
+
+
+def _require_screens(config: Config, split: Split) -> None:
+    """Refuse weights of screens that no training condition is of."""
+    screens = sorted({covariates(name).get(SCREEN, "") for name in split.train} - {""})
+    if strange := sorted(set(config.training.screen_weights) - set(screens)):
+        raise ConfigError(
+            f"training.screen_weights: no training condition is of a screen '{strange[0]}' (screens of training: "
+            f"{', '.join(screens) or 'none'}); expected their names: leave it out, or join the screens"
+        )
 
 
 def _unmeasured(cells: CellTable, split: Split, panel: GenePanel) -> dict[str, list[str]]:
