@@ -114,6 +114,13 @@ class CellTable:
                 numbers[at] += int(cells) * self.measured[str(screen)]
         return numbers
 
+    def measured_alike(
+        self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]
+    ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]]:
+        """Places among `rows` of the cells of each screen, and which genes at `columns` it measured; none where all did."""
+        screens = self.obs[SCREEN].iloc[rows] if self.measured else None
+        return [(np.flatnonzero(screens == name), own[columns]) for name, own in self.measured.items()]
+
     def require_all_measured(self, what: str) -> None:
         """Raise DataError, of `what`, where screens were joined on genes that not all of them measured."""
         if self.measured:

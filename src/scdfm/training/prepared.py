@@ -73,13 +73,9 @@ def _graph(cells: CellTable, split: Split, inputs: Inputs, path: Path) -> torch.
     options, genes = inputs.manifest.config.graph, inputs.panel.genes
     training = np.concatenate([cells.rows(name) for name in (CONTROL, *split.train)])
     rows, columns = np.sort(training), cells.columns(genes)
-    screens = cells.obs[SCREEN].iloc[rows] if cells.measured else None
-    parts = [] if screens is None else [
-        (np.flatnonzero(screens == name), own[columns]) for name, own in cells.measured.items()
-    ]  # fmt: skip
     found = coexpression_graph(
         subset(cells.X, rows, columns), k=options.k,
-        negative_edges=options.negative_edges, faithful=options.faithful, parts=parts,
+        negative_edges=options.negative_edges, faithful=options.faithful, parts=cells.measured_alike(rows, columns),
     )  # fmt: skip
     graph = vocabulary_graph(found, genes, inputs.vocabulary)
     folder.write_graph(path, graph)
