@@ -156,3 +156,6 @@ def test_correlations_are_those_within_the_cells_that_measured_both(x: npt.NDArr
     )
     assert split[np.ix_(first, first)].all()
     assert not split[np.ix_(first, ~first)].any()
+    names = [f"G{gene}" for gene in range(genes)]
+    axes = (coexpression_axes(one, names, of).values for one, of in ((twice, parts), (sp.csr_matrix(x), ())))
+    np.testing.assert_allclose(*(values @ values.T for values in axes), atol=1e-5)

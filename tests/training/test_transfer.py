@@ -69,6 +69,10 @@ def test_the_prior_learns_from_both_screens(parent, screens, tmp_path) -> None:
     split, config = split_of(cells), scdfm.Config().updated(INSTANT)
     fresh = scdfm.fit(cells, split, config, out=tmp_path / "fresh", progress=False)
     both = scdfm.fit(cells, split, config, out=tmp_path / "both", progress=False, start_from=parent)
+    again = scdfm.fit(
+        cells, split, config, out=tmp_path / "both", progress=False, start_from=parent, resume=True
+    )
+    assert again.manifest == both.manifest
     assert both.genes == fresh.genes
     assert error(both, cells, split.test) < 0.85 * error(fresh, cells, split.test)
     (said,) = both.manifest.lineage

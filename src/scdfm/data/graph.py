@@ -15,6 +15,8 @@ from scdfm.errors import DataError
 
 Bool = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float64]
+Parts = Sequence[tuple[npt.NDArray[np.int64], Bool]]
+"""Rows of the cells that measured the same genes, and which."""
 AXES: Final = 64
 """Axes of co-expression at most."""
 _BLOCK_ROWS: Final = 4096
@@ -28,7 +30,7 @@ def coexpression_graph(
     k: int = 30,
     negative_edges: bool = True,
     faithful: bool = False,
-    parts: Sequence[tuple[npt.NDArray[np.int64], Bool]] = (),
+    parts: Parts = (),
 ) -> Bool:
     """True [G, G] where a gene may attend: its k most correlated genes, those it is one of, and itself.
 
@@ -74,13 +76,14 @@ def vocabulary_graph(graph: Bool, genes: Sequence[str], vocabulary: Vocabulary) 
     return among
 
 
-def coexpression_axes(x: Any, genes: Sequence[str]) -> FeatureTable:
+def coexpression_axes(x: Any, genes: Sequence[str], parts: Parts = ()) -> FeatureTable:
     """Where each of the `genes` stands in the co-expression of cells x [n, G] (log1p), without constant ones.
 
     The rows are those of the best approximation of Pearson's r by AXES axes, V √Λ: like rows, like correlations with all
-    other genes. Target genes that control cells express together may so be told to answer alike.
+    other genes. Target genes that control cells express together may so be told to answer alike. `parts` as in
+    `coexpression_graph`.
     """
-    r = _correlation(x, again_log1p=False)
+    r = _within(x, parts, again_log1p=False) if parts else _correlation(x, again_log1p=False)
     varies = np.diag(r) > 0.5
     if not varies.any():
         raise DataError(
@@ -127,7 +130,7 @@ def _correlation(x: Any, again_log1p: bool) -> Float:
     return covariance
 
 
-def _within(x: Any, parts: Sequence[tuple[npt.NDArray[np.int64], Bool]], again_log1p: bool) -> Float:
+def _within(x: Any, parts: Parts, again_log1p: bool) -> Float:
     """Pearson r [G, G] within each part, averaged by its cells over the parts that measured both genes."""
     total, weight = np.zeros((2, x.shape[1], x.shape[1]))
     for rows, genes in parts:

@@ -74,6 +74,10 @@ class Ancestor(BaseModel):
     fresh_error: float | None = None
     """The same without the earlier run."""
 
+    def as_given(self) -> Ancestor:
+        """This, without what the fit found of it."""
+        return self.model_copy(update=dict.fromkeys(("worth", "error", "fresh_error")))
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, strict=True)

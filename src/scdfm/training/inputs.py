@@ -182,6 +182,8 @@ def require_same_run(found: Manifest, expected: Manifest, out: Path) -> None:
         "unmeasured",
         "lineage",
     )
+    found = found.model_copy(update={"lineage": [one.as_given() for one in found.lineage]})
+    expected = expected.model_copy(update={"lineage": [one.as_given() for one in expected.lineage]})
     differing = [name for name in names if getattr(found, name) != getattr(expected, name)] + (
         ["data"] if found.data["digest"] != expected.data["digest"] else []
     )
@@ -205,8 +207,9 @@ def _features(
         elif isinstance(source, pd.DataFrame):
             tables.append(table(source))
         elif source == COEXPRESSION:
-            controls = subset(cells.X, cells.rows(CONTROL), cells.columns(genes))
-            tables.append(coexpression_axes(controls, genes))
+            rows, columns = cells.rows(CONTROL), cells.columns(genes)
+            parts = cells.measured_alike(rows, columns)
+            tables.append(coexpression_axes(subset(cells.X, rows, columns), genes, parts))
         else:
             names = {target for condition in cells.conditions for target in targets(condition)}
             tables.append(read(source, cells.obs, cells.perturbation_key, names.union(cells.genes.tolist())))
