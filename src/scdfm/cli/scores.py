@@ -55,7 +55,8 @@ def evaluate(
 ) -> None:
     """Score predictions beside simple baselines and write tables and a report.
 
-    With --run the real cells are read as the run's were; options given here go over that.
+    With --run the real cells are read as the run's were; options given here go over that. Of a run of several screens the
+    file of one will do, named as its screen.
     """
     from scdfm.files import new_folder
     from scdfm.report import evaluate_files
@@ -105,7 +106,8 @@ def hits(
 ) -> None:
     """How many true hits stand in the first 5, 10 and 20% of the ranked library, beside simple rules and chance.
 
-    With --run the real cells are read as the run's were; options given here go over that.
+    With --run the real cells are read as the run's were; options given here go over that. Of a run of several screens the
+    file of one will do, named as its screen.
     """
     from scdfm.evaluation import hits as found_hits
     from scdfm.files import written_whole
