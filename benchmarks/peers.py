@@ -66,7 +66,9 @@ def figure(folders: dict[str, Path], path: Path) -> None:
         means = scores_of(folder).query("metric == 'l2'").groupby("model")["value"].mean()
         seconds = costs_of(folder).groupby("model")["cpu"].mean()
         for place, model in enumerate(means[means.index.intersection(seconds.index)].sort_values().index):
-            away: dict[str, Any] = {"xytext": (6, 4)} if place % 2 else {"xytext": (-6, 4), "ha": "right"}
+            away: dict[str, Any] = (
+                {"xytext": (6, 4)} if place % 2 or model == OURS else {"xytext": (-6, 4), "ha": "right"}
+            )
             ax.plot(seconds[model], means[model], "o", color="C1" if model == OURS else "C0")
             ax.annotate(model, (seconds[model], means[model]), textcoords="offset points", fontsize=8, **away)
         for rule in means.index.intersection(["no change", "additive", "ridge", "ceiling"]):
