@@ -230,10 +230,16 @@ class Manifest(BaseModel):
     @property
     def identity(self) -> str:
         """sha256 of what decides a fit's numbers: equal where one fit continues another."""
-        chosen = {"subset", "min_genes", "n_cells"}  # the digest of the data says which cells these are
-        decides = self.model_dump_json(
-            exclude={"data", "versions", "result", "shrinkage", "digests"} | chosen
+        chosen = ("subset", "min_genes", "n_cells")  # the digest of the data says which cells these are
+        without: dict[str, Any] = dict.fromkeys(
+            ("data", "versions", "result", "shrinkage", "digests", *chosen), True
         )
+        # What came after 0.1.0 counts where it says something: a fit that 0.1.0 began goes on.
+        if not self.unmeasured:
+            without["unmeasured"] = True
+        if not self.config.training.screen_weights:
+            without["config"] = {"training": {"screen_weights"}}
+        decides = self.model_dump_json(exclude=without)
         return hashlib.sha256(f"{decides}{self.data['digest']}".encode()).hexdigest()
 
     @property
