@@ -102,3 +102,13 @@ def test_a_benchmark_goes_on(archive: Path) -> None:
     both = before.merge(found.scores, on=keys, suffixes=("", "_anew"))
     assert len(both) == len(before) == len(found.scores)
     np.testing.assert_allclose(both["value_anew"], both["value"], rtol=1e-3, atol=1e-4)
+
+
+def test_what_came_after_a_release_tells_fits_apart_where_it_says_something(archive: Path) -> None:
+    manifest = scdfm.Run.load(archive / "run").manifest
+    weighted = manifest.config.updated({"training": {"screen_weights": {"a": 2.0}}})
+    later = [
+        manifest.model_copy(update={"config": weighted}),
+        manifest.model_copy(update={"unmeasured": {"a": manifest.panel[:1]}}),
+    ]
+    assert len({one.identity for one in (manifest, *later)}) == 3

@@ -13,6 +13,7 @@ from scipy import stats
 from scdfm.data import Vocabulary, coexpression_graph, vocabulary_graph
 from scdfm.data import graph as module
 from scdfm.data.graph import coexpression_axes
+from scdfm.data.stored import RowsWriter, StoredMatrix
 from scdfm.errors import DataError
 
 
@@ -159,3 +160,24 @@ def test_correlations_are_those_within_the_cells_that_measured_both(x: npt.NDArr
     names = [f"G{gene}" for gene in range(genes)]
     axes = (coexpression_axes(one, names, of).values for one, of in ((twice, parts), (sp.csr_matrix(x), ())))
     np.testing.assert_allclose(*(values @ values.T for values in axes), atol=1e-5)
+
+
+def test_cells_on_disk_are_read_in_blocks_whatever_part_they_are_of(
+    x: npt.NDArray[np.float64], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, read = RowsWriter(x.shape[1]), []
+    writer.append(sp.csr_matrix(x.astype(np.float32)))
+    disk, plain = writer.finished(), StoredMatrix.__getitem__
+
+    def counted(matrix: StoredMatrix, key: object) -> object:
+        found = plain(matrix, key)
+        read.append(found.shape[0])
+        return found
+
+    monkeypatch.setattr(StoredMatrix, "__getitem__", counted)
+    monkeypatch.setattr(module, "_BLOCK_ROWS", 32)
+    parts = [(np.arange(0, 200, 2), np.arange(40) < 30), (np.arange(1, 200, 2), np.arange(40) > 9)]
+    in_memory = coexpression_graph(sp.csr_matrix(x.astype(np.float32)), k=3, parts=parts)
+    np.testing.assert_array_equal(coexpression_graph(disk, k=3, parts=parts), in_memory)
+    assert read
+    assert max(read) <= 32

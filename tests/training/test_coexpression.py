@@ -12,6 +12,8 @@ import pytest
 
 import scdfm
 from scdfm.data import Split
+from scdfm.data.features import FeatureTable
+from scdfm.data.graph import coexpression_axes
 from scdfm.errors import DataError
 from scdfm.seeds import numpy_rng
 
@@ -95,3 +97,18 @@ def test_coexpression_of_unmeasured_targets_is_refused(tmp_path: Path) -> None:
             cells, Split("named", 0, train, (), ()), scdfm.Config.preset("instant"), out=tmp_path / "run",
             features="coexpression", progress=False,
         )  # fmt: skip
+
+
+def test_an_interrupted_fit_goes_on_where_coexpression_has_other_last_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They depend on the number of threads; which cells they are of is told by the cells' own digest."""
+    first, _ = fitted(0, tmp_path / "run", features="coexpression")
+
+    def otherwise(*given: Any) -> FeatureTable:
+        found = coexpression_axes(*given)
+        return FeatureTable(found.names, found.values + np.float32(1e-7), found.kind, found.parts)
+
+    monkeypatch.setattr("scdfm.training.inputs.coexpression_axes", otherwise)
+    again, _ = fitted(0, tmp_path / "run", features="coexpression", resume=True)
+    assert again.manifest == first.manifest

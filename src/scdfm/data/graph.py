@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from scdfm.data.conditions import Vocabulary
 from scdfm.data.features import COEXPRESSION, FeatureTable, Part
+from scdfm.data.stored import subset
 from scdfm.errors import DataError
 
 Bool = npt.NDArray[np.bool_]
@@ -134,8 +135,9 @@ def _within(x: Any, parts: Parts, again_log1p: bool) -> Float:
     """Pearson r [G, G] within each part, averaged by its cells over the parts that measured both genes."""
     total, weight = np.zeros((2, x.shape[1], x.shape[1]))
     for rows, genes in parts:
-        both = np.ix_(np.flatnonzero(genes), np.flatnonzero(genes))
-        total[both] += len(rows) * _correlation(x[rows][:, np.flatnonzero(genes)], again_log1p)
+        columns = np.flatnonzero(genes)
+        both = np.ix_(columns, columns)
+        total[both] += len(rows) * _correlation(subset(x, rows, columns), again_log1p)
         weight[both] += len(rows)
     return np.asarray(total / np.maximum(weight, 1))
 

@@ -114,6 +114,7 @@ def align(
 
 
 def _population(table: CellTable) -> Population:
+    table.require_all_measured("cells to be scored")
     rows = {c: table.rows(c) for c in table.conditions}
     if not table.design.match or CONTROL not in rows:
         return Population(table.X, np.asarray(table.genes), rows)

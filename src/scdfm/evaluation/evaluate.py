@@ -144,8 +144,6 @@ def evaluate(
     refuse_options({"layer": layer is not None}, protocol)
     predicted, real = log1p_cells(predicted), log1p_cells(real)
     assert real is not None
-    if hasattr(real, "require_all_measured"):
-        real.require_all_measured("real cells")
     usual = METRICS if protocol == "scdfm" else (*METRICS, *protocols.NAMES)
     asked = usual if metrics is None else checked(metrics, (*usual, *RESPONDERS))
     pair = align(

@@ -55,10 +55,9 @@ class Prepared:
             law = learned_law(cells, split, columns, config.seed)
             if law is not None:
                 folder.write_tensors(out / folder.COUNTS, law.tensors())
-        start, silent = None, frozenset[str]()
-        if config.flow.source == "prior":
-            start = prior_start(cells, split, inputs, out)
-            silent = EffectPrior.load(out / folder.PRIOR).silent
+        start = prior_start(cells, split, inputs, out) if config.flow.source == "prior" else None
+        judged = inputs.features is not None and start is not None
+        silent = EffectPrior.load(out / folder.PRIOR).silent if judged else frozenset()
         read = inputs.without(silent)
         if read.features is not None and not (out / folder.FEATURES).is_file():
             assert read.standardise is not None
