@@ -35,8 +35,19 @@ OBJECTIVE = "tests/training/test_objective.py"
 GENERATION = ("tests/flow/test_generate.py", "tests/run/test_predict.py")
 TESTS: dict[str, tuple[str, ...]] = {
     "training/module.py": (OBJECTIVE, "tests/training/test_schedule.py"),
-    "training/inputs.py": ("tests/training/test_inputs.py",),
-    "training/prepared.py": ("tests/training/test_inputs.py", "tests/run/test_contexts.py"),
+    "training/inputs.py": ("tests/training/test_inputs.py", "tests/training/test_coexpression.py"),
+    "training/prepared.py": (
+        "tests/training/test_inputs.py",
+        "tests/run/test_contexts.py",
+        "tests/training/test_coexpression.py",
+    ),
+    "prior/effects.py": ("tests/prior/test_sizes.py", "tests/prior/test_learn.py"),
+    "data/graph.py": ("tests/data/test_graph.py",),
+    "run/manifest.py": ("tests/archives/test_archives.py",),
+    "run/cost.py": ("tests/run/test_cost.py",),
+    "run/shards.py": ("tests/run/test_cost.py", "tests/run/test_shards.py"),
+    "run/extrapolation.py": ("tests/training/test_coexpression.py",),
+    "benchmarking/contest.py": ("tests/benchmarking/test_commands.py",),
     "flow/path.py": (OBJECTIVE, "tests/flow/test_loss.py", "tests/prior/test_start.py"),
     "flow/loss.py": (OBJECTIVE, "tests/flow/test_loss.py"),
     "flow/step.py": (OBJECTIVE, "tests/flow/test_loss.py"),

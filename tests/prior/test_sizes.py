@@ -114,3 +114,18 @@ def test_sizes_are_saved(tmp_path: Path) -> None:
 def test_few_sizes_tell_nothing() -> None:
     one = np.ones((3, 2))
     assert fitted(TARGETS[:3], np.ones(3), {"a": np.eye(3)}, one, 2 * one) == Sizes()
+
+
+def test_a_description_is_silent_that_tells_neither_direction_nor_size_of_enough_targets() -> None:
+    features, shifts, _ = described(0)
+
+    def learned_with(**tables: dict[str, np.ndarray]) -> EffectPrior:
+        return learn_prior(TARGETS[:30], shifts[:30], [200] * 30, np.full(60, 0.02), GENES, tables).prior
+
+    prior = learned_with(table=features)
+    no_direction = replace(prior.weights, terms={"same": 1.0})
+    assert replace(prior, weights=no_direction).silent == frozenset()
+    assert replace(prior, sizes=Sizes()).silent == frozenset()
+    assert replace(prior, weights=no_direction, sizes=Sizes()).silent == {"table"}
+    few = learned_with(few={target: features[target] for target in TARGETS[:7]}, none={})
+    assert few.silent == frozenset()
