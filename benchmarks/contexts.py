@@ -30,7 +30,7 @@ from scdfm.report import markdown
 from screens import RESULTS, gaps, gaps_table, heading
 
 METRICS = ("l2", "mse", "pearson_delta", "ds", "pearson_delta_hat", "energy")
-MODEL, PRIOR = "from its controls", "from its controls, untrained"
+MODEL, PRIOR = "scdfm, from its controls", "prior, from its controls"
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,11 @@ def fitted(cells: scdfm.CellTable, split: Split, config: scdfm.Config, out: Path
     return scdfm.fit(cells, split, config, out=out, resume=True, progress=False)
 
 
+def _named(config: scdfm.Config) -> str:
+    """The row of a fit: one of no steps is the prior alone."""
+    return MODEL if config.training.max_steps else PRIOR
+
+
 def everything(cells: scdfm.CellTable) -> Split:
     """A split of which every condition trains."""
     return Split("named", 0, tuple(name for name in cells.conditions if name != CONTROL), (), ())
@@ -116,7 +121,7 @@ def scored(screen: Screen, held: str, config: scdfm.Config, out: Path) -> tuple[
         training=run.means,
         conditions=asked,
         metrics=METRICS,
-        name=MODEL,
+        name=_named(config),
         seed=config.seed,
     )
     tables = [scores]
@@ -153,7 +158,7 @@ def of_truth(seeds: int, config: scdfm.Config, out: Path) -> pd.DataFrame:
             own = truth.loc[f"{CONTROL}|{screen.key}={line}", genes].to_numpy()
             given = {"controls": controls_of(screen, line), "context": {screen.key: line}, "seed": seed}
             found = run.predict(asked, **given)
-            means = {MODEL: np.stack([mean_of(found, name) for name in asked])}
+            means = {_named(config): np.stack([mean_of(found, name) for name in asked])}
             columns = screen.cells.columns(genes)
             matched = {
                 name: screen.cells.control_mean(name)[columns] for name in screen.cells.control_conditions
