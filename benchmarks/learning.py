@@ -2,7 +2,7 @@
 
     python benchmarks/learning.py NORMAN_LIKE.h5ad [--real PERTURBENCH.h5ad] [--screens norman-like,norman,mcfaline]
         [--sources gaussian,prior] [--ablation] [--seeds 3] [--steps 12000] [--patience 0] [--set section.key=value ...]
-        [--out DIR] [--show]
+        [--out DIR] [--show] [--jobs N [--seconds S]]
 
 Screens: norman-like (additive fold 0), and of PERTURBENCH the real Norman cells (five composed doubles held out) and three
 glioblastoma lines (30% of the pairs of a line and a gene held out). `gaussian` is the published objective: from noise, as
@@ -12,12 +12,17 @@ A curve is of one cosine of the learning rate, so its middle is worse than a fit
 --ablation adds the published objective without MMD, without graph, and with softmax attention. --patience N stops a fit
 after N validations without a better one. --set puts options over those of every fit; give them an --out of their own.
 An interrupted fit goes on where it was: repeat the command. --show fits nothing and writes the page of what is there,
-unfinished curves too.
+unfinished curves too. --jobs N first fits N pieces at once, in a process each (a GPU has room for many of this size);
+with --seconds these fits are stopped after so long, and nothing is scored: repeat the command without it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +32,11 @@ import mcfaline
 import scdfm
 from accuracy import METRICS
 from norman_subset import TEST
-from scdfm.benchmarking import Contender
-from scdfm.benchmarking.pieces import RECORD, RUN, SCORES
+from scdfm.benchmarking import Contender, Piece, Plan
+from scdfm.benchmarking.pieces import RECORD, RUN, SCORES, fitted
 from scdfm.benchmarking.tables import summarise
 from scdfm.config import SplitConfig
-from scdfm.data import named_split
+from scdfm.data import CellTable, Split, named_split
 from scdfm.evaluation.baselines import ADDITIVE, RIDGE
 from scdfm.files import write_text
 from scdfm.report import markdown
@@ -72,15 +77,51 @@ def contenders(sources: list[str], args: argparse.Namespace) -> list[Contender]:
     return made + [Contender(f"gaussian {name}", published.updated(over)) for name, over in without.items()]
 
 
+def read(screen: str, args: argparse.Namespace) -> tuple[CellTable, SplitConfig | Split]:
+    """A screen's cells, and what of them is held out."""
+    if screen == "norman-like":
+        return scdfm.read_cells(args.screen), SplitConfig(kind="additive")
+    if screen == "norman":
+        cells = scdfm.read_cells(args.real, subset={"dataset": "norman19"})
+        return cells, named_split(cells, TEST)
+    return mcfaline.read(args.real), SplitConfig(kind="covariate", covariate=mcfaline.KEY)
+
+
+def fit_one(
+    screen: str, name: str, seed: int, models: list[Contender], folder: Path, args: argparse.Namespace
+) -> None:
+    """The fit of one piece, left where `run` looks for it."""
+    cells, split = read(screen, args)
+    model = next(one for one in models if one.name == name)
+    piece = Piece(0, model, seed)
+    fitted(Plan(split, (0,), (seed,), (model,)), piece, cells, folder / piece.folder / RUN)
+
+
+def fit_beside(screens: list[str], models: list[Contender], args: argparse.Namespace) -> None:
+    """Every fit in a process of its own, `--jobs` at once; after `--seconds` they stop and keep their state."""
+    end = time.monotonic() + (args.seconds or float("inf"))
+    todo = [
+        (screen, model.name, seed) for screen in screens for seed in range(args.seeds) for model in models
+    ]
+    running: dict[subprocess.Popen[bytes], str] = {}
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    while (todo or running) and time.monotonic() < end:
+        while todo and len(running) < args.jobs:
+            piece = "|".join(map(str, todo.pop(0)))
+            command = [sys.executable, __file__, *sys.argv[1:], "--piece", piece]
+            running[subprocess.Popen(command, env=one_thread)] = piece
+        for process in [one for one in running if one.poll() is not None]:
+            print(f"{running.pop(process)}: ended with {process.returncode}", flush=True)
+        time.sleep(0.2)
+    for process in running:
+        process.terminate()
+    for process, piece in running.items():
+        print(f"{piece}: stopped with {process.wait()}", flush=True)
+
+
 def run(screen: str, models: list[Contender], folder: Path, args: argparse.Namespace) -> None:
     """Fit and score one screen, or go on with it."""
-    if screen == "norman-like":
-        cells, split = scdfm.read_cells(args.screen), SplitConfig(kind="additive")
-    elif screen == "norman":
-        cells = scdfm.read_cells(args.real, subset={"dataset": "norman19"})
-        split = named_split(cells, TEST)
-    else:
-        cells, split = mcfaline.read(args.real), SplitConfig(kind="covariate", covariate=mcfaline.KEY)
+    cells, split = read(screen, args)
     scdfm.benchmark(cells, split, [0], args.seeds, out=folder, models=models, metrics=METRICS, resume=True)
 
 
@@ -172,6 +213,13 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=Path("runs/learning"))
     options.add_argument("--results", type=Path, default=RESULTS)
     options.add_argument("--show", action="store_true", help="fit nothing, write the page of what is there")
+    options.add_argument(
+        "--jobs", type=int, default=0, help="fit so many pieces at once before they are scored"
+    )
+    options.add_argument(
+        "--seconds", type=float, help="with --jobs: stop all fits after so long, score nothing"
+    )
+    options.add_argument("--piece", help=argparse.SUPPRESS)
     args = options.parse_args()
     screens = args.screens.split(",") if args.screens else SCREENS[: 3 if args.real else 1]
     sources = args.sources.split(",") if args.sources else []
@@ -181,6 +229,13 @@ def main() -> None:
     if args.real is None and set(screens) - {"norman-like"}:
         options.error("screens 'norman' and 'mcfaline' need the real cells: --real PERTURBENCH.h5ad")
     models = contenders(sources, args)
+    if args.piece:
+        screen, name, seed = args.piece.split("|")
+        return fit_one(screen, name, int(seed), models, args.out / f"{screen}-{args.steps}", args)
+    if args.jobs:
+        fit_beside(screens, models, args)
+        if args.seconds:
+            return None
     pages = ["\n".join(heading("Learning curves"))]
     args.results.mkdir(parents=True, exist_ok=True)
     for screen in screens:
@@ -190,6 +245,7 @@ def main() -> None:
         pages.append(section(screen, folder, [model.name for model in models], args.steps))
         write_text(args.results / "learning.md", "\n".join(pages))
     print("\n".join(pages))
+    return None
 
 
 if __name__ == "__main__":

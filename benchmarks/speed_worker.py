@@ -334,20 +334,19 @@ def main() -> None:
     if task["device"] == "cuda":
         # Both forms are on the device at once, and torch keeps the memory that it once had.
         torch.cuda.set_per_process_memory_fraction(0.72 if task["form"] == "plain" else 0.24)
-    with torch.device(task["device"]):
-        worker = Worker(task["form"], Case(**task["case"]), task["device"], task.get("options", {}))
-        print(json.dumps({"ready": True}), flush=True)
-        for line in sys.stdin:
-            order = json.loads(line)
-            try:
-                answer = getattr(worker, order.pop("do"))(**order)
-            except (RuntimeError, MemoryError) as error:
-                if "memory" not in str(error) and not isinstance(error, MemoryError):
-                    raise
-                answer = {"error": "memory"}
-                if task["device"] == "cuda":
-                    torch.cuda.empty_cache()
-            print(json.dumps(answer), flush=True)
+    worker = Worker(task["form"], Case(**task["case"]), task["device"], task.get("options", {}))
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        try:
+            answer = getattr(worker, order.pop("do"))(**order)
+        except (RuntimeError, MemoryError) as error:
+            if "memory" not in str(error) and not isinstance(error, MemoryError):
+                raise
+            answer = {"error": "memory"}
+            if task["device"] == "cuda":
+                torch.cuda.empty_cache()
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -195,7 +195,8 @@ class TrainingConfig(Section):
     precision: Literal["32", "bf16"] = "32"
     """`bf16` computes products in bfloat16, weights stay float32: for a GPU."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Layers as compiled code: `auto` on a GPU alone, `on` anywhere, where the tools for it are there."""
+    """Layers as compiled code: `auto` on a GPU in fits of 5,000 steps or more, since compiling takes a minute or two; `on`
+    anywhere, where the tools for it are there."""
     checkpointing: bool = False
     """On: a layer's inner values are computed again for the gradients instead of kept. The same numbers, a fraction of
     the memory, a third more time."""

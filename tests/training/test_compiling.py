@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.backends.debugging import aot_eager
 
 import scdfm
 from scdfm.config import ModelConfig
@@ -70,20 +71,43 @@ def test_compiled_layers_give_the_same_numbers() -> None:
     """In a process of its own: here shapes are checked at every call, which cannot be traced."""
     done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["layers", "compiled:", "3"]
+    assert done.stdout.splitlines() == ["layers compiled: 3", "codes: 2"]
 
 
 def compare() -> None:
-    """Traced and differentiated as for any device, but run by torch: no compiler is needed for it."""
-    compiling.BACKEND = "aot_eager"
+    """Traced and differentiated as for any device, but run by torch: no compiler is needed for it.
+
+    Three layers share one code with gradients and one without: compiling takes as long as for one layer.
+    """
+    codes = 0
+
+    def counting(graph: Any, inputs: Any) -> Any:
+        nonlocal codes
+        codes += 1
+        return aot_eager(graph, inputs)
+
+    compiling.BACKEND = counting  # type: ignore[assignment]
     plain, compiled = field(), field()
     assert compile_layers(compiled, "on", CPU)
+    codes = 0  # of the layers, not of the probe
     for a, b in zip(loss_and_gradients(plain), loss_and_gradients(compiled), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert list(compiled.state_dict()) == list(plain.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(compiled(**batch()), plain(**batch()))
     print("layers compiled:", sum(layer._compiled_call_impl is not None for layer in compiled.layers))
+    print("codes:", codes)
+
+
+def test_on_a_gpu_only_a_long_fit_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        torch, "compile", lambda *_, **__: lambda _: None
+    )  # the probe, that a device would run
+    monkeypatch.setattr(torch, "ones", lambda *_, **__: None)
+    gpu = torch.device("cuda")
+    assert compile_layers(field(), "auto", gpu, steps=5000)
+    assert not compile_layers(field(), "auto", gpu, steps=4999)
+    assert compile_layers(field(), "on", gpu, steps=1)
 
 
 @pytest.mark.parametrize("mode", ["auto", "off"])

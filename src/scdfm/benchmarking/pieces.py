@@ -126,7 +126,7 @@ def _rows(
         )  # fmt: skip
     else:
         with measured() as taken:
-            run = _fitted(plan, piece, cells, folder / RUN)
+            run = fitted(plan, piece, cells, folder / RUN)
             predicted = _predicted(plan, piece, fold, run, cells, folder / PREDICTED)
             cost = taken()
         prior = _untrained(run, cells)
@@ -173,7 +173,8 @@ def _held(plan: Plan, piece: Piece, fold: Fold, cells: CellTable) -> tuple[tuple
     return held, notes
 
 
-def _fitted(plan: Plan, piece: Piece, cells: CellTable, folder: Path) -> Run:
+def fitted(plan: Plan, piece: Piece, cells: CellTable, folder: Path) -> Run:
+    """The run of a piece in `folder`; a fit that was interrupted there goes on."""
     from scdfm.training import fit
 
     if not (folder / "manifest.json").is_file():

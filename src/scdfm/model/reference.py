@@ -98,7 +98,7 @@ class Dropout:
 
 def sinusoids(t: Tensor) -> Tensor:
     """cos and sin of t at 128 frequencies from 1 down to 1/10,000 (exclusive)."""
-    angle = t[:, None] * torch.tensor([10_000 ** (-k / 128) for k in range(128)], dtype=t.dtype)
+    angle = t[:, None] * t.new_tensor([10_000 ** (-k / 128) for k in range(128)])
     return torch.cat([torch.cos(angle), torch.sin(angle)], dim=-1)
 
 
@@ -215,10 +215,9 @@ def in_heads(x: Tensor, n_heads: int) -> Tensor:
 
 def median_bandwidths(y: Tensor, scales: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)) -> Tensor:
     """σ of each kernel from the off-diagonal squared distances of `y` [n, T], pair by pair."""
-    n = len(y)
-    squares = sorted(float((y[i] - y[j]).square().sum()) for i in range(n) for j in range(n) if i != j)
-    median = max(squares[(len(squares) - 1) // 2], 1e-12)
-    return torch.tensor([math.sqrt(scale * median) for scale in scales], dtype=y.dtype)
+    squares = (y[:, None] - y[None]).square().sum(-1)[_others(y)]
+    median = squares.sort().values[(len(y) * (len(y) - 1) - 1) // 2].clamp(min=1e-12)
+    return torch.stack([(scale * median).sqrt() for scale in scales])
 
 
 def mmd2(x: Tensor, y: Tensor, bandwidths: Tensor) -> Tensor:
@@ -229,10 +228,14 @@ def mmd2(x: Tensor, y: Tensor, bandwidths: Tensor) -> Tensor:
         return torch.stack([torch.exp(-distance / (2 * s**2)) for s in bandwidths]).mean(0)
 
     def between_different(a: Tensor) -> Tensor:
-        others = ~torch.eye(len(a), dtype=torch.bool)
-        return similarity(a, a)[others].mean()
+        return similarity(a, a)[_others(a)].mean()
 
     return between_different(x) + between_different(y) - 2 * similarity(x, y).mean()
+
+
+def _others(y: Tensor) -> Tensor:
+    """Which pairs of rows of `y` [n, T] are of two different cells [n, n]."""
+    return ~torch.eye(len(y), dtype=torch.bool, device=y.device)
 
 
 def flow_loss(

@@ -27,17 +27,21 @@ from scdfm.training.validation import JUDGED, SCORES, validate
 
 BACKEND = "inductor"
 VARIANTS = 64
-"""Versions of a layer's code that may be kept: each layer, with and without gradients, for a few sizes."""
+"""Versions of a layer's code that may be kept: with and without gradients, for a few sizes."""
+LONG = 5000
+"""Steps from which a fit gains more by compiled layers than their compilation takes (docs/log.md)."""
 
 
-def compile_layers(field: VelocityField, mode: Literal["auto", "on", "off"], device: torch.device) -> bool:
-    """Compile each layer of `field` in place, with `mode` "auto" on a GPU alone (docs/log.md); say if it is done.
+def compile_layers(
+    field: VelocityField, mode: Literal["auto", "on", "off"], device: torch.device, steps: int = LONG
+) -> bool:
+    """Compile the layers of `field` in place; say if it is done. `mode` "auto" does so on a GPU, for `LONG` steps or more.
 
-    Layers compile one by one, at their first evaluation: one layer's code is small, and the whole field's would
-    take minutes. Where nothing can be compiled (the CPU needs a C++ compiler, a GPU Triton) a warning says why, and the
+    A layer is compiled at its first evaluation, and the others share its code: the whole field's would take minutes.
+    Where nothing can be compiled (the CPU needs a C++ compiler, a GPU Triton) a warning says why, and the
     layers run as they are, with the same numbers to rounding.
     """
-    if mode == "off" or (mode == "auto" and device.type != "cuda"):
+    if mode == "off" or (mode == "auto" and (device.type != "cuda" or steps < LONG)):
         return False
     try:
         torch.compile(_probe, backend=BACKEND)(torch.ones(8, device=device))
@@ -88,7 +92,8 @@ class FlowModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Compile what is to be compiled, now that the device is known."""
-        compile_layers(self.field, self.config.training.compile, self.device)
+        options = self.config.training
+        compile_layers(self.field, options.compile, self.device, options.max_steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of this process's share of one step; every draw comes from (seed, step), but for dropout's.
