@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import scdfm
 import small
 from scdfm.errors import ConditionError, DataError, RunError, StorageError
-from scdfm.run import shards
+from scdfm.run import blocks, shards
+
+generating = importlib.import_module("scdfm.flow.generate")  # the package has a function of this name
 
 
 @pytest.fixture(scope="module")
@@ -274,3 +278,37 @@ def test_a_stop_loses_a_bounded_number_of_values(
     values, cells = {"flow": 2**18, "prior": 2**23}[kind], n_cells * size
     assert size == 1 or (cells <= 4096 and cells * n_genes <= values)
     assert cells + n_cells > 4096 or (cells + n_cells) * n_genes > values  # one more were too many
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_stop_within_a_shard_loses_one_block(
+    run: scdfm.Run, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    """Every block is kept at once here: what was solved before the stop is not solved again, and the bits are the same."""
+    assert not run.field.is_zero
+    monkeypatch.setattr(blocks, "SECONDS", 0.0)
+    monkeypatch.setattr(generating, "CPU_VALUES", 60)
+    solve, solved = generating._solve, []
+    stop_after = 7
+
+    def counted(*given: object) -> torch.Tensor:
+        if len(solved) == stop_after:
+            raise KeyboardInterrupt
+        solved.append(given)
+        return solve(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(generating, "_solve", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run.predict_to(tmp_path / "out.h5ad", asked)
+    kept = sorted((tmp_path / "out.h5ad.parts").glob("*.blocks/*"))
+    assert kept
+    if broken:
+        kept[-1].write_bytes(kept[-1].read_bytes()[:40])
+    done, stop_after = len(solved), -1
+    run.predict_to(tmp_path / "out.h5ad", asked, resume=True)
+    resumed, stop_after = len(solved) - done, -1
+    solved.clear()
+    run.predict_to(tmp_path / "whole.h5ad", asked)
+    assert done + resumed == len(solved) + broken
+    same(read(tmp_path / "out.h5ad"), read(tmp_path / "whole.h5ad"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5ad", "whole.h5ad"]

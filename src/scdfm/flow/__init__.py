@@ -1,7 +1,7 @@
 """The flow of the paper (§3): path and loss, one training step, the solver, and generation."""
 
 from scdfm.flow.distance import energy, wasserstein
-from scdfm.flow.generate import gene_chunks, generate
+from scdfm.flow.generate import Keep, gene_chunks, generate
 from scdfm.flow.loss import FlowLoss, flow_loss, in_units
 from scdfm.flow.mmd import median_bandwidths, mmd2, squared_distances
 from scdfm.flow.path import Integrate, Noise, Output, Start, interpolate, sample_normal, sample_time
@@ -11,6 +11,7 @@ from scdfm.flow.step import step
 __all__ = [
     "FlowLoss",
     "Integrate",
+    "Keep",
     "Noise",
     "Output",
     "Start",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +17,11 @@ from scdfm.flow.path import Noise, Start
 from scdfm.flow.solve import solve
 
 CPU_BYTES = 1 << 30
-"""Memory for one batch of cells on the CPU."""
+"""Memory for one batch of cells on the CPU..."""
+CPU_VALUES = 1 << 16
+"""... and most of its values: some seconds of work."""
+Keep: TypeAlias = Callable[[str, Callable[[], Tensor]], Tensor]
+"""`keep(name, solve)` returns the block `name`, some cells × some genes, as it was kept or as it is solved."""
 
 
 @runtime_checkable
@@ -54,6 +59,7 @@ def generate(
     *,
     start: Start | None = None,
     batch_cells: int | None = None,
+    keep: Keep | None = None,
 ) -> Float[Tensor, "M G"]:
     """Perturbed cells (log1p) on the CPU, one for each control cell; row m is of condition[m].
 
@@ -64,6 +70,9 @@ def generate(
     any cell is batched, so results don't depend on `batch_cells` (by default sized to memory), except with
     "dopri5", which chooses steps for a batch together, and with sampling.dropout. Negative values are cut to
     0 if sampling.clamp. Raises TrainingError when values come out non-finite.
+
+    keep: is asked for the end of each block, cells of a batch × genes of a chunk, and may know it from before. Not with
+        sampling.dropout, where a block depends on those before it.
     """
     start = start or Noise(len(genes))
     chunks = gene_chunks(len(genes), genes_per_step if sampling.genes == "chunks" else None, rng)
@@ -72,14 +81,14 @@ def generate(
         end = begin
     else:
         inputs = (control, genes, perturbation, condition)
-        end = _flowed(field, begin, inputs, chunks, sampling, start, rng, batch_cells)
+        end = _flowed(field, begin, inputs, chunks, sampling, start, rng, batch_cells, keep)
     cells = _checked(start.to("cpu").cells(_checked(end), begin, condition.cpu()))
     return cells.clamp_(min=0) if sampling.clamp else cells
 
 
 def _flowed(
     field: Field, begin: Tensor, inputs: tuple[Any, ...], chunks: list[tuple[Tensor, int]],
-    sampling: SamplingConfig, start: Start, rng: torch.Generator, batch_cells: int | None,
+    sampling: SamplingConfig, start: Start, rng: torch.Generator, batch_cells: int | None, keep: Keep | None,
 ) -> Tensor:  # fmt: skip
     """The end [M, G] of the flow from `begin`, on the CPU: batch by batch of cells, chunk by chunk of genes."""
     control, genes, perturbation, condition = inputs
@@ -88,8 +97,18 @@ def _flowed(
         field, len(chunks[0][0]), device, contexts=1 if sampling.guidance == 1 else 2
     )
     end = torch.empty(control.shape)
+    if keep is None or sampling.dropout:
+        keep = _solved
     was_training = field.training
     field.train(sampling.dropout)
+
+    def block(rows: Tensor, present: Tensor, local: Tensor, began: Start, chunk: Tensor, kept: int) -> Tensor:
+        asked = (control[rows][:, chunk], genes[chunk], perturbation[present], local)
+        cells = begin[rows][:, chunk].to(device)
+        moved = tuple(x.to(device) for x in asked)
+        ended = _solve(field, cells, moved, sampling, began.on(chunk).to(device))
+        return ended[:, :kept].float().cpu()
+
     try:
         with torch.random.fork_rng(enabled=sampling.dropout):
             if sampling.dropout:
@@ -97,16 +116,19 @@ def _flowed(
             for first in range(0, len(control), batch_cells):
                 rows = torch.arange(first, min(first + batch_cells, len(control)))
                 present, local = torch.unique(condition[rows], return_inverse=True)
-                began = start.at(present.cpu())
-                for chunk, kept in chunks:
-                    asked = (control[rows][:, chunk], genes[chunk], perturbation[present], local)
-                    cells = begin[rows][:, chunk].to(device)
-                    moved = tuple(x.to(device) for x in asked)
-                    ended = _solve(field, cells, moved, sampling, began.on(chunk).to(device))
-                    end[rows[:, None], chunk[:kept]] = ended[:, :kept].float().cpu()
+                batch = (rows, present, local, start.at(present.cpu()))
+                for number, (chunk, kept) in enumerate(chunks):
+                    name = f"cells {first}-{first + len(rows)}, genes {number}"
+                    ended = keep(name, functools.partial(block, *batch, chunk, kept))
+                    end[rows[:, None], chunk[:kept]] = ended
     finally:
         field.train(was_training)
     return end
+
+
+def _solved(name: str, solve: Callable[[], Tensor]) -> Tensor:
+    """A block of which nothing is kept."""
+    return solve()
 
 
 def gene_chunks(n_genes: int, size: int | None, rng: torch.Generator) -> list[tuple[Tensor, int]]:
@@ -124,12 +146,13 @@ def gene_chunks(n_genes: int, size: int | None, rng: torch.Generator) -> list[tu
 
 
 def cells_per_batch(field: Field, n_genes: int, device: torch.device, contexts: int = 1) -> int:
-    """How many cells of `n_genes` are solved at once: 1 GiB on the CPU, a third of a GPU's free memory.
+    """How many cells of `n_genes` are solved at once: 1 GiB or CPU_VALUES on the CPU, a third of a GPU's free memory.
 
     `contexts` of them are held together: two where the flow is guided.
     """
     memory = torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else CPU_BYTES
-    return max(1, memory // (contexts * field.bytes_per_cell(n_genes)))
+    fitting = memory // (contexts * field.bytes_per_cell(n_genes))
+    return max(1, fitting if device.type == "cuda" else min(fitting, CPU_VALUES // n_genes))
 
 
 def _solve(

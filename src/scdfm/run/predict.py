@@ -19,7 +19,7 @@ from scdfm.data import CONTROL, CellTable
 from scdfm.data.conditions import control_of, perturbation_of
 from scdfm.data.stored import in_memory, subset
 from scdfm.errors import ConditionError, DataError
-from scdfm.flow import Noise, Start, generate
+from scdfm.flow import Keep, Noise, Start, generate
 from scdfm.prior import PriorStart, Spread
 from scdfm.prior.spread import LEAST_DONORS
 from scdfm.run.columns import own_columns
@@ -121,8 +121,10 @@ def populations(
     device: str,
     *,
     stored: bool,
+    keep: Callable[[str], Keep] | None = None,
 ) -> ad.AnnData:
-    """What `predict` returns for canonical `names` from the control cells `table`."""
+    """What `predict` returns for canonical `names` from the control cells `table`; `keep` is, by condition, that of
+    `generate`."""
     solved, kept = _solved_genes(run, genes)
     expression = _expression(run, table, solved)
     own = {name: table.control_rows(name) for name in names}
@@ -135,7 +137,7 @@ def populations(
     for name in tqdm(names, desc="predict", unit="condition", disable=not progress):
         rows = own[name][_draw(len(own[name]), n_cells, numpy_rng(seed, "controls", name))]
         control = torch.from_numpy(expression[rows].toarray()).to(place)
-        population = _population(run, field, name, control, ids, seed, start(name))
+        population = _population(run, field, name, control, ids, seed, start(name), keep and keep(name))
         returned = population[:, kept]
         if law is not None:
             returned = law.counts(returned, rows, numpy_rng(seed, "counts", name))
@@ -306,6 +308,7 @@ def _population(
     genes: torch.Tensor,
     seed: int,
     start: Start,
+    keep: Keep | None,
 ) -> np.ndarray:
     """One predicted population [M, genes]."""
     sampling = run.config.sampling
@@ -314,6 +317,7 @@ def _population(
     cells = generate(
         field, control=control, perturbation=perturbation, condition=condition, genes=genes, sampling=sampling,
         genes_per_step=run.config.flow.genes_per_step, rng=torch_rng(seed, "noise", name), start=start,
+        keep=keep,
     )  # fmt: skip
     return cells.float().cpu().numpy()
 

@@ -2,6 +2,7 @@
 
 OUT.parts/request.json    what was asked; a resumed prediction must ask the same
 OUT.parts/000000.h5ad     the populations of the first conditions, and so on; each whole or not there
+OUT.parts/000000.blocks/  what a flow has solved of them so far, where they take long
 OUT.parts/finished.json   what request.json becomes when OUT is complete; then the parts go, and it last
 OUT                       .h5ad or .zarr, under its name only when it is complete; the parts then go
 """
@@ -29,8 +30,10 @@ from scdfm.data import CellTable
 from scdfm.data.tables import READ_ERRORS, reason
 from scdfm.errors import DataError, RunError
 from scdfm.files import becoming, read_text, remove, require_place, written_whole
+from scdfm.flow import Keep
 from scdfm.jobs import Parts, begun
 from scdfm.processes import Place, launched, place, together, wait_for_all
+from scdfm.run.blocks import Blocks
 from scdfm.run.columns import joined
 from scdfm.run.cost import foretell
 from scdfm.run.counts import Counter
@@ -41,7 +44,7 @@ from scdfm.run.trained import Trained
 SHARD_CELLS: Final = 4096
 """Most predicted cells of one shard, or one condition's where these are more..."""
 SHARD_VALUES: Final = {"prior": 1 << 23, "flow": 1 << 18}
-"""... and most of its values, which take about a minute on one core: what a stop may lose."""
+"""... and most of its values, which take about a minute on one core. Of a condition of more values blocks are kept."""
 LONGEST_WAIT: Final = 86_400.0
 """Seconds that a process waits for another's shards."""
 REQUEST, FINISHED, SUFFIXES = "request.json", "finished.json", (".h5ad", ".zarr")
@@ -96,9 +99,11 @@ class Shards:
     def predict(self, numbers: Iterable[int], progress: bool = False) -> None:
         """Write the shards of `numbers`, which any process may do for any of them."""
         for number in tqdm(list(numbers), desc="predict", unit="shard", disable=not progress):
-            predicted = self._populations(self.parts.conditions(number), self.n_cells)
+            blocks = Blocks(self.parts.path(number).with_suffix(".blocks"))
+            predicted = self._populations(self.parts.conditions(number), self.n_cells, blocks.of)
             with written_whole(self.parts.path(number)) as temporary:
                 predicted.write_h5ad(temporary)
+            blocks.remove()
 
     def foretell(self, numbers: Iterable[int], say: Callable[[str], object] | None) -> None:
         """Tell `say` and the log what the shards of `numbers` will take."""
@@ -106,10 +111,12 @@ class Shards:
         n_genes = len(self.run.genes if self.genes is None else self.genes)
         foretell(self.run, names, self.n_cells, n_genes, self.parts.size, self._populations, say)
 
-    def _populations(self, names: Sequence[str], n_cells: int) -> ad.AnnData:
+    def _populations(
+        self, names: Sequence[str], n_cells: int, keep: Callable[[str], Keep] | None = None
+    ) -> ad.AnnData:
         return populations(
             self.run, names, self.controls or self.run.controls, n_cells, self.genes, self.counts, self.seed, False,
-            self.device, stored=self.controls is None,
+            self.device, stored=self.controls is None, keep=keep,
         )  # fmt: skip
 
     def described(self, out: Path) -> PredictedFile:
