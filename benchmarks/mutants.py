@@ -44,6 +44,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "prior/effects.py": ("tests/prior/test_sizes.py", "tests/prior/test_learn.py"),
     "data/graph.py": ("tests/data/test_graph.py",),
     "run/manifest.py": ("tests/archives/test_archives.py",),
+    "run/blocks.py": ("tests/run/test_shards.py",),
     "run/cost.py": ("tests/run/test_cost.py",),
     "run/shards.py": ("tests/run/test_cost.py", "tests/run/test_shards.py"),
     "run/extrapolation.py": ("tests/training/test_coexpression.py",),
