@@ -53,6 +53,7 @@ class Task:
     tests: tuple[str, ...]
     real: np.ndarray
     test_controls: np.ndarray
+    test_counts: tuple[int, ...]
     population: Population
 
     def prior(self, features: FeatureTable | None) -> EffectPrior:
@@ -78,6 +79,11 @@ class Task:
         """L2 [K] of predicted means."""
         return np.asarray(np.linalg.norm(np.maximum(means, 0) - self.real, axis=1))
 
+    def surprise(self, prior: EffectPrior) -> tuple[np.ndarray, np.ndarray]:
+        """Squared errors [K] of a prior, and those that it expects with the noise of measuring: sizes included."""
+        noise = self.variances.sum() / np.array(self.test_counts)
+        return self.predicted(prior) ** 2, prior.doubt(self.tests) + noise
+
     def predicted(self, prior: EffectPrior) -> np.ndarray:
         """L2 [K] of a prior."""
         return self.errors(self.test_controls + prior.predict(self.tests))
@@ -97,7 +103,8 @@ def task(cells: scdfm.CellTable, names: Sequence[str], tests: Sequence[str], gen
     population = Population(cells.X[:, columns], np.array(genes), {"control": cells.rows("control")})
     return Task(
         tuple(genes), tuple(names), means, controls[0], tuple(cells.n_cells(name) for name in names),
-        (around**2).mean(0) * unbiased, tuple(tests), cells.means(tests).to_numpy()[:, columns], controls[1], population,
+        (around**2).mean(0) * unbiased, tuple(tests), cells.means(tests).to_numpy()[:, columns], controls[1],
+        tuple(cells.n_cells(name) for name in tests), population,
     )  # fmt: skip
 
 
@@ -152,7 +159,7 @@ def norman_like(args: argparse.Namespace) -> Iterator[str]:
     """12 unseen targets, singles and doubles apart."""
     cells = scdfm.read_cells(args.screen)
     parts: dict[str, list[dict[str, float]]] = {"singles": [], "doubles": []}
-    said, seconds = [], []
+    said, seconds, surprises = [], [], dict[str, list[tuple[np.ndarray, np.ndarray]]]()
     for draw in range(args.draws):
         split = unseen_targets(cells, draw)
         genes = select_genes(cells, split, scdfm.Config().updated(NARROW).panel).genes
@@ -169,12 +176,26 @@ def norman_like(args: argparse.Namespace) -> Iterator[str]:
         said.append("; ".join(f"{name}: {weights(prior)}" for name, prior in priors.items()))
         rows = {name: one.predicted(prior) for name, prior in priors.items()} | one.rules()
         several = np.array(["+" in name for name in one.tests])
+        for name in ("no features", "GO"):
+            real, expected = one.surprise(priors[name])
+            surprises.setdefault(f"{name}, singles", []).append((real[~several], expected[~several]))
+            surprises.setdefault(f"{name}, doubles", []).append((real[several], expected[several]))
         for part, here in (("singles", ~several), ("doubles", several)):
             parts[part].append({name: _mean(values[here]) for name, values in rows.items()})
     for part, found in parts.items():
         yield f"\n**{part}**, {args.draws} draws\n"
         yield from table(found, "no features")
+    yield f"\n{covered(surprises)}"
     yield f"\n{np.mean(seconds):.1f} s a prior. Weights: {' | '.join(said)}"
+
+
+def covered(surprises: dict[str, list[tuple[np.ndarray, np.ndarray]]]) -> str:
+    """Whether uncertainty covers the errors: squared errors over those expected, 1 where it is right on average."""
+    shares = []
+    for name, pairs in surprises.items():
+        real, expected = (np.concatenate(column) for column in zip(*pairs, strict=True))
+        shares.append(f"{name} {real.sum() / expected.sum():.2f}")
+    return f"Squared errors over those that uncertainty expects: {'; '.join(shares)}."
 
 
 def _mean(values: np.ndarray) -> float:
@@ -225,6 +246,7 @@ def papalexi(args: argparse.Namespace) -> Iterator[str]:
     go = known_of_genes(args.data, [*names, *genes])
     rows: list[dict[str, np.ndarray]] = []
     sizes: dict[str, list[float]] = {"real": [], "no features": [], "GO": []}
+    surprises: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"no features": [], "GO": []}
     for draw in range(5):
         tests = sorted(order[5 * draw : 5 * draw + 5])
         one = task(cells, [name for name in names if name not in tests], tests, genes)
@@ -234,6 +256,7 @@ def papalexi(args: argparse.Namespace) -> Iterator[str]:
         rows.append({name: one.predicted(prior) for name, prior in priors.items()} | one.rules())
         sizes["real"] += np.linalg.norm(one.real - one.test_controls, axis=1).tolist()
         for name in ("no features", "GO"):
+            surprises[name].append(one.surprise(priors[name]))
             sizes[name] += np.linalg.norm(priors[name].predict(tests), axis=1).tolist()
         told = f"weights of GO: {weights(priors['GO'])}; typical size {priors['GO'].sizes.typical}"
         yield f"draw {draw}: {', '.join(tests)}; {told}  "
@@ -253,6 +276,7 @@ def papalexi(args: argparse.Namespace) -> Iterator[str]:
     for name in ("no features", "GO"):
         found = spearmanr(sizes[name], sizes["real"])
         yield f"\nSpearman of expected and real size, {name}: {found.statistic:.2f} (p {found.pvalue:.2f})"
+    yield f"\n{covered(surprises)}"
 
 
 def drugs(cells: scdfm.CellTable, smiles: dict[str, str], draws: int, held: int) -> list[dict[str, float]]:

@@ -53,6 +53,14 @@ def begun(
     return folder
 
 
+def recorded(path: Path, key: str) -> Any:
+    """What the record in the JSON file `path` says of `key`; None where there is none, or none that can be read."""
+    try:
+        return json.loads(read_text(path))[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _difference(key: str, before: Any, now: Any) -> str:
     """The name of what differs, with both values where they are numbers."""
     numbers = isinstance(before, int | float) and isinstance(now, int | float)

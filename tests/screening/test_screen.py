@@ -14,6 +14,7 @@ import pytest
 import scdfm
 from scdfm.data import targets
 from scdfm.errors import ConditionError, ConfigError, DataError, RunError
+from scdfm.run import shards
 from scdfm.screening import Screen, interactions
 from scdfm.screening.ensemble import Ensemble
 
@@ -309,6 +310,19 @@ def test_a_run_is_no_ensemble_with_itself(run):
 def test_resume_with_other_options_is_refused(run, finished):
     with pytest.raises(RunError, match=r"started with other cells \(6, not 7\)"):
         scdfm.screen(run, out=finished.path, cells=7, keep_cells=True, shard=4, seed=1, resume=True)
+
+
+def test_a_shard_is_a_minute_of_work_at_most_and_stays_what_it_was(run, tmp_path, monkeypatch):
+    options = {"out": tmp_path / "s", "targets": run.manifest.targets[:3], "cells": 3}
+    with monkeypatch.context() as patch:
+        patch.setitem(
+            shards.SHARD_VALUES, "prior" if run.field.is_zero else "flow", 2 * 3 * len(run.genes) + 1
+        )
+        screen = scdfm.screen(run, **options)
+    assert screen.store.size == 2
+    screen.store.parts.path(1).unlink()
+    assert scdfm.screen(run, **options, resume=True).store.size == 2
+    assert scdfm.screen(run, **options | {"out": tmp_path / "t"}).store.size == 32
 
 
 def test_folders_that_are_no_screen_or_damaged(run, finished, tmp_path):

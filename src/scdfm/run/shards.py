@@ -10,7 +10,6 @@ OUT                       .h5ad or .zarr, under its name only when it is complet
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import shutil
@@ -29,9 +28,9 @@ from tqdm.auto import tqdm
 from scdfm.data import CellTable
 from scdfm.data.tables import READ_ERRORS, reason
 from scdfm.errors import DataError, RunError
-from scdfm.files import becoming, read_text, remove, require_place, written_whole
+from scdfm.files import becoming, remove, require_place, written_whole
 from scdfm.flow import Keep
-from scdfm.jobs import Parts, begun
+from scdfm.jobs import Parts, begun, recorded
 from scdfm.processes import Place, launched, place, together, wait_for_all
 from scdfm.run.blocks import Blocks
 from scdfm.run.columns import joined
@@ -282,7 +281,8 @@ def shards_of(
         "counts": counts,
     }
     parts = _parts(out)
-    size = _begun_with(parts) if resume else None
+    begun_with = [recorded(parts / name, "shard") for name in (REQUEST, FINISHED) if resume]
+    size = next((size for size in begun_with if size is not None), None)
     if size is None:
         size = conditions_at_once(run, n_cells, len(run.genes if genes is None else genes))
     record["shard"] = size
@@ -297,16 +297,6 @@ def conditions_at_once(run: Trained, n_cells: int, n_genes: int) -> int:
     """Conditions of one shard: as many as a stop may lose, but one at least."""
     values = SHARD_VALUES["prior" if run.field.is_zero else "flow"]
     return max(1, min(SHARD_CELLS, values // n_genes) // n_cells)
-
-
-def _begun_with(parts: Path) -> int | None:
-    """Conditions of one shard of the prediction in `parts`; None where there is none, or none that can be read."""
-    for name in (REQUEST, FINISHED):
-        try:
-            return int(json.loads(read_text(parts / name))["shard"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return None
 
 
 def _parts(out: Path) -> Path:

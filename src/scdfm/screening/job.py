@@ -18,8 +18,9 @@ from scdfm.data.stored import in_memory, subset
 from scdfm.errors import ConfigError, DataError
 from scdfm.evaluation.pseudobulk import Floats
 from scdfm.files import write_json, written_whole
-from scdfm.jobs import begun, duration, seconds_per_item
+from scdfm.jobs import begun, duration, recorded, seconds_per_item
 from scdfm.processes import Place, place
+from scdfm.run.shards import conditions_at_once
 from scdfm.screening.effect import Effect, Reference, Untreated
 from scdfm.screening.ensemble import Calibration, Ensemble, calibrating
 from scdfm.screening.interaction import GENES, interaction
@@ -56,7 +57,7 @@ class Estimate:
 
 
 SHARD = 32
-"""Conditions of one shard: what a screen that is stopped may lose at most."""
+"""Most conditions of one shard; fewer where a flow would take more than a minute for them."""
 
 
 def screen(
@@ -77,7 +78,7 @@ def screen(
     resume: bool = False,
     progress: bool = False,
     say: Callable[[str], object] | None = None,
-    shard: int = SHARD,
+    shard: int | None = None,
 ) -> Screen:
     """Predict every combination of up to `order` of the `targets`, and leave means, table and page in the folder `out`.
 
@@ -92,7 +93,8 @@ def screen(
     controls: control cells to start from; None takes those stored with the (first) run.
     resume: go on in `out`, or rank a finished screen anew. say: is told the cost before the work starts, after a short
         probe; None does without both.
-    shard: conditions of one file. Processes with RANK and WORLD_SIZE share the shards; who ends last writes the table.
+    shard: conditions of one file, which a stop may lose; None takes at most 32, and about a minute's. Processes with RANK
+        and WORLD_SIZE share the shards; who ends last writes the table.
 
     Each condition draws from streams of its own: a screen killed and resumed, or shared, ends in the same bits on a CPU.
     """
@@ -128,12 +130,12 @@ class Job:
     def prepared(
         cls, runs: Run | Sequence[Run], out: Path, targets: Sequence[str] | None, order: int,
         conditions: Sequence[str] | None, setting: str, genome: bool, cells: int, propose: int, keep_cells: bool,
-        controls: CellTable | AnnData | str | Path | None, seed: int, resume: bool, rank_by: str, shard: int,
+        controls: CellTable | AnnData | str | Path | None, seed: int, resume: bool, rank_by: str, shard: int | None,
     ) -> Job:  # fmt: skip
         """Check everything that was asked, before any work is done, and start or find the folder."""
         if cells < 2:
             raise DataError(f"cells per condition: expected at least 2, found {cells}")
-        if propose < 0 or shard < 1:
+        if propose < 0 or (shard is not None and shard < 1):
             raise ConfigError(f"propose {propose}, shard {shard}: expected at least 0 and at least 1")
         ensemble = Ensemble.of(runs)
         asked = chosen(ensemble.first, targets, order, conditions, setting, genome)
@@ -142,6 +144,8 @@ class Job:
         table = ensemble.control_table(controls)
         calibrate, calibrated_by = calibrating(ensemble, seed)
         names = tuple(dict.fromkeys([*asked, *calibrate]))
+        if shard is None:
+            shard = (recorded(out / RECORD, "shard") if resume else None) or _at_once(ensemble, cells)
         record = {
             "runs": [run.manifest.digests["weights.safetensors"] for run in ensemble.runs],
             "names": list(names), "calibrating": sorted(set(names) - set(asked)), "cells": cells, "seed": seed,
@@ -261,6 +265,12 @@ def _cells(blocks: Sequence[tuple[str, int, Floats]], genes: Sequence[str]) -> a
     )
     X: Any = sp.vstack([sp.csr_matrix(cells) for _, _, cells in blocks], format="csr")
     return ad.AnnData(X, obs=obs, var=pd.DataFrame(index=pd.Index(list(genes), name="gene")))
+
+
+def _at_once(ensemble: Ensemble, cells: int) -> int:
+    """Conditions of a shard."""
+    each = cells * len(ensemble.runs)
+    return min(SHARD, *(conditions_at_once(run, each, len(ensemble.genes)) for run in ensemble.runs))
 
 
 __all__ = ["SHARD", "Job", "screen", "untreated"]
