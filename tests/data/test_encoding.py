@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from scdfm.condition_tensors import ConditionShape
 from scdfm.data.conditions import Vocabulary
 from scdfm.data.encoding import ConditionEncoder, ConditionSchema
 from scdfm.data.features import FeatureTable
-from scdfm.encoded import ConditionShape
 from scdfm.errors import ConditionError
 
 VOCABULARY = Vocabulary.build(["A", "B", "C", "G"])

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scdfm.condition_tensors import ConditionTensors
 from scdfm.config import ModelConfig, SamplingConfig
-from scdfm.encoded import EncodedConditions
 from scdfm.errors import TrainingError
 from scdfm.flow import Noise, gene_chunks, generate, sample_normal
 from scdfm.model import VelocityField
@@ -245,6 +245,6 @@ def test_guidance_follows_its_equation() -> None:
 def test_conditions_may_carry_more_than_tokens() -> None:
     given = inputs()
     plain = generate(real_field(), **given, sampling=SamplingConfig(), genes_per_step=8, rng=rng())
-    given["perturbation"] = EncodedConditions(given["perturbation"])
+    given["perturbation"] = ConditionTensors(given["perturbation"])
     again = generate(real_field(), **given, sampling=SamplingConfig(), genes_per_step=8, rng=rng())
     assert torch.equal(plain, again)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from scdfm.condition_tensors import ConditionShape, ConditionTensors
 from scdfm.config import ModelConfig
-from scdfm.encoded import ConditionShape, EncodedConditions
 from scdfm.errors import ConfigError
 from scdfm.model import VelocityField
 from scdfm.model.conditioning import HillCurve
@@ -26,11 +26,11 @@ def field(pooling: str = "mean", perturbation: str = "genes", **shape: Any) -> V
     return VelocityField(config, None, 20, shape=ConditionShape(**shape)).eval()
 
 
-def conditions(*tokens: list[int], **others: Any) -> EncodedConditions:
-    return EncodedConditions(torch.tensor(tokens), **others)
+def conditions(*tokens: list[int], **others: Any) -> ConditionTensors:
+    return ConditionTensors(torch.tensor(tokens), **others)
 
 
-def vector(of: VelocityField, asked: EncodedConditions) -> Tensor:
+def vector(of: VelocityField, asked: ConditionTensors) -> Tensor:
     """e_p [C, d]."""
     return of._encode(torch.arange(4, 12), asked)[1]
 
@@ -46,7 +46,7 @@ def replace_pooling(of: VelocityField) -> VelocityField:
     return plain
 
 
-def velocity(of: VelocityField, asked: EncodedConditions) -> Tensor:
+def velocity(of: VelocityField, asked: ConditionTensors) -> Tensor:
     """The velocity of one and the same cell under each condition."""
     rng, n = torch.Generator().manual_seed(4), len(asked)
     x, control = (torch.rand(1, 8, generator=rng).expand(n, -1) for _ in range(2))
@@ -113,7 +113,7 @@ def test_doses_and_times_in_between_lie_between(pooling: str) -> None:
 def test_mean_is_the_published_one_to_the_bit_and_counts_three_targets() -> None:
     of = field()
     two = torch.tensor([[A, B], [A, CONTROL], [CONTROL, CONTROL]])
-    gene, e = of._encode(torch.arange(4, 12), EncodedConditions(two))
+    gene, e = of._encode(torch.arange(4, 12), ConditionTensors(two))
     slots = of.gene_encoder(torch.cat([torch.arange(4, 12), two.flatten()]))[8:].unflatten(0, (3, 2))
     assert torch.equal(e, slots.sum(1) / 2)
     assert torch.equal(gene, of.gene_encoder(torch.cat([torch.arange(4, 12), two.flatten()]))[:8])

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import golden
+from scdfm.condition_tensors import ConditionTensors
 from scdfm.config import Config, SamplingConfig
 from scdfm.data import Batch
-from scdfm.encoded import EncodedConditions
 from scdfm.flow import generate
 from scdfm.model import reference
 from scdfm.prior import PriorStart, Spread
@@ -60,7 +60,7 @@ class Spoken(nn.Module):
         self.one = nn.Parameter(torch.ones(()))
 
     def context(
-        self, control: Tensor, genes: Tensor, perturbation: EncodedConditions, condition: Tensor,
+        self, control: Tensor, genes: Tensor, perturbation: ConditionTensors, condition: Tensor,
         expected: Tensor | None = None, shift: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         tokens = perturbation.tokens.float()
@@ -120,7 +120,7 @@ def batch_of(target: Tensor, places: Sequence[int]) -> Batch:
     return Batch(
         control=torch.rand(target.shape, generator=rng),
         target=target,
-        perturbation=EncodedConditions(TOKENS[list(places)], described=TOKENS[list(places)] != 3),
+        perturbation=ConditionTensors(TOKENS[list(places)], described=TOKENS[list(places)] != 3),
         condition=torch.arange(len(places)).repeat_interleave(len(target) // len(places)),
         conditions=tuple(NAMES[place] for place in places),
     )

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from scdfm.condition_tensors import ConditionShape, ConditionTensors
 from scdfm.data.conditions import DOSE_SIGN, Condition, Perturbation, Vocabulary, near, parse
 from scdfm.data.features import FeatureTable
-from scdfm.encoded import ConditionShape, EncodedConditions
 from scdfm.errors import ConditionError
 
 NONE: Final = float("nan")
@@ -96,7 +96,7 @@ class ConditionEncoder:
         """By the kind of each description the standardised features [F] of its targets; none where the run has none."""
         return {} if self.features is None else self.features.rows_of()
 
-    def encode(self, conditions: Sequence[str], slots: int | None = None) -> EncodedConditions:
+    def encode(self, conditions: Sequence[str], slots: int | None = None) -> ConditionTensors:
         """The tensors of canonical `conditions`, P = `slots`, or with None as many as the largest needs.
 
         As published, a condition fills at least two slots: absent targets among the first two are the control
@@ -115,7 +115,7 @@ class ConditionEncoder:
         for place, row in enumerate(rows):
             tokens[place, : len(row.tokens)] = row.tokens
         schema = self.schema
-        return EncodedConditions(
+        return ConditionTensors(
             tokens=torch.from_numpy(tokens),
             dose=_filled([row.dose for row in rows], slots, NONE) if schema.dose_reference else None,
             time=torch.tensor([row.time for row in rows]) if schema.time_reference else None,

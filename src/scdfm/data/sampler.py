@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from scdfm.condition_tensors import ConditionTensors
 from scdfm.data.cells import CellTable
 from scdfm.data.conditions import CONTROL, SCREEN, Vocabulary, covariates, parse, targets
 from scdfm.data.encoding import ConditionEncoder
 from scdfm.data.panel import GenePanel
 from scdfm.data.split import Split
 from scdfm.data.stored import StoredMatrix, subset
-from scdfm.encoded import EncodedConditions
 from scdfm.errors import DataError
 
 Rows = npt.NDArray[np.int64]
@@ -32,7 +32,7 @@ class Batch:
 
     control: torch.Tensor
     target: torch.Tensor
-    perturbation: EncodedConditions
+    perturbation: ConditionTensors
     condition: torch.Tensor
     conditions: tuple[str, ...]
     first: int = 0

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from scdfm.condition_tensors import ConditionTensors, as_conditions
 from scdfm.config import SamplingConfig
-from scdfm.encoded import EncodedConditions, as_conditions
 from scdfm.errors import TrainingError
 from scdfm.flow.path import Noise, Start
 from scdfm.flow.solve import solve
@@ -50,7 +50,7 @@ class Field(Protocol):
 def generate(
     field: Field,
     control: Float[Tensor, "M G"],
-    perturbation: Int[Tensor, "C P"] | EncodedConditions,
+    perturbation: Int[Tensor, "C P"] | ConditionTensors,
     condition: Int[Tensor, " M"],
     genes: Int[Tensor, " G"],
     sampling: SamplingConfig,

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from scdfm.encoded import ConditionShape, EncodedConditions
+from scdfm.condition_tensors import ConditionShape, ConditionTensors
 from scdfm.errors import ConfigError
 
 LOWEST_HALF, HIGHEST_HALF = 0.03, 3.0
@@ -70,7 +70,7 @@ class Conditioning(nn.Module):
         self,
         own: Float[Tensor, "C P d"],
         control: Float[Tensor, " d"] | None,
-        conditions: EncodedConditions,
+        conditions: ConditionTensors,
         present: Bool[Tensor, "C P"] | None,
         target: Bool[Tensor, "C P"],
     ) -> Float[Tensor, "C d"]:
@@ -94,7 +94,7 @@ class Conditioning(nn.Module):
             pooled = pooled + self.covariates(conditions.covariates).sum(dim=1)
         return pooled
 
-    def _targets(self, own: Tensor, conditions: EncodedConditions) -> Tensor:
+    def _targets(self, own: Tensor, conditions: ConditionTensors) -> Tensor:
         """u: the targets' own vectors and those of their features, as far as each slot has them."""
         if conditions.identified is not None:
             own = own * conditions.identified.unsqueeze(-1)
@@ -105,7 +105,7 @@ class Conditioning(nn.Module):
         described: Tensor = self.features(conditions.features.to(own.dtype))
         return own + described.to(own.dtype) * conditions.described.unsqueeze(-1)
 
-    def _strength(self, conditions: EncodedConditions) -> Tensor | None:
+    def _strength(self, conditions: ConditionTensors) -> Tensor | None:
         """s of dose times s of time [C, P, d], None where conditions have neither."""
         strength = None
         if self.dose is not None and conditions.dose is not None:
@@ -141,7 +141,7 @@ class Conditioning(nn.Module):
             weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
         return control + (weight * (vectors - control)).sum(dim=1)
 
-    def _check(self, conditions: EncodedConditions) -> None:
+    def _check(self, conditions: ConditionTensors) -> None:
         """Conditions hold what this module was built for, no more and no less."""
         has = {
             name: getattr(conditions, name) is not None for name in ("dose", "time", "covariates", "features")

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from scdfm.condition_tensors import ConditionShape, ConditionTensors, as_conditions
 from scdfm.config import ModelConfig
-from scdfm.encoded import ConditionShape, EncodedConditions, as_conditions
 from scdfm.model.attention import Projections
 from scdfm.model.blocks import Block, make_blocks
 from scdfm.model.conditioning import Conditioning
@@ -130,7 +130,7 @@ class VelocityField(nn.Module):
         t: Float[Tensor, " B"],
         control: Float[Tensor, "B T"],
         genes: Int[Tensor, " T"],
-        perturbation: Int[Tensor, "C P"] | EncodedConditions,
+        perturbation: Int[Tensor, "C P"] | ConditionTensors,
         condition: Int[Tensor, " B"],
         expected: Float[Tensor, "C T"] | None = None,
         shift: Float[Tensor, "C T"] | None = None,
@@ -145,7 +145,7 @@ class VelocityField(nn.Module):
         self,
         control: Float[Tensor, "B T"],
         genes: Int[Tensor, " T"],
-        perturbation: Int[Tensor, "C P"] | EncodedConditions,
+        perturbation: Int[Tensor, "C P"] | ConditionTensors,
         condition: Int[Tensor, " B"],
         expected: Float[Tensor, "C T"] | None = None,
         shift: Float[Tensor, "C T"] | None = None,
@@ -204,7 +204,7 @@ class VelocityField(nn.Module):
         vectors = 16 + 2 * self.config.layers
         return 4 * n_genes * self.config.width * vectors
 
-    def _encode(self, genes: Tensor, conditions: EncodedConditions) -> tuple[Tensor, Tensor]:
+    def _encode(self, genes: Tensor, conditions: ConditionTensors) -> tuple[Tensor, Tensor]:
         """Gene vectors [T, d] and condition vectors e_p [C, d]; one pass of the gene encoder for both."""
         tokens = conditions.tokens.long()
         asked = tokens.flatten()

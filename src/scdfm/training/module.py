@@ -12,10 +12,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from scdfm.condition_tensors import ConditionTensors
 from scdfm.config import Config, TrainingConfig
 from scdfm.data import Batch
 from scdfm.data.conditions import SCREEN, covariates
-from scdfm.encoded import EncodedConditions
 from scdfm.errors import TrainingError
 from scdfm.flow import FlowLoss, Noise, Start, in_units, sample_time, step
 from scdfm.model import VelocityField
@@ -141,7 +141,7 @@ class FlowModule(L.LightningModule):
         source = start.source(drawn, batch.condition)
         return t.to(cells.device), source, start.to_flow(cells, batch.condition, uniform)
 
-    def _conditions(self, batch: Batch, rng: torch.Generator) -> EncodedConditions:
+    def _conditions(self, batch: Batch, rng: torch.Generator) -> ConditionTensors:
         """This process's conditions, some of them or of their identities hidden at random."""
         options = self.config.training
         whole = batch.perturbation.thinned(rng, options.condition_dropout, options.id_dropout)

@@ -18,10 +18,10 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from scdfm.condition_tensors import ConditionTensors
 from scdfm.config import TrainingConfig
 from scdfm.data import Batch, CellTable, ConditionSampler, GenePanel, Split
 from scdfm.data.encoding import ConditionEncoder
-from scdfm.encoded import EncodedConditions
 from scdfm.seeds import numpy_rng
 from scdfm.training.inputs import Inputs
 
@@ -97,7 +97,7 @@ class ValidationBatch:
     """[M, g] log1p."""
     target: torch.Tensor
     """[n, g] real cells, at most M."""
-    perturbation: EncodedConditions
+    perturbation: ConditionTensors
     """The condition encoded."""
     control_mean: torch.Tensor
     """[g]"""

@@ -24,7 +24,7 @@ class ConditionShape:
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedConditions:
+class ConditionTensors:
     """C conditions of up to P targets; None where no condition of the screen has such a thing.
 
     Doses and times are in units of the screen's reference, so 1 is its usual one, and 0 is control.
@@ -50,26 +50,26 @@ class EncodedConditions:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, rows: Tensor) -> EncodedConditions:
+    def __getitem__(self, rows: Tensor) -> ConditionTensors:
         """Some of the conditions, in the order of `rows`."""
         return self.changed(lambda tensor: tensor[rows])
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodedConditions:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ConditionTensors:
         """The conditions on another device."""
         return self.changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def changed(self, change: Callable[[Tensor], Tensor]) -> EncodedConditions:
+    def changed(self, change: Callable[[Tensor], Tensor]) -> ConditionTensors:
         """The conditions with each of their tensors changed."""
         tensors = {name: change(value) for name, value in vars(self).items() if value is not None}
         return replace(self, **tensors)
 
-    def unconditional(self) -> EncodedConditions:
+    def unconditional(self) -> ConditionTensors:
         """The same conditions with everything but their covariates left out."""
         return replace(self, dropped=torch.ones(len(self), dtype=torch.bool, device=self.tokens.device))
 
     def thinned(
         self, rng: torch.Generator, conditions: float = 0.0, identities: float = 0.0
-    ) -> EncodedConditions:
+    ) -> ConditionTensors:
         """A share of the conditions dropped, and of the described slots' identities, as training does it.
 
         Where a target's own vector is sometimes hidden, its features must learn to speak alone.
@@ -85,6 +85,6 @@ class EncodedConditions:
         return thinned
 
 
-def as_conditions(perturbation: Tensor | EncodedConditions) -> EncodedConditions:
+def as_conditions(perturbation: Tensor | ConditionTensors) -> ConditionTensors:
     """Token ids [C, P] as conditions that hold nothing else."""
-    return perturbation if isinstance(perturbation, EncodedConditions) else EncodedConditions(perturbation)
+    return perturbation if isinstance(perturbation, ConditionTensors) else ConditionTensors(perturbation)
