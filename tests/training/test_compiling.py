@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,11 +67,14 @@ def test_checkpointing_changes_no_bit_and_keeps_less(backbone: str) -> None:
     assert kept(again) < kept(whole) / 2
 
 
-def test_compiled_layers_give_the_same_numbers() -> None:
+def test_compiled_layers_give_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own: here shapes are checked at every call, which cannot be traced."""
-    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines() == ["layers compiled: 3", "codes: 2"]
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    processes, log = importlib.import_module("forked"), tmp_path / "log.txt"
+    process = processes.forked(processes.program, Path(__file__), folder=tmp_path, log=log)
+    process.join()
+    assert process.exitcode == 0, log.read_text()[-2000:]
+    assert log.read_text().splitlines() == ["layers compiled: 3", "codes: 2"]
 
 
 def compare() -> None:

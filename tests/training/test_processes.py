@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ import small
 from scdfm import processes
 from scdfm.data import ConditionSampler, Vocabulary, make_split, select_genes, targets
 from scdfm.errors import ConfigError
+from scdfm.run import shards
 from scdfm.seeds import numpy_rng
 from scdfm.training.checkpoint import read_checkpoint
 from scdfm.training.steps import StepBatches, place
@@ -34,11 +37,16 @@ SETTINGS = {
 }  # fmt: skip
 SECONDS = 120
 """Within which a job must have ended: starting Python twice on a busy machine is most of it."""
+PART = 8
+"""Cells of a part of a prediction."""
 
-# What a process does at step 1, where the environment asks it to; then the command line as it is.
+# Parts of a prediction are small here. What a process does at a step, where the environment asks it to; then the command
+# line as it is.
 SCRIPT = """
 import os, signal
+from scdfm.run import shards
 from scdfm.training.module import FlowModule
+shards.SHARD_CELLS = %d
 whole = FlowModule.training_step
 def step(self, batch, batch_idx):
     if f"{self.global_step} {self.global_rank}" == os.environ.get("AT"):
@@ -55,7 +63,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     screen = small.screen()
     screen.write_h5ad(folder / "screen.h5ad")
-    (folder / "scdfm_told.py").write_text(SCRIPT)
+    (folder / "scdfm_told.py").write_text(SCRIPT % PART)
     return folder
 
 
@@ -85,32 +93,50 @@ def assert_close_weights(alone: scdfm.Run, several: scdfm.Run) -> None:
         torch.testing.assert_close(left[name][kept], right[name][kept], rtol=1e-4, atol=1e-5)
 
 
-def command(folder: Path, out: str, launcher: list[str], *more: str, **environment: str):
-    """`fit` in several processes: the exit code and everything they said."""
-    options = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
-    return processes_of(
-        folder, launcher, "fit", "screen.h5ad", "--out", out, "--quiet", *options, *more, **environment
-    )
+OPTIONS = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ENVIRONMENT = {"PYTHONPATH": str(Path(scdfm.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 
 
-def processes_of(folder: Path, launcher: list[str], *arguments: str, **environment: str):
-    """A command in several processes: the exit code and everything they said."""
-    source = Path(scdfm.__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, *launcher, str(folder / "scdfm_told.py"), *arguments], cwd=folder, text=True, timeout=SECONDS,
-        env={**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stdout
+@pytest.fixture
+def begin(folder, monkeypatch):
+    """Begins a command in `folder`: what returns its exit code and everything it said."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    forked = importlib.import_module("forked")
 
+    def started(*words: str, log: str = "log.txt", **environment: str):
+        path = folder / log
+        path.unlink(missing_ok=True)
+        given = (folder / "scdfm_told.py", words, ENVIRONMENT | environment)
+        process = forked.forked(forked.program, *given, folder=folder, log=path)
 
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        def ended() -> tuple[int, str]:
+            process.join(SECONDS)
+            assert process.exitcode is not None, path.read_text()
+            return process.exitcode, path.read_text()
+
+        return ended
+
+    return started
 
 
 def test_two_processes_of_torchrun_make_the_weights_of_one(folder, alone):
-    code, said = command(folder, "two", TORCHRUN)
-    assert code == 0, said
-    assert said.count("run two: 40 genes") == 1  # the first process speaks, the other is silent
+    job = [
+        *TORCHRUN,
+        str(folder / "scdfm_told.py"),
+        "fit",
+        "screen.h5ad",
+        "--out",
+        "two",
+        "--quiet",
+        *OPTIONS,
+    ]
+    done = subprocess.run(
+        job, cwd=folder, text=True, timeout=SECONDS, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("run two: 40 genes") == 1  # the first process speaks, the other is silent
     two = scdfm.Run.load(folder / "two")
     assert two.manifest.config == alone.manifest.config
     assert two.manifest.result["step"] == alone.manifest.result["step"]
@@ -118,28 +144,49 @@ def test_two_processes_of_torchrun_make_the_weights_of_one(folder, alone):
     pd.testing.assert_frame_equal(alone.log, two.log, rtol=1e-4, atol=1e-5)
 
 
-def test_two_processes_share_a_prediction_and_write_the_file_of_one(folder, alone):
+def test_two_processes_share_a_prediction_and_write_the_file_of_one(folder, alone, begin, monkeypatch):
+    """With the environment that torchrun gives to each."""
     names = list(alone.split.train[:3])
-    alone.predict_to(folder / "alone.h5ad", names, n_cells=4096)
-    asked = ("alone", "--out", "shared.h5ad", "--conditions", ",".join(names), "--cells", "4096", "--quiet")
-    code, said = processes_of(folder, TORCHRUN, "predict", *asked)
-    assert code == 0, said
-    assert said.count("shared.h5ad: 12288 cells × 40 genes, 3 conditions") == 1
+    monkeypatch.setattr(shards, "SHARD_CELLS", PART)
+    alone.predict_to(folder / "alone.h5ad", names, n_cells=PART)
+    asked = ("--conditions", ",".join(names), "--cells", str(PART), "--quiet")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    job = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
+           "MASTER_PORT": port}  # fmt: skip
+    both = [
+        begin(
+            "predict",
+            "alone",
+            "--out",
+            "shared.h5ad",
+            *asked,
+            log=f"log{rank}.txt",
+            RANK=rank,
+            LOCAL_RANK=rank,
+            **job,
+        )
+        for rank in "01"
+    ]
+    (first, said), (second, silence) = (ended() for ended in both)
+    assert (first, second) == (0, 0), said + silence
+    assert (said.count("shared.h5ad: 24 cells × 40 genes, 3 conditions"), silence) == (1, "")
     assert (folder / "shared.h5ad").read_bytes() == (folder / "alone.h5ad").read_bytes()
     assert not (folder / "shared.h5ad.parts").exists()
 
 
-def test_a_process_that_dies_ends_the_job_and_what_is_left_resumes(folder, alone):
+def test_a_process_that_dies_ends_the_job_and_what_is_left_resumes(folder, alone, begin):
     """Lightning's own launcher here; torchrun would end its other processes itself."""
-    two = ("--set", "training.devices=2")
-    code, said = command(folder, "dies", [], *two, AT="4 1", SIGNAL="SIGKILL")
+    fit = ("fit", "screen.h5ad", "--out", "dies", "--quiet", *OPTIONS, "--set", "training.devices=2")
+    code, said = begin(*fit, AT="4 1", SIGNAL="SIGKILL")()
     assert code not in (0, 75)
     assert "another process of this job has stopped or cannot be reached" in said or code == -signal.SIGKILL
     assert read_checkpoint(folder / "dies/checkpoints/last.safetensors")["global_step"] == 3
-    code, said = command(folder, "dies", [], *two, "--resume", AT="4 1", SIGNAL="SIGTERM")
+    code, said = begin(*fit, "--resume", AT="4 1", SIGNAL="SIGTERM")()
     assert code == 75, said
     assert len(re.findall("error: fit stopped at step 5; .*dies holds the checkpoint of step 5", said)) == 1
-    code, said = command(folder, "dies", [], *two, "--resume")
+    code, said = begin(*fit, "--resume")()
     assert code == 0, said
     assert_close_weights(alone, scdfm.Run.load(folder / "dies"))
 
