@@ -18,6 +18,7 @@ from typing import Final
 import torch
 from safetensors import SafetensorError, safe_open
 
+from scdfm.errors import StorageError
 from scdfm.files import made, remove
 from scdfm.flow import Keep
 from scdfm.run.folder import write_tensors
@@ -56,13 +57,18 @@ class Blocks:
         """Write what was solved since the last file; another process may do the same shard."""
         number = len(set(self.files.values()))
         path = made(self.folder) / f"{number:06d}-{platform.node()}-{os.getpid()}.safetensors"
-        write_tensors(path, self.fresh)
+        try:
+            write_tensors(path, self.fresh)
+        except StorageError:
+            if self.folder.is_dir():  # else the other process has finished the shard
+                raise
         self.files |= dict.fromkeys(self.fresh, path)
         self.fresh, self.written = {}, clock()
 
     def remove(self) -> None:
-        """The shard is whole: its blocks go."""
-        remove(self.folder)
+        """The shard is whole: its blocks go, at the latest with all parts."""
+        with contextlib.suppress(OSError):
+            remove(self.folder)
 
 
 def _names(path: Path) -> list[str]:
