@@ -3,10 +3,12 @@
     python benchmarks/conditions.py [--conditions 100 300 1000] [--genes 500] [--stages prior fit predict evaluate screen]
     python benchmarks/conditions.py --conditions 20 --genes 1000 4000 18533
 
-Half of the conditions are single targets, half pairs of them; each has 10 cells, a tenth of whose values are above 0. Every
-size runs in a process of its own, with one thread (a prediction after its fit, an evaluation after both); fits are of the
-preset `instant`, 4 cells a condition are predicted and screened. Writes conditions.md; what is measured is kept in
-conditions.json: repeat the command to go on.
+A tenth of the cells' values are above 0. Every size runs in a process of its own, with one thread. Fits are of the preset
+`instant`: half of the conditions are single targets, half pairs of them, each of 10 cells; 4 cells a condition are
+predicted. An evaluation scores pairs beside the rules of half as many trained singles: files of as many measured and
+predicted cells (`--cells`), all default metrics, tables and report, as `scdfm evaluate` does. A screen holds the pairs of
+measured singles.
+Writes conditions.md; what is measured is kept in conditions.json: repeat the command to go on.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import scipy.sparse as sp
 import scdfm
 from scdfm.files import write_json, write_text
 from scdfm.prior import learn_prior
+from scdfm.report import evaluate_files
 from scdfm.seeds import numpy_rng
 from speed import hardware
 
@@ -49,14 +52,72 @@ def names_of(n: int) -> list[str]:
 def table(n: int, n_genes: int) -> scdfm.CellTable:
     """Random cells of control and n conditions."""
     labels = ["control"] * 200 + [name for name in names_of(n) for _ in range(CELLS)]
-    X = sp.random(len(labels), n_genes, density=0.1, format="csr", dtype=np.float32, random_state=0)
+    return scdfm.read_cells(labelled(labels, n_genes, 0), "perturbation")
+
+
+def labelled(labels: list[str], n_genes: int, seed: int) -> ad.AnnData:
+    """Random cells with these labels, made a few at a time, so that the peak of memory is not theirs."""
+    rng = numpy_rng(seed, "conditions", "cells")
+    blocks = []
+    for start in range(0, len(labels), 512):
+        shape = min(512, len(labels) - start), n_genes
+        kept = rng.random(shape, dtype=np.float32) < 0.1
+        blocks.append(sp.csr_matrix(np.where(kept, rng.random(shape, dtype=np.float32), 0)))
+    X = sp.vstack(blocks, format="csr")
     obs = pd.DataFrame({"perturbation": labels}, index=np.arange(len(labels)).astype(str))
-    return scdfm.read_cells(
-        ad.AnnData(X, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(n_genes)])), "perturbation"
+    return ad.AnnData(X, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(n_genes)]))
+
+
+def targets_of(n: int, n_genes: int) -> list[str]:
+    """Targets, most of which are genes, but never more than half of them: some metrics look at the others alone."""
+    return [f"g{i}" if i < n_genes // 2 else f"t{i}" for i in range(n)]
+
+
+def written(path: Path, labels: list[str], n_genes: int, seed: int) -> Path:
+    """A file of random cells with these labels."""
+    labelled(labels, n_genes, seed).write_h5ad(path)
+    return path
+
+
+def evaluated(n: int, n_genes: int, cells: int, out: Path) -> dict[str, dict[str, float]]:
+    """The cost of scoring n pairs beside the rules of the singles' means."""
+    singles = targets_of(max(n // 2, 5), n_genes)
+    ahead = np.roll(singles, -1), np.roll(singles, -2)
+    pairs = [f"{a}+{b}" for other in ahead for a, b in zip(singles, other, strict=True)][:n]
+    labels = [name for name in pairs for _ in range(cells)]
+    real = written(out / "real.h5ad", ["control"] * 200 + labels, n_genes, 0)
+    predicted = written(out / "predicted.h5ad", labels, n_genes, 1)
+    means = numpy_rng(0, "conditions").gamma(1, 0.05, (len(singles) + 1, n_genes))
+    training = pd.DataFrame(means, index=["control", *singles], columns=[f"g{i}" for i in range(n_genes)])
+    return {
+        "evaluate": timed(
+            lambda: evaluate_files(
+                predicted, scdfm.read_cells(real, "perturbation"), out / "scores", training=training
+            )
+        )
+    }
+
+
+def screened(n: int, n_genes: int, cells: int, out: Path) -> dict[str, dict[str, float]]:
+    """The cost of screening all pairs of measured singles, at least n conditions together."""
+    singles = targets_of(int(np.ceil(np.sqrt(2 * n))), n_genes)
+    labels = ["control"] * 200 + [name for name in singles for _ in range(10 * cells)]
+    run = fitted(written(out / "real.h5ad", labels, n_genes, 0), n_genes, out)
+    return {"screen": timed(lambda: scdfm.screen(run, out=out / "screen", cells=PREDICTED))}
+
+
+def fitted(cells: Any, n_genes: int, out: Path) -> scdfm.Run:
+    """A run of the preset `instant` on every condition."""
+    config = scdfm.Config.preset("instant").updated(
+        {"panel": {"n_genes": n_genes}, "split": {"kind": "none"}}
     )
+    if isinstance(cells, Path):
+        cells = scdfm.read_cells(cells, "perturbation")
+    scdfm.fit(cells, config=config, out=out / "run", progress=False)
+    return scdfm.Run.load(out / "run")
 
 
-def measured(stage: str, n: int, n_genes: int) -> dict[str, dict[str, float]]:
+def measured(stage: str, n: int, n_genes: int, n_cells: int) -> dict[str, dict[str, float]]:
     """Processor seconds of a stage and of those that it needs, each with the peak memory of this process."""
     if stage == "prior":
         rng = numpy_rng(0, "conditions")
@@ -66,22 +127,15 @@ def measured(stage: str, n: int, n_genes: int) -> dict[str, dict[str, float]]:
         return {
             stage: timed(lambda: learn_prior(names_of(n), shifts, [CELLS] * n, np.full(n_genes, 0.1), genes))
         }
-    cells = table(n, n_genes)
-    config = scdfm.Config.preset("instant").updated(
-        {"panel": {"n_genes": n_genes}, "split": {"kind": "none"}}
-    )
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        found = {"fit": timed(lambda: scdfm.fit(cells, config=config, out=out / "run", progress=False))}
-        if stage == "fit":
-            return found
-        run = scdfm.Run.load(out / "run")
-        if stage == "screen":
-            asked = {"conditions": names_of(n), "cells": PREDICTED}
-            return found | {"screen": timed(lambda: scdfm.screen(run, out=out / "screen", **asked))}
-        found["predict"] = timed(lambda: run.predict_to(out / "p.h5ad", names_of(n), n_cells=PREDICTED))
-        if stage == "evaluate":
-            found[stage] = timed(lambda: scdfm.evaluate(out / "p.h5ad", cells, training=run.means))
+        if stage in ("evaluate", "screen"):
+            return (evaluated if stage == "evaluate" else screened)(n, n_genes, n_cells, out)
+        cells = table(n, n_genes)
+        found = {"fit": timed(lambda: fitted(cells, n_genes, out))}
+        if stage == "predict":
+            run = scdfm.Run.load(out / "run")
+            found[stage] = timed(lambda: run.predict_to(out / "p.h5ad", names_of(n), n_cells=PREDICTED))
         return found
 
 
@@ -107,14 +161,17 @@ def row(stage: str, sizes: list[tuple[int, float, float]], what: str) -> str:
 
 def page(found: dict[str, dict[str, float]]) -> str:
     """Growth in conditions for each number of genes, and in genes for each number of conditions."""
-    points = [
-        (stage, int(n), int(genes), cost) for key, cost in found.items() for stage, n, genes in [key.split()]
-    ]
+    points = []
+    for key, cost in found.items():
+        name, n, genes, *cells = key.split()
+        points.append((name + (f", {cells[0]} cells" if cells else ""), int(n), int(genes), cost))
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     lines = [f"# Growth in conditions and genes\n{hardware('cpu')}, one thread; {date}. Processor seconds; memory is the "
              "peak of the whole process.\n", "| stage | sizes | seconds | GiB | **exponent** | of the last two |",
              "|---|---|---|---|---:|---:|"]  # fmt: skip
-    for stage in STAGES:
+    for stage in dict.fromkeys(
+        sorted((name for name, *_ in points), key=lambda name: STAGES.index(name.split(",")[0]))
+    ):
         for place, unit in ((1, "genes"), (0, "conditions")):
             groups: dict[int, list[tuple[int, float, float]]] = {}
             for name, *size, cost in points:
@@ -135,20 +192,24 @@ def main() -> None:
     )
     parser.add_argument("--conditions", type=int, nargs="+", default=[100, 300, 1000])
     parser.add_argument("--genes", type=int, nargs="+", default=[500])
+    parser.add_argument(
+        "--cells", type=int, default=CELLS, help="cells of a condition, of evaluate and screen"
+    )
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        stage, n, genes = args.one.split()
+        stage, n, genes, *cells = args.one.split()
         warnings.filterwarnings("ignore")
-        print(json.dumps(measured(stage, int(n), int(genes))))
+        print(json.dumps(measured(stage, int(n), int(genes), int(cells[0]) if cells else CELLS)))
         return
     args.out.mkdir(parents=True, exist_ok=True)
     record = args.out / "conditions.json"
     found: dict[str, Any] = json.loads(record.read_text()) if record.is_file() else {}
+    end = "" if args.cells == CELLS else f" {args.cells}"
     for key in (
-        f"{stage} {n} {genes}" for genes in args.genes for n in args.conditions for stage in args.stages
+        f"{stage} {n} {genes}{end}" for genes in args.genes for n in args.conditions for stage in args.stages
     ):
         if key not in found:
             environment = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -48,22 +50,42 @@ def test_ridge_needs_one_seen_target():
     assert np.isnan(predicted[1:]).all()
 
 
-def test_leave_one_out_is_brute_force():
-    design = rng.integers(0, 2, (14, 5)).astype(float)
-    response = design @ rng.normal(size=(5, 3)) + rng.normal(size=(14, 3))
+@pytest.mark.parametrize(("n_targets", "n_genes"), [(5, 3), (5, 30), (20, 3), (20, 30)])
+def test_leave_one_out_is_brute_force(n_targets, n_genes):
+    design = rng.integers(0, 2, (14, n_targets)).astype(float)
+    response = design @ rng.normal(size=(n_targets, n_genes)) + rng.normal(size=(14, n_genes))
 
     def error(penalty: float) -> float:
         total = 0.0
         for i in range(len(design)):
             kept = np.delete(np.arange(len(design)), i)
             x, y = design[kept], response[kept]
-            weights = np.linalg.solve(x.T @ x + penalty * np.eye(5), x.T @ y)
+            weights = np.linalg.solve(x.T @ x + penalty * np.eye(n_targets), x.T @ y)
             total += float(((response[i] - design[i] @ weights) ** 2).sum())
         return total
 
     errors = [error(penalty) for penalty in PENALTIES]
     assert leave_one_out_penalty(design, response) == PENALTIES[int(np.argmin(errors))]
     assert 0 < int(np.argmin(errors)) < len(PENALTIES) - 1  # a choice within the range, not at its end
+
+
+def test_conditions_that_share_no_target_choose_the_smallest_penalty():
+    """Left out, each is predicted by 0 whatever the penalty: rounding must not choose."""
+    for seed in range(5):
+        response = np.random.default_rng(seed).normal(size=(30, 50))
+        assert leave_one_out_penalty(np.eye(31)[:30], response) == PENALTIES[0]
+
+
+def test_low_rank_is_the_same_from_either_covariance():
+    """55 conditions of 10 genes; 50 silent genes more turn the smaller side round, and change no score."""
+    genes = tuple(f"t{i}" for i in range(10))
+    names = (*genes, *(f"{a}+{b}" for a, b in itertools.combinations(genes, 2)))
+    shift = np.random.default_rng(0).normal(size=(55, 10))
+    few = Training(names, shift, np.zeros(10), genes)
+    silent = tuple(f"u{i}" for i in range(50))
+    many = Training(names, np.hstack([shift, np.zeros((55, 50))]), np.zeros(60), (*genes, *silent))
+    found = [baselines.low_rank(table, ["t0+t1+t2", "t3"], rank=4)[:, :10] for table in (few, many)]
+    np.testing.assert_allclose(*found, rtol=1e-9)
 
 
 def test_low_rank_recovers_a_bilinear_truth_for_an_unseen_target():

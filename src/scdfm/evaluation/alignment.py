@@ -167,7 +167,9 @@ def _read(
                 "normalise it as those were (read_cells(..., target_sum=...)) and evaluate the result"
             ) from None
     codes = pd.Categorical(names)
-    places = {c: np.flatnonzero(codes.codes == i) for i, c in enumerate(codes.categories)}
+    order = np.argsort(codes.codes, kind="stable")
+    ends = np.cumsum(np.bincount(codes.codes, minlength=len(codes.categories)))
+    places = dict(zip(codes.categories, np.split(order, ends[:-1]), strict=True))
     return Population(X, np.asarray(genes.names), places), notes + _below_zero(X)
 
 
@@ -310,13 +312,14 @@ def _restricted(population: Population, genes: list[str]) -> Population:
 
 def _common_conditions(predicted: Population, measured: Sequence[str]) -> tuple[list[str], list[str]]:
     claimed = sorted(c for c in predicted.rows if c != CONTROL)
-    scored = [c for c in claimed if c in set(measured)]
+    known = set(measured)
+    scored = [c for c in claimed if c in known]
     if not scored:
         raise ConditionError(
             f"prediction and real cells share no condition (prediction: {_few(claimed)}; real: {_few(measured)}); "
             f"expected the same names: check perturbation_key and control"
         )
-    return scored, [c for c in claimed if c not in set(scored)]
+    return scored, [c for c in claimed if c not in known]
 
 
 def _chosen(asked: Sequence[str] | None, scored: Sequence[str], measured: Sequence[str]) -> tuple[str, ...]:

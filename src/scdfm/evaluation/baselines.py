@@ -232,17 +232,23 @@ def _design(
 def leave_one_out_penalty(design: Floats, response: Floats) -> float:
     """The λ of PENALTIES with the smallest leave-one-out squared error, in closed form.
 
-    With the hat matrix H(λ) = X(XᵀX + λI)⁻¹Xᵀ the residual of a left-out row is (y − Hy)ᵢ / (1 − Hᵢᵢ); its squared
-    norm over genes is the diagonal of (I − H) YYᵀ (I − H), so the genes are summed over once.
+    With the hat matrix H(λ) = X(XᵀX + λI)⁻¹Xᵀ the residual of a left-out row is (y − Hy)ᵢ / (1 − Hᵢᵢ). H is
+    T diag(w) Tᵀ, from the eigenvectors V of the smaller of XᵀX (T = XV, w = 1 / (s + λ)) and XXᵀ (T = V, w = s / (s + λ)).
+    Of penalties with the same error the smallest is taken: all have it where no two conditions share a target.
     """
-    u, s, _ = np.linalg.svd(design, full_matrices=False)
-    gram = response @ response.T
-    errors = []
+    n, wide = len(design), len(design) < design.shape[1]
+    s, v = np.linalg.eigh(design @ design.T if wide else design.T @ design)
+    s = np.maximum(s, 0)
+    turned = v if wide else design @ v
+    if response.shape[1] > n:  # as many columns as rows have the same YYᵀ, and so the same residuals' norms
+        response = np.linalg.qr(response.T, mode="r").T
+    answer, squares, errors = turned.T @ response, np.square(turned), []
     for penalty in PENALTIES:
-        rest = np.eye(len(design)) - (u * (s**2 / (s**2 + penalty))) @ u.T
-        squared = np.einsum("ij,jk,ik->i", rest, gram, rest, optimize=True)
-        errors.append(float((squared / np.diag(rest) ** 2).sum()))
-    return PENALTIES[int(np.argmin(errors))]
+        weight = (s if wide else 1.0) / (s + penalty)
+        residual = response - turned @ (weight[:, None] * answer)
+        squared = np.einsum("ng,ng->n", residual, residual)
+        errors.append(float((squared / (1 - squares @ weight) ** 2).sum()))
+    return PENALTIES[int(np.argmax(np.array(errors) <= min(errors) * (1 + 1e-9)))]
 
 
 def low_rank(training: Training, conditions: Sequence[str], rank: int = 10, penalty: float = 0.1) -> Floats:
@@ -261,8 +267,7 @@ def low_rank(training: Training, conditions: Sequence[str], rank: int = 10, pena
     y = training.shift[usable].T
     b = y.mean(axis=1, keepdims=True)
     n = min(rank, len(usable) - 1)
-    _, axes = np.linalg.eigh((y - b).T @ (y - b))  # ascending: the leading axes stand last
-    scores = (y - b) @ axes[:, -n:]
+    scores = _principal_scores(y - b, n)
 
     scale, settings = DoseScale.of(training.conditions), settings_of(training.conditions)
 
@@ -281,6 +286,17 @@ def low_rank(training: Training, conditions: Sequence[str], rank: int = 10, pena
         answer = scores @ w @ embed([conditions[k] for k in known]).T + b
         undefined[known] = training.controls([conditions[k] for k in known]) + answer.T
     return undefined
+
+
+def _principal_scores(values: Floats, n: int) -> Floats:
+    """The `n` leading principal scores of the rows of `values` [G, C], [G, n]: by the smaller of both covariances.
+
+    Eigenvalues ascend: the leading axes stand last.
+    """
+    if values.shape[0] < values.shape[1]:
+        sizes, axes = np.linalg.eigh(values @ values.T)
+        return np.asarray(axes[:, -n:] * np.sqrt(np.maximum(sizes[-n:], 0)))
+    return np.asarray(values @ np.linalg.eigh(values.T @ values)[1][:, -n:])
 
 
 def covariance(training: Training, conditions: Sequence[str]) -> Floats:

@@ -121,13 +121,15 @@ def evaluate_against(
         align(cells, real, conditions=conditions, check_scale=False, **given)
         for cells in (predicted, against)
     ]
-    common = [c for c in pairs[0].conditions if c in set(pairs[1].conditions)]
+    other = set(pairs[1].conditions)
+    common = [c for c in pairs[0].conditions if c in other]
     if not common:
         raise ConditionError(
             f"{name} and {against_name} share no measured condition ({name}: {pairs[0].conditions[0]}, ...; "
             f"{against_name}: {pairs[1].conditions[0]}, ...); expected predictions of the same conditions"
         )
-    genes = [gene for gene in pairs[0].real.genes.tolist() if gene in set(pairs[1].real.genes.tolist())]
+    measured = set(pairs[1].real.genes.tolist())
+    genes = [gene for gene in pairs[0].real.genes.tolist() if gene in measured]
     columns = real.columns(genes)
     both = replace(real, X=chosen_cells(real.X, None, columns), genes=np.asarray(real.genes)[columns])
     trained = _unpredicted(real, pairs) if training is None else training

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from scipy.stats import rankdata
 
 from scdfm.evaluation.expression import fold_change
 from scdfm.evaluation.pseudobulk import Floats
+from scdfm.evaluation.ranks import Distance, standing
 
 FLAT = 1e-9
 """A vector whose largest departure from its mean is below this (times the values' scale) counts as constant."""
@@ -118,9 +118,6 @@ def _centred(values: Floats, weight: Floats) -> Floats:
     return np.asarray(values - np.einsum("kg,kg->k", weight, values)[:, None])
 
 
-Distance = Literal["cityblock", "euclidean", "cosine"]
-
-
 def discrimination(
     predicted: Floats,
     real: Floats,
@@ -151,16 +148,14 @@ def discrimination(
     scores = np.full(len(predicted), np.nan)
     if len(real) < 2:
         return scores
-    every = cdist(predicted, real, distance)
-    for k, row in enumerate(every):
-        if not np.isfinite(predicted[k]).all():
-            continue
-        if without is not None and len(without[k]):
-            kept = np.delete(np.arange(real.shape[1]), without[k])
+    own = standing(predicted, real, distance)
+    scores[own.ranked] = (1 - (own.closer + own.level / 2) / len(real))[own.ranked]
+    for k, genes in enumerate(without or []):
+        if own.ranked[k] and len(genes):
+            kept = np.delete(np.arange(real.shape[1]), genes)
             row = cdist(predicted[k : k + 1, kept], real[:, kept], distance)[0]
-        closer = np.sum(row < row[k])
-        level = np.sum(row == row[k]) - 1
-        scores[k] = 1 - (closer + level / 2) / len(real)
+            level = np.sum(row == row[k]) - 1
+            scores[k] = 1 - (np.sum(row < row[k]) + level / 2) / len(real)
     return scores
 
 
@@ -169,7 +164,7 @@ def centroid_accuracy(predicted: Floats, real: Floats, groups: Iterable[list[int
 
     By Euclidean distance of means [K, G]; equal distances count half. Chance is 1/2; NaN for a single condition.
     """
-    return _share_farther(cdist(predicted, real), groups)
+    return _share_farther(predicted, real, "euclidean", groups)
 
 
 def transpose_rank(predicted: Floats, real: Floats, groups: Iterable[list[int]] | None = None) -> Floats:
@@ -178,7 +173,7 @@ def transpose_rank(predicted: Floats, real: Floats, groups: Iterable[list[int]] 
     A model that predicts one mean for all is at chance, 1/2, here and in `centroid_accuracy`; a prediction that is
     near to everything passes one of the two alone.
     """
-    return _share_farther(cdist(real, predicted), groups)
+    return _share_farther(real, predicted, "euclidean", groups)
 
 
 def ds_cosine(predicted: Floats, real: Floats, groups: Iterable[list[int]] | None = None) -> Floats:
@@ -188,24 +183,21 @@ def ds_cosine(predicted: Floats, real: Floats, groups: Iterable[list[int]] | Non
     """
     if not real.shape[1]:
         return np.full(len(predicted), np.nan)
-    distance = cdist(predicted, real, "cosine")
-    nowhere = (np.abs(predicted).max(axis=1) == 0)[:, None] | (np.abs(real).max(axis=1) == 0)
-    return _share_farther(np.where(nowhere, 1.0, distance), groups)
+    return _share_farther(predicted, real, "cosine", groups)
 
 
-def _share_farther(distance: Floats, groups: Iterable[list[int]] | None) -> Floats:
-    """For each row of `distance` [K, K] the share of the other columns, in its group, farther than the diagonal.
+def _share_farther(
+    asked: Floats, answers: Floats, distance: Distance, groups: Iterable[list[int]] | None
+) -> Floats:
+    """For each row of `asked` [K, A] the share of the other `answers` [K, A], in its group, farther than its own.
 
-    Columns without a distance (nothing predicted) do not take part; a diagonal without one gives NaN.
+    Answers without a value (nothing predicted) do not take part; a row whose own is without one gives NaN.
     """
-    shares = np.full(len(distance), np.nan)
-    for places in groups or [list(range(len(distance)))]:
-        within = distance[np.ix_(places, places)]
-        own = np.diag(within)[:, None]
-        others = np.isfinite(within).sum(axis=1) - 1
-        farther = (within > own).sum(axis=1) + ((within == own).sum(axis=1) - 1) / 2
-        usable = np.isfinite(own[:, 0]) & (others > 0)
-        shares[places] = np.where(usable, farther / np.maximum(others, 1), np.nan)
+    shares = np.full(len(asked), np.nan)
+    for places in groups or [list(range(len(asked)))]:
+        own = standing(asked[places], answers[places], distance)
+        others = own.closer + own.level + own.farther
+        shares[places] = np.where(others > 0, (own.farther + own.level / 2) / np.maximum(others, 1), np.nan)
     return shares
 
 
@@ -261,7 +253,7 @@ def score_means(
     columns = standard.scored
     one, two = (half[..., columns] for half in standard.apart)
     free = ~standard.targeted
-    p, r, o = predicted[:, columns], standard.real[:, columns], standard.centre[..., columns]
+    p, r, o = (np.take(values, columns, axis=-1) for values in (predicted, standard.real, standard.centre))
     control, shifts = standard.control[..., columns], (predicted - origin, standard.real - standard.control)
     origin_on_top = o[standard.top] if o.ndim == 1 else on_top(o, standard.top)
     values: dict[str, Callable[[], Floats]] = {

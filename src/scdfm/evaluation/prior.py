@@ -165,7 +165,8 @@ def training_means(
         matched = _matched_means(pair, names, {})
         means, links = moments(pair.real, names).mean, linked(pair.real, names, pair.conditions)
         return Training(names, means, control, tuple(genes), matched, links), [note]
-    lacking = [gene for gene in genes if gene not in set(table.columns.astype(str))]
+    columns, scored = set(table.columns.astype(str)), set(pair.conditions)
+    lacking = [gene for gene in genes if gene not in columns]
     if lacking:
         raise DataError(
             f"training: {len(lacking)} of the {len(genes)} scored genes are not among its columns (first: {lacking[0]}); "
@@ -173,9 +174,9 @@ def training_means(
         )
     table = table.rename(index=lambda label: canonical(str(label)), columns=str)
     named = [str(c) for c in table.index if targets(str(c))]
-    leaked = [c for c in named if c in set(pair.conditions)]
+    leaked = [c for c in named if c in scored]
     whole = table[genes].notna().all(axis=1)
-    kept = tuple(c for c in named if c not in set(leaked) and whole[c])
+    kept = tuple(c for c in named if c not in scored and whole[c])
     notes = (
         [f"{len(leaked)} scored conditions were left out of the training means: {', '.join(leaked[:5])}"]
         if leaked

@@ -20,8 +20,9 @@ from scdfm.data.stored import stacked, subset
 from scdfm.evaluation import metrics as formulas
 from scdfm.evaluation.alignment import Pair
 from scdfm.evaluation.expression import SMALL, RankTests, against_control
-from scdfm.evaluation.metrics import Distance, discrimination
+from scdfm.evaluation.metrics import discrimination
 from scdfm.evaluation.pseudobulk import Floats, Population, moments
+from scdfm.evaluation.ranks import Distance
 
 Release = Literal["0.5.42", "0.8.2"]
 RELEASES: Final = ("0.5.42", "0.8.2")

@@ -5,7 +5,7 @@ All functions take the long table of `evaluate` (columns model, condition, metri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -238,11 +238,9 @@ def stratified(table: pd.DataFrame, by: str, n_bootstrap: int = 1000, seed: int 
     by: `targets` (single, double, ... and how many of its targets occur in a training condition), `effect`
     (thirds of the norm of the real shift), or `cells` (thirds of the number of real cells).
     """
-    table = once(table)
-    attrs = table.attrs
+    attrs, table = table.attrs, once(table)
     table = table[table["condition"] != ALL]
-    table.attrs = attrs
-    strata = _strata(table, by)
+    strata = _strata(table, attrs, by)
     parts = []
     for stratum in dict.fromkeys(strata[c] for c in sorted(strata, key=lambda c: strata[c])):
         part = table[table["condition"].map(strata) == stratum]
@@ -251,13 +249,13 @@ def stratified(table: pd.DataFrame, by: str, n_bootstrap: int = 1000, seed: int 
     return whole[["stratum", *whole.columns.drop("stratum")]]
 
 
-def _strata(table: pd.DataFrame, by: str) -> dict[str, str]:
+def _strata(table: pd.DataFrame, attrs: Mapping[Hashable, Any], by: str) -> dict[str, str]:
     conditions = [str(name) for name in table["condition"].unique()]
     if by == "targets":
-        seen = {target for name in _attribute(table, "training_conditions") for target in targets(name)}
+        seen = {target for name in _attribute(attrs, "training_conditions") for target in targets(name)}
         return {c: _kind(targets(c), seen) for c in conditions}
     if by == "effect":
-        size = _attribute(table, "effect_size")
+        size = _attribute(attrs, "effect_size")
         return _thirds({c: float(size[c]) for c in conditions}, "effect")
     if by == "cells":
         cells = table.groupby("condition", observed=True)["n_cells"].first()
@@ -277,10 +275,10 @@ def _thirds(values: dict[str, float], what: str) -> dict[str, str]:
     return {c: names[min(3 * i // len(ordered), 2)] for i, c in enumerate(ordered)}
 
 
-def _attribute(table: pd.DataFrame, name: str) -> Any:
-    if name not in table.attrs:
+def _attribute(attrs: Mapping[Hashable, Any], name: str) -> Any:
+    if name not in attrs:
         raise DataError(f"table of scores: its attrs lack '{name}'; give the table as evaluate returned it")
-    return table.attrs[name]
+    return attrs[name]
 
 
 def _wide(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -303,6 +301,7 @@ def _sign(metric: str) -> int:
 def once(table: pd.DataFrame) -> pd.DataFrame:
     """`table` with one row for each model, condition and metric, as tables put together repeat the references.
 
+    It comes without the table's attrs: pandas would copy what they say of each condition at every step.
     Raises DataError where it is no table of `evaluate`, or where repeated rows disagree: their settings differed.
     """
     lacking = [c for c in ("model", "condition", "metric", "value", "n_cells") if c not in table.columns]
@@ -315,7 +314,9 @@ def once(table: pd.DataFrame) -> pd.DataFrame:
     key = ["model", "condition", "metric"]
     repeated = table.duplicated(key)
     if not repeated.any():
-        return table
+        found = table.copy(deep=False)
+        found.attrs = {}
+        return found
     known = table.loc[~repeated].set_index(key)["value"]
     again = table.loc[repeated].set_index(key)["value"]
     agree = np.isclose(again, known.loc[again.index], rtol=1e-9, atol=1e-12, equal_nan=True)
@@ -326,5 +327,5 @@ def once(table: pd.DataFrame) -> pd.DataFrame:
             "put together evaluations of the same conditions, genes, training and seed, under different names"
         )
     kept = table.loc[~repeated]
-    kept.attrs = dict(table.attrs)
+    kept.attrs = {}
     return kept

@@ -12,7 +12,7 @@ import pandas as pd
 
 from scdfm.evaluation import PRIOR, calibration, differences, harm, position, stratified
 from scdfm.evaluation.comparison import OUTCOMES, Comparison, Outcome, by_outcome, comparisons
-from scdfm.evaluation.summary import RIVALS
+from scdfm.evaluation.summary import RIVALS, once
 from scdfm.evaluation.vcc2026.score import ALL
 from scdfm.report.labels import count, heading, number, percent, title
 from scdfm.report.tables import decimals
@@ -78,6 +78,7 @@ def metric_results(
 
     rival: another model of the table that takes the place of the best baseline.
     """
+    table = once(table)
     beside = _of_model(differences(table, seed=seed, against=rival), model)
     with_prior = rival is None and PRIOR in set(table["model"])
     prior = _of_model(differences(table, seed=seed, against=PRIOR), model) if with_prior else {}

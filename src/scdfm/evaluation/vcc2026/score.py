@@ -123,7 +123,8 @@ def _scored(
 ) -> tuple[tuple[str, ...], list[str]]:
     measured = real.conditions
     claimed = measured if predicted is None else predicted.conditions
-    found = tuple(c for c in claimed if c in set(measured))
+    known = set(measured)
+    found = tuple(c for c in claimed if c in known)
     if not found:
         raise ConditionError(
             f"prediction and real cells share no condition (prediction: {', '.join(claimed[:5]) or 'none'}; real: "
@@ -163,8 +164,8 @@ def _training(
         raise ConfigError(
             f"training: expected None, a Run or a table of means (conditions × genes), found {type(training).__name__}"
         )
-    names = {canonical(str(label)) for label in table.index}
-    return tuple(c for c in real.conditions if c in names and c not in set(scored))
+    names = {canonical(str(label)) for label in table.index} - set(scored)
+    return tuple(c for c in real.conditions if c in names)
 
 
 def _submission(predicted: Counts, panel: Counts, real: Side, scored: Sequence[str]) -> dict[str, Floats]:
