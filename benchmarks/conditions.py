@@ -103,7 +103,7 @@ def screened(n: int, n_genes: int, cells: int, out: Path) -> dict[str, dict[str,
     singles = targets_of(int(np.ceil(np.sqrt(2 * n))), n_genes)
     labels = ["control"] * 200 + [name for name in singles for _ in range(10 * cells)]
     run = fitted(written(out / "real.h5ad", labels, n_genes, 0), n_genes, out)
-    return {"screen": timed(lambda: scdfm.screen(run, out=out / "screen", cells=PREDICTED))}
+    return {"screen": timed(lambda: scdfm.screen(run, out=out / "screen", targets=singles, cells=PREDICTED))}
 
 
 def fitted(cells: Any, n_genes: int, out: Path) -> scdfm.Run:

@@ -241,7 +241,7 @@ def leave_one_out_penalty(design: Floats, response: Floats) -> float:
     s = np.maximum(s, 0)
     turned = v if wide else design @ v
     if response.shape[1] > n:  # as many columns as rows have the same YYᵀ, and so the same residuals' norms
-        response = np.linalg.qr(response.T, mode="r").T
+        response = np.asarray(np.linalg.qr(response.T, mode="r")).T
     answer, squares, errors = turned.T @ response, np.square(turned), []
     for penalty in PENALTIES:
         weight = (s if wide else 1.0) / (s + penalty)

@@ -235,6 +235,13 @@ class Standard:
     groups: tuple[list[int], ...] | None = None
 
 
+def _columns(values: Floats, columns: NDArray[np.int64]) -> Floats:
+    """Some columns of `values` [..., A], rows together in memory; all of them without a copy."""
+    if np.array_equal(columns, np.arange(values.shape[-1])):
+        return values
+    return np.take(values, columns, axis=-1)
+
+
 def score_means(
     predicted: Floats,
     standard: Standard,
@@ -253,7 +260,7 @@ def score_means(
     columns = standard.scored
     one, two = (half[..., columns] for half in standard.apart)
     free = ~standard.targeted
-    p, r, o = (np.take(values, columns, axis=-1) for values in (predicted, standard.real, standard.centre))
+    p, r, o = (_columns(values, columns) for values in (predicted, standard.real, standard.centre))
     control, shifts = standard.control[..., columns], (predicted - origin, standard.real - standard.control)
     origin_on_top = o[standard.top] if o.ndim == 1 else on_top(o, standard.top)
     values: dict[str, Callable[[], Floats]] = {

@@ -93,9 +93,12 @@ def taken(X: Matrix, rows: Rows) -> sparse.csr_matrix:
 
 def moments(population: Population, conditions: Sequence[str]) -> Moments:
     """Moments of `conditions` [K, A] from the stored values alone; nothing is densified."""
-    parts = [row_moments(population.X, population.rows[condition]) for condition in conditions]
-    stacked = [np.array(part).reshape(len(parts), population.X.shape[1]) for part in zip(*parts, strict=True)]
-    return Moments(*stacked) if parts else Moments(*np.zeros((3, 0, population.X.shape[1])))
+    found = Moments(*(np.empty((len(conditions), population.X.shape[1])) for _ in range(3)))
+    for k, condition in enumerate(conditions):
+        found.mean[k], found.variance[k], found.zero[k] = row_moments(
+            population.X, population.rows[condition]
+        )
+    return found
 
 
 def control_moments(population: Population, conditions: Sequence[str]) -> Moments:

@@ -43,8 +43,8 @@ class Standing:
 
 def standing(asked: Floats, answers: Floats, distance: Distance) -> Standing:
     """Rank the distance of each row of `asked` [K, A] to the same row of `answers` [K, A] among all of `answers`."""
-    there = np.isfinite(answers).all(axis=1)
-    ranked = np.isfinite(asked).all(axis=1) & there
+    there = np.asarray(np.isfinite(answers).all(axis=1))
+    ranked = np.asarray(np.isfinite(asked).all(axis=1) & there)
     closer, level, farther = np.zeros((3, len(asked)), dtype=np.int64)
     questions = _alike(asked, np.flatnonzero(ranked))
     groups = _alike(answers, np.flatnonzero(there))
@@ -160,8 +160,8 @@ def _absolute_differences() -> Any:
     """Σ |x − y| of all pairs of rows [n, A] and [m, A] -> [n, m], compiled when first needed: 7 times scipy's speed."""
     from numba import njit
 
-    @njit(fastmath=True, nogil=True)  # type: ignore[untyped-decorator]
-    def sums(x, y):  # type: ignore[no-untyped-def]
+    @njit(fastmath=True, nogil=True)
+    def sums(x: Any, y: Any) -> Any:
         found = np.zeros((len(x), len(y)))
         for gene in range(0, x.shape[1], GENES):
             for first in range(0, len(y), TILE):
