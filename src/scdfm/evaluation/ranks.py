@@ -51,6 +51,8 @@ def standing(asked: Floats, answers: Floats, distance: Distance) -> Standing:
     if questions:
         columns = np.ascontiguousarray(answers[[rows[0] for rows in groups]])
         number = np.array([len(rows) for rows in groups])
+        each = len(number) == number.sum()
+        count: Callable[[Any], int] = np.count_nonzero if each else lambda these: int(number[these].sum())
         few = len(questions) * columns.size <= FEW
         near = _exactly(columns, distance) if few else _NEAR[distance](columns)
         height = max(1, BLOCK_VALUES // len(columns))
@@ -61,9 +63,11 @@ def standing(asked: Floats, answers: Floats, distance: Distance) -> Standing:
                 own = np.array([exact(row[None], answers[k : k + 1], distance)[0, 0] for k in members])
                 _settle(far, error, own, row, columns, distance)
                 for k, mine in zip(members, own, strict=True):
-                    closer[k] = number[far < mine].sum()
-                    level[k] = number[far == mine].sum() - 1
-                    farther[k] = number[far > mine].sum()
+                    closer[k], level[k], farther[k] = (
+                        count(far < mine),
+                        count(far == mine) - 1,
+                        count(far > mine),
+                    )
     return Standing(closer, level, farther, ranked)
 
 
@@ -71,7 +75,7 @@ def exact(x: Floats, y: Floats, distance: Distance) -> Floats:
     """scipy's distances [n, m] of rows; by the cosine, one that has no length is at 1 from all."""
     found = cdist(x, y, distance)
     if distance == "cosine":
-        found[(~x.any(axis=1))[:, None] | ~y.any(axis=1)] = 1.0
+        found[~x.any(axis=1, keepdims=True) | ~y.any(axis=1)] = 1.0
     return np.asarray(found)
 
 

@@ -31,6 +31,8 @@ FEWEST = 5
 """Values that an interval takes at least: of fewer, skewed ones, neither rule below keeps its level."""
 FEWEST_EQUAL = 10
 """Values that it takes where all are equal: an interval without width claims certainty."""
+DRAWS = 100_000
+"""Values that are resampled at once: what stays in a processor's cache is drawn eight times as fast."""
 ANYWHERE = (-np.inf, np.inf)
 RESOLVED = 0.05
 """Share of a metric's range that its positive control must go for the metric to tell anything."""
@@ -84,15 +86,26 @@ def interval(
         return (mean, mean) if n >= FEWEST_EQUAL else (float("nan"), float("nan"))
     if n < FEWEST:
         return float("nan"), float("nan")
-    draws = values[numpy_rng(seed, "bootstrap", n).integers(0, n, (n_bootstrap, n))]
-    errors = draws.std(axis=1, ddof=1) / np.sqrt(n)
+    means, errors = _resampled(values, n_bootstrap, numpy_rng(seed, "bootstrap", n))
     spread = errors > 1e-9 * error
-    resampled = (draws.mean(axis=1)[spread] - mean) / errors[spread]
+    resampled = (means[spread] - mean) / errors[spread]
     plain = float(student.ppf((1 + level) / 2, n - 1))
     quantiles = [(1 - level) / 2, (1 + level) / 2]
     lower, upper = np.quantile(resampled, quantiles) if len(resampled) else (-plain, plain)
     low, high = mean - error * max(upper, plain), mean - error * min(lower, -plain)
     return float(np.clip(low, *within)), float(np.clip(high, *within))
+
+
+def _resampled(values: Floats, n_bootstrap: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Means and standard errors of `n_bootstrap` resamples, drawn a few at a time."""
+    n = len(values)
+    means, errors = np.empty((2, n_bootstrap))
+    height = max(1, DRAWS // n)
+    for start in range(0, n_bootstrap, height):
+        draws = values[rng.integers(0, n, (min(height, n_bootstrap - start), n))]
+        means[start : start + height] = draws.mean(axis=1)
+        errors[start : start + height] = draws.std(axis=1, ddof=1) / np.sqrt(n)
+    return means, errors
 
 
 def position(table: pd.DataFrame) -> pd.DataFrame:

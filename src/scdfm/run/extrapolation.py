@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import TypeAlias
 
 from scdfm.data.conditions import Condition, Perturbation, control_of, number_text, parse
 from scdfm.data.encoding import ConditionEncoder
@@ -50,18 +51,26 @@ def untold(names: Sequence[str], of: int, what: str = "test conditions", most: i
     )
 
 
+Settings: TypeAlias = "set[tuple[str, tuple[tuple[str, str], ...]]]"
+
+
+@lru_cache(maxsize=8)  # a screen of thousands of conditions asks shard by shard
+def _held(names: tuple[str, ...]) -> tuple[list[Condition], dict[str, list[float | None]], Settings]:
+    """Training conditions, the doses of each target in them, and each target's covariates."""
+    conditions = [parse(name) for name in names]
+    doses: dict[str, list[float | None]] = {}
+    for perturbation in (p for c in conditions for p in c.perturbations):
+        doses.setdefault(perturbation.target, []).append(perturbation.dose)
+    return conditions, doses, {(p.target, c.covariates) for c in conditions for p in c.perturbations}
+
+
 class _Seen:
     """What the training conditions of a run held."""
 
     def __init__(self, run: Trained) -> None:
         self.run = run
-        self.conditions = [parse(name) for name in run.split.train]
-        self.here = {p.target for c in self.conditions for p in c.perturbations}
+        self.conditions, self.doses, self.settings = _held(run.split.train)
         self.targets = frozenset(run.manifest.targets)
-        self.doses: dict[str, list[float | None]] = {}
-        for perturbation in (p for c in self.conditions for p in c.perturbations):
-            self.doses.setdefault(perturbation.target, []).append(perturbation.dose)
-        self.settings = {(p.target, c.covariates) for c in self.conditions for p in c.perturbations}
 
     def reasons(self, condition: Condition) -> list[str]:
         """Why a condition is an extrapolation, in words."""
@@ -95,7 +104,7 @@ class _Seen:
 
     def _earlier(self, target: str) -> str | None:
         """The run of an earlier screen that perturbed a target which this one did not."""
-        if target in self.here:
+        if target in self.doses:
             return None
         return next((one.path for one in self.run.manifest.lineage if target in one.targets), None)
 

@@ -124,17 +124,23 @@ class Ensemble:
 
     def part(self, condition: str) -> str:
         """What the data of the runs hold `condition` for: train (any run), validation, test; empty where unmeasured."""
-        for part in PARTS:
-            if any(condition in getattr(run.split, part) for run in self.runs):
-                return part
-        return ""
+        return self._parts.get(condition, "")
+
+    @cached_property
+    def _parts(self) -> dict[str, str]:
+        held = [(part, name) for part in PARTS for run in self.runs for name in getattr(run.split, part)]
+        return {name: part for part, name in reversed(held)}
 
     def targets_seen(self, condition: str) -> float:
         """How many targets of `condition` every run was trained on; NaN where nobody recorded the training."""
         if any(run.split.kind == UNKNOWN for run in self.runs):
             return float("nan")
-        known = set.intersection(*(set(run.manifest.targets) for run in self.runs))
-        return float(sum(target in known for target in targets(condition)))
+        return float(sum(target in self._known for target in targets(condition)))
+
+    @cached_property
+    def _known(self) -> set[str]:
+        """Targets that every run was trained on."""
+        return set.intersection(*(set(run.manifest.targets) for run in self.runs))
 
     def doubt(self, conditions: Sequence[str], controls: CellTable) -> Floats:
         """Error [k] of the mean that the runs' priors expect (root mean square); NaN where none has a prior."""

@@ -67,8 +67,11 @@ class Tabulator:
         shifts = pd.DataFrame(
             shard.means - self.untreated.means(names), index=names, columns=list(self.store.genes)
         )
-        singles = self._singles.loc[self._singles.index.difference(shifts.index)]
         pairs = [name for name in names if len(members(name)) == 2]
+        parts = {single for name in pairs for single in members(name)}
+        singles = self._singles.loc[
+            [single for single in self._singles.index if single in parts - set(names)]
+        ]
         shifts = pd.concat([singles, shifts])[self.interaction_genes]
         predicted = of_shifts(shifts, pairs)
         measured = self._measured_interactions.reindex(names)
