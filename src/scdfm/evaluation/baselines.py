@@ -234,8 +234,10 @@ def leave_one_out_penalty(design: Floats, response: Floats) -> float:
 
     With the hat matrix H(λ) = X(XᵀX + λI)⁻¹Xᵀ the residual of a left-out row is (y − Hy)ᵢ / (1 − Hᵢᵢ). H is
     T diag(w) Tᵀ, from the eigenvectors V of the smaller of XᵀX (T = XV, w = 1 / (s + λ)) and XXᵀ (T = V, w = s / (s + λ)).
-    Of penalties with the same error the smallest is taken: all have it where no two conditions share a target.
+    Where no two conditions share a column, all penalties have the same error, and the smallest is taken.
     """
+    if np.count_nonzero(design, axis=0).max(initial=0) <= 1:
+        return PENALTIES[0]
     n, wide = len(design), len(design) < design.shape[1]
     s, v = np.linalg.eigh(design @ design.T if wide else design.T @ design)
     s = np.maximum(s, 0)
@@ -248,7 +250,7 @@ def leave_one_out_penalty(design: Floats, response: Floats) -> float:
         residual = response - turned @ (weight[:, None] * answer)
         squared = np.einsum("ng,ng->n", residual, residual)
         errors.append(float((squared / (1 - squares @ weight) ** 2).sum()))
-    return PENALTIES[int(np.argmax(np.array(errors) <= min(errors) * (1 + 1e-9)))]
+    return PENALTIES[int(np.argmin(errors))]
 
 
 def low_rank(training: Training, conditions: Sequence[str], rank: int = 10, penalty: float = 0.1) -> Floats:

@@ -99,7 +99,7 @@ class ConditionRow:
 def condition_rows(table: pd.DataFrame, scores: ScoreTable, model: str) -> list[ConditionRow]:
     """Every condition's scores of `model`, in the order of the table."""
     own = table[table["model"] == model]
-    values = own.set_index(["condition", "metric"])["value"]
+    values = dict(zip(zip(own["condition"], own["metric"], strict=True), own["value"], strict=True))
     sizes = own.groupby("condition", sort=False)["n_cells"].first()
     return [
         ConditionRow(
