@@ -155,7 +155,8 @@ def row(stage: str, sizes: list[tuple[int, float, float]], what: str) -> str:
         logs = np.log(x), np.log(np.maximum(seconds, 1e-3))
         slope = f"{np.polyfit(*logs, 1)[0]:.2f}"
         last = f"{(logs[1][-1] - logs[1][-2]) / (logs[0][-1] - logs[0][-2]):.2f}"
-    shown = (", ".join(f"{value:,.4g}" for value in column) for column in (x, seconds, memory))
+    shown = [", ".join(f"{size:,}" for size in x)]
+    shown += [", ".join(f"{value:,.4g}" for value in column) for column in (seconds, memory)]
     return f"| {stage}, {what} | " + " | ".join([*shown, slope, last]) + " |"
 
 
@@ -169,19 +170,24 @@ def page(found: dict[str, dict[str, float]]) -> str:
     lines = [f"# Growth in conditions and genes\n{hardware('cpu')}, one thread; {date}. Processor seconds; memory is the "
              "peak of the whole process.\n", "| stage | sizes | seconds | GiB | **exponent** | of the last two |",
              "|---|---|---|---|---:|---:|"]  # fmt: skip
-    for stage in dict.fromkeys(
-        sorted((name for name, *_ in points), key=lambda name: STAGES.index(name.split(",")[0]))
+    for stage in sorted(
+        {name for name, *_ in points}, key=lambda name: (STAGES.index(name.split(",")[0]), name)
     ):
-        for place, unit in ((1, "genes"), (0, "conditions")):
-            groups: dict[int, list[tuple[int, float, float]]] = {}
-            for name, *size, cost in points:
-                if name == stage:
-                    groups.setdefault(size[place], []).append((size[1 - place], cost["cpu"], cost["GiB"]))
-            lines += [
-                row(stage, sorted(group), f"{other:,} {unit}")
-                for other, group in sorted(groups.items())
-                if len(group) > 1
-            ]
+        own = [tuple(rest) for name, *rest in points if name == stage]
+        groups = [
+            [[point for point in own if point[at] == other] for other in sorted({point[at] for point in own})]
+            for at in (1, 0)
+        ]
+        together = [point for group in groups[1] if len(group) > 1 for point in group]
+        for group in groups[0]:
+            if len(group) > 1 or group[0] not in together:
+                lines.append(
+                    row(stage, sorted((n, c["cpu"], c["GiB"]) for n, _, c in group), f"{group[0][1]:,} genes")
+                )
+        for group in groups[1]:
+            if len(group) > 1:
+                sizes = sorted((genes, c["cpu"], c["GiB"]) for _, genes, c in group)
+                lines.append(row(stage, sizes, f"{group[0][0]:,} conditions"))
     return "\n".join(lines) + "\n"
 
 
