@@ -1,4 +1,4 @@
-"""Covariates, doses, drugs and triples, on real cells for a few steps and on simulated screens until they are learned."""
+"""Covariates, doses, drugs and triples: a few steps on real cells, and on simulated screens that the prior learns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ FEW = {
     },
     "sampling": {"steps": 1},
 }  # fmt: skip
-BRIEF = {"learning_rate": 5e-3, "ema_decay": 0.97}
+BRIEF = {"learning_rate": 5e-3, "ema_decay": 0.97, "max_steps": 30, "validate_every": 30}
+"""The prior has learned these screens before the first step: after 30 and after 400 steps its weights are kept."""
 
 
 @pytest.fixture
@@ -130,24 +131,23 @@ def test_what_the_labels_of_sciplex_tell(benchmark, shared) -> None:
     assert told < 1.1 * highest
 
 
-def learned(every: ModuleType, part: str, folder: Path, steps: int) -> pd.DataFrame:
+def learned(every: ModuleType, part: str, folder: Path) -> pd.DataFrame:
     """Mean scores of every model and rule on the small simulated screen of a part, model × metric."""
-    brief = BRIEF | {"max_steps": steps, "validate_every": steps}
     case = every.PARTS[part][1](0, True)
-    config = scdfm.Config().updated(every.SMALL_OPTIONS).updated({"training": brief})
+    config = scdfm.Config().updated(every.SMALL_OPTIONS).updated({"training": BRIEF})
     table = every.score_case(case, 0, folder, config.model_dump(exclude={"seed", "split"}))
     return table.pivot_table(index="model", columns="metric", values="value")
 
 
 def test_triples_are_predicted_from_singles_and_doubles(benchmark, tmp_path) -> None:
-    scores = learned(benchmark("every_screen"), "triples", tmp_path, 250)["l2"]
+    scores = learned(benchmark("every_screen"), "triples", tmp_path)["l2"]
     assert scores["scdfm"] < 0.9 * scores["additive"]
     assert scores["scdfm"] < 0.6 * scores["no change"]
     assert scores["prior (scdfm)"] < 0.6 * scores["no change"]
 
 
 def test_doses_between_measured_ones_are_predicted(benchmark, tmp_path) -> None:
-    scores = learned(benchmark("every_screen"), "doses", tmp_path, 400)["l2"]
+    scores = learned(benchmark("every_screen"), "doses", tmp_path)["l2"]
     assert scores["scdfm"] < scores["nearest dose"]
     assert scores["scdfm"] < 0.6 * scores["training mean"]
 
@@ -155,7 +155,7 @@ def test_doses_between_measured_ones_are_predicted(benchmark, tmp_path) -> None:
 def test_unseen_drugs_are_predicted_from_features_that_tell_and_not_from_shuffled_ones(
     benchmark, tmp_path
 ) -> None:
-    scores = learned(benchmark("every_screen"), "drugs", tmp_path, 250)["l2"]
+    scores = learned(benchmark("every_screen"), "drugs", tmp_path)["l2"]
     assert scores["scdfm"] < 0.75 * scores["training mean"]
     assert scores["scdfm, shuffled features"] > 0.95 * scores["training mean"]
 
