@@ -54,8 +54,9 @@ def test_test_conditions_of_unknown_targets_are_left_out_and_named(call, tmp_pat
     assert (code, bool(re.search(said, err))) == (0, True)
     assert list(ad.read_h5ad(tmp_path / "p.h5ad").obs["perturbation"].unique()) == [known]
     code, _, _ = call(
-        "evaluate", tmp_path / "p.h5ad", tmp_path / "s.h5ad", "--run", where, "--out", tmp_path / "e"
-    )
+        "evaluate", tmp_path / "p.h5ad", tmp_path / "s.h5ad", "--run", where, "--out", tmp_path / "e",
+        "--metrics", "l2,pearson_delta",
+    )  # fmt: skip
     assert code == 0
     code, _, err = call("predict", where, "--conditions", new, "--out", tmp_path / "q.h5ad")
     assert (code, f"nothing is known of '{new}'" in err) == (2, True)
@@ -402,13 +403,15 @@ def test_real_cells_are_read_as_the_run_read_them(call, tmp_path):
         tmp_path / "run",
         "--out",
         tmp_path / "e",
+        "--metrics",
+        "l2,pearson_delta",
         "--quiet",
     )
     assert code == 0, err
     scores = pd.read_csv(tmp_path / "e" / "scores.csv")
     cells = scdfm.read_cells(tmp_path / "s.h5ad", "gene", "NT", 5000, "counts")
     run = scdfm.Run.load(tmp_path / "run")
-    by_hand = scdfm.evaluate(tmp_path / "p.h5ad", cells, training=run)
+    by_hand = scdfm.evaluate(tmp_path / "p.h5ad", cells, training=run, metrics=["l2"])
     first = scores[(scores["model"] == "model") & (scores["metric"] == "l2")]["value"].to_numpy()
     np.testing.assert_allclose(
         first, by_hand.query("model == 'model' and metric == 'l2'")["value"], rtol=1e-6

@@ -180,8 +180,9 @@ def test_cell_types_from_the_command_line(call, tmp_path: Path) -> None:
     assert code == 0, err
     assert "control cells are those of the same kind" in out
     code, out, err = call(
-        "evaluate", tmp_path / "mine.h5ad", tmp_path / "screen.h5ad", "--out", tmp_path / "score", *columns
-    )
+        "evaluate", tmp_path / "mine.h5ad", tmp_path / "screen.h5ad", "--out", tmp_path / "score", "--metrics", "l2,ds",
+        *columns,
+    )  # fmt: skip
     assert code == 0, err
     scores = pd.read_csv(tmp_path / "score" / "scores.csv")
     assert set(scores["condition"]) == {"A@1|kind=a", "A@10|kind=a", "B@1|kind=a"}

@@ -176,6 +176,8 @@ def test_by_the_command(call, screens: dict[str, ad.AnnData], tmp_path: Path) ->
         tmp_path / "a",
         "--out",
         tmp_path / "e",
+        "--metrics",
+        "l2,pearson_delta",
         "--quiet",
     )
     assert found[0] == 0, found[2]

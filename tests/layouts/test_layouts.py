@@ -49,7 +49,8 @@ def test_from_inspection_to_scores(call, tmp_path, monkeypatch, name) -> None:
         )
     assert call("predict", "run", "--test", "--cells", 5, "--out", "predicted.h5ad", "--quiet")[0] == 0
     # The run knows how its file is read.
-    code, _, error = call("evaluate", "predicted.h5ad", FILE, "--out", "scores", "--run", "run", "--quiet")
+    asked = ("--run", "run", "--metrics", "l2,pearson_delta", "--quiet")
+    code, _, error = call("evaluate", "predicted.h5ad", FILE, "--out", "scores", *asked)
     assert code == 0, error
     scored(screen, columns)
 
