@@ -73,6 +73,9 @@ COMMANDS = {
     "benchmark": Command(("benchmark", "screen.h5ad", "--models", "instant,command:copy=sh answer.sh", "--folds", "0",
                           "--seeds", "1", "--metrics", "l2,mae", "--quiet"), "bench", ("--resume",), every=20,
                          timed=("piece.json", "costs.csv", "benchmark.md", "benchmark.html")),
+    "peers": Command(("benchmark", "screen.h5ad", "--models", "command:copy=sh answer.sh", "--folds", "0", "--seeds", "1",
+                      "--metrics", "l2", "--quiet"), "peer", ("--resume",), every=8,
+                     timed=("piece.json", "costs.csv", "benchmark.md", "benchmark.html")),
 }  # fmt: skip
 
 
