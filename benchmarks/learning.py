@@ -34,6 +34,7 @@ from accuracy import METRICS
 from norman_subset import TEST
 from scdfm.benchmarking import Contender, Piece, Plan
 from scdfm.benchmarking.pieces import RECORD, RUN, SCORES, fitted
+from scdfm.benchmarking.plan import BASELINES_ALONE
 from scdfm.benchmarking.tables import summarise
 from scdfm.config import SplitConfig
 from scdfm.data import CellTable, Split, named_split
@@ -99,7 +100,9 @@ def fit_one(
 
 def fit_beside(screens: list[str], models: list[Contender], args: argparse.Namespace) -> None:
     """Every fit in a process of its own, `--jobs` at once; after `--seconds` they stop and keep their state."""
-    end = time.monotonic() + (args.seconds or float("inf"))
+    for screen in screens:  # the benchmark begins its folder, with what needs no fit
+        run(screen, BASELINES_ALONE, args.out / f"{screen}-{args.steps}", args)
+    end = time.monotonic() + (float("inf") if args.seconds is None else args.seconds)
     todo = [
         (screen, model.name, seed) for screen in screens for seed in range(args.seeds) for model in models
     ]
@@ -119,7 +122,7 @@ def fit_beside(screens: list[str], models: list[Contender], args: argparse.Names
         print(f"{piece}: stopped with {process.wait()}", flush=True)
 
 
-def run(screen: str, models: list[Contender], folder: Path, args: argparse.Namespace) -> None:
+def run(screen: str, models: list[Contender] | str, folder: Path, args: argparse.Namespace) -> None:
     """Fit and score one screen, or go on with it."""
     cells, split = read(screen, args)
     scdfm.benchmark(cells, split, [0], args.seeds, out=folder, models=models, metrics=METRICS, resume=True)
@@ -234,7 +237,7 @@ def main() -> None:
         return fit_one(screen, name, int(seed), models, args.out / f"{screen}-{args.steps}", args)
     if args.jobs:
         fit_beside(screens, models, args)
-        if args.seconds:
+        if args.seconds is not None:
             return None
     pages = ["\n".join(heading("Learning curves"))]
     args.results.mkdir(parents=True, exist_ok=True)

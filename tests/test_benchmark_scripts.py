@@ -102,6 +102,30 @@ def test_the_halves_share_no_cell_and_no_judged_condition_validates(script, tmp_
     assert half.split.validation
 
 
+def test_a_fit_beside_others_is_the_one_that_the_benchmark_scores(script, tmp_path, monkeypatch) -> None:
+    """`--jobs` fits pieces in processes of their own, where the benchmark looks for them: it fits none again."""
+    learning = script("learning")
+    scdfm.simulate(n_genes=40, n_targets=5, cells_per_condition=8, n_controls=20, seed=0).write_h5ad(
+        tmp_path / "s.h5ad"
+    )
+    sizes = ("panel.n_genes=30", "graph.k=5", "model.width=16", "model.layers=1", "model.gene_heads=2",
+             "flow.genes_per_step=16", "training.validation_cells=4", "training.validate_every=2")  # fmt: skip
+    settings = [text for size in sizes for text in ("--set", size)]
+    command = ["learning.py", str(tmp_path / "s.h5ad"), "--screens", "norman-like", "--sources", "gaussian", "--seeds", "1",
+               "--steps", "2", "--out", str(tmp_path / "out"), "--results", str(tmp_path), *settings]  # fmt: skip
+    pieces = [("--piece", f"norman-like|{name}|0") for name in ("source gaussian", learning.ALONE)]
+    for options in (("--jobs", "2", "--seconds", "0"), *pieces):
+        monkeypatch.setattr(sys, "argv", [*command, *options])
+        learning.main()
+    fits = sorted((tmp_path / "out").glob("*/fold0/*/run/manifest.json"))
+    begun = [path.stat().st_mtime_ns for path in fits]
+    monkeypatch.setattr(sys, "argv", command)
+    learning.main()
+    assert sorted((tmp_path / "out").glob("*/fold0/*/run/manifest.json")) == fits
+    assert [path.stat().st_mtime_ns for path in fits] == begun
+    assert "| source gaussian |" in (tmp_path / "learning.md").read_text()
+
+
 def test_curves_of_unfinished_fits_are_shown(script, tmp_path) -> None:
     learning = script("learning")
     for seed, steps in ((0, 1500), (1, 1000)):
