@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import scdfm
 from accuracy import NARROW, unseen_targets
 from scdfm.data import select_genes
@@ -58,20 +56,22 @@ def fits(cells: scdfm.CellTable, draw: int, args: argparse.Namespace) -> Iterato
             row = {"features": name, "kept": int(run.manifest.result.get("step", 0))}
             for label, one in (("prior", run.untrained()), ("default", run)):
                 assert one is not None
-                row[label] = errors(one, cells, split.test)
+                row[label] = l2(one, cells)
             write_json(record, row)
             print(draw, row, flush=True)
         yield json.loads(record.read_text(encoding="utf-8"))
 
 
-def errors(run: scdfm.Run, cells: scdfm.CellTable, tests: tuple[str, ...]) -> dict[str, float]:
-    """Mean L2 of predicted means, singles and doubles apart."""
-    predicted = run.predict(tests, n_cells=CELLS, seed=0)
-    means = predicted.to_df().groupby(predicted.obs[run.manifest.perturbation_key].astype(str)).mean()
-    real = cells.means(list(means.index))[list(means.columns)]
-    found = np.linalg.norm(means.to_numpy() - real.to_numpy(), axis=1)
-    several = np.array(["+" in name for name in means.index])
-    return {"singles": float(found[~several].mean()), "doubles": float(found[several].mean())}
+def l2(run: scdfm.Run, cells: scdfm.CellTable) -> dict[str, float]:
+    """Mean L2 of the test conditions, singles and doubles apart."""
+    scores = scdfm.evaluate(
+        run.predict(n_cells=CELLS), cells, metrics=["l2"], references=False, progress=False
+    )
+    several = scores["condition"].str.contains("+", regex=False)
+    return {
+        name: float(scores["value"][which].mean())
+        for name, which in (("singles", ~several), ("doubles", several))
+    }
 
 
 def main() -> None:
