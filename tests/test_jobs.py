@@ -9,7 +9,7 @@ import pytest
 
 from scdfm import jobs
 from scdfm.errors import ConfigError, DataError, RunError
-from scdfm.jobs import Parts, TimeLeft, begun, duration
+from scdfm.jobs import Parts, TimeLeft, begun, duration, part_size
 from scdfm.processes import Place, place
 
 RECORD = {"cells": 4, "names": ["A", "B"]}
@@ -25,6 +25,17 @@ def test_a_folder_is_begun_once_and_resumed_with_the_same_request(tmp_path: Path
     (folder / "job.json").write_text("[")
     with pytest.raises(RunError, match="cannot be read as JSON"):
         begun(folder, "job.json", RECORD, resume=True)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"shard": 0}', '{"shard": "4"}', '{"shard": null}', '{"other": 4}', "[]", "["]
+)
+def test_a_record_that_tells_no_size_of_parts_is_as_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "job.json").write_text(text)
+    assert part_size(tmp_path / "job.json") is None
+    assert part_size(tmp_path / "nowhere.json") is None
+    (tmp_path / "job.json").write_text('{"shard": 4}')
+    assert part_size(tmp_path / "job.json") == 4
 
 
 def test_resume_of_nothing_begins(tmp_path: Path) -> None:

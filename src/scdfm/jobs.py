@@ -53,12 +53,14 @@ def begun(
     return folder
 
 
-def recorded(path: Path, key: str) -> Any:
-    """What the record in the JSON file `path` says of `key`; None where there is none, or none that can be read."""
+def part_size(path: Path) -> int | None:
+    """How many items a part has of the work whose record is the JSON file `path`, by its key "shard"; None where no such
+    record can be read, of which `begun` then says what differs."""
     try:
-        return json.loads(read_text(path))[key]
+        found = json.loads(read_text(path))["shard"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def _difference(key: str, before: Any, now: Any) -> str:

@@ -28,7 +28,7 @@ def test_softmax_is_differential_attention_with_no_second_map(kind: str) -> None
     assert first.lambdas is None
     with torch.no_grad():
         both.lambdas.zero_()
-        both.lambdas[2:] = math.sqrt(math.log(1 + float(both.initial[0])) / 4)
+        both.lambdas[2:] = math.sqrt(math.log(1 + float(both.lambda_init)) / 4)
         weights = dict(zip(both.z_roles, both.from_z.weight.chunk(len(both.z_roles)), strict=True))
         weights |= dict(zip(both.context_roles, both.from_context.weight.chunk(2), strict=True))
         first.from_z.weight.copy_(torch.cat([weights[role] for role in first.z_roles]))
@@ -60,9 +60,10 @@ def test_identical_maps_with_strength_one_cancel() -> None:
 
 
 def test_first_layer_starts_at_a_fifth() -> None:
-    starts = torch.stack([DifferentialAttention(8, 2, i, "self", "softmax").initial for i in (0, 1, 100)])
-    expected = torch.tensor([0.2, 0.8 - 0.6 * math.exp(-0.3), 0.8])
-    torch.testing.assert_close(starts, torch.stack([expected, 1 - expected], dim=1))
+    for layer, expected in ((0, 0.2), (1, 0.8 - 0.6 * math.exp(-0.3)), (100, 0.8)):
+        attention = DifferentialAttention(8, 2, layer, "self", "softmax")
+        assert float(attention.lambda_init) == pytest.approx(expected)
+        assert float(attention.one_minus_lambda_init) == pytest.approx(1 - expected)
 
 
 @pytest.mark.parametrize("kind", ["self", "cross"])
@@ -83,5 +84,5 @@ def test_maps_through_inducing_tokens_equal_their_products_written_out(kind: str
     assert not torch.allclose(maps[0], maps[1], atol=1e-3)
     mixed = (maps[0] - attention.strength() * maps[1]) @ parts["v"]
     normed = mixed * torch.rsqrt(mixed.square().mean(-1, keepdim=True) + 1e-5) * attention.scale
-    expected = attention.out(merge_heads(normed * attention.initial[1]))
+    expected = attention.out(merge_heads(normed * attention.one_minus_lambda_init))
     torch.testing.assert_close(attention(z, attention.project(context)), expected)

@@ -175,7 +175,7 @@ def evaluate(
         }
         halves = disjoint_halves(pair.real, pair.conditions, seed)
         paper = half_against_all(pair.real, pair.conditions, seed) if protocol == "paper" else None
-        del apart
+        del apart  # conditions × genes for each rule: the populations need the memory
         values |= _score_halves(setting, paper or halves)
     for model, scores in score_populations(pair, generated, means, halves, asked, seed, progress).items():
         values[model] |= scores

@@ -55,7 +55,8 @@ class DifferentialAttention(nn.Module):
     the keys of "cross" then come from the context, which would otherwise be unread.
     """
 
-    initial: Tensor
+    lambda_init: Tensor
+    one_minus_lambda_init: Tensor
 
     def __init__(
         self, width: int, heads: int, layer: int, kind: str, attention: str = "differential"
@@ -67,9 +68,10 @@ class DifferentialAttention(nn.Module):
         self.from_context = Projections(width, len(self.context_roles))
         self.out = Projections(width, 1)
         self.scale = nn.Parameter(torch.ones(width // heads))
-        # λ_init and 1 − λ_init. As numbers of Python they would make each layer's compiled code a code of its own.
-        initial = 0.8 - 0.6 * math.exp(-0.3 * layer)
-        self.register_buffer("initial", torch.tensor([initial, 1 - initial]), persistent=False)
+        # Tensors: as numbers of Python they would have layers compiled anew. Two, each rounded once from double precision.
+        lambda_init = 0.8 - 0.6 * math.exp(-0.3 * layer)
+        self.register_buffer("lambda_init", torch.tensor(lambda_init), persistent=False)
+        self.register_buffer("one_minus_lambda_init", torch.tensor(1 - lambda_init), persistent=False)
         # λ_q1, λ_k1, λ_q2, λ_k2
         self.lambdas = (
             nn.Parameter(0.1 * torch.randn(4, width // heads)) if attention == "differential" else None
@@ -85,7 +87,7 @@ class DifferentialAttention(nn.Module):
         assert self.lambdas is not None
         q1, k1, q2, k2 = self.lambdas
         # Sums of products, not products of vectors: autocast would compute those in bfloat16.
-        return torch.exp((q1 * k1).sum()) - torch.exp((q2 * k2).sum()) + self.initial[0]
+        return torch.exp((q1 * k1).sum()) - torch.exp((q2 * k2).sum()) + self.lambda_init
 
     def mapped(self, index: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B H T dh"]:
         """One softmax map, the first (0) or the second (1), applied to the values."""
@@ -100,7 +102,7 @@ class DifferentialAttention(nn.Module):
         if self.lambdas is not None:
             second = self.mapped(1, by_role["q2"], by_role["k2"], value)
             mixed = torch.addcmul(mixed, second, self.strength().to(mixed.dtype), value=-1)
-        scale = (self.scale * self.initial[1]).to(mixed.dtype)
+        scale = (self.scale * self.one_minus_lambda_init).to(mixed.dtype)
         normed = F.rms_norm(mixed.transpose(1, 2), scale.shape, scale, eps=1e-5)
         out: Tensor = self.out(normed.flatten(2))
         return out

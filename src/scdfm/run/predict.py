@@ -123,8 +123,10 @@ def populations(
     stored: bool,
     keep: Callable[[str], Keep] | None = None,
 ) -> ad.AnnData:
-    """What `predict` returns for canonical `names` from the control cells `table`; `keep` is, by condition, that of
-    `generate`."""
+    """What `predict` returns for canonical `names` from the control cells `table`.
+
+    keep: gives for a condition what `generate` asks for blocks that may be known from before.
+    """
     solved, kept = _solved_genes(run, genes)
     expression = _expression(run, table, solved)
     own = {name: table.control_rows(name) for name in names}

@@ -30,7 +30,7 @@ from scdfm.data.tables import READ_ERRORS, reason
 from scdfm.errors import DataError, RunError
 from scdfm.files import becoming, remove, require_place, written_whole
 from scdfm.flow import Keep
-from scdfm.jobs import Parts, begun, recorded
+from scdfm.jobs import Parts, begun, part_size
 from scdfm.processes import Place, launched, place, together, wait_for_all
 from scdfm.run.blocks import Blocks
 from scdfm.run.columns import joined
@@ -281,10 +281,8 @@ def shards_of(
         "counts": counts,
     }
     parts = _parts(out)
-    begun_with = [recorded(parts / name, "shard") for name in (REQUEST, FINISHED) if resume]
-    size = next((size for size in begun_with if size is not None), None)
-    if size is None:
-        size = conditions_at_once(run, n_cells, len(run.genes if genes is None else genes))
+    before = (part_size(parts / REQUEST) or part_size(parts / FINISHED)) if resume else None
+    size = before or conditions_at_once(run, n_cells, len(run.genes if genes is None else genes))
     record["shard"] = size
     finished = (parts / FINISHED).is_file() and out.exists()
     folder = begun(parts, FINISHED if finished else REQUEST, record, resume, place)

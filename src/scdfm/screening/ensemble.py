@@ -128,6 +128,7 @@ class Ensemble:
 
     @cached_property
     def _parts(self) -> dict[str, str]:
+        # Written last to first: a condition that several parts hold, in several runs, is of the first part.
         held = [(part, name) for part in PARTS for run in self.runs for name in getattr(run.split, part)]
         return {name: part for part, name in reversed(held)}
 

@@ -18,7 +18,7 @@ from scdfm.data.stored import in_memory, subset
 from scdfm.errors import ConfigError, DataError
 from scdfm.evaluation.pseudobulk import Floats
 from scdfm.files import write_json, written_whole
-from scdfm.jobs import begun, duration, recorded, seconds_per_item
+from scdfm.jobs import begun, duration, part_size, seconds_per_item
 from scdfm.processes import Place, place
 from scdfm.run.shards import conditions_at_once
 from scdfm.screening.effect import Effect, Reference, Untreated
@@ -145,7 +145,7 @@ class Job:
         calibrate, calibrated_by = calibrating(ensemble, seed)
         names = tuple(dict.fromkeys([*asked, *calibrate]))
         if shard is None:
-            shard = (recorded(out / RECORD, "shard") if resume else None) or _at_once(ensemble, cells)
+            shard = (part_size(out / RECORD) if resume else None) or _at_once(ensemble, cells)
         record = {
             "runs": [run.manifest.digests["weights.safetensors"] for run in ensemble.runs],
             "names": list(names), "calibrating": sorted(set(names) - set(asked)), "cells": cells, "seed": seed,
@@ -268,7 +268,7 @@ def _cells(blocks: Sequence[tuple[str, int, Floats]], genes: Sequence[str]) -> a
 
 
 def _at_once(ensemble: Ensemble, cells: int) -> int:
-    """Conditions of a shard."""
+    """Conditions that all runs together predict in a minute or so, SHARD at most."""
     each = cells * len(ensemble.runs)
     return min(SHARD, *(conditions_at_once(run, each, len(ensemble.genes)) for run in ensemble.runs))
 

@@ -28,20 +28,25 @@ from scdfm.training.validation import JUDGED, SCORES, validate
 BACKEND = "inductor"
 VARIANTS = 64
 """Versions of a layer's code that may be kept: with and without gradients, for a few sizes."""
-LONG = 5000
-"""Steps from which a fit gains more by compiled layers than their compilation takes (docs/log.md)."""
+WORTH_COMPILING = 5000
+"""Steps from which a fit is taken to gain more by compiled layers than the minute or two that they take to compile. A guess
+from what one card showed (docs/log.md): steps with and without were never timed."""
 
 
 def compile_layers(
-    field: VelocityField, mode: Literal["auto", "on", "off"], device: torch.device, steps: int = LONG
+    field: VelocityField,
+    mode: Literal["auto", "on", "off"],
+    device: torch.device,
+    steps: int = WORTH_COMPILING,
 ) -> bool:
-    """Compile the layers of `field` in place; say if it is done. `mode` "auto" does so on a GPU, for `LONG` steps or more.
+    """Compile the layers of `field` in place; say if it is done. `mode` "auto" does so on a GPU, from WORTH_COMPILING
+    steps on.
 
     A layer is compiled at its first evaluation, and the others share its code: the whole field's would take minutes.
     Where nothing can be compiled (the CPU needs a C++ compiler, a GPU Triton) a warning says why, and the
     layers run as they are, with the same numbers to rounding.
     """
-    if mode == "off" or (mode == "auto" and (device.type != "cuda" or steps < LONG)):
+    if mode == "off" or (mode == "auto" and (device.type != "cuda" or steps < WORTH_COMPILING)):
         return False
     try:
         torch.compile(_probe, backend=BACKEND)(torch.ones(8, device=device))
