@@ -34,7 +34,11 @@ LIST = Path(__file__).with_suffix(".toml")
 OBJECTIVE = "tests/training/test_objective.py"
 GENERATION = ("tests/flow/test_generate.py", "tests/run/test_predict.py")
 TESTS: dict[str, tuple[str, ...]] = {
-    "training/module.py": (OBJECTIVE, "tests/training/test_schedule.py"),
+    "training/module.py": (
+        OBJECTIVE,
+        "tests/training/test_schedule.py",
+        "tests/training/test_compiling.py::test_on_a_gpu_only_a_long_fit_is_compiled",
+    ),
     "training/inputs.py": ("tests/training/test_inputs.py", "tests/training/test_coexpression.py"),
     "training/prepared.py": (
         "tests/training/test_inputs.py",
@@ -44,7 +48,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "prior/effects.py": ("tests/prior/test_sizes.py", "tests/prior/test_learn.py"),
     "data/graph.py": ("tests/data/test_graph.py",),
     "run/manifest.py": ("tests/archives/test_archives.py",),
-    "run/blocks.py": ("tests/run/test_shards.py",),
+    "run/blocks.py": ("tests/run/test_blocks.py", "tests/run/test_shards.py"),
     "run/cost.py": ("tests/run/test_cost.py",),
     "run/shards.py": ("tests/run/test_cost.py", "tests/run/test_shards.py"),
     "run/extrapolation.py": ("tests/training/test_coexpression.py",),
@@ -68,6 +72,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     "model/velocity.py": ("tests/model/test_velocity.py",),
     "training/transfer.py": ("tests/training/test_transfer.py",),
     "training/start.py": ("tests/training/test_start.py", "tests/training/test_transfer.py"),
+    "evaluation/ranks.py": ("tests/evaluation/test_ranks.py",),
+    "evaluation/baselines.py": ("tests/evaluation/test_baselines.py",),
+    "screening/job.py": ("tests/screening/test_screen.py",),
     "evaluation/hits.py": ("tests/evaluation/test_hits.py",),
     "run/contexts.py": ("tests/run/test_contexts.py",),
     "data/joining.py": ("tests/data/test_joining.py",),
