@@ -14,7 +14,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from scdfm.evaluation.linkage import linked
 from scdfm.evaluation.pseudobulk import Population
 from scdfm.prior import EffectPrior, learn_prior
 from scdfm.prior.kernel import every_target
+from scdfm.prior.sizes import Sizes
 from scdfm.seeds import numpy_rng
 
 CELLS = 20
@@ -56,8 +57,9 @@ class Task:
     test_counts: tuple[int, ...]
     population: Population
 
-    def prior(self, features: FeatureTable | None) -> EffectPrior:
-        """The prior with the features brought to one scale on the training targets, as a fit does."""
+    def prior(self, features: FeatureTable | None, sized: bool = True) -> EffectPrior:
+        """The prior with the features brought to one scale on the training targets, as a fit does; not `sized`: as if
+        nothing told how large a response is."""
         rows = None
         if features is not None:
             known = [target for target in every_target(self.names) if target in features]
@@ -66,7 +68,8 @@ class Task:
         learned = learn_prior(
             self.names, shifts, self.counts, self.variances, self.genes, rows, self.controls
         )
-        return learned.prior.knowing(every_target(self.tests), rows)
+        prior = learned.prior if sized else replace(learned.prior, sizes=Sizes())
+        return prior.knowing(every_target(self.tests), rows)
 
     def rules(self) -> Rows:
         """L2 of each test condition by the simple rules; NaN where one has no answer."""
@@ -170,13 +173,14 @@ def norman_like(args: argparse.Namespace) -> Iterator[str]:
         start = time.perf_counter()
         priors = {
             "no features": one.prior(None), "GO": one.prior(go), "GO of other genes": one.prior(other),
-            "both": one.prior(combine([go, other])),
+            "both": one.prior(combine([go, other])), "no features, no sizes": one.prior(None, sized=False),
+            "GO, no sizes": one.prior(go, sized=False),
         }  # fmt: skip
         seconds.append((time.perf_counter() - start) / len(priors))
         said.append("; ".join(f"{name}: {weights(prior)}" for name, prior in priors.items()))
         rows = {name: one.predicted(prior) for name, prior in priors.items()} | one.rules()
         several = np.array(["+" in name for name in one.tests])
-        for name in ("no features", "GO"):
+        for name in ("no features", "no features, no sizes", "GO", "GO, no sizes"):
             real, expected = one.surprise(priors[name])
             surprises.setdefault(f"{name}, singles", []).append((real[~several], expected[~several]))
             surprises.setdefault(f"{name}, doubles", []).append((real[several], expected[several]))
@@ -190,12 +194,13 @@ def norman_like(args: argparse.Namespace) -> Iterator[str]:
 
 
 def covered(surprises: dict[str, list[tuple[np.ndarray, np.ndarray]]]) -> str:
-    """Whether uncertainty covers the errors: squared errors over those expected, 1 where it is right on average."""
+    """Whether uncertainty covers the errors: squared errors over those expected, 1 where it is right on average, and
+    Spearman's correlation of both, which says whether it tells large errors from small ones."""
     shares = []
     for name, pairs in surprises.items():
         real, expected = (np.concatenate(column) for column in zip(*pairs, strict=True))
-        shares.append(f"{name} {real.sum() / expected.sum():.2f}")
-    return f"Squared errors over those that uncertainty expects: {'; '.join(shares)}."
+        shares.append(f"{name} {real.sum() / expected.sum():.2f} ({spearmanr(real, expected).statistic:.2f})")
+    return f"Squared errors over those that uncertainty expects, and Spearman's of both: {'; '.join(shares)}."
 
 
 def _mean(values: np.ndarray) -> float:
