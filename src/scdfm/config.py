@@ -189,7 +189,7 @@ class TrainingConfig(Section):
     keep: Literal["best", "last"] = "best"
     """`best`: the weights of the smallest validation energy distance. Where the flow starts from the prior they are kept
     only if clearly better than the prior alone, which is kept otherwise (manifest: step 0). `last`: the last weights.
-    Without validation conditions the last are kept."""
+    Where no validation condition can be predicted the prior is kept too. Without validation conditions the last are."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after this many validations without a better one; 0 never stops early."""
     precision: Literal["32", "bf16"] = "32"

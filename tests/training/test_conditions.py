@@ -378,7 +378,8 @@ def test_fit_says_before_the_first_step_what_it_will_not_predict(tmp_path: Path)
         said.append(text)
 
     fitted(cells, held, tmp_path / "ids", DRUGS, say=listening)
-    (note,) = said
+    note, *of_validation = said
+    assert all("validation condition" in text for text in of_validation)
     assert note.startswith("2 of 2 test conditions cannot be predicted, since training tells nothing of")
     assert ", ".join(held) in note
     assert "--features" in note

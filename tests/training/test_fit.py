@@ -330,6 +330,17 @@ def test_how_far_means_are_believed_is_found_where_something_validates(cells, co
         assert (run.manifest.shrinkage is not None) == found, name
 
 
+def test_half_precision_fits_too(cells, config, tmp_path):
+    """Gradients are clipped there as well, and bfloat16 gives other weights."""
+    half = config.updated({"training": {"precision": "bf16", "max_steps": 2, "keep": "last"}})
+    whole = config.updated({"training": {"max_steps": 2, "keep": "last"}})
+    a, b = (
+        scdfm.fit(cells, config=c, out=tmp_path / name, progress=False)
+        for c, name in ((half, "half"), (whole, "whole"))
+    )
+    assert any(not torch.equal(weights(a)[name], value) for name, value in weights(b).items())
+
+
 def test_early_stopping_ends_before_the_last_step(cells, config, tmp_path):
     stuck = config.updated(
         {"training": {"patience": 1, "learning_rate": 1e-9, "min_learning_rate": 0.0, "max_steps": 40}}

@@ -10,6 +10,8 @@ import torch
 from scipy import stats
 
 import scdfm
+import small
+from scdfm.data import CONTROL, targets
 from scdfm.training.judge import Gain, summary, worth_keeping
 
 WILD = {
@@ -99,3 +101,23 @@ def test_the_line_at_the_end() -> None:
     )
     result |= {"step": 0, "gain_l2_low": None}
     assert summary(result, 1).endswith("l2 -0.2 (no interval); the prior alone is kept")
+
+
+@pytest.mark.parametrize(("keep", "step"), [("best", 0), ("last", 8)])
+def test_where_no_validation_condition_can_be_predicted_the_prior_is_kept_and_said(
+    tmp_path, keep, step
+) -> None:
+    """What validates is a target that no training condition holds and no gene describes."""
+    screen = small.screen()
+    alone = targets(next(name for name in scdfm.read_cells(screen).conditions if name != CONTROL))[0]
+    screen.obs["perturbation"] = [str(name).replace(alone, "odd") for name in screen.obs["perturbation"]]
+    cells = scdfm.read_cells(screen)
+    names = [name for name in cells.conditions if name != CONTROL]
+    train = [name for name in names if "odd" not in targets(name)]
+    split = scdfm.Split(kind="file", fold=0, train=train, validation=["odd"], test=[])
+    said: list[str] = []
+    config = scdfm.Config().updated(WILD).updated({"training": {"keep": keep}})
+    run = scdfm.fit(cells, split, config, out=tmp_path / "run", progress=False, say=said.append)
+    assert run.manifest.result == {"step": step}
+    assert any("1 of 1 validation conditions cannot be predicted" in text for text in said)
+    assert (keep == "best") == any("the prior alone will be kept" in text for text in said)

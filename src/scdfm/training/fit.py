@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from scdfm.config import Config
@@ -19,7 +19,7 @@ from scdfm.run.trained import Trained, build_field, source_rates
 from scdfm.training.budget import Stopwatch, steps_within
 from scdfm.training.checkpoint import CHECKPOINTS, LAST, read_checkpoint
 from scdfm.training.divergence import last_good, require_finite
-from scdfm.training.inputs import Features, prepare, require_same_run
+from scdfm.training.inputs import Features, Inputs, prepare, require_same_run
 from scdfm.training.judge import Jury, Kept
 from scdfm.training.machine import require_machine, require_memory
 from scdfm.training.module import FlowModule
@@ -54,8 +54,8 @@ def fit(
         DataFrames, or spellings of files. With them targets that no training condition holds can be predicted.
     resume: continue the fit that was interrupted in `out`; on CPU the weights are, bit for bit, those of an
         uninterrupted one. A finished run is returned as it is; an empty `out` starts a new fit.
-    say: is told, before the first step, which test conditions no run of this split can predict, and which features tell
-        nothing of the responses.
+    say: is told, before the first step, which conditions no run of this split can predict, where no validation condition
+        can judge what training adds, and which features tell nothing of the responses.
     seconds: a budget of time in place of `training.max_steps`: a short fit tells how many steps it holds, and the config of
         the run says how many they are. A fit that is resumed keeps the number of its start.
     start_from: a run whose weights, vocabulary, features and measured means are carried over (`scdfm.training.transfer`);
@@ -94,8 +94,9 @@ def fit(
             shutil.rmtree(out, ignore_errors=True)
             new_folder(out)
         if begins:
-            if say is not None and (text := untold(unknown(inputs.encoder, split.test), len(split.test))):
-                say(text)
+            if say is not None:
+                for text in _beforehand(inputs, split, config):
+                    say(text)
             inputs.manifest.save(out)
         wait_for_all()
         if begins or not _is_finished(out, inputs.manifest):
@@ -111,6 +112,29 @@ def fit(
                 _finish(*trained, inputs.manifest, out)
             wait_for_all()
         return Run.load(out)
+
+
+def _beforehand(inputs: Inputs, split: Split, config: Config) -> Iterator[str]:
+    """What a fit will not predict, and where nothing can judge it."""
+    for names, what in ((split.test, "test conditions"), (split.validation, "validation conditions")):
+        if text := untold(unknown(inputs.encoder, names), len(names), what):
+            yield text
+    if config.training.max_steps and _unjudged(inputs, config):
+        yield (
+            "no validation condition can be predicted, so nothing can judge what training adds and the prior alone will be "
+            "kept; raise split.validation_fraction, choose another split or seed, or keep the last weights "
+            "(training.keep=last)"
+        )
+
+
+def _unjudged(inputs: Inputs, config: Config) -> bool:
+    """Whether weights would be kept by their validation, and no validation condition can be predicted.
+
+    Who asks for no validation at all gets the last weights.
+    """
+    validation = inputs.manifest.split["validation"]
+    judges = config.flow.source == "prior" and config.training.keep == "best"
+    return judges and 0 < len(validation) == len(unknown(inputs.encoder, validation))
 
 
 def _require_overwritable(out: Path, resume: bool, parent: Trained | None) -> None:
@@ -180,7 +204,7 @@ def _train(
     if not config.training.max_steps:
         return (Kept(field.state_dict(), {"step": 0}), 0) if is_first() else None
     validated = len(data.validation) > 0
-    untrained = copy.deepcopy(field) if validated and start is not None else None
+    untrained = copy.deepcopy(field) if start is not None else None
     if (parent := data.inputs.parent) is not None:  # a fit of no steps is the prior alone
         field.load_state_dict(carried_weights(parent, field, encoder, prepared.graph))
     rates = source_rates(prepared.means)
@@ -190,7 +214,9 @@ def _train(
         return None
     best = config.training.keep == "best" and validated
     kept = Kept.best(out) if best else Kept.last(module.field, trainer.global_step, out)
-    if untrained is not None and start is not None:
+    if untrained is not None and _unjudged(data.inputs, config):
+        kept = Kept(untrained.state_dict(), {"step": 0})  # as where validation leaves it open
+    elif untrained is not None and start is not None and validated:
         jury = Jury(data.validation.batches, config, module.gene_ids.cpu(), start.to("cpu"))
         kept = jury.judged(kept, untrained)
     return kept, trainer.global_step

@@ -207,9 +207,10 @@ class FlowModule(L.LightningModule):
         """AdamW or Adam, linear warm-up, cosine down to `min_learning_rate`, once per step."""
         options = self.config.training
         kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-        optimizer = kinds[options.optimizer](
-            parameter_groups(self.field, options.weight_decay), lr=options.learning_rate, fused=True
-        )
+        groups = parameter_groups(self.field, options.weight_decay)
+        # Lightning clips no gradients of a fused optimizer in mixed precision.
+        fused = options.precision == "32"
+        optimizer = kinds[options.optimizer](groups, lr=options.learning_rate, fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, options)
         )
