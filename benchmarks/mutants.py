@@ -55,7 +55,6 @@ TESTS: dict[str, tuple[str, ...]] = {
     "benchmarking/contest.py": ("tests/benchmarking/test_commands.py",),
     "flow/path.py": (OBJECTIVE, "tests/flow/test_loss.py", "tests/prior/test_start.py"),
     "flow/loss.py": (OBJECTIVE, "tests/flow/test_loss.py"),
-    "flow/step.py": (OBJECTIVE, "tests/flow/test_loss.py"),
     "flow/generate.py": (*GENERATION, OBJECTIVE),
     "prior/start.py": (
         OBJECTIVE,
@@ -78,7 +77,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "evaluation/hits.py": ("tests/evaluation/test_hits.py",),
     "run/contexts.py": ("tests/run/test_contexts.py",),
     "data/joining.py": ("tests/data/test_joining.py",),
-    "peers/answer.py": ("tests/peers/test_answer.py",),
+    "peers/task.py": ("tests/peers/test_task.py",),
     "peers/command.py": ("tests/peers/test_command.py",),
     "data/knowledge.py": ("tests/data/test_knowledge.py",),
     "data/sampler.py": ("tests/data/test_sampler.py", "tests/training/test_steps.py"),

@@ -29,7 +29,7 @@ from scdfm.data import select_genes
 from scdfm.data.conditions import targets
 from scdfm.data.features import FeatureTable, combine, morgan, read
 from scdfm.evaluation.baselines import Training, covariance, low_rank, no_change, ridge, training_mean
-from scdfm.evaluation.linkage import linked
+from scdfm.evaluation.prior import linked
 from scdfm.evaluation.pseudobulk import Population
 from scdfm.prior import EffectPrior, learn_prior
 from scdfm.prior.kernel import every_target

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scdfm.data.features import FeatureTable, read
-from scdfm.data.gene_ids import GeneIds
+from scdfm.data.gene_names import GeneIds
 from scdfm.errors import DataError
 
 OBO = """format-version: 1.2

@@ -26,4 +26,4 @@ def test_places_are_where_the_page_says(lines) -> None:
 
 def test_a_name_that_is_nowhere_is_told(lines) -> None:
     with pytest.raises(KeyError, match="defines no Nothing"):
-        lines.mended("`src/scdfm/flow/step.py:3 Nothing`")
+        lines.mended("`src/scdfm/flow/loss.py:3 Nothing`")

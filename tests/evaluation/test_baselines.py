@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from scdfm.evaluation import baselines
 from scdfm.evaluation.baselines import PENALTIES, Training, leave_one_out_penalty
-from scdfm.evaluation.linkage import linked
+from scdfm.evaluation.prior import linked
 from scdfm.evaluation.pseudobulk import Population
 
 GENES = ("A", "B", "C", "D", "x", "y")

@@ -10,9 +10,9 @@ import torch
 
 from scdfm.config import TrainingConfig
 from scdfm.errors import RunError
-from scdfm.training.callbacks import AveragedWeights
 from scdfm.training.checkpoint import SafetensorsIO, read_checkpoint
 from scdfm.training.module import learning_rate_factor, parameter_groups
+from scdfm.training.trainer import AveragedWeights
 
 
 def test_warm_up_rises_linearly_then_a_cosine_falls_to_the_floor():

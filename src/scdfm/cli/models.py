@@ -131,8 +131,8 @@ def fit(
 
 def _tell_fitted(run: Run, out: Path) -> None:
     """Say what a fit left, what an earlier run was worth to it, and what training added."""
-    from scdfm.training.judge import summary
     from scdfm.training.transfer import told
+    from scdfm.training.validation import summary
 
     kept = ", ".join(
         f"{name} {value:.4g}"

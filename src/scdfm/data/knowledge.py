@@ -17,7 +17,7 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.sparse.linalg import svds
 
-from scdfm.data.gene_ids import GeneIds, lines_of
+from scdfm.data.gene_names import GeneIds, lines_of
 from scdfm.errors import DataError
 
 KINDS: Final = ("go", "gmt", "edges")
@@ -48,7 +48,7 @@ def read_known(spec: str, screen: Collection[str] = ()) -> Known:
 
     go: annotations (GAF, or a table symbol, go_id) and the ontology, by which terms are passed on to their parents. gmt:
     gene sets. edges: a network, two names a line and, where there is a third column, its weight. Files may end in .gz.
-    NAMES says what ids stand for which symbol (`scdfm.data.gene_ids`). screen: names of the screen's genes and targets,
+    NAMES says what ids stand for which symbol (`scdfm.data.gene_names`). screen: names of the screen's genes and targets,
     which the features then go by. DataError for files that cannot be read, or that know no name of the screen.
     """
     kind, files, ids, ontologies = _opened(spec)

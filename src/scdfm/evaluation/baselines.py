@@ -122,7 +122,7 @@ class Training:
     """Means [C, A] of the training conditions and of control [A], over `genes` (A).
 
     `matched`: control means [A] of conditions, or of `control|key=value`, where control cells are matched. `linked`: what
-    control cells say of targets (`scdfm.evaluation.linkage`), where a scored target is in no training condition.
+    control cells say of targets (`scdfm.evaluation.prior`), where a scored target is in no training condition.
     """
 
     conditions: tuple[str, ...]

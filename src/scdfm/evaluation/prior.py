@@ -1,8 +1,8 @@
-"""What a run adds to the scores of its prediction: its training means, and the row `prior`."""
+"""What a run adds to the scores of its prediction, training means and the row `prior`; what controls say of targets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,17 +13,15 @@ from tqdm.auto import tqdm
 from scdfm.data.cells import CellTable
 from scdfm.data.conditions import CONTROL, canonical, control_of, targets
 from scdfm.data.source import open_source
-from scdfm.data.stored import gathered
+from scdfm.data.stored import gathered, in_memory
 from scdfm.errors import ConditionError, ConfigError, DataError, RunError
 from scdfm.evaluation.alignment import Cells, Pair
 from scdfm.evaluation.baselines import Training
-from scdfm.evaluation.linkage import linked
-from scdfm.evaluation.pseudobulk import Floats, Population, Rows, moments
+from scdfm.evaluation.pseudobulk import Floats, Population, Rows, moments, taken
 from scdfm.files import system_words
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
 
 PRIOR: Final = "prior"
 BLOCK_CELLS: Final = 4096
@@ -216,3 +214,28 @@ def _matched_means(pair: Pair, names: Sequence[str], own: Mapping[str, Floats]) 
         mean = real.control_mean(known[places[0]])
         found |= {known[k]: mean for k in places}
     return found
+
+
+MOST_CELLS = 2000
+"""Control cells that are looked at, evenly over their order."""
+
+
+def linked(real: Population, trained: Iterable[str], scored: Iterable[str]) -> dict[str, Floats]:
+    """Of each target that is a gene, the covariance [A] of all genes with it over control cells, in its deviations.
+
+    Nothing where no gene among the targets of the `scored` conditions is new: of what was `trained`, more is known.
+    """
+    seen = {target for condition in trained for target in targets(condition)}
+    asked = {target for condition in scored for target in targets(condition)}
+    place = {str(gene): column for column, gene in enumerate(real.genes)}
+    names = sorted(name for name in seen | asked if name in place)
+    if (asked - seen).isdisjoint(place) or len(real.rows[CONTROL]) < 2:
+        return {}
+    rows = real.rows[CONTROL]
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_CELLS)).astype(np.int64))]
+    cells = in_memory(taken(real.X, rows)).astype(np.float64).tocsc()
+    own = cells[:, [place[name] for name in names]]
+    mean, own_mean = (np.asarray(some.mean(axis=0)).ravel() for some in (cells, own))
+    products = np.asarray((own.T @ cells).todense()) / len(rows) - np.outer(own_mean, mean)
+    spread = np.sqrt(np.maximum(products[np.arange(len(names)), [place[name] for name in names]], 0))
+    return {name: row / size for name, row, size in zip(names, products, spread, strict=True) if size > 0}

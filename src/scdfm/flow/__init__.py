@@ -1,12 +1,10 @@
 """The flow of the paper (§3): path and loss, one training step, the solver, and generation."""
 
-from scdfm.flow.distance import energy, wasserstein
+from scdfm.flow.distance import energy, median_bandwidths, mmd2, squared_distances, wasserstein
 from scdfm.flow.generate import Keep, gene_chunks, generate
-from scdfm.flow.loss import FlowLoss, flow_loss, in_units
-from scdfm.flow.mmd import median_bandwidths, mmd2, squared_distances
+from scdfm.flow.loss import FlowLoss, flow_loss, in_units, step
 from scdfm.flow.path import Integrate, Noise, Output, Start, interpolate, sample_normal, sample_time
 from scdfm.flow.solve import solve
-from scdfm.flow.step import step
 
 __all__ = [
     "FlowLoss",

@@ -1,4 +1,4 @@
-"""The loss that teaches a velocity (paper §3): L = L_CFM + γ·MMD²(x̂₁, x₁), x̂₁ = x_t + (1 − t)·v."""
+"""One training step and its loss (paper §3): L = L_CFM + γ·MMD²(x̂₁, x₁), x̂₁ = x_t + (1 − t)·v."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from scdfm.config import MMDConfig
 from scdfm.errors import ConfigError
-from scdfm.flow.mmd import median_bandwidths, mmd2
+from scdfm.flow.distance import median_bandwidths, mmd2
+from scdfm.flow.path import Output, Start, interpolate
 
 
 class FlowLoss(NamedTuple):
@@ -62,3 +63,21 @@ def _mmd_by_condition(end: Tensor, target: Tensor, n_conditions: int, mmd: MMDCo
     end, target = (cells.view(n_conditions, -1, cells.shape[-1]) for cells in (end, target))
     widths = median_bandwidths(target, mmd.scales) if mmd.bandwidths is None else mmd.bandwidths
     return mmd2(end, target, widths).mean()
+
+
+def step(
+    output: Output,
+    start: Start,
+    source: Float[Tensor, "B T"],
+    target: Float[Tensor, "B T"],
+    t: Float[Tensor, " B"],
+    n_conditions: int,
+    mmd: MMDConfig,
+) -> FlowLoss:
+    """The loss of a network at the times t of the paths from `source` x₀ to `target` x₁, both in flow space.
+
+    output: the network as a function of (t, x). The n = B/C cells of each of the C conditions lie together.
+    """
+    x_t, velocity = interpolate(source, target, t)
+    predicted = start.velocity(output, x_t, t)
+    return flow_loss(predicted, velocity, x_t, target, t, n_conditions, mmd)

@@ -1,9 +1,8 @@
 """Figures from tables and arrays; no model, no file and no global matplotlib state is touched."""
 
 from scdfm.plots.populations import cell_map, heat_map, shift_scatter, violins
-from scdfm.plots.scores import effect_sizes, metric_dots, position_track, ranking
+from scdfm.plots.scores import effect_sizes, metric_dots, position_track, ranking, training_curves
 from scdfm.plots.style import model_colours, render
-from scdfm.plots.training import training_curves
 
 __all__ = [
     "cell_map",

@@ -16,18 +16,16 @@ from scdfm.run import Run, folder
 from scdfm.run.extrapolation import unknown, untold
 from scdfm.run.manifest import NAME, Manifest
 from scdfm.run.trained import Trained, build_field, source_rates
-from scdfm.training.budget import Stopwatch, steps_within
-from scdfm.training.checkpoint import CHECKPOINTS, LAST, read_checkpoint
-from scdfm.training.divergence import last_good, require_finite
+from scdfm.training.checkpoint import CHECKPOINTS, LAST, last_good, read_checkpoint, require_finite
 from scdfm.training.inputs import Features, Inputs, prepare, require_same_run
-from scdfm.training.judge import Jury, Kept
-from scdfm.training.machine import require_machine, require_memory
+from scdfm.training.machine import Stopwatch, require_machine, require_memory, steps_within
 from scdfm.training.module import FlowModule
 from scdfm.training.prepared import Prepared
 from scdfm.training.start import lineage_of
 from scdfm.training.steps import StepData
 from scdfm.training.trainer import run_loop
 from scdfm.training.transfer import carried_weights, require_kin, tuned
+from scdfm.training.validation import Jury, Kept
 
 
 def fit(

@@ -21,7 +21,7 @@ from scdfm.flow import FlowLoss, Noise, Start, in_units, sample_time, step
 from scdfm.model import VelocityField
 from scdfm.prior import PriorStart
 from scdfm.seeds import derive, torch_rng
-from scdfm.training.divergence import diverged, require_finite
+from scdfm.training.checkpoint import diverged, require_finite
 from scdfm.training.steps import ValidationBatch, place
 from scdfm.training.validation import JUDGED, SCORES, validate
 

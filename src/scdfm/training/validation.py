@@ -1,18 +1,28 @@
-"""How good a field is on validation conditions: whole populations beside the real ones.
+"""How good a field is on validation conditions, what training added over the prior, and the weights that a run keeps.
 
-The checkpoint that is kept is that of the smallest `val_energy`, which sees means, spreads and what genes have in common.
-Whether it is better than the prior alone, `scdfm.training.judge` says.
+The best checkpoint is that of the smallest `val_energy`, which sees means, spreads and what genes have in common. Its
+populations and the untrained ones are then compared condition by condition. Trained weights are kept only where they are
+clearly better by one of JUDGED and clearly worse by none: an interval of the paired differences lies on one side of 0.
+Their own populations, before means are moved toward the prior's, may not validate worse either.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
 import torch
+from scipy import stats
 from torch import Tensor
 
 from scdfm.config import Config
 from scdfm.flow import Start, energy, generate, wasserstein
 from scdfm.model import VelocityField
+from scdfm.prior import PriorStart, Shrinkage
 from scdfm.seeds import torch_rng
+from scdfm.training.checkpoint import BEST, CHECKPOINTS, LAST, read_checkpoint
 from scdfm.training.steps import ValidationBatch
 
 MONITOR = "val_energy"
@@ -49,3 +59,161 @@ def score(cells: Tensor, batch: ValidationBatch) -> Tensor:
     shifts = torch.stack([mean, target]) - batch.control_mean.cpu()
     length = torch.linalg.vector_norm(mean - target)
     return torch.stack([energy(cells, real), wasserstein(cells, real), length, torch.corrcoef(shifts)[0, 1]])
+
+
+LEVEL = 0.95
+
+
+class Kept(NamedTuple):
+    """The weights of a run, the step and scores that the manifest says of them, and how far their means are believed."""
+
+    weights: dict[str, Tensor]
+    result: dict[str, float | int | None]
+    shrinkage: Shrinkage | None = None
+
+    @classmethod
+    def best(cls, out: Path) -> Kept:
+        """The weights of the best validation of the fit in `out`."""
+        checkpoint = read_checkpoint(out / CHECKPOINTS / BEST)
+        return cls(_averaged(checkpoint), {"step": checkpoint["global_step"], **checkpoint["scores"]})
+
+    @classmethod
+    def last(cls, field: VelocityField, step: int, out: Path) -> Kept:
+        """The weights of the last step, which trained `field`.
+
+        From the checkpoint where it is of that step: a fit that is resumed there takes no step any more, and the field
+        then holds the weights that are trained, not their average.
+        """
+        last = out / CHECKPOINTS / LAST
+        if last.is_file() and (checkpoint := read_checkpoint(last))["global_step"] == step:
+            return cls(_averaged(checkpoint), {"step": step})
+        return cls(field.state_dict(), {"step": step})
+
+
+def _averaged(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The (averaged) weights of the field in a checkpoint."""
+    state, prefix = checkpoint["state_dict"], "field."
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+class Gain(NamedTuple):
+    """Mean of paired differences, positive where training made a score better, and its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, differences: Tensor) -> Gain:
+        """Student's interval over n conditions; without bounds where n is 1."""
+        mean, n = differences.mean().item(), len(differences)
+        if n < 2:
+            return cls(mean, -float("inf"), float("inf"))
+        reach = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * differences.std().item() / n**0.5
+        return cls(mean, mean - reach, mean + reach)
+
+    @property
+    def verdict(self) -> str:
+        """better, worse or unclear."""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "unclear"
+
+
+def worth_keeping(gains: Mapping[str, Gain], own: Mapping[str, Gain]) -> bool:
+    """Whether trained weights are kept, by what they gain, and what their `own` populations gain, over the prior."""
+    verdicts = [gains[name].verdict for name in JUDGED]
+    populations = [name for name in JUDGED if name != "val_l2"]
+    return (
+        "better" in verdicts and "worse" not in verdicts and all(own[name].mean >= 0 for name in populations)
+    )
+
+
+@dataclass(frozen=True)
+class Jury:
+    """The validation conditions of a finished fit that started from the prior; `genes` [G] as in `validate`."""
+
+    batches: Sequence[ValidationBatch]
+    config: Config
+    genes: Tensor
+    start: PriorStart
+
+    def judged(self, kept: Kept, field: VelocityField) -> Kept:
+        """What a run keeps of trained weights, or of the `field` that corrects nothing yet, and what training gained."""
+        untrained = {name: value.clone() for name, value in field.state_dict().items()}
+        before = self.populations(field)
+        field.load_state_dict(kept.weights)
+        own = self.populations(field)
+        shrinkage = self.shrinkage(before, own) if self.config.sampling.shrink else None
+        after = own if shrinkage is None else self.populations(field, shrinkage)
+        first, last = self.scores(before), self.scores(after)
+        gains, alone = self.gains(first, last), self.gains(first, self.scores(own))
+        told = {
+            f"gain_{name.removeprefix('val_')}{end}": value
+            for name in JUDGED
+            for end, value in _told(gains[name])
+        }
+        if self.config.training.keep == "best" and not worth_keeping(gains, alone):
+            return Kept(untrained, {"step": 0, **_means(first), **told})
+        return Kept(kept.weights, kept.result | _means(last) | told, shrinkage)
+
+    def populations(self, field: VelocityField, shrinkage: Shrinkage | None = None) -> list[Tensor]:
+        """Cells [M, g] of each condition."""
+        return [
+            population(
+                field, batch, self.config, self.genes,
+                replace(self.start.of([batch.name]), shrinkage=shrinkage),
+            )
+            for batch in self.batches
+        ]  # fmt: skip
+
+    def scores(self, populations: Sequence[Tensor]) -> Tensor:
+        """SCORES [C, scores] of each condition."""
+        return torch.stack(
+            [score(cells, batch) for cells, batch in zip(populations, self.batches, strict=True)]
+        )
+
+    def gains(self, before: Tensor, after: Tensor) -> dict[str, Gain]:
+        """How much smaller JUDGED became, condition by condition."""
+        return {name: Gain.of((before - after)[:, SCORES.index(name)].double()) for name in JUDGED}
+
+    def shrinkage(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Shrinkage:
+        """How far means follow the flow that made `after` of `before`.
+
+        Means are of the genes that validate, doubts of all: κ takes their share, in validation as in prediction.
+        """
+        expected, flowed = (torch.stack([cells.mean(0) for cells in each]) for each in (before, after))
+        real = torch.stack([batch.target_mean for batch in self.batches])
+        variances = torch.stack([batch.target.var(0, correction=0).sum() for batch in self.batches])
+        sampling = variances / torch.tensor([batch.n_cells for batch in self.batches])
+        doubt = self.start.of([batch.name for batch in self.batches]).doubt
+        return Shrinkage.fitted(expected, flowed, real, sampling, doubt)
+
+
+def _means(scores: Tensor) -> dict[str, float]:
+    return {name: scores[:, SCORES.index(name)].mean().item() for name in JUDGED}
+
+
+def _told(gain: Gain) -> list[tuple[str, float | None]]:
+    """A gain as numbers of the manifest: an interval without bounds has none."""
+    bounded = abs(gain.low) != float("inf")
+    return [
+        ("", gain.mean),
+        ("_low", gain.low if bounded else None),
+        ("_high", gain.high if bounded else None),
+    ]
+
+
+def summary(result: Mapping[str, float | int | None], n_conditions: int) -> str | None:
+    """What training added over the prior, metric by metric, in one line; none where nothing was compared."""
+    parts = []
+    for name in (key.removeprefix("val_") for key in JUDGED):
+        mean, low, high = (result.get(f"gain_{name}{end}") for end in ("", "_low", "_high"))
+        if mean is None:
+            return None
+        if low is None or high is None:
+            parts.append(f"{name} {mean:+.3g} (no interval)")
+        else:
+            clear = "clear" if low > 0 else "clearly worse" if high < 0 else "not clear"
+            parts.append(f"{name} {mean:+.3g} ({low:.3g} to {high:.3g}, {clear})")
+    kept = "the prior alone is kept" if result.get("step") == 0 else "trained weights are kept"
+    plural = "s" if n_conditions > 1 else ""
+    return f"training over the prior, {n_conditions} validation condition{plural}: {', '.join(parts)}; {kept}"

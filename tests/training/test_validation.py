@@ -12,7 +12,7 @@ from scipy import stats
 import scdfm
 import small
 from scdfm.data import CONTROL, targets
-from scdfm.training.judge import Gain, summary, worth_keeping
+from scdfm.training.validation import Gain, summary, worth_keeping
 
 WILD = {
     "panel": {"n_genes": 25}, "graph": {"k": 5}, "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},

@@ -10,8 +10,7 @@ import torch
 
 import scdfm
 from scdfm.errors import TrainingError
-from scdfm.training.checkpoint import read_checkpoint
-from scdfm.training.divergence import require_finite
+from scdfm.training.checkpoint import read_checkpoint, require_finite
 from scdfm.training.module import FlowModule
 
 SMALL = {
