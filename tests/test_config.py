@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from scdfm.config import PRESETS, Config
+from scdfm.config import Config
 from scdfm.errors import ConfigError
+from scdfm.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from scdfm.benchmarking.plan import BASELINES_ALONE, BUDGET, FOLDS, Contender, Options, Plan, single
-from scdfm.config import PRESETS, Config, SplitConfig
+from scdfm.config import Config, SplitConfig
 from scdfm.data import Split
 from scdfm.data.conditions import near
 from scdfm.errors import ConfigError
 from scdfm.evaluation import BASELINES, CEILING, PRIOR
 from scdfm.evaluation.evaluate import Protocol
 from scdfm.peers.bundled import PEERS, PeerError
+from scdfm.presets import PRESETS
 
 OURS: Final = "scdfm"
 """What the preset `default` may be called beside others."""
