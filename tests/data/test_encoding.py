@@ -78,7 +78,7 @@ def test_a_target_at_dose_nought_is_absent() -> None:
 
 def test_features_stand_in_for_what_has_no_vector_of_its_own() -> None:
     table = FeatureTable(("A", "new"), np.array([[1.0, 2.0], [3.0, 4.0]]))
-    encode = ConditionEncoder(VOCABULARY, known={"A", "B"}, features=table)
+    encode = ConditionEncoder(VOCABULARY, identified={"A", "B"}, features=table)
     encoded = encode.encode(["A+B", "B+new", "new"])
     assert encoded.features is not None
     assert encoded.described is not None
@@ -110,7 +110,7 @@ def test_features_stand_in_for_what_has_no_vector_of_its_own() -> None:
     ],
 )  # fmt: skip
 def test_names_that_say_too_much_or_too_little_are_refused(name: str, message: str) -> None:
-    encode = encoder(known={"A", "B"})
+    encode = encoder(identified={"A", "B"})
     assert not encode.knows(name)
     with pytest.raises(ConditionError, match=message):
         encode.encode([name])

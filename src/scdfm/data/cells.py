@@ -26,7 +26,7 @@ from scdfm.data.design import Design
 from scdfm.data.labels import listed
 from scdfm.data.naming import Naming
 from scdfm.data.stored import BLOCK_ROWS, Matrix, content_digest, in_memory
-from scdfm.data.stored import subset as chosen
+from scdfm.data.stored import subset as matrix_subset
 from scdfm.data.values import Scale
 from scdfm.errors import ConditionError, DataError
 
@@ -166,8 +166,8 @@ class CellTable:
             strata = [Stratum(rows[of_cells == k], controls[of_controls == k]) for k in np.unique(of_cells)]
         if self.design.control_fallback == "all":
             return tuple(one if len(one.controls) else Stratum(one.rows, controls) for one in strata)
-        if found := tuple(one for one in strata if len(one.controls)):
-            return found
+        if controlled_strata := tuple(one for one in strata if len(one.controls)):
+            return controlled_strata
         raise ConditionError(
             f"condition '{condition}' has no control cells of its own; expected some, as for "
             f"{listed(self.control_conditions)}: read them too, or read the cells with control_fallback='all'"
@@ -216,16 +216,16 @@ class CellTable:
     def means(self, conditions: Sequence[str] | None = None) -> pd.DataFrame:
         """Mean log1p expression, conditions (default: all) × genes, accumulated in float64 in one pass."""
         names = list(self.conditions if conditions is None else conditions)
-        asked = np.array([self._place(name) for name in names], dtype=np.int64)
-        places, row = np.unique(asked, return_inverse=True)
+        condition_places = np.array([self._place(name) for name in names], dtype=np.int64)
+        places, row = np.unique(condition_places, return_inverse=True)
         sums = np.zeros((len(places), len(self.genes)))
         # Blocks of the table, whatever is asked: the sums of a condition come in one order, on disk or in memory.
         for start in range(0, self.n, BLOCK_ROWS):
-            wanted = np.flatnonzero(np.isin(self.codes[start : start + BLOCK_ROWS], places))
-            if len(wanted):
-                found, codes = np.unique(self.codes[start + wanted], return_inverse=True)
+            rows = np.flatnonzero(np.isin(self.codes[start : start + BLOCK_ROWS], places))
+            if len(rows):
+                block_places, codes = np.unique(self.codes[start + rows], return_inverse=True)
                 member = sp.csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))))
-                sums[np.searchsorted(places, found)] += (member @ self.X[start + wanted]).toarray()
+                sums[np.searchsorted(places, block_places)] += (member @ self.X[start + rows]).toarray()
         if self.measured:
             cells = self.cells_measuring([self.conditions[place] for place in places])
             means = np.where(cells > 0, sums / np.maximum(cells, 1), np.nan)[row]
@@ -241,15 +241,15 @@ class CellTable:
     def take(self, rows: npt.NDArray[np.int64] | Sequence[int]) -> CellTable:
         """The cells of some rows, in the order given; conditions left without a cell go."""
         rows = np.asarray(rows, dtype=np.int64)
-        kept, codes = np.unique(self.codes[rows], return_inverse=True)
-        conditions = tuple(self.conditions[place] for place in kept)
+        places, codes = np.unique(self.codes[rows], return_inverse=True)
+        conditions = tuple(self.conditions[place] for place in places)
         obs = self.obs.iloc[rows].copy()
         obs[self.perturbation_key] = pd.Categorical.from_codes(
             codes.tolist(), categories=pd.Index(conditions)
         )
         return replace(
             self,
-            X=chosen(self.X, rows),
+            X=matrix_subset(self.X, rows),
             obs=obs,
             conditions=conditions,
             codes=codes.astype(np.int64),
@@ -260,9 +260,9 @@ class CellTable:
     def require_cells(self, conditions: Iterable[str], at_least: int = 2) -> None:
         """Raise ConditionError unless each condition has `at_least` cells."""
         for condition in conditions:
-            if (found := self.n_cells(condition)) < at_least:
+            if (n_cells := self.n_cells(condition)) < at_least:
                 raise ConditionError(
-                    f"condition '{condition}' has {found} cell{'s' * (found != 1)}, expected at least {at_least}; "
+                    f"condition '{condition}' has {n_cells} cell{'s' * (n_cells != 1)}, expected at least {at_least}; "
                     "leave it out of the data, or read them with min_cells"
                 )
 

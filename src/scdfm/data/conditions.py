@@ -173,10 +173,10 @@ def split_targets(text: str, signs: Sequence[str] = (SEPARATOR,)) -> list[str]:
         if depth < 0:
             break
         place += len(sign or " ")
-    found = next((sign for sign in signs if sign in text), None) if depth else None
-    if found:
+    hidden_sign = next((sign for sign in signs if sign in text), None) if depth else None
+    if hidden_sign:
         raise ConditionError(
-            f"condition '{text}': brackets that do not pair hide which '{found}' joins targets; rename it"
+            f"condition '{text}': brackets that do not pair hide which '{hidden_sign}' joins targets; rename it"
         )
     return [part.strip() for part in ([text] if depth else parts)]
 
@@ -191,10 +191,10 @@ def _setting(name: str) -> tuple[str, list[tuple[str, str]]]:
     text = name.strip()
     while True:
         rest, sign, last = text.rpartition(COVARIATE_SIGN)
-        found = _PAIR.fullmatch(last) if sign and rest.strip() else None
-        if found is None:
+        pair = _PAIR.fullmatch(last) if sign and rest.strip() else None
+        if pair is None:
             break
-        pairs.append((found[1], found[2]))
+        pairs.append((pair[1], pair[2]))
         text = rest.strip()
     if repeated := _repeated(key for key, _ in pairs):
         raise ConditionError(
@@ -215,9 +215,9 @@ def _repeated(names: Iterable[str]) -> str | None:
     return None if len(ordered) < 2 else next((a for a, b in itertools.pairwise(ordered) if a == b), None)
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'X'?` for the known names closest to `name`, or an empty text."""
-    by_lower = {candidate.lower(): candidate for candidate in known}
+def near(name: str, candidates: Iterable[str]) -> str:
+    """`; did you mean 'X'?` for the candidates closest to `name`, or an empty text."""
+    by_lower = {candidate.lower(): candidate for candidate in candidates}
     close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.7)
     # A drug is often asked for by the beginning of its name: Trametinib for Trametinib (GSK1120212).
     longer = [lower for lower in by_lower if len(name) > 3 and lower.startswith(f"{name.lower()} ")]

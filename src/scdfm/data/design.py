@@ -106,7 +106,7 @@ def labels_of(obs: pd.DataFrame, key: str, name: str) -> pd.Series:
         [str(part.categories[code]) for part, code in zip(parts, row, strict=True) if code >= 0]
         for row in each.to_numpy()
     ]
-    return codes.map({place: SEPARATOR.join(found) or None for place, found in enumerate(words)}).astype(
+    return codes.map({place: SEPARATOR.join(targets) or None for place, targets in enumerate(words)}).astype(
         object
     )
 
@@ -119,10 +119,10 @@ def column_of(obs: pd.DataFrame, column: str, what: str, name: str) -> pd.Series
             raise DataError(
                 f"{name}: {what} '{column}' of obs cannot be read ({why}); write it anew (write_h5ad)"
             )
-        known = [str(other) for other in obs.columns]
+        columns = [str(other) for other in obs.columns]
         raise DataError(
-            f"{name}: {what} '{column}' is not in obs; its columns are {', '.join(known) or 'none'}{near(column, known)}"
-            f": name one of them{_OPTIONS.get(what, '')}"
+            f"{name}: {what} '{column}' is not in obs; its columns are {', '.join(columns) or 'none'}"
+            f"{near(column, columns)}: name one of them{_OPTIONS.get(what, '')}"
         )
     if (repeats := list(obs.columns).count(column)) > 1:
         raise DataError(
@@ -150,12 +150,12 @@ def _doses(
 
 def texts(values: pd.Series) -> pd.Categorical:
     """The values as texts; missing and blank ones are missing (code -1)."""
-    found = pd.Categorical(values).remove_unused_categories()
-    written = [_text(value) for value in found.categories.to_numpy()]
-    kept = sorted({text for text in written if text})
-    place = {text: i for i, text in enumerate(kept)}
-    codes = np.array([*(place.get(text, -1) for text in written), -1])[found.codes]
-    return pd.Categorical.from_codes(codes.tolist(), categories=pd.Index(kept, dtype=object))
+    categorical = pd.Categorical(values).remove_unused_categories()
+    written = [_text(value) for value in categorical.categories.to_numpy()]
+    categories = sorted({text for text in written if text})
+    place = {text: i for i, text in enumerate(categories)}
+    codes = np.array([*(place.get(text, -1) for text in written), -1])[categorical.codes]
+    return pd.Categorical.from_codes(codes.tolist(), categories=pd.Index(categories, dtype=object))
 
 
 def _text(value: object) -> str:
@@ -207,8 +207,8 @@ class Designed:
         """The condition [N] of every cell, `control` for untreated ones, and the label (the first in sorted order) of
         each condition."""
         label = pd.Categorical(labels)
-        known = [naming.parse(str(text)) for text in label.categories]
-        untreated = np.array([not condition.perturbations for condition in known], dtype=bool)[label.codes]
+        conditions = [naming.parse(str(text)) for text in label.categories]
+        untreated = np.array([not one.perturbations for one in conditions], dtype=bool)[label.codes]
         used = [self.columns[key] for key in (*self.design.covariates, *self._numbers())]
         codes = {"label": label.codes.astype(np.int64)}
         codes |= {str(i): np.where(untreated, -1, values.codes) for i, values in enumerate(used)}
@@ -233,10 +233,10 @@ class Designed:
             first = int(np.argmax(lacking))
             n, groups = int((group[lacking] == group[first]).sum()), len(set(group[lacking].tolist()))
             others = f" (nor have those of {groups - 1} further groups)" if groups > 1 else ""
-            known = {int(group[row]): self._setting(row) for row in np.flatnonzero(untreated)[::-1]}
+            settings = {int(group[row]): self._setting(row) for row in np.flatnonzero(untreated)[::-1]}
             raise DataError(
                 f"{self.name}: {n} perturbed cells of {self._setting(first)} have no control cells of their own{others}; "
-                f"control cells exist for {_listed(sorted(known.values()))}: match controls by other columns "
+                f"control cells exist for {_listed(sorted(settings.values()))}: match controls by other columns "
                 '(match_controls), or take all of them (control_fallback="all")'
             )
         return group

@@ -19,15 +19,15 @@ _POWERS: Final = {"": 1.0, "m": 1e-3, **dict.fromkeys(_MICRO, 1e-6), "n": 1e-9, 
 
 def _units() -> dict[str, tuple[str, float]]:
     """Every unit that is known, spelled as `_plain` gives it: what it becomes, and the factor to that."""
-    known: dict[str, tuple[str, float]] = {"%": ("%", 1.0), "u/ml": ("U/ml", 1.0), "iu/ml": ("U/ml", 1.0)}
+    units: dict[str, tuple[str, float]] = {"%": ("%", 1.0), "u/ml": ("U/ml", 1.0), "iu/ml": ("U/ml", 1.0)}
     for prefix, power in _POWERS.items():
         for spelled, unit, base in (
             ("M", "uM", 1e-6), ("mol/l", "uM", 1e-6), ("g/ml", "ug/ml", 1e-6), ("g/l", "ug/ml", 1e-3),
         ):  # fmt: skip
-            known[prefix + spelled] = (unit, power / base)
+            units[prefix + spelled] = (unit, power / base)
             if prefix:  # `m` alone would be many things
-                known[(prefix + spelled).lower()] = (unit, power / base)
-    return known
+                units[(prefix + spelled).lower()] = (unit, power / base)
+    return units
 
 
 UNITS: Final = _units()
@@ -49,8 +49,8 @@ def _plain(unit: str) -> str:
 
 def unit_of(text: str) -> str | None:
     """The unit that an amount such as `10 nM` has, as UNITS spells it; None for anything else."""
-    found = _AMOUNT.fullmatch(text)
-    return _plain(found[2]) if found and _plain(found[2]) in UNITS else None
+    amount = _AMOUNT.fullmatch(text)
+    return _plain(amount[2]) if amount and _plain(amount[2]) in UNITS else None
 
 
 def parts_of(text: str) -> list[str]:
@@ -60,10 +60,10 @@ def parts_of(text: str) -> list[str]:
 
 def number_of(text: str) -> str:
     """An amount with a unit as a number in the unit that UNITS turns it into; anything else as it is."""
-    found = _AMOUNT.fullmatch(text)
-    if not found or _plain(found[2]) not in UNITS:
+    amount = _AMOUNT.fullmatch(text)
+    if not amount or _plain(amount[2]) not in UNITS:
         return text
-    return number_text(float(f"{float(found[1]) * UNITS[_plain(found[2])][1]:.12g}"))
+    return number_text(float(f"{float(amount[1]) * UNITS[_plain(amount[2])][1]:.12g}"))
 
 
 def listed_amounts(text: str) -> list[tuple[str, str]] | None:
@@ -72,11 +72,11 @@ def listed_amounts(text: str) -> list[tuple[str, str]] | None:
     if not _LISTED.fullmatch(text):
         return None
     try:
-        found = ast.literal_eval(text.strip())
+        entries = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
     amounts = []
-    for one in found:
+    for one in entries:
         if not isinstance(one, tuple) or [type(part) for part in one] not in (
             [str, float, str],
             [str, int, str],
@@ -107,10 +107,10 @@ def with_units(amounts: pd.Categorical, units: pd.Categorical, where: str) -> pd
         )
         for amount, unit in pairs[pairs["amount"] >= 0].drop_duplicates().itertuples(index=False)
     }
-    kept = sorted(set(texts.values()))
-    place = {pair: kept.index(text) for pair, text in texts.items()}
+    categories = sorted(set(texts.values()))
+    place = {pair: categories.index(text) for pair, text in texts.items()}
     codes = [place.get(pair, -1) for pair in zip(pairs["amount"], pairs["unit"], strict=True)]
-    return pd.Categorical.from_codes(codes, categories=pd.Index(kept, dtype=object))
+    return pd.Categorical.from_codes(codes, categories=pd.Index(categories, dtype=object))
 
 
 def in_one_unit(amounts: pd.Categorical, labels: pd.Series, where: str) -> pd.Categorical:
@@ -132,17 +132,17 @@ def in_one_unit(amounts: pd.Categorical, labels: pd.Series, where: str) -> pd.Ca
     pairs = pd.DataFrame({"label": labels.astype(str).to_numpy(), "amount": amounts.codes}).drop_duplicates()
     seen: dict[str, set[str]] = {}
     for label, code in pairs.itertuples(index=False):
-        found = seen.setdefault(label, set())
-        found |= kind[texts[code]] if code >= 0 and "+" not in texts[code] else set()
-        if len(found) > 1:
+        units = seen.setdefault(label, set())
+        units |= kind[texts[code]] if code >= 0 and "+" not in texts[code] else set()
+        if len(units) > 1:
             raise DataError(
-                f"{where}: '{label}' has doses in {' and in '.join(sorted(found))}, which cannot be compared; give them in "
+                f"{where}: '{label}' has doses in {' and in '.join(sorted(units))}, which cannot be compared; give them in "
                 "one of the two"
             )
     numbers = ["+".join(map(number_of, parts_of(text))) for text in texts]
-    kept = sorted(set(numbers))
-    codes = np.array([*map(kept.index, numbers), -1])[amounts.codes]
-    return pd.Categorical.from_codes(codes, categories=pd.Index(kept, dtype=object))
+    categories = sorted(set(numbers))
+    codes = np.array([*map(categories.index, numbers), -1])[amounts.codes]
+    return pd.Categorical.from_codes(codes, categories=pd.Index(categories, dtype=object))
 
 
 def unit_column(obs: pd.DataFrame, dose: str) -> str | None:
@@ -153,5 +153,5 @@ def unit_column(obs: pd.DataFrame, dose: str) -> str | None:
 
 def different_units(obs: pd.DataFrame, column: str) -> list[str]:
     """The known units that a column of units holds, sorted, each once however it is spelled."""
-    found = {_plain(str(unit)) for unit in pd.unique(obs[column].dropna())}
-    return sorted(unit for unit in found if unit in UNITS)
+    units = {_plain(str(unit)) for unit in pd.unique(obs[column].dropna())}
+    return sorted(unit for unit in units if unit in UNITS)

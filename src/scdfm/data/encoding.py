@@ -72,7 +72,7 @@ class _Row:
 class ConditionEncoder:
     """Encodes names by a vocabulary, a schema, and what is known of targets.
 
-    known: targets whose own vector means something, because training saw them or the gene encoder reads their gene;
+    identified: targets whose own vector means something, because training saw them or the gene encoder reads their gene;
         None: all of the vocabulary. features: standardised features, for targets in and outside the vocabulary.
     """
 
@@ -80,14 +80,14 @@ class ConditionEncoder:
         self,
         vocabulary: Vocabulary,
         schema: ConditionSchema | None = None,
-        known: Collection[str] | None = None,
+        identified: Collection[str] | None = None,
         features: FeatureTable | None = None,
     ) -> None:
         self.vocabulary = vocabulary
         self.schema = schema or ConditionSchema()
         self.features = features
         """Standardised features."""
-        self._known = None if known is None else frozenset(known)
+        self._identified = None if identified is None else frozenset(identified)
         self._places = {} if features is None else {name: i for i, name in enumerate(features.names)}
         self._rows: dict[str, _Row] = {}
 
@@ -147,7 +147,7 @@ class ConditionEncoder:
 
     def identified(self, target: str) -> bool:
         """Whether the target's own vector means something."""
-        return target in (self.vocabulary if self._known is None else self._known)
+        return target in (self.vocabulary if self._identified is None else self._identified)
 
     def described(self, target: str) -> bool:
         """Whether there are features of the target."""
@@ -171,14 +171,14 @@ class ConditionEncoder:
             present = [p for p in condition.perturbations if p.dose != 0]
             for perturbation in condition.perturbations:
                 self._require(perturbation.target, name)
-            known = [self.identified(p.target) for p in present]
+            identified = [self.identified(p.target) for p in present]
             self._rows[name] = _Row(
                 # A target that is known by its features alone stands in a slot of a token nothing reads.
                 tokens=tuple(
                     self.vocabulary.index(p.target) if own else Vocabulary.MASK
-                    for p, own in zip(present, known, strict=True)
+                    for p, own in zip(present, identified, strict=True)
                 ),
-                identified=tuple(known),
+                identified=tuple(identified),
                 features=tuple(self._places.get(p.target, -1) for p in present),
                 dose=tuple(self._dose(p, name) for p in present),
                 time=self._time(condition, name),
@@ -234,9 +234,9 @@ class ConditionEncoder:
         given, places, first = dict(condition.covariates), [], 0
         for key in given:
             if key not in self.schema.covariates:
-                known = ", ".join(self.schema.covariates) or "none"
+                keys = ", ".join(self.schema.covariates) or "none"
                 raise ConditionError(
-                    f"condition '{name}': covariate '{key}' is unknown; expected {known}, the covariates of the training "
+                    f"condition '{name}': covariate '{key}' is unknown; expected {keys}, the covariates of the training "
                     f"data: leave it out, or fit with covariates that hold it{near(key, self.schema.covariates)}"
                 )
         for key, values in self.schema.covariates.items():

@@ -313,9 +313,9 @@ def read(
         return combine([read(part, obs, perturbation_key, names) for part in spec])
     text = str(spec)
     if text.partition(":")[0] in KINDS:
-        known = read_known(text, names)
-        part = Part(known.kind, known.values.shape[1], scaled=True)
-        return FeatureTable(known.names, known.values, known.kind, (part,))
+        knowledge = read_known(text, names)
+        part = Part(knowledge.kind, knowledge.values.shape[1], scaled=True)
+        return FeatureTable(knowledge.names, knowledge.values, knowledge.kind, (part,))
     if text.startswith(f"{SMILES}:"):
         if obs is None:
             raise DataError(
@@ -333,22 +333,23 @@ def _obs_smiles(obs: pd.DataFrame, column: str, key: str) -> dict[str, str]:
     """SMILES by target, from the cells with one target."""
     for name in (column, key):
         if name not in obs.columns:
-            known = [str(other) for other in obs.columns]
+            columns = [str(other) for other in obs.columns]
             raise DataError(
-                f"features 'smiles:{column}': '{name}' is not in obs; its columns are {', '.join(known)}{near(name, known)}"
+                f"features 'smiles:{column}': '{name}' is not in obs; its columns are "
+                f"{', '.join(columns)}{near(name, columns)}"
             )
     pairs = obs[[key, column]].astype(object).drop_duplicates()
-    found: dict[str, str] = {}
+    smiles: dict[str, str] = {}
     for condition, text in pairs.itertuples(index=False):
         members = targets(str(condition))
         if len(members) != 1:
             continue
-        if found.setdefault(members[0], text) != text:
+        if smiles.setdefault(members[0], text) != text:
             raise DataError(
-                f"features 'smiles:{column}': '{members[0]}' has the SMILES {found[members[0]]!r} and {text!r}; "
+                f"features 'smiles:{column}': '{members[0]}' has the SMILES {smiles[members[0]]!r} and {text!r}; "
                 "expected one: correct the column"
             )
-    return found
+    return smiles
 
 
 def _of_frame(frame: pd.DataFrame, name: str) -> FeatureTable:

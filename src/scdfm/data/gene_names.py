@@ -47,17 +47,17 @@ def read_genes(
     """
     if not len(source.genes):
         raise DataError(f"{source.name} holds no genes; expected their names in var")
-    kept, note = measured(source.var)
+    is_gene, note = measured(source.var)
     names, said = source.genes, list[str]()
     if column is not None:
-        names, said = _by_column(source, column, kept)
-    names = names[kept]
+        names, said = _by_column(source, column, is_gene)
+    names = names[is_gene]
     if versions == "drop":
         names = np.asarray([VERSION.sub(r"\1", name) for name in names.tolist()], dtype=np.str_)
     if (unnamed := np.char.strip(names) == "").any():
         raise DataError(
             f"{source.name}: {int(unnamed.sum())} genes have no name in var (first: column "
-            f"{int(np.flatnonzero(kept)[np.argmax(unnamed)])}); name or remove them"
+            f"{int(np.flatnonzero(is_gene)[np.argmax(unnamed)])}); name or remove them"
         )
     repeated = pd.Index(names).duplicated()
     if repeated.any():
@@ -65,7 +65,7 @@ def read_genes(
             f"{source.name}: gene '{names[repeated][0]}' occurs more than once in var ({int(repeated.sum())} repeats); "
             "expected unique names: make them so (AnnData.var_names_make_unique), or sum the repeats"
         )
-    columns = None if kept.all() else np.flatnonzero(kept)
+    columns = None if is_gene.all() else np.flatnonzero(is_gene)
     return Genes(names, columns, (*([note] if note else []), *said))
 
 
@@ -85,24 +85,26 @@ def measured(var: pd.DataFrame) -> tuple[npt.NDArray[np.bool_], str | None]:
 
 def spellings(source: Source) -> dict[str | None, frozenset[str]]:
     """Names of the genes by the column of var that holds them, or None for the index: columns of mostly different texts."""
-    kept, _ = measured(source.var)
-    var = source.var.iloc[np.flatnonzero(kept)]
-    found: dict[str | None, frozenset[str]] = {None: frozenset(np.char.strip(source.genes[kept]).tolist())}
+    is_gene, _ = measured(source.var)
+    var = source.var.iloc[np.flatnonzero(is_gene)]
+    by_column: dict[str | None, frozenset[str]] = {
+        None: frozenset(np.char.strip(source.genes[is_gene]).tolist())
+    }
     for column in map(str, var.columns):
         values = var[column] if list(var.columns).count(column) == 1 else None
         if values is None or pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
             continue
         names = frozenset(values.dropna().astype(str).str.strip()) - {""}
-        if 2 * len(names) > len(var) and names != found[None]:
-            found[column] = names
-    return found
+        if 2 * len(names) > len(var) and names != by_column[None]:
+            by_column[column] = names
+    return by_column
 
 
 def elsewhere(source: Source, targets: Collection[str]) -> str | None:
     """How var spells most `targets` that are no names of its index, in words: in a column, without the version of Ensembl
     ids, or in another case. None where the index names half of them, or nothing does."""
-    found = spellings(source)
-    shares = {column: len(names.intersection(targets)) for column, names in found.items()}
+    by_column = spellings(source)
+    shares = {column: len(names.intersection(targets)) for column, names in by_column.items()}
     best = max(shares, key=lambda column: (shares[column], column is None))
     if 2 * shares[None] >= len(targets):
         return None
@@ -111,8 +113,8 @@ def elsewhere(source: Source, targets: Collection[str]) -> str | None:
             f"{shares[best]} of {len(targets)} targets are genes by var['{best}'], and {shares[None]} by the index of var, "
             f"which names the genes: give --gene-column {best} (genes='{best}'), or nothing but their cells describes them"
         )
-    plain = {VERSION.sub(r"\1", name): name for name in sorted(found[None])}
-    cases = {name.lower(): name for name in sorted(found[None])}
+    plain = {VERSION.sub(r"\1", name): name for name in sorted(by_column[None])}
+    cases = {name.lower(): name for name in sorted(by_column[None])}
     for what, remedy, same in (
         (
             "without the version that",
@@ -136,14 +138,14 @@ def elsewhere(source: Source, targets: Collection[str]) -> str | None:
 
 
 def _by_column(
-    source: Source, column: str, kept: npt.NDArray[np.bool_]
+    source: Source, column: str, is_gene: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.str_], list[str]]:
-    """The names in a column of var, unique among those `kept`, and what was done to make them so."""
+    """The names in a column of var, unique among those of genes (`is_gene`), and what was done to make them so."""
     if column not in source.var.columns:
-        known = [str(other) for other in source.var.columns]
+        columns = [str(other) for other in source.var.columns]
         raise DataError(
-            f"{source.name}: gene column '{column}' is not in var; its columns are {', '.join(known) or 'none'}"
-            f"{near(column, known)}"
+            f"{source.name}: gene column '{column}' is not in var; its columns are {', '.join(columns) or 'none'}"
+            f"{near(column, columns)}"
         )
     if (repeats := list(source.var.columns).count(column)) > 1:
         raise DataError(
@@ -153,18 +155,18 @@ def _by_column(
     texts = np.char.strip(np.asarray(values.astype(str), dtype=np.str_))
     lacking = values.isna().to_numpy() | (texts == "")
     names, notes = np.where(lacking, source.genes, texts), list[str]()
-    if (lacking & kept).any():
+    if (lacking & is_gene).any():
         notes.append(
-            f"{int((lacking & kept).sum())} genes have no name in var['{column}'] and keep that of the index"
+            f"{int((lacking & is_gene).sum())} genes have no name in var['{column}'] and keep that of the index"
         )
-    repeated = pd.Index(names[kept]).duplicated()
+    repeated = pd.Index(names[is_gene]).duplicated()
     if repeated.any():
         notes.append(
             f"{int(repeated.sum())} genes have a name in var['{column}'] that another has (first: "
-            f"'{names[kept][repeated][0]}'); the first keeps it, the others get a suffix (-1, ...)"
+            f"'{names[is_gene][repeated][0]}'); the first keeps it, the others get a suffix (-1, ...)"
         )
         names = names.astype(object)
-        names[kept] = unique_names(names[kept])
+        names[is_gene] = unique_names(names[is_gene])
     return np.asarray(names, dtype=np.str_), notes
 
 
@@ -200,20 +202,20 @@ class GeneIds:
 
     def spelled(self, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """By symbol, how each of `names` spells it, sorted."""
-        found: dict[str, tuple[str, ...]] = {}
+        by_symbol: dict[str, tuple[str, ...]] = {}
         for name in sorted(names):
-            found[self.symbol(name)] = (*found.get(self.symbol(name), ()), name)
-        return found
+            by_symbol[self.symbol(name)] = (*by_symbol.get(self.symbol(name), ()), name)
+        return by_symbol
 
     def with_pairs(self, pairs: Iterable[tuple[str, str]]) -> GeneIds:
         """With further (name, symbol); what is a symbol itself stays one."""
         pairs = [*self.symbols.items(), *pairs]
-        own, found = {symbol for _, symbol in pairs}, dict[str, str]()
+        own, symbols = {symbol for _, symbol in pairs}, dict[str, str]()
         several = set[str]()
         for name, symbol in pairs:
-            if name not in own and found.setdefault(name, symbol) != symbol:
+            if name not in own and symbols.setdefault(name, symbol) != symbol:
                 several.add(name)
-        return GeneIds({name: symbol for name, symbol in found.items() if name not in several})
+        return GeneIds({name: symbol for name, symbol in symbols.items() if name not in several})
 
     def with_table(self, path: Path) -> GeneIds:
         """With the names of a file with a header and tabs.

@@ -54,10 +54,10 @@ def coexpression_graph(
     np.fill_diagonal(r, 0.0)
     drop_negative = not negative_edges
     strength = np.maximum(r, 0.0) if drop_negative and not faithful else np.abs(r)
-    chosen = _top_k(strength, k)
-    graph = chosen | chosen.T
+    neighbours = _top_k(strength, k)
+    graph = neighbours | neighbours.T
     if drop_negative and faithful:
-        graph &= (r > 0) | (chosen & chosen.T)
+        graph &= (r > 0) | (neighbours & neighbours.T)
     np.fill_diagonal(graph, True)
     return graph
 
@@ -93,7 +93,7 @@ def coexpression_axes(x: Any, genes: Sequence[str], parts: Parts = ()) -> Featur
     powers, axes = np.linalg.eigh(r)
     rows = axes[:, -AXES:] * np.sqrt(np.maximum(powers[-AXES:], 0.0))
     rows *= np.where(rows[np.abs(rows).argmax(axis=0), np.arange(rows.shape[1])] < 0, -1.0, 1.0)
-    names = tuple(gene for gene, known in zip(genes, varies, strict=True) if known)
+    names = tuple(gene for gene, varied in zip(genes, varies, strict=True) if varied)
     width = rows.shape[1]
     return FeatureTable(
         names, rows[varies].astype(np.float32), COEXPRESSION, (Part(COEXPRESSION, width, True),)
@@ -158,7 +158,7 @@ def _add_products(moment: Float, block: sp.csr_matrix) -> None:
 def _top_k(strength: Float, k: int) -> Bool:
     """True at the k largest positive entries of each row, the first of equal ones; the diagonal is 0."""
     n_genes = len(strength)
-    chosen = np.zeros((n_genes, n_genes), dtype=bool)
+    top = np.zeros((n_genes, n_genes), dtype=bool)
     if k >= n_genes:
         return strength > 0
     for start in range(0, n_genes, _BLOCK_ROWS):
@@ -166,5 +166,5 @@ def _top_k(strength: Float, k: int) -> Bool:
         kth = -np.partition(-rows, k - 1, axis=1)[:, k - 1 : k]
         above, equal = rows > kth, rows == kth
         room = k - above.sum(axis=1, keepdims=True)
-        chosen[start : start + _BLOCK_ROWS] = (above | (equal & (equal.cumsum(axis=1) <= room))) & (rows > 0)
-    return chosen
+        top[start : start + _BLOCK_ROWS] = (above | (equal & (equal.cumsum(axis=1) <= room))) & (rows > 0)
+    return top

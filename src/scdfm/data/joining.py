@@ -59,20 +59,20 @@ def join_screens(
     _check(screens)
     tables = list(screens.values())
     common = set.intersection(*(set(one.genes.tolist()) for one in tables))
-    kept = [gene for gene in tables[0].genes.tolist() if gene in common]
-    if len(kept) < FEWEST_GENES:
+    gene_names = [gene for gene in tables[0].genes.tolist() if gene in common]
+    if len(gene_names) < FEWEST_GENES:
         raise DataError(
-            f"{_all(screens)} have {len(kept)} genes in common, expected at least {FEWEST_GENES}; read them with names of "
-            "one kind (genes=COLUMN, gene_versions='drop')"
+            f"{_all(screens)} have {len(gene_names)} genes in common, expected at least {FEWEST_GENES}; read them with "
+            "names of one kind (genes=COLUMN, gene_versions='drop')"
         )
-    parts = {name: subset(one.X, np.arange(one.n), one.columns(kept)) for name, one in screens.items()}
+    parts = {name: subset(one.X, np.arange(one.n), one.columns(gene_names)) for name, one in screens.items()}
     _require_one_scale(screens, parts)
     measured: dict[str, npt.NDArray[np.bool_]] = {}
-    if genes == "union" and any(len(one.genes) > len(kept) for one in tables):
-        kept = list(dict.fromkeys(gene for one in tables for gene in one.genes.tolist()))
-        measured = {name: np.isin(kept, one.genes) for name, one in screens.items()}
-        parts = {name: _widened(one, kept) for name, one in screens.items()}
-    return _under_names(screens, parts, kept, measured)
+    if genes == "union" and any(len(one.genes) > len(gene_names) for one in tables):
+        gene_names = list(dict.fromkeys(gene for one in tables for gene in one.genes.tolist()))
+        measured = {name: np.isin(gene_names, one.genes) for name, one in screens.items()}
+        parts = {name: _widened(one, gene_names) for name, one in screens.items()}
+    return _under_names(screens, parts, gene_names, measured)
 
 
 def as_screen(cells: CellTable, name: str) -> CellTable:

@@ -112,7 +112,7 @@ class Matrix:
 
 def matrices(source: Source) -> list[Matrix]:
     """X, if there is one, every layer, and the matrix of `.raw`."""
-    found = []
+    contents = []
     for layer in (None, *source.readable):
         try:
             at = source.at(layer)
@@ -120,21 +120,21 @@ def matrices(source: Source) -> list[Matrix]:
             values = sample(opened)
         except (*READ_ERRORS, DataError, IndexError) as error:
             if layer is not None or source.readable:
-                found.append(Matrix(layer, "unreadable", f"cannot be read ({reason(error)})", 0.0))
+                contents.append(Matrix(layer, "unreadable", f"cannot be read ({reason(error)})", 0.0))
                 continue
             raise
         seen = recognise(values)
         density = values.nnz / max(1, values.shape[0] * values.shape[1])
-        found.append(
+        contents.append(
             Matrix(layer, seen.kind, seen.evidence, density, values.shape[1], _empty(opened, values))
         )
-    return found
+    return contents
 
 
-def chosen(found: list[Matrix]) -> Matrix | None:
+def chosen(candidates: list[Matrix]) -> Matrix | None:
     """The matrix to fit on: log1p values or counts in X, else a layer of counts, else one of log1p values, else what can
     be brought to log1p values."""
-    usable = [part for part in found if part.options is not None]
+    usable = [part for part in candidates if part.options is not None]
 
     def trust(part: Matrix) -> tuple[bool, ...]:
         plain = part.kind in ("counts", "log1p")
@@ -152,14 +152,14 @@ def sample(matrix: Any, rows: npt.NDArray[np.int64] | None = None) -> sp.csr_mat
 
 
 def _block(matrix: Any, rows: npt.NDArray[np.int64] | None, start: int, height: int) -> sp.csr_matrix:
-    wanted = None if rows is None else rows[start : start + height]
-    if wanted is None:
+    block_rows = None if rows is None else rows[start : start + height]
+    if block_rows is None:
         part = matrix[start : start + height]
     else:
-        wanted = wanted[wanted < wanted[0] + 10 * height]  # what files read at once
-        part = matrix[int(wanted[0]) : int(wanted[-1]) + 1]
+        block_rows = block_rows[block_rows < block_rows[0] + 10 * height]  # what files read at once
+        part = matrix[int(block_rows[0]) : int(block_rows[-1]) + 1]
     part = part.astype(np.float32) if part.dtype == np.float16 else part  # which sparse matrices do not hold
-    return sp.csr_matrix(part if wanted is None else sp.csr_matrix(part)[wanted - wanted[0]])
+    return sp.csr_matrix(part if block_rows is None else sp.csr_matrix(part)[block_rows - block_rows[0]])
 
 
 def recognise(values: sp.csr_matrix) -> Recognised:
@@ -182,8 +182,8 @@ def recognise(values: sp.csr_matrix) -> Recognised:
 
 def _of_fractions(values: sp.csr_matrix, highest: float) -> Recognised:
     fractions = f"fractions up to {highest:.4g}"
-    if found := _undone(values, highest):
-        kind, evidence = found
+    if verdict := _undone(values, highest):
+        kind, evidence = verdict
         return Recognised(kind, fractions + evidence)
     if _are_scaled(values):
         return Recognised("scaled", "every gene varies by about 1 standard deviation")
@@ -235,8 +235,8 @@ def _spread(values: sp.csr_matrix) -> float:
 
 def _are_multiples(values: sp.csr_matrix) -> bool:
     """Whether in most cells all values are multiples of the smallest one, or of a half or a third of it."""
-    told = [any(_near_whole(multiples * part) for part in (1, 2, 3)) for multiples in _multiples(values)]
-    return len(told) >= _FEWEST and sum(told) >= 0.8 * len(told)
+    fits = [any(_near_whole(multiples * part) for part in (1, 2, 3)) for multiples in _multiples(values)]
+    return len(fits) >= _FEWEST and sum(fits) >= 0.8 * len(fits)
 
 
 def _multiples(values: sp.csr_matrix) -> Iterator[Floats]:

@@ -67,11 +67,11 @@ def go_terms(files: str, names: Collection[str]) -> dict[str, tuple[str, ...]]:
     """
     _, paths, ids, _ = _opened(f"go:{files}")
     pairs, synonyms = _annotations(paths[0])
-    ids, found = ids.with_pairs(synonyms), dict[str, set[str]]()
+    ids, terms = ids.with_pairs(synonyms), dict[str, set[str]]()
     for gene, term, _ in pairs:
-        found.setdefault(ids.symbol(gene), set()).add(term)
+        terms.setdefault(ids.symbol(gene), set()).add(term)
     return {
-        name: tuple(sorted(found[ids.symbol(name)])) for name in sorted(names) if ids.symbol(name) in found
+        name: tuple(sorted(terms[ids.symbol(name)])) for name in sorted(names) if ids.symbol(name) in terms
     }
 
 
@@ -120,16 +120,16 @@ def _parents(path: Path) -> dict[str, set[str]]:
     lines = lines_of(path)
     first = next(lines, "")
     header = first.split("\t")
-    found: dict[str, set[str]] = {}
+    parents: dict[str, set[str]] = {}
     if {"go_id", "parent"} <= set(header):
         child, parent = header.index("go_id"), header.index("parent")
         relation = header.index("relation") if "relation" in header else None
         for row in (line.split("\t") for line in lines if line):
             if relation is None or row[relation] in PASSED_ON:
-                found.setdefault(row[child], set()).add(row[parent])
-        return found
+                parents.setdefault(row[child], set()).add(row[parent])
+        return parents
     if not first.startswith("format-version:"):
-        return found
+        return parents
     term = ""
     for line in lines:
         key, _, value = line.partition(": ")
@@ -139,12 +139,12 @@ def _parents(path: Path) -> dict[str, set[str]]:
         elif key == "id":
             term = value
         elif key == "alt_id":
-            found.setdefault(value, set()).add(term)
+            parents.setdefault(value, set()).add(term)
         elif term and key == "is_a":
-            found.setdefault(term, set()).add(words[0])
+            parents.setdefault(term, set()).add(words[0])
         elif term and key == "relationship" and words[0] in PASSED_ON:
-            found.setdefault(term, set()).add(words[1])
-    return found
+            parents.setdefault(term, set()).add(words[1])
+    return parents
 
 
 def _gene_sets(path: Path) -> Pairs:
@@ -190,24 +190,24 @@ def _features(
 ) -> Known:
     spelled = ids.spelled(screen)
     genes = pd.Index(sorted({symbol for gene, *_ in pairs if (symbol := ids.symbol(gene))}))
-    known = [symbol for symbol in spelled if symbol in genes]
-    if not len(genes) or (screen and not known):
+    symbols = [symbol for symbol in spelled if symbol in genes]
+    if not len(genes) or (screen and not symbols):
         raise DataError(
             f"features {kind}: none of the {len(screen)} names of the screen is among its {len(genes)} genes (first of the "
             f"screen: '{min(screen, default='')}', of the file: '{next(iter(genes), '')}'); give a table of names with it, "
             f"or a file of the same species"
         )
     weighted = _weighted(_matrix(pairs, ids, genes, parents or {}))
-    mine = genes.get_indexer(pd.Index(known)) if known else np.arange(len(genes))
+    mine = genes.get_indexer(pd.Index(symbols)) if symbols else np.arange(len(genes))
     axes = _leading_axes(weighted[np.sort(mine)]) if weighted.shape[1] else np.zeros((0, 0))
     values = np.asarray(weighted @ axes.T)
-    told = np.flatnonzero(np.abs(values).sum(axis=1) > 0)
-    if not len(told):
+    informative = np.flatnonzero(np.abs(values).sum(axis=1) > 0)
+    if not len(informative):
         raise DataError(
             f"features {kind}: no term, set or neighbour is shared by {LEAST_GENES} genes; give a larger file"
         )
     names, rows = [], []
-    for row in told:
+    for row in informative:
         symbol = str(genes[int(row)])
         for name in spelled.get(symbol, (symbol,)):
             names.append(name)

@@ -106,14 +106,14 @@ def spellings(value: object) -> tuple[str, ...]:
 
 def having(values: pd.Series, value: object, where: str) -> npt.NDArray[np.bool_]:
     """Which cells have `value` in a column, compared as texts without blanks around them, numbers as they are shortest."""
-    found = texts(values)
-    known = [str(text) for text in found.categories]
-    wanted = next((text for text in spellings(value) if text in known), None)
-    if wanted is None:
+    categorical = texts(values)
+    categories = [str(text) for text in categorical.categories]
+    category = next((text for text in spellings(value) if text in categories), None)
+    if category is None:
         raise DataError(
-            f"{where} matches no cell; values of '{values.name}' are {listed(known)}{near(str(value), known)}"
+            f"{where} matches no cell; values of '{values.name}' are {listed(categories)}{near(str(value), categories)}"
         )
-    return np.asarray(found.codes == known.index(wanted))
+    return np.asarray(categorical.codes == categories.index(category))
 
 
 def require_labels(labels: pd.Series, key: str, name: str) -> None:

@@ -201,11 +201,11 @@ class Naming:
 
     def _words(self, labels: Sequence[str]) -> set[str]:
         """What labels may name a control by: the whole of them, the text of all their targets, and each target."""
-        found = {label.strip() for label in labels}
+        words = {label.strip() for label in labels}
         for label in labels:
             targets, _ = split_setting(label)
-            found |= {targets, *self._parts(targets)}
-        return found
+            words |= {targets, *self._parts(targets)}
+        return words
 
     def _parts(self, targets: str) -> list[str]:
         """The targets of a label: of a list with amounts, or between what joins them, the names of guides whole."""
@@ -223,13 +223,13 @@ class Naming:
     def _rejoined(self, parts: list[str], sign: str) -> list[str]:
         """Parts of guides whose names hold what joins targets, together again: `A_sg1_B_sg2` is `A_sg1` and `B_sg2`."""
         sizes = {pattern.count(sign) + 1 for pattern in self.guides}
-        found: list[str] = []
+        targets: list[str] = []
         while parts:
             names = [(sign.join(parts[:n]), n) for n in sorted(sizes, reverse=True) if 1 < n <= len(parts)]
             name, n = next((one for one in names if self._guide(one[0])), (parts[0], 1))
-            found.append(name)
+            targets.append(name)
             parts = parts[n:]
-        return found
+        return targets
 
     def _is_control(self, text: str) -> bool:
         return text in CONTROL_SPELLINGS or bool(self._untreated.fullmatch(text))
@@ -240,10 +240,10 @@ class Naming:
 
     def _gene(self, part: str) -> str:
         one = perturbation(part)
-        found = self._guide(one.target)
-        if found is None or self._is_control(one.target):
+        guide = self._guide(one.target)
+        if guide is None or self._is_control(one.target):
             return part
-        return str(replace(one, target=found["gene"]))
+        return str(replace(one, target=guide["gene"]))
 
     def _guide(self, name: str) -> re.Match[str] | None:
         return next(filter(None, (pattern.fullmatch(name) for pattern in self._guides)), None)
@@ -259,12 +259,12 @@ class Naming:
     @cached_property
     def _guides(self) -> list[re.Pattern[str]]:
         """`*` in a guide's name is at least one sign; a number where its name holds what also joins targets."""
-        found = []
+        expressions = []
         for text in self.guides:
             joined = self.separator is not None and self.separator in text
             rest = r"\d.*" if joined else ".+?"
-            found.append(re.escape(text).replace(r"\*", rest).replace(GENE, "(?P<gene>.+)"))
-        return [re.compile(text, re.DOTALL) for text in found]
+            expressions.append(re.escape(text).replace(r"\*", rest).replace(GENE, "(?P<gene>.+)"))
+        return [re.compile(text, re.DOTALL) for text in expressions]
 
 
 def as_one(name: str) -> str:

@@ -44,14 +44,14 @@ def select_genes(cells: CellTable, split: Split, config: PanelConfig | None = No
     config = config or PanelConfig()
     split.check(cells.conditions)
     cells.columns(config.include)  # refuses a gene that is not measured
-    wanted = {target for condition in split.conditions for target in targets(condition)} | set(config.include)
-    forced = np.isin(cells.genes, sorted(wanted))
+    genes = {target for condition in split.conditions for target in targets(condition)} | set(config.include)
+    forced = np.isin(cells.genes, sorted(genes))
     n_all = len(cells.genes)
     if config.n_genes >= n_all:
         return GenePanel(_enough(cells.genes.tolist()), n_all)
-    chosen = cells.conditions if config.cells == "all" else (CONTROL, *split.train)
-    rows = np.flatnonzero(np.isin(cells.conditions, chosen)[cells.codes])
-    measuring = cells.cells_measuring(chosen).sum(0) if cells.measured else None
+    conditions = cells.conditions if config.cells == "all" else (CONTROL, *split.train)
+    rows = np.flatnonzero(np.isin(cells.conditions, conditions)[cells.codes])
+    measuring = cells.cells_measuring(conditions).sum(0) if cells.measured else None
     variable = variable_genes(subset(cells.X, rows), config.n_genes, config.flavor, measuring)
     return GenePanel(_enough(cells.genes[variable | forced].tolist()), int(variable.sum()))
 

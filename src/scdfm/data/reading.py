@@ -151,15 +151,15 @@ def cells_of(
     reading = Reading(checked_target_sum(target_sum), values)
     if min_cells < 1:
         raise DataError(f"min_cells is {min_cells}; expected at least 1")
-    asked = chosen_rows(source.obs, subset, source.name, strict)
+    subset_rows = chosen_rows(source.obs, subset, source.name, strict)
     opened, source = source, source.at(layer)
     named = strict or naming.genes in source.var.columns
     genes = read_genes(source, naming.genes if named else None, naming.gene_versions)
     where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
     if min_genes > 0:
-        asked = _with_genes(source.matrix(layer), asked, min_genes, where, genes.columns)
+        subset_rows = _with_genes(source.matrix(layer), subset_rows, min_genes, where, genes.columns)
     labelled = label_cells(
-        source.obs, asked, perturbation_key, naming, design, source.name, min_cells, strict
+        source.obs, subset_rows, perturbation_key, naming, design, source.name, min_cells, strict
     )
     rows = labelled.rows
     conditions = (CONTROL, *sorted(set(labelled.names) - {CONTROL}))
@@ -260,11 +260,11 @@ def gene_notes(source: Source, naming: Naming, conditions: Sequence[str]) -> Ite
 def other_matrices(source: Source, layer: str | None) -> str:
     """Which other matrices of the file can be read and how, as the end of an error."""
     try:
-        found = [part for part in matrices(source) if part.layer != layer and part.options is not None]
+        others = [part for part in matrices(source) if part.layer != layer and part.options is not None]
     except DataError:
         return ""
-    told = [
+    hints = [
         f"{part.name} holds {part.kind}: {' '.join(part.options or ()) or 'leave --layer out'}"
-        for part in found
+        for part in others
     ]
-    return f"; {'; '.join(told)}" if told else ""
+    return f"; {'; '.join(hints)}" if hints else ""

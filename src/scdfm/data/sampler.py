@@ -121,20 +121,20 @@ class ConditionSampler:
         """Keep the panel columns of the part's and the control's rows; know the rows of each condition."""
         controls = cells.rows(CONTROL)
         rows = [population(cells, condition) for condition in self.conditions]
-        kept = np.unique(np.concatenate([controls, *rows]))
-        x = subset(cells.X, kept, cells.columns(panel.genes))
+        table_rows = np.unique(np.concatenate([controls, *rows]))
+        x = subset(cells.X, table_rows, cells.columns(panel.genes))
         fewer = len(panel.genes) < len(cells.genes)
         self._x = x.compacted() if isinstance(x, StoredMatrix) and fewer else x
-        self._rows = [np.searchsorted(kept, part) for part in rows]
-        self._controls = _Controls(np.searchsorted(kept, controls), cells.match[kept])
+        self._rows = [np.searchsorted(table_rows, part) for part in rows]
+        self._controls = _Controls(np.searchsorted(table_rows, controls), cells.match[table_rows])
 
     def sample(self, rng: np.random.Generator | None = None) -> Batch:
         """One batch, drawn from `rng` if it is given, else from the sampler's own."""
         rng = rng or self.rng
-        chosen = self._chosen(rng)
-        target = np.concatenate([_draw(rng, self._rows[place], self.n_cells) for place in chosen])
+        places = self._chosen(rng)
+        target = np.concatenate([_draw(rng, self._rows[place], self.n_cells) for place in places])
         control = self._controls.draw(rng, target)
-        conditions = tuple(self.conditions[place] for place in chosen)
+        conditions = tuple(self.conditions[place] for place in places)
         return Batch(
             control=self._expression(control),
             target=self._expression(target),
@@ -191,11 +191,11 @@ class _Controls:
 
 def population(cells: CellTable, condition: str) -> Rows:
     """The rows of a condition's cells; of `control|KEY=VALUE…`, those of the control cells of these covariates."""
-    asked = parse(condition)
-    if asked.perturbations or not asked.covariates:
+    parsed = parse(condition)
+    if parsed.perturbations or not parsed.covariates:
         return cells.rows(condition)
     rows = cells.rows(CONTROL)
-    for key, value in asked.covariates:
+    for key, value in parsed.covariates:
         rows = rows[(cells.obs[key].iloc[rows] == value).to_numpy()]
     return rows
 

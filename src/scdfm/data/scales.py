@@ -34,11 +34,11 @@ _SMALLEST_COUNTS: Final = 4
 
 def size_factors(X: sp.csr_matrix) -> Floats:
     """The factor s [N] of each cell's counts, where `X` [N, A] holds ln(1 + s·count); NaN where it does not."""
-    found = np.full(X.shape[0], np.nan)
+    factors = np.full(X.shape[0], np.nan)
     for row in range(X.shape[0]):
         values = np.unique(X.data[X.indptr[row] : X.indptr[row + 1]].astype(np.float64))
-        found[row] = _factor(np.expm1(values[values > 0]))
-    return found
+        factors[row] = _factor(np.expm1(values[values > 0]))
+    return factors
 
 
 def _factor(scaled: Floats) -> float:
@@ -59,10 +59,10 @@ def base_of(X: Matrix) -> str:
     rows = np.unique(np.linspace(0, X.shape[0] - 1, SHOWN_CELLS).astype(int))
     cells = sp.csr_matrix(X[rows])
     for base, factor in {"e": 1.0, **BASES}.items():
-        found = size_factors(
+        factors = size_factors(
             sp.csr_matrix((cells.data * factor, cells.indices, cells.indptr), shape=cells.shape)
         )
-        if np.isfinite(found).sum() > 0.5 * len(found):
+        if np.isfinite(factors).sum() > 0.5 * len(factors):
             return base
     return ""
 

@@ -84,14 +84,14 @@ class Source:
         """X, or the layer asked for; DataError names the layers there are."""
         layer = None if layer == "X" and layer not in self.layers else layer
         if layer is not None and layer not in self.layers:
-            known = ", ".join(self.readable) or "none"
+            layers = ", ".join(self.readable) or "none"
             raise DataError(
-                f"{self.name}: no layer '{layer}'; its layers are {known}{near(layer, self.readable)}: name one "
+                f"{self.name}: no layer '{layer}'; its layers are {layers}{near(layer, self.readable)}: name one "
                 "of them with layer (--layer), X for the matrix itself"
             )
         try:
             matrix = self.open_matrix(layer)
-            found = getattr(matrix, "shape", None)
+            matrix_shape = getattr(matrix, "shape", None)
         except READ_ERRORS as error:
             raise _unreadable(self.path or self.name, error) from error
         if matrix is None:
@@ -103,9 +103,9 @@ class Source:
                 else f"{self.name} has no {what}, no other layer and no .raw; store the expression of its cells as X"
             )
         shape = (self.n_cells, len(self.genes))
-        if found is not None and tuple(found) != shape:
+        if matrix_shape is not None and tuple(matrix_shape) != shape:
             raise DataError(
-                f"{self.name}: the matrix has shape {tuple(found)}, expected {shape}; write it anew"
+                f"{self.name}: the matrix has shape {tuple(matrix_shape)}, expected {shape}; write it anew"
             )
         return matrix
 
@@ -172,10 +172,10 @@ def _seed(root: Any) -> int | None:
 def _open_group(path: Path) -> Iterator[Any]:
     """The root group of an h5ad file or a zarr store."""
     try:
-        found = path.exists()
+        exists = path.exists()
     except (OSError, ValueError):  # no name that this file system could have
-        found = False
-    if not found:
+        exists = False
+    if not exists:
         raise DataError(f"{path} does not exist; expected an .h5ad file or a .zarr store: check the path")
     if not os.access(path, os.R_OK):
         raise DataError(f"{path} cannot be read (permission denied); ask its owner for the right to read it")
@@ -264,8 +264,8 @@ def _raw_of(group: Any, keys: set[str]) -> tuple[Any, Any] | None:
     """The elements of the matrix and the genes of `.raw`, also where an old file has them at its root."""
     places = (("raw/X", "raw/var"), ("raw.X", "raw.var"))
     first = {"raw", "raw.X"} & keys
-    found = [pair for pair in places if first and all(name in group for name in pair)]
-    return (group[found[0][0]], group[found[0][1]]) if found else None
+    pairs = [pair for pair in places if first and all(name in group for name in pair)]
+    return (group[pairs[0][0]], group[pairs[0][1]]) if pairs else None
 
 
 def _opened(element: Any) -> Any:
@@ -292,12 +292,12 @@ def _from_modalities(group: Any, path: Path) -> Source:
 def _modality(modalities: Any, where: str) -> str:
     names = [str(name) for name in modalities]
     named = [name for name in names if name.strip().lower() in MODALITIES]
-    if len(chosen := named[:1] or names) != 1:
+    if len(candidates := named[:1] or names) != 1:
         raise DataError(
             f"{where} is a MuData file of the modalities {', '.join(names) or 'none'}; expected one called rna: take yours "
             f"out, in Python: anndata.io.read_elem(h5py.File('{where}')['mod/NAME']).write_h5ad('NAME.h5ad')"
         )
-    return chosen[0]
+    return candidates[0]
 
 
 def _with_shared(source: Source, shared: Any, others: Mapping[str, Any], modality: str) -> Source:

@@ -82,12 +82,12 @@ def holdout_split(
                 "fewer than there are (split.held_out_targets), or name the targets (split.targets)"
             )
         named = _shuffled(singles, fold)[:held_out_targets]
-    known = {target for name in names for target in targets(name)}
+    all_targets = {target for name in names for target in targets(name)}
     for target in named:
-        if target not in known:
+        if target not in all_targets:
             raise ConditionError(
-                f"holdout split: target '{target}' is not perturbed in the data; expected one of its {len(known)} "
-                f"targets (split.targets), without dose or covariate{near(target, known)}"
+                f"holdout split: target '{target}' is not perturbed in the data; expected one of its {len(all_targets)} "
+                f"targets (split.targets), without dose or covariate{near(target, all_targets)}"
             )
     tested = touching(names, set(named))
     return finish("holdout", fold, names, tested, validation_fraction, seed, draw=validation_targets)
@@ -128,10 +128,10 @@ def covariate_split(
     names = _spelled(conditions)
     lacking = [name for name in names if covariate not in covariates(name)]
     if lacking:
-        known = sorted({key for name in names for key in covariates(name)})
+        keys = sorted({key for name in names for key in covariates(name)})
         raise DataError(
             f"covariate split: condition '{lacking[0]}' has no covariate '{covariate}'; expected one in every name "
-            f"(those there are: {', '.join(known) or 'none'}): read the cells with covariates=['{covariate}']"
+            f"(those there are: {', '.join(keys) or 'none'}): read the cells with covariates=['{covariate}']"
         )
     pairs = {name: (covariates(name)[covariate], targets(name)) for name in names}
 
@@ -139,15 +139,15 @@ def covariate_split(
         train: list[str], tested: Sequence[str], share: float, rng: np.random.Generator
     ) -> Iterable[str]:
         trained = {name: pairs[name] for name in train}
-        wanted = max(1, round(share * len(set(trained.values()))))
-        return spare_pairs(trained, wanted, rng.permutation) or validation_like(train, tested, share, rng)
+        n_pairs = max(1, round(share * len(set(trained.values()))))
+        return spare_pairs(trained, n_pairs, rng.permutation) or validation_like(train, tested, share, rng)
 
     if value is None:
         if not 0 < test_fraction < 1:
             raise DataError(f"split: test_fraction {test_fraction} is not between 0 and 1; try 0.3")
         order = np.random.RandomState(_PUBLISHED_SEED + fold).permutation
-        wanted = int(test_fraction * len(set(pairs.values())))
-        tested = spare_pairs({name: pairs[name] for name in sorted(names)}, wanted, order)
+        n_pairs = int(test_fraction * len(set(pairs.values())))
+        tested = spare_pairs({name: pairs[name] for name in sorted(names)}, n_pairs, order)
         if not tested:
             raise DataError(
                 f"covariate split: {test_fraction:g} of {len(set(pairs.values()))} pairs of {covariate} and targets leaves "
@@ -172,9 +172,9 @@ def column_split(cells: CellTable, column: str, validation_fraction: float = 0.1
     validation conditions are taken out of training.
     """
     if column not in cells.obs.columns:
-        known = ", ".join(map(str, cells.obs.columns))
+        columns = ", ".join(map(str, cells.obs.columns))
         raise DataError(
-            f"split column '{column}' is not in obs; columns are {known}{near(column, map(str, cells.obs.columns))}"
+            f"split column '{column}' is not in obs; columns are {columns}{near(column, map(str, cells.obs.columns))}"
             ": name one of them with --split obs:COLUMN (split.column)"
         )
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
@@ -182,18 +182,18 @@ def column_split(cells: CellTable, column: str, validation_fraction: float = 0.1
     for condition in cells.conditions:
         if condition == CONTROL:
             continue
-        found = sorted(set(values[cells.rows(condition)]))
-        if len(found) > 1:
+        condition_values = sorted(set(values[cells.rows(condition)]))
+        if len(condition_values) > 1:
             raise DataError(
-                f"split column '{column}': condition '{condition}' has cells in {' and '.join(found)}; "
+                f"split column '{column}': condition '{condition}' has cells in {' and '.join(condition_values)}; "
                 "expected one value for each condition"
             )
-        if found[0].lower() not in _COLUMN_VALUES:
+        if condition_values[0].lower() not in _COLUMN_VALUES:
             raise DataError(
-                f"split column '{column}': condition '{condition}' has value '{found[0]}'; "
+                f"split column '{column}': condition '{condition}' has value '{condition_values[0]}'; "
                 "expected train, validation or test"
             )
-        parts[_COLUMN_VALUES[found[0].lower()]].append(condition)
+        parts[_COLUMN_VALUES[condition_values[0].lower()]].append(condition)
     if parts["validation"]:
         validation_fraction = 0.0
     names = [*parts["train"], *parts["test"]]

@@ -99,17 +99,17 @@ class RowsFile:
 
     def read(self, rows: Rows) -> sp.csr_matrix:
         """CSR of `rows`, in the order given; equal and neighbouring rows are read once and together."""
-        wanted, place = np.unique(rows, return_inverse=True)
-        if not len(wanted):
+        unique_rows, place = np.unique(rows, return_inverse=True)
+        if not len(unique_rows):
             return sp.csr_matrix(np.empty((0, self.width), dtype=np.float32))
-        breaks = np.flatnonzero(np.diff(wanted) > _GAP) + 1
-        first, last = wanted[np.r_[0, breaks]], wanted[np.r_[breaks - 1, len(wanted) - 1]] + 1
+        breaks = np.flatnonzero(np.diff(unique_rows) > _GAP) + 1
+        first, last = unique_rows[np.r_[0, breaks]], unique_rows[np.r_[breaks - 1, len(unique_rows) - 1]] + 1
         spans = np.stack([self.starts[first], self.starts[last]], axis=1)
         columns, values = self.columns.read(spans), self.values.read(spans)
         offsets = np.r_[0, np.cumsum(spans[:, 1] - spans[:, 0])]
-        group = np.searchsorted(first, wanted, side="right") - 1
+        group = np.searchsorted(first, unique_rows, side="right") - 1
         shift = (offsets[:-1] - spans[:, 0])[group]
-        low, high = self.starts[wanted] + shift, self.starts[wanted + 1] + shift
+        low, high = self.starts[unique_rows] + shift, self.starts[unique_rows + 1] + shift
         return _picked(columns, values, low, high, place, self.width)
 
 
@@ -175,8 +175,8 @@ class StoredMatrix:
                 raise TypeError("take rows first, then columns: X[rows][:, columns]")
             return self.subset(None, np.asarray(columns))
         rows = np.arange(self.shape[0])[key] if isinstance(key, slice) else np.asarray(key, dtype=np.int64)
-        found = self._file.read(rows if self._rows is None else self._rows[rows])
-        return found if self._columns is None else found[:, self._columns]
+        block = self._file.read(rows if self._rows is None else self._rows[rows])
+        return block if self._columns is None else block[:, self._columns]
 
     def subset(self, rows: Rows | None, columns: Rows | None = None) -> StoredMatrix:
         """A view on some rows and columns, in the order given; nothing is read."""
@@ -213,8 +213,8 @@ def subset(X: Matrix, rows: Rows | None, columns: Rows | None = None) -> Matrix:
     """Some rows (None: all) and columns: a copy where X is in memory, a view where it is on disk."""
     if isinstance(X, StoredMatrix):
         return X.subset(rows, columns)
-    chosen = X if rows is None else X[rows]
-    return chosen if columns is None else chosen[:, columns]
+    part = X if rows is None else X[rows]
+    return part if columns is None else part[:, columns]
 
 
 def row_lengths(X: Matrix) -> Rows:

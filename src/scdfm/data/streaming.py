@@ -77,12 +77,12 @@ def _target(
 ) -> float:  # fmt: skip
     if reading.target_sum != "median":
         return float(reading.target_sum or 0)
-    check, found = Check(reading, genes, where), []
+    check, cell_totals = Check(reading, genes, where), []
     for start, block in _row_blocks(matrix, rows, where, columns):
         check.block(block, cells[start : start + block.shape[0]])
-        found.append(totals(reading.linear(block)))
+        cell_totals.append(totals(reading.linear(block)))
     check.whole()
-    return median_total(np.concatenate(found))
+    return median_total(np.concatenate(cell_totals))
 
 
 def genes_found(matrix: Any, rows: Rows, where: str, columns: Rows | None) -> Rows:
@@ -100,10 +100,10 @@ def _row_blocks(
     done = 0
     for low in range(0, matrix.shape[0], BLOCK_ROWS):
         high = min(low + BLOCK_ROWS, matrix.shape[0])
-        wanted = (
+        block_rows = (
             None if rows is None else rows[np.searchsorted(rows, low) : np.searchsorted(rows, high)] - low
         )
-        if wanted is not None and not len(wanted):
+        if block_rows is not None and not len(block_rows):
             continue
         try:
             part = matrix[low:high]  # files read slices fast and lists of rows slowly
@@ -111,7 +111,7 @@ def _row_blocks(
             raise DataError(
                 f"{where} cannot be read ({reason(error)}); write the file anew (write_h5ad)"
             ) from error
-        block = _of(to_csr(part, wanted, where), columns)
+        block = _of(to_csr(part, block_rows, where), columns)
         yield done, block
         done += block.shape[0]
 

@@ -89,7 +89,7 @@ def distinct(
     """
     unseen: list[str] = []
     row = np.zeros(n, dtype=np.int32)
-    kept: dict[
+    by_name: dict[
         str, tuple[Any, npt.NDArray[np.int64]]
     ] = {}  # values of each column, and their codes by kind of row
     kinds = 1
@@ -98,16 +98,16 @@ def distinct(
         coded = None if values is None else _coded(values)
         if coded is None:
             continue
-        codes, found = coded
-        width = len(found) + 1
+        codes, levels = coded
+        width = len(levels) + 1
         pairs = _pairs(row, codes, kinds, width)
         if len(pairs) > _KINDS:
             unseen.append(name)
             continue
         _renumber(row, codes, pairs, width)
         before, code = np.divmod(pairs, width)
-        kept = {other: (each, old[before]) for other, (each, old) in kept.items()}
-        kept[name] = (found, code - 1)
+        by_name = {other: (each, old[before]) for other, (each, old) in by_name.items()}
+        by_name[name] = (levels, code - 1)
         kinds = len(pairs)
     first = np.full(kinds, n, dtype=np.int64)
     for start in range(
@@ -116,8 +116,8 @@ def distinct(
         part = row[start : start + _CHUNK]
         first[part[::-1]] = np.arange(start + len(part) - 1, start - 1, -1)
     order = np.argsort(first)
-    ordered = [name for name, _ in columns if name in kept]
-    data = {name: _taken(kept[name][0], kept[name][1][order]) for name in ordered}
+    ordered = [name for name, _ in columns if name in by_name]
+    data = {name: _taken(by_name[name][0], by_name[name][1][order]) for name in ordered}
     table = pd.DataFrame(data, index=pd.Index(first[order]))
     table.attrs[UNSEEN] = unseen
     return table, pd.Series(np.bincount(row, minlength=kinds)[order], index=table.index)
@@ -157,27 +157,27 @@ def _coded(values: Any) -> tuple[npt.NDArray[np.integer[Any]], Any] | None:
     """The code of each row (-1: missing) and the values by code; None where there are too many."""
     values = values.array if isinstance(values, pd.Series) else values
     if isinstance(values, pd.Categorical):
-        found = values.categories.to_frame(index=False)
-        return (values.codes, found) if len(found) <= _VALUES else None
+        categories = values.categories.to_frame(index=False)
+        return (values.codes, categories) if len(categories) <= _VALUES else None
     parts = []
-    known = pd.Index([])
+    levels = pd.Index([])
     for start in range(
         0, len(values), _CHUNK
     ):  # a table of all values at once takes as much memory as the rest
         codes, new = pd.factorize(pd.Series(values[start : start + _CHUNK]))
-        further = new[~new.isin(known)]
-        known = further if not len(known) else known.append(further)
-        if len(known) > _VALUES:
+        further = new[~new.isin(levels)]
+        levels = further if not len(levels) else levels.append(further)
+        if len(levels) > _VALUES:
             return None
-        parts.append(np.append(known.get_indexer(new), -1).astype(np.int32)[codes])
-    return np.concatenate(parts), known
+        parts.append(np.append(levels.get_indexer(new), -1).astype(np.int32)[codes])
+    return np.concatenate(parts), levels
 
 
-def _taken(found: Any, codes: npt.NDArray[np.int64]) -> Any:
+def _taken(levels: Any, codes: npt.NDArray[np.int64]) -> Any:
     """The values of codes, in the kind of column they came from: categories, numbers, or objects."""
-    if isinstance(found, pd.DataFrame):
-        return pd.Categorical.from_codes(codes, categories=pd.Index(found.iloc[:, 0]))
-    return pd.Series(found).reindex(codes).to_numpy()
+    if isinstance(levels, pd.DataFrame):
+        return pd.Categorical.from_codes(codes, categories=pd.Index(levels.iloc[:, 0]))
+    return pd.Series(levels).reindex(codes).to_numpy()
 
 
 def tidied(table: Any) -> Any:
@@ -246,10 +246,10 @@ def _texts(element: Any) -> pd.Categorical | None:
     place: dict[Any, int] = {}
     parts = []
     for start in range(0, element.shape[0], 2 * _VALUES):
-        codes, found = pd.factorize(np.asarray(element[start : start + 2 * _VALUES], dtype=object))
-        if len(found) > _VALUES:
+        codes, levels = pd.factorize(np.asarray(element[start : start + 2 * _VALUES], dtype=object))
+        if len(levels) > _VALUES:
             return None
-        parts.append(np.array([place.setdefault(text, len(place)) for text in found], dtype=np.int32)[codes])
+        parts.append(np.array([place.setdefault(text, len(place)) for text in levels], dtype=np.int32)[codes])
         if len(place) > _VALUES:
             return None
     texts = [text.decode() if isinstance(text, bytes) else str(text) for text in place]

@@ -60,38 +60,38 @@ def validation_like(
     combined = {size for size in sizes if size > 1}
     every = list(units.values())
     alike = [unit for unit in every if len(targets(unit[0])) in (combined or sizes)] or every
-    wanted = min(max(1, round(share * len(alike))), len(every) - 1)
+    n_units = min(max(1, round(share * len(alike))), len(every) - 1)
     drawn = [alike[place] for place in rng.permutation(len(alike))]
-    known = {target for name in train for target in targets(name)}
-    if known.issuperset(target for name in tested for target in targets(name)):
+    trained_targets = {target for name in train for target in targets(name)}
+    if trained_targets.issuperset(target for name in tested for target in targets(name)):
         drawn = _leaving_targets(drawn, train) or drawn
-    yield from (name for unit in drawn[:wanted] for name in unit)
+    yield from (name for unit in drawn[:n_units] for name in unit)
 
 
 def _leaving_targets(units: Iterable[list[str]], train: Iterable[str]) -> list[list[str]]:
     """Those of the `units` that can be taken out of `train`, one after the other, without taking out a target."""
     left = Counter(target for name in train for target in targets(name))
-    kept = []
+    spare_units = []
     for unit in units:
         taken = Counter(target for name in unit for target in targets(name))
         if all(left[target] > count for target, count in taken.items()):
             left -= taken
-            kept.append(unit)
-    return kept
+            spare_units.append(unit)
+    return spare_units
 
 
 def validation_targets(
     train: list[str], tested: Sequence[str], share: float, rng: np.random.Generator
 ) -> Iterator[str]:
     """Training targets with every training condition that contains them, up to a share of training."""
-    wanted = max(1, round(share * len(train)))
+    n_conditions = max(1, round(share * len(train)))
     singles = singles_of(train)
     taken: set[str] = set()
     for place in rng.permutation(len(singles)):
         moved = taken.union(touching(train, {singles[place]}))
-        if len(moved) < len(train) and (not taken or len(moved) <= wanted):
+        if len(moved) < len(train) and (not taken or len(moved) <= n_conditions):
             taken = moved
-        if len(taken) >= wanted:
+        if len(taken) >= n_conditions:
             break
     yield from sorted(taken)
 
@@ -108,16 +108,16 @@ def touching(names: Iterable[str], held: set[str]) -> list[str]:
 
 def spare_pairs(
     pairs: Mapping[str, tuple[str, tuple[str, ...]]],
-    wanted: int,
+    n_pairs: int,
     permutation: Callable[[int], np.ndarray],
 ) -> list[str]:
-    """Names of at most `wanted` (value, targets) pairs, each of which leaves both of its sides in another pair."""
+    """Names of at most `n_pairs` (value, targets) pairs, each of which leaves both of its sides in another pair."""
     units = [*dict.fromkeys(pairs.values())]
     left = Counter(side for pair in units for side in enumerate(pair))
     held: set[tuple[str, tuple[str, ...]]] = set()
     for place in permutation(len(units)):
         sides = list(enumerate(units[place]))
-        if len(held) < wanted and all(left[side] > 1 for side in sides):
+        if len(held) < n_pairs and all(left[side] > 1 for side in sides):
             held.add(units[place])
             left.subtract(sides)
     return [name for name, pair in pairs.items() if pair in held]

@@ -96,10 +96,10 @@ def _sparse_to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, copy: bool) 
 
 def _dense_to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None) -> sp.csr_matrix:
     height = max(1, _BLOCK_VALUES // max(1, matrix.shape[1]))
-    chosen = np.arange(matrix.shape[0]) if rows is None else rows
+    places = np.arange(matrix.shape[0]) if rows is None else rows
     blocks = []
-    for start in range(0, len(chosen), height):
-        block = chosen[start : start + height]
+    for start in range(0, len(places), height):
+        block = places[start : start + height]
         # Files read slices fast and lists of rows slowly, so the enclosing slice is read.
         low, high = int(block.min()), int(block.max()) + 1
         dense = np.asarray(matrix[low:high])[block - low]
@@ -162,31 +162,31 @@ class Reading:
         """This reading of values of which some are `seen`; ValuesError where they are recognised as something else."""
         if self.values is not None or not self.strict:
             return self
-        found = recognise(seen)
-        if found.kind not in MEANING and not (self.whole and found.kind == "log1p" and found.sure):
+        verdict = recognise(seen)
+        if verdict.kind not in MEANING and not (self.whole and verdict.kind == "log1p" and verdict.sure):
             return self
-        if self.whole and found.kind in ("normalised", "fractional"):
+        if self.whole and verdict.kind in ("normalised", "fractional"):
             return replace(self, values="linear")
-        if found.kind == "fractional" or (found.kind == "scaled" and seen.data.min() < 0):
+        if verdict.kind == "fractional" or (verdict.kind == "scaled" and seen.data.min() < 0):
             return self  # refused with the name of the cell
-        if found.kind == "scaled":
+        if verdict.kind == "scaled":
             raise ValuesError(
-                f"{where} looks like {MEANING['scaled']} ({found.evidence}); expected counts or log1p values: give those "
+                f"{where} looks like {MEANING['scaled']} ({verdict.evidence}); expected counts or log1p values: give those "
                 f"from before, or if they are log1p values, {_declare('log1p')}"
             )
-        if found.kind == "log1p":
+        if verdict.kind == "log1p":
             raise ValuesError(
-                f"{where} holds log1p values ({found.evidence}); expected counts, since target_sum is given: leave "
+                f"{where} holds log1p values ({verdict.evidence}); expected counts, since target_sum is given: leave "
                 f"target_sum (--target-sum) out, or normalise them anew with {_declare('log1p')} beside it"
             )
-        name, value = OPTIONS[found.kind]
+        name, value = OPTIONS[verdict.kind]
         remedy = (
             _declare(value) if name == "--values" else f"pass target_sum={value} ({name} {value}, or median)"
         )
         may_be = not self.whole and seen.data.max() <= MOST["log1p"]
         instead = f"; if they are log1p values, {_declare('log1p')}" if may_be else ""
         raise ValuesError(
-            f"{where} looks like {MEANING[found.kind]} ({found.evidence}); expected "
+            f"{where} looks like {MEANING[verdict.kind]} ({verdict.evidence}); expected "
             f"{'counts' if self.whole else 'log1p values'}: {remedy}{instead}"
         )
 

@@ -92,7 +92,7 @@ def candidates(obs: pd.DataFrame, genes: Genes, counts: pd.Series[int] | None = 
     its labels having one label there, comes first in its place, unless it only adds a dose, a guide or a sample to it.
     counts: the number of cells that each row of obs stands for.
     """
-    found = []
+    columns = []
     for column in map(str, obs.columns):
         if list(obs.columns).count(column) != 1 or _smells_of_number(obs[column]):
             continue
@@ -100,8 +100,8 @@ def candidates(obs: pd.DataFrame, genes: Genes, counts: pd.Series[int] | None = 
         if lists and named(obs, DOSE_NAMES, ()):  # the doses have a column, the drugs another
             continue
         if (meant := meaning(frequencies(obs[column], counts), genes)) is not None:
-            found.append(Candidate(column, meant, _rank(column, PERTURBATION_NAMES), lists))
-    found.sort(
+            columns.append(Candidate(column, meant, _rank(column, PERTURBATION_NAMES), lists))
+    columns.sort(
         key=lambda one: (
             not one.meaning.genetic,
             bool(one.meaning.naming.guides),
@@ -109,13 +109,13 @@ def candidates(obs: pd.DataFrame, genes: Genes, counts: pd.Series[int] | None = 
             -one.meaning.n_perturbed,
         )
     )
-    found = _joined(obs, genes, found) + found
-    for other in found[1:]:
-        best = found[0]
+    columns = _joined(obs, genes, columns) + columns
+    for other in columns[1:]:
+        best = columns[0]
         if other.meaning.genetic == best.meaning.genetic and says_more(obs, other, best):
-            found.remove(other)
-            found.insert(0, other)
-    return found
+            columns.remove(other)
+            columns.insert(0, other)
+    return columns
 
 
 def lists_amounts(values: pd.Series) -> bool:
@@ -146,7 +146,7 @@ def says_more(obs: pd.DataFrame, one: Candidate, other: Candidate) -> bool:
     return 2 * sum(added) < len(added)
 
 
-def _joined(obs: pd.DataFrame, genes: Genes, found: Sequence[Candidate]) -> list[Candidate]:
+def _joined(obs: pd.DataFrame, genes: Genes, columns: Sequence[Candidate]) -> list[Candidate]:
     """Two columns such as Drug1 and Drug2 that name combinations together, where no column alone says as much."""
     names = [str(column) for column in obs.columns if list(obs.columns).count(column) == 1]
     made = []
@@ -160,7 +160,7 @@ def _joined(obs: pd.DataFrame, genes: Genes, found: Sequence[Candidate]) -> list
         if meant is None or not {label for label in one if label in meant.targets} & set(two):
             continue
         labels = labels_of(obs, column, "obs")
-        alone = [other for other in found if other.column not in (first, pair)]
+        alone = [other for other in columns if other.column not in (first, pair)]
         if not any(decides(labels_of(obs, other.column, "obs"), labels) for other in alone):
             made.append(Candidate(column, meant, _rank(first, PERTURBATION_NAMES)))
     return made
@@ -187,16 +187,16 @@ def covariate_guesses(obs: pd.DataFrame, untreated: pd.Series, taken: Sequence[s
     A column that another one of them decides (each value of the one has one value of the other) tells nothing new
     and is left out, as is one whose control cells are missing for some value (see `uncontrolled`).
     """
-    chosen: list[Guess] = []
+    guesses: list[Guess] = []
     for column in named(obs, (*COVARIATE_NAMES, *CONTEXT_NAMES), taken):
         values = obs[column].astype(str)
         n = values[~untreated].nunique()
         if not 2 <= n <= 100 or uncontrolled(obs[column], untreated):
             continue
-        if any(decides(obs[other.column], obs[column]) for other in chosen):
+        if any(decides(obs[other.column], obs[column]) for other in guesses):
             continue
-        chosen.append(Guess(column, f"{n} values, each with control cells"))
-    return chosen
+        guesses.append(Guess(column, f"{n} values, each with control cells"))
+    return guesses
 
 
 def batch_columns(obs: pd.DataFrame, untreated: pd.Series, taken: Sequence[str]) -> list[str]:
@@ -298,15 +298,15 @@ def smiles_guess(
 
 def split_columns(obs: pd.DataFrame, conditions: npt.NDArray[np.object_], untreated: pd.Series) -> list[str]:
     """Columns whose values name parts of a split, one for all cells of a condition."""
-    found = []
+    columns = []
     treated = ~untreated.to_numpy()
     for column in map(str, obs.columns):
         if list(obs.columns).count(column) > 1 or _smells_of_number(obs[column]):
             continue
         values = obs[column].astype(str).str.strip().str.lower()[treated]
         if _SPLIT_VALUES >= set(values) > {"train"} and decides(pd.Series(conditions[treated]), values):
-            found.append(column)
-    return found
+            columns.append(column)
+    return columns
 
 
 def importance(column: str) -> int:

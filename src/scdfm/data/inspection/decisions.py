@@ -15,34 +15,34 @@ from scdfm.data.naming import NONE
 
 
 def decisions(
-    chosen: Candidate, others: Sequence[Candidate], genes: Genes, found: Counter[str], obs: pd.DataFrame
+    best: Candidate, others: Sequence[Candidate], genes: Genes, counts: Counter[str], obs: pd.DataFrame
 ) -> Iterator[str]:
     """Why this column, what is control, what is left out, what joins targets, and where genes are named so.
 
-    found: the cells of each label of the column.
+    counts: the cells of each label of the column.
     """
-    meant, naming, column = chosen.meaning, chosen.meaning.naming, chosen.column
-    yield from _column(chosen, others, obs)
-    cells = sum(found[label] for label in meant.controls)
+    meant, naming, column = best.meaning, best.meaning.naming, best.column
+    yield from _column(best, others, obs)
+    cells = sum(counts[label] for label in meant.controls)
     if len(meant.controls) > 1 or not CONTROL_SPELLINGS & set(meant.controls):
         yield f"control cells are the {cells:,} labelled {listed(meant.controls, 5)}; name others with --control"
     if meant.unassigned:
-        gone = sum(found[label] for label in meant.unassigned)
+        gone = sum(counts[label] for label in meant.unassigned)
         yield (
             f"the {gone:,} cells labelled {listed(meant.unassigned, 5)} look unassigned (no label that names a "
             "perturbation) and are left out by --exclude: they are neither controls nor perturbed"
         )
-    if chosen.lists:
+    if best.lists:
         yield (
             f"the labels of obs['{column}'] list drugs and amounts ('{obs[column].dropna().iloc[0]}'): they are read as "
-            f"'{next(label for label in found if '@' in label)}', amounts in uM or ug/ml"
+            f"'{next(label for label in counts if '@' in label)}', amounts in uM or ug/ml"
         )
     if naming.separator == NONE:
-        yield f"no label joins targets ('{next(one for one in found if SEPARATOR in one)}' is one): --separator none"
+        yield f"no label joins targets ('{next(one for one in counts if SEPARATOR in one)}' is one): --separator none"
     elif naming.separator is not None:
         joined = [
             label
-            for label in found
+            for label in counts
             if naming.separator in label and label not in {*meant.controls, *meant.unassigned}
         ]
         yield (
@@ -68,57 +68,59 @@ def decisions(
         )
 
 
-def _column(chosen: Candidate, others: Sequence[Candidate], obs: pd.DataFrame) -> Iterator[str]:
-    if SEPARATOR in chosen.column and chosen.column not in obs.columns:
-        first, second = chosen.column.split(SEPARATOR)
-        yield f"obs['{first}'] and obs['{second}'] name combinations together and are read as one: {chosen.column}"
+def _column(best: Candidate, others: Sequence[Candidate], obs: pd.DataFrame) -> Iterator[str]:
+    if SEPARATOR in best.column and best.column not in obs.columns:
+        first, second = best.column.split(SEPARATOR)
+        yield f"obs['{first}'] and obs['{second}'] name combinations together and are read as one: {best.column}"
     usual = [
         other
         for other in others
-        if other.rank < chosen.rank or other.meaning.n_perturbed > chosen.meaning.n_perturbed
+        if other.rank < best.rank or other.meaning.n_perturbed > best.meaning.n_perturbed
     ]
     if usual:
         why = (
             "whose targets are genes of this file"
-            if chosen.meaning.genetic
+            if best.meaning.genetic
             else "which says most of what was done to each cell"
         )
         yield (
-            f"the perturbation is obs['{chosen.column}'] ({len(chosen.meaning.targets)} targets), {why}, and not "
+            f"the perturbation is obs['{best.column}'] ({len(best.meaning.targets)} targets), {why}, and not "
             f"obs['{usual[0].column}'] ({usual[0].meaning.n_perturbed} labels beside control)"
         )
 
 
 def aliases(
-    chosen: Candidate, genes: Genes, var: pd.DataFrame, names: Sequence[str], obs: pd.DataFrame
+    best: Candidate, genes: Genes, var: pd.DataFrame, names: Sequence[str], obs: pd.DataFrame
 ) -> dict[str, str]:
     """Genes by other names: those that another column of var has for them, and those of which a column of obs beside the
     perturbation has the id that var has."""
-    wanted = chosen.meaning.targets - chosen.meaning.measured
-    if not wanted or not chosen.meaning.measured:
+    unmeasured = best.meaning.targets - best.meaning.measured
+    if not unmeasured or not best.meaning.measured:
         return {}
-    found: dict[str, str] = {}
+    gene_of: dict[str, str] = {}
     for column in map(str, var.columns):
         if list(var.columns).count(column) > 1 or pd.api.types.is_numeric_dtype(var[column]):
             continue
         for text, name in zip(var[column].astype(str), names, strict=True):
             for part in text.replace(",", "|").replace(";", "|").split("|"):
-                if part.strip() in wanted:
-                    found.setdefault(part.strip(), name)
-    return found | _by_id(
-        chosen.column, wanted - set(found), dict(zip(var.index.astype(str), names, strict=True)), obs
+                if part.strip() in unmeasured:
+                    gene_of.setdefault(part.strip(), name)
+    return gene_of | _by_id(
+        best.column, unmeasured - set(gene_of), dict(zip(var.index.astype(str), names, strict=True)), obs
     )
 
 
-def _by_id(key: str, wanted: frozenset[str], genes: Mapping[str, str], obs: pd.DataFrame) -> dict[str, str]:
+def _by_id(
+    key: str, unmeasured: frozenset[str], genes: Mapping[str, str], obs: pd.DataFrame
+) -> dict[str, str]:
     """Targets whose cells all have one id, in some column of obs, that is the index of a gene."""
-    if key not in obs.columns or not wanted:
+    if key not in obs.columns or not unmeasured:
         return {}
-    firsts = obs.loc[obs[key].astype(str).isin(wanted).to_numpy()].drop_duplicates(key)
-    found: dict[str, str] = {}
+    firsts = obs.loc[obs[key].astype(str).isin(unmeasured).to_numpy()].drop_duplicates(key)
+    gene_of: dict[str, str] = {}
     for column in map(str, obs.columns):
         if column != key and list(obs.columns).count(column) == 1:
             for target, text in zip(firsts[key].astype(str), firsts[column].astype(str), strict=True):
                 if text in genes and genes[text] != target:
-                    found.setdefault(target, genes[text])
-    return found
+                    gene_of.setdefault(target, genes[text])
+    return gene_of

@@ -105,8 +105,8 @@ class _Inspector:
         """Everything that is found."""
         source, matrix = self.source, self.matrix
         spellings = gene_names.spellings(source)
-        found = columns.candidates(self.obs, spellings, source.counts)
-        column = found[0].meaning.naming.genes if found else None
+        candidates = columns.candidates(self.obs, spellings, source.counts)
+        column = candidates[0].meaning.naming.genes if candidates else None
         density, layer = (matrix.density, matrix.layer) if matrix else (0.0, None)
         self.pitfalls.extend(pitfalls.file_pitfalls(source, density, layer, column))
         common = (
@@ -116,14 +116,14 @@ class _Inspector:
             tuple(self.matrices),
             matrix,
         )
-        if not found:
-            known = ", ".join(map(str, self.obs.columns)) or "none"
+        if not candidates:
+            obs_columns = ", ".join(map(str, self.obs.columns)) or "none"
             self.pitfalls.append(
                 "no column of obs has a label of untreated cells such as control, DMSO or non-targeting "
-                f"(columns: {known}); give --perturbation-key and --control by hand"
+                f"(columns: {obs_columns}); give --perturbation-key and --control by hand"
             )
             return Inspection(*common, None, notes=tuple(self.notes), pitfalls=tuple(self.pitfalls))
-        best, others = found[0], found[1:]
+        best, others = candidates[0], candidates[1:]
         labels = labels_of(self.obs, best.column, source.name)
         self.decisions.extend(
             decisions.decisions(best, others, spellings, self._frequencies(labels), self.obs)
@@ -152,7 +152,7 @@ class _Inspector:
         genes, aliases = self._genes(best, spellings)
         self.pitfalls.extend(pitfalls.label_pitfalls(sorted(labels.unique()), naming, genes))
         unit = columns.unit_guess(obs, dose.column, untreated) if dose else None
-        found: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "covariates": tuple(covariates), "dose": dose, "time": time, "smiles": smiles,
         }  # fmt: skip
         design = Design(
@@ -163,12 +163,12 @@ class _Inspector:
         )
         names = self._names(best, design)
         if names is not None:
-            found["split_columns"] = tuple(columns.split_columns(obs, names, untreated))
-            found |= self._conditions(names, genes, smiles is not None, aliases)
+            fields["split_columns"] = tuple(columns.split_columns(obs, names, untreated))
+            fields |= self._conditions(names, genes, smiles is not None, aliases)
             if self.matrix is not None and (naming.genes or not pd.Index(genes).duplicated().any()):
-                found["command"] = self._line(best, design, smiles, names, found["drugs"])
+                fields["command"] = self._line(best, design, smiles, names, fields["drugs"])
         said = {name: tuple(getattr(self, name)) for name in ("decisions", "notes", "pitfalls")}
-        return found | said
+        return fields | said
 
     def _genes(self, best: Candidate, spellings: Genes) -> tuple[list[str], dict[str, str]]:
         """The names of the genes, and their aliases among the targets."""
@@ -254,8 +254,8 @@ class _Inspector:
         plain = sorted({perturbation_of(name) for name in sizes})
         every = {target for name in plain for target in targets(name)}
         drugs = smiles or not every & set(genes)
-        told = gene_names.elsewhere(self.source, every) if drugs and not smiles else None
-        self.pitfalls.extend([told] if told else pitfalls.target_pitfalls(plain, genes, drugs, aliases))
+        pitfall = gene_names.elsewhere(self.source, every) if drugs and not smiles else None
+        self.pitfalls.extend([pitfall] if pitfall else pitfalls.target_pitfalls(plain, genes, drugs, aliases))
         return {
             "n_conditions": len(sizes),
             "targets": dict(sorted(Counter(len(targets(name)) for name in sizes).items())),
@@ -280,64 +280,66 @@ def _same(one: pd.Series, other: pd.Series) -> bool:
 _SIZES = {1: "singles", 2: "doubles", 3: "triples"}
 
 
-def text(found: Inspection) -> str:
+def text(inspection: Inspection) -> str:
     """What a file holds, what could go wrong, and the line that fits it."""
     return "\n".join(
         [
-            *_holds(found),
-            *_listed("decided", found.decisions),
-            *_listed("notes", found.notes),
-            *_pitfalls(found),
-            *_line(found),
+            *_holds(inspection),
+            *_listed("decided", inspection.decisions),
+            *_listed("notes", inspection.notes),
+            *_pitfalls(inspection),
+            *_line(inspection),
         ]
     )
 
 
-def _holds(found: Inspection) -> Iterator[str]:
-    yield f"{found.file}: {found.n_cells:,} cells × {found.n_genes:,} genes"
-    for matrix in found.matrices:
-        used = "  ← used" if matrix == found.matrix else ""
+def _holds(inspection: Inspection) -> Iterator[str]:
+    yield f"{inspection.file}: {inspection.n_cells:,} cells × {inspection.n_genes:,} genes"
+    for matrix in inspection.matrices:
+        used = "  ← used" if matrix == inspection.matrix else ""
         yield _row(matrix.name, f"{matrix.kind} ({matrix.evidence}; {matrix.density:.0%} not zero){used}")
-    if found.perturbation is not None:
-        yield _row("perturbation", f"{_column(found.perturbation)}; control '{found.perturbation.value}'")
-    for other in found.alternatives[:5]:
+    if inspection.perturbation is not None:
+        yield _row(
+            "perturbation", f"{_column(inspection.perturbation)}; control '{inspection.perturbation.value}'"
+        )
+    for other in inspection.alternatives[:5]:
         yield _row("  or", f"{_column(other)}; control '{other.value}'")
-    if len(found.alternatives) > 5:
-        yield _row("", f"and {len(found.alternatives) - 5} columns more")
-    for covariate in found.covariates:
+    if len(inspection.alternatives) > 5:
+        yield _row("", f"and {len(inspection.alternatives) - 5} columns more")
+    for covariate in inspection.covariates:
         yield _row("covariate", _column(covariate))
     for name in ("dose", "time", "smiles"):
-        guess = getattr(found, name)
+        guess = getattr(inspection, name)
         if guess is not None:
             yield _row("SMILES" if name == "smiles" else name, _column(guess))
-    for column in found.split_columns:
+    for column in inspection.split_columns:
         yield _row("split", f"obs['{column}'] names train and test: --split obs:{column}")
-    if found.cells_per_condition is not None:
-        yield _row("conditions", f"{found.n_conditions:,} ({_sizes(found)}) and control")
-        fewest, median = found.cells_per_condition
+    if inspection.cells_per_condition is not None:
+        yield _row("conditions", f"{inspection.n_conditions:,} ({_sizes(inspection)}) and control")
+        fewest, median = inspection.cells_per_condition
         yield _row(
             "cells",
-            f"{found.n_controls:,} control, {fewest:,} to a condition at least, {median:,g} in the median",
+            f"{inspection.n_controls:,} control, {fewest:,} to a condition at least, {median:,g} in the median",
         )
 
 
-def _sizes(found: Inspection) -> str:
+def _sizes(inspection: Inspection) -> str:
     return ", ".join(
-        f"{n:,} {_SIZES.get(size, f'of {size} targets')}" for size, n in (found.targets or {}).items()
+        f"{n:,} {_SIZES.get(size, f'of {size} targets')}" for size, n in (inspection.targets or {}).items()
     )
 
 
-def _pitfalls(found: Inspection) -> list[str]:
-    return _listed("what could go wrong", found.pitfalls)
+def _pitfalls(inspection: Inspection) -> list[str]:
+    return _listed("what could go wrong", inspection.pitfalls)
 
 
-def _line(found: Inspection) -> list[str]:
-    if found.line is None:
+def _line(inspection: Inspection) -> list[str]:
+    if inspection.line is None:
         return ["", "no fit line can be proposed: see above"]
     return [
         "",
         "fit it in seconds, without training (leave out --preset instant to train a network: fit says what it adds)",
-        f"  {found.line}",
+        f"  {inspection.line}",
     ]
 
 

@@ -61,14 +61,14 @@ def frequencies(values: pd.Series, counts: pd.Series[int] | None = None) -> Coun
     """Cells of each label, blanks around it dropped; missing ones as `nan`. counts: cells that each row stands for."""
     cells = pd.Series(1, index=values.index) if counts is None else counts.loc[values.index]
     lacking = values.isna().to_numpy()
-    found: Counter[str] = Counter({MISSING: missing} if (missing := int(cells[lacking].sum())) else {})
+    sizes: Counter[str] = Counter({MISSING: missing} if (missing := int(cells[lacking].sum())) else {})
     each: pd.Series[int] = (
         cells[~lacking].groupby(values[~lacking].to_numpy(), observed=True, sort=False).sum()
     )
     for label, count in each.sort_values(ascending=False, kind="stable").items():
         if count:
-            found[plain_list(str(label).strip())] += int(count)
-    return found
+            sizes[plain_list(str(label).strip())] += int(count)
+    return sizes
 
 
 def plain_list(label: str) -> str:
@@ -79,12 +79,12 @@ def plain_list(label: str) -> str:
     return "+".join(name if looks_like_control(name) else f"{as_one(name)}@{dose}" for name, dose in amounts)
 
 
-def meaning(found: Counter[str], genes: Genes, joined: bool = False) -> Meaning | None:
+def meaning(counts: Counter[str], genes: Genes, joined: bool = False) -> Meaning | None:
     """What labels mean, by how they are spelled and which genes there are; None where none is of control cells.
 
     joined: the labels are those of several columns, in which `None` says that there is no further target.
     """
-    labels = [label for label, _ in found.most_common()]
+    labels = [label for label, _ in counts.most_common()]
     names = frozenset().union(*genes.values())
     untreated = [
         label for label in labels if all(_is_absent(part, names, joined) for part in _whole(label, joined))
@@ -108,11 +108,11 @@ def meaning(found: Counter[str], genes: Genes, joined: bool = False) -> Meaning 
     bare = list(dict.fromkeys(perturbation(part).target for part in parts if part))
     column, guides = _spelled(bare, genes)
     versions: Literal["keep", "drop"] = "keep"
-    if not guides and (found_ids := _versioned(bare, genes, column)):
-        (column,), versions = found_ids, "drop"
+    if not guides and (id_column := _versioned(bare, genes, column)):
+        (column,), versions = id_column, "drop"
     words = {*labels, *_parts(labels, signs)}
     naming = Naming(
-        patterns(sorted(absent, key=lambda text: (-found[text], text)), words - absent) or ("control",),
+        patterns(sorted(absent, key=lambda text: (-counts[text], text)), words - absent) or ("control",),
         patterns(unassigned, words - set(unassigned)), sign, guides, column, versions,
     )  # fmt: skip
     return _meant(naming, untreated, unassigned, perturbed, genes)
@@ -137,17 +137,17 @@ def _meant(
 def guide_pairs(labels: Sequence[str], genes: Iterable[str], sign: str = "_") -> Naming | None:
     """How labels are read that join guides by a sign that their names hold too, such as `A_sg1_B_sg2` and `A_1_B_2`; None
     where they are none: nearly all must be guides of `genes` or of control cells, and some must be pairs."""
-    known, pairs = (
+    genes, pairs = (
         set(genes),
         [re.findall(r"(.+?)_((?:sg|g|guide|grna|sgrna)?)\d+(?:_|$)", label) for label in labels],
     )
-    made = Counter(f"{GENE}{sign}{before}*" for found in pairs for _, before in found)
+    made = Counter(f"{GENE}{sign}{before}*" for guides in pairs for _, before in guides)
     naming = Naming(separator=sign, guides=tuple(pattern for pattern, _ in made.most_common(3)))
-    if not made or not any(len(found) > 1 for found in pairs):
+    if not made or not any(len(guides) > 1 for guides in pairs):
         return None
     named = [[one.target for one in _perturbations(naming, label)] for label in labels]
     right = [
-        bool(names) and all(name in known or looks_like_control(name) for name in names) for names in named
+        bool(names) and all(name in genes or looks_like_control(name) for name in names) for names in named
     ]
     return naming if sum(right) >= _MOST * len(labels) and any(len(names) > 1 for names in named) else None
 
@@ -186,10 +186,10 @@ def separator(labels: Sequence[str], genes: Iterable[str]) -> str | None:
     """What joins targets in `labels` beside `+`: a sign that splits nearly all labels that hold it into genes, other labels
     and controls, and that no label which is a gene's name holds; None where nothing does."""
     genes = set(genes)
-    known = genes | set(labels)
+    names = genes | set(labels)
     plus = [parts for label in labels if len(parts := _split(label, ("+",))) > 1]
     named = any(
-        known.intersection(parts) or all(re.match(r"[\w(]", part) for part in parts) for parts in plus
+        names.intersection(parts) or all(re.match(r"[\w(]", part) for part in parts) for parts in plus
     )
     if plus and not named:
         return NONE
@@ -206,7 +206,7 @@ def separator(labels: Sequence[str], genes: Iterable[str]) -> str | None:
         fits = [
             label
             for label in holding
-            if all(_is_part(part, known - {label}, genes, beside) for part in _split(label, (sign,)))
+            if all(_is_part(part, names - {label}, genes, beside) for part in _split(label, (sign,)))
         ]
         if len(fits) >= _MOST * len(holding):
             return sign
@@ -221,24 +221,24 @@ def patterns(texts: Sequence[str], others: Iterable[str], few: int = 3) -> tuple
     groups: dict[str, list[str]] = {}
     for text in texts:
         groups.setdefault(re.sub(r"\d.*", "", text, flags=re.DOTALL), []).append(text)
-    found: list[str] = []
+    globs: list[str] = []
     for start, alike in groups.items():
         fits = len(alike) > 1 and len(start) > 1 and not any(other.startswith(start) for other in others)
-        found += [f"{start}*"] if fits else alike
-    return tuple(found)
+        globs += [f"{start}*"] if fits else alike
+    return tuple(globs)
 
 
 def guide_patterns(parts: Sequence[str], genes: Iterable[str]) -> tuple[str, ...]:
     """Patterns such as `GENE_sg*` by which nearly all `parts` that are no genes are guides of `genes`, each a gene's."""
-    known = set(genes)
-    unknown = [part for part in parts if part not in known]
-    made = Counter(pattern for part in unknown if (pattern := _pattern_of(part, known)) is not None)
-    found = tuple(pattern for pattern, count in made.most_common(3) if count >= 0.05 * len(unknown))
-    naming = Naming(guides=found)
+    genes = set(genes)
+    unknown = [part for part in parts if part not in genes]
+    made = Counter(pattern for part in unknown if (pattern := _pattern_of(part, genes)) is not None)
+    guides = tuple(pattern for pattern, count in made.most_common(3) if count >= 0.05 * len(unknown))
+    naming = Naming(guides=guides)
     pooled = {part: naming.plain(part) for part in parts}
-    right = sum(gene in known for part, gene in pooled.items() if part not in known)
-    changed = [part for part, gene in pooled.items() if part in known and gene != part]
-    return found if right >= _MOST * len(unknown) and not changed else ()
+    right = sum(gene in genes for part, gene in pooled.items() if part not in genes)
+    changed = [part for part, gene in pooled.items() if part in genes and gene != part]
+    return guides if right >= _MOST * len(unknown) and not changed else ()
 
 
 def _spelled(parts: Sequence[str], genes: Genes) -> tuple[str | None, tuple[str, ...]]:
@@ -247,7 +247,7 @@ def _spelled(parts: Sequence[str], genes: Genes) -> tuple[str | None, tuple[str,
     if 2 * sum(part in genes[best] for part in parts) >= len(parts):
         return best, ()
     pooled = {column: guide_patterns(parts, names) for column, names in genes.items()}
-    by_guide = next((column for column, found in pooled.items() if found), None)
+    by_guide = next((column for column, guides in pooled.items() if guides), None)
     if pooled[by_guide]:
         return by_guide, pooled[by_guide]
     # Of targets that are no genes of the file, guides are those that say so themselves: X_sg1.
@@ -294,9 +294,9 @@ def _control_parts(label: str, signs: Sequence[str]) -> list[str]:
     return parts if all(map(looks_like_control, parts)) else [label]
 
 
-def _is_part(part: str, known: set[str], genes: set[str], beside: set[str]) -> bool:
+def _is_part(part: str, names: set[str], genes: set[str], beside: set[str]) -> bool:
     """Whether a part of a label is a name: of a gene or its guide, of another label, or of control cells."""
-    if not part or part in known or part in beside or part in CONTROL_SPELLINGS:
+    if not part or part in names or part in beside or part in CONTROL_SPELLINGS:
         return bool(part)
     return looks_like_control(part) or _pattern_of(part, genes) is not None
 

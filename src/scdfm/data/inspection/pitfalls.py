@@ -30,13 +30,13 @@ def label_pitfalls(labels: Sequence[str], naming: Naming, genes: Sequence[str]) 
     inside = [label for label in labels if re.search(r"\([^)]*\+", label)]
     if inside:
         yield f"'{inside[0]}': the '+' within brackets is taken for a part of the name"
-    known = {label for label in labels if label != control} | set(genes)
+    names = {label for label in labels if label != control} | set(genes)
     for sign in ("_", "&", ",", ";", "-"):
         joined = [
             label
             for label in labels
             if sign != naming.separator and label not in set(genes) and sign in label and SEPARATOR not in label
-            and all(part.strip() in known | {control, "ctrl"} for part in label.split(sign))
+            and all(part.strip() in names | {control, "ctrl"} for part in label.split(sign))
         ]  # fmt: skip
         if joined:
             yield (
@@ -109,9 +109,9 @@ def file_pitfalls(source: Source, density: float, layer: str | None, column: str
         )
 
 
-def matrix_pitfalls(found: Sequence[Matrix], used: Matrix | None) -> Iterator[str]:
+def matrix_pitfalls(matrices: Sequence[Matrix], used: Matrix | None) -> Iterator[str]:
     """What the numbers of a file are, where it is not what one would take them for, and what reads them."""
-    for part in found:
+    for part in matrices:
         meaning = MEANING.get(part.kind)
         if part is used and meaning:
             options = " ".join(OPTIONS[part.kind])
@@ -127,7 +127,7 @@ def matrix_pitfalls(found: Sequence[Matrix], used: Matrix | None) -> Iterator[st
             )
     if used is None:
         return
-    for part in found:
+    for part in matrices:
         if part is not used and part.n_genes > used.n_genes and part.options:
             yield (
                 f"{part.name} holds {part.kind} of {part.n_genes:,} genes, more than the {used.n_genes:,} of {used.name}: "

@@ -174,12 +174,14 @@ def _design(options: _Options) -> tuple[list[str], list[str], list[str]]:
     """Gene names, those that are targets, and the measured conditions, control first."""
     names = gene_names(options.n_genes)
     rng = numpy_rng(options.seed, "simulate", "design")
-    chosen = sorted(names[place] for place in rng.choice(options.n_genes, options.n_targets, replace=False))
-    pairs = [canonical(f"{a}+{b}") for a, b in combinations(chosen, 2)]
+    target_genes = sorted(
+        names[place] for place in rng.choice(options.n_genes, options.n_targets, replace=False)
+    )
+    pairs = [canonical(f"{a}+{b}") for a, b in combinations(target_genes, 2)]
     doubles = sorted(pairs[place] for place in rng.choice(len(pairs), options.n_doubles, replace=False))
-    threes = [canonical("+".join(three)) for three in combinations(chosen, 3)]
+    threes = [canonical("+".join(three)) for three in combinations(target_genes, 3)]
     triples = sorted(threes[place] for place in rng.choice(len(threes), options.n_triples, replace=False))
-    return names, chosen, [CONTROL, *chosen, *doubles, *triples]
+    return names, target_genes, [CONTROL, *target_genes, *doubles, *triples]
 
 
 def _truth(names: Sequence[str], target_names: Sequence[str], options: _Options) -> _Truth:

@@ -172,7 +172,7 @@ def simulate_cell_types(
     rng = numpy_rng(seed, "simulate cell types", "truth")
     programs, base = gene_programs(rng, n_programs, n_genes), base_rates(rng, n_genes)
     genes = gene_names(n_genes)
-    chosen = sorted(genes[place] for place in rng.choice(n_genes, n_targets, replace=False))
+    targets = sorted(genes[place] for place in rng.choice(n_genes, n_targets, replace=False))
     common = rng.standard_normal((n_targets, n_programs))
     populations = []
     for number in range(1, n_types + 1):
@@ -181,7 +181,7 @@ def simulate_cell_types(
         own = rng.standard_normal((n_targets, n_programs))
         activity = np.sqrt(shared) * common + np.sqrt(1 - shared) * own
         for target, shift in zip(
-            (CONTROL, *chosen), (np.zeros(n_genes), *(activity @ programs)), strict=True
+            (CONTROL, *targets), (np.zeros(n_genes), *(activity @ programs)), strict=True
         ):
             done = () if target == CONTROL else (Perturbation(target),)
             populations.append(
@@ -194,7 +194,7 @@ def simulate_cell_types(
                 )
             )
     adata = measured(populations, Measurement(programs, responders, depth, dropout, seed), genes, truth_cells)
-    adata.var["target"] = np.isin(genes, chosen)
+    adata.var["target"] = np.isin(genes, targets)
     adata.uns["true_effects"] = pd.DataFrame(
         [part.shift for part in populations], index=[part.name for part in populations], columns=genes
     )
