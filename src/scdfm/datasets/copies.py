@@ -23,14 +23,14 @@ _ENSEMBL: Final = re.compile(r"ENSG\d{6,}(\.\d+)?")
 _ROWS_LOOKED_AT: Final = 200
 
 
-def column(source: Source, known: Sequence[str]) -> str:
-    """The first of the `known` condition columns that obs has."""
-    for name in known:
+def column(source: Source, candidates: Sequence[str]) -> str:
+    """The first of the `candidates` for a condition column that obs has."""
+    for name in candidates:
         if name in source.obs.columns:
             return name
-    found = ", ".join(map(str, source.obs.columns)) or "none"
+    columns = ", ".join(map(str, source.obs.columns)) or "none"
     raise DataError(
-        f"{source.name}: obs has none of the condition columns {', '.join(known)}; its columns are {found}: "
+        f"{source.name}: obs has none of the condition columns {', '.join(candidates)}; its columns are {columns}: "
         "use read_cells with its perturbation_key"
     )
 

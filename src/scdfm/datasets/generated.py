@@ -42,9 +42,9 @@ def generated_norman(seed: int = 0) -> AnnData:
     named = genes[:: GENES // TARGETS][:TARGETS]
     rng = numpy_rng(seed, "generated norman")
     pairs = list(itertools.combinations(named, 2))
-    chosen = [pairs[place] for place in sorted(rng.choice(len(pairs), PAIRS, replace=False))]
+    measured_pairs = [pairs[place] for place in sorted(rng.choice(len(pairs), PAIRS, replace=False))]
     # The file spells some pairs against the alphabet.
-    doubles = ["+".join(pair if place % 3 else reversed(pair)) for place, pair in enumerate(chosen)]
+    doubles = ["+".join(pair if place % 3 else reversed(pair)) for place, pair in enumerate(measured_pairs)]
     counts, labels = _cells(["ctrl", *(f"{name}+ctrl" for name in named), *doubles], "ctrl", rng)
     obs = pd.DataFrame({"condition": pd.Categorical(labels), "control": (labels == "ctrl").astype(int)})
     obs["condition_name"] = "K562_" + obs["condition"].astype(str)

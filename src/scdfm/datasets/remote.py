@@ -184,13 +184,13 @@ def _check_hash(path: Path) -> None:
     """Record the sha256 of a file seen for the first time; refuse one that differs from its record."""
     import pooch
 
-    found, record = pooch.file_hash(str(path), alg="sha256"), hash_file(path)
+    digest, record = pooch.file_hash(str(path), alg="sha256"), hash_file(path)
     if not record.is_file():
-        write_text(record, f"{found}  {path.name}\n")
+        write_text(record, f"{digest}  {path.name}\n")
         return
     recorded = (record.read_text(encoding="utf-8").split() or [""])[0]
-    if found != recorded:
+    if digest != recorded:
         raise DataError(
-            f"{path}: sha256 {found[:12]}… is not the recorded {recorded[:12]}…, so the file was changed or damaged; "
+            f"{path}: sha256 {digest[:12]}… is not the recorded {recorded[:12]}…, so the file was changed or damaged; "
             f"remove it to download it again, or remove {record.name} to accept it"
         )
