@@ -68,9 +68,9 @@ class Peer:
     @cached_property
     def declared(self) -> dict[str, Any]:
         """What its script declares: requires-python, dependencies, and the table tool.scdfm."""
-        found = _BLOCK.search(self.script.read_text(encoding="utf-8"))
-        assert found is not None
-        return tomllib.loads("".join(line[2:] + "\n" for line in found[1].splitlines()))
+        block = _BLOCK.search(self.script.read_text(encoding="utf-8"))
+        assert block is not None
+        return tomllib.loads("".join(line[2:] + "\n" for line in block[1].splitlines()))
 
     @property
     def environment(self) -> Path:
@@ -127,8 +127,8 @@ def environments() -> Path:
 def isolated() -> dict[str, str]:
     """The environment variables of a bundled method: nothing of this Python reaches it, and it asks no server."""
     ours = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
-    kept = {name: value for name, value in os.environ.items() if name not in ours}
-    return kept | {
+    variables = {name: value for name, value in os.environ.items() if name not in ours}
+    return variables | {
         "PYTHONNOUSERSITE": "1",
         "HF_HUB_OFFLINE": "1",
         "WANDB_MODE": "disabled",
@@ -138,8 +138,8 @@ def isolated() -> dict[str, str]:
 
 def install(one: Peer, again: bool = False) -> dict[str, Any]:
     """Make the environment of a method unless it is whole (or `again`): seconds, mib, packages. PeerError says why not."""
-    if not again and (found := one.installed) is not None:
-        return found
+    if not again and (installed := one.installed) is not None:
+        return installed
     begun, place, python = time.monotonic(), one.environment, _python(one.environment)
     uv, declared = _uv(), one.declared
     shutil.rmtree(place, ignore_errors=True)
@@ -151,13 +151,13 @@ def install(one: Peer, again: bool = False) -> dict[str, Any]:
         pip = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--ignore-requires-python"]
         _call(one, [*pip, *alone])
     sizes = [path.stat().st_size for path in place.rglob("*") if path.is_file() and not path.is_symlink()]
-    told = {
+    facts = {
         "seconds": round(time.monotonic() - begun, 1),
         "mib": round(sum(sizes) / 2**20),
         "packages": len(list(place.rglob("*.dist-info"))),
     }
-    write_json(place / READY, told)
-    return told
+    write_json(place / READY, facts)
+    return facts
 
 
 def _python(environment: Path) -> Path:
@@ -171,11 +171,11 @@ def _uv() -> str:
         return str(find_uv_bin())
     except (ImportError, FileNotFoundError):
         pass
-    if (found := shutil.which("uv")) is None:
+    if (path := shutil.which("uv")) is None:
         raise PeerError(
             "peers live in environments that uv makes, which is not here: pip install 'scdfm[peers]'"
         )
-    return found
+    return path
 
 
 def _call(one: Peer, command: Sequence[str]) -> None:

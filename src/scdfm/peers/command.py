@@ -156,14 +156,14 @@ def measured() -> Iterator[Callable[[], dict[str, Any]]]:
         reset = True
     begun, used = time.monotonic(), time.process_time()
 
-    def told() -> dict[str, Any]:
+    def usage() -> dict[str, Any]:
         taken = {
             "seconds": round(time.monotonic() - begun, 1),
             "cpu": round(time.process_time() - used, 1),
         }
         return taken | ({"peak_mib": _peak()} if reset else {})
 
-    yield told
+    yield usage
 
 
 def _peak() -> int | None:

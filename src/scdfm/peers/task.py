@@ -75,12 +75,12 @@ def write_task(folder: Path, task: Task) -> None:
 def described(task: Task) -> dict[str, Any]:
     """The entries of task.json."""
     table = task.training
-    known = [name for name in table.conditions if name != CONTROL]
+    train = [name for name in table.conditions if name != CONTROL]
     return {
-        "predict": list(task.conditions), "train": known, "control": CONTROL,
+        "predict": list(task.conditions), "train": train, "control": CONTROL,
         "perturbation_key": table.perturbation_key, "covariates": list(table.covariates),
         "match_controls": list(table.design.match),
-        "conditions": {name: _parts(name) for name in (*known, *task.conditions)},
+        "conditions": {name: _parts(name) for name in (*train, *task.conditions)},
         "genes": list(task.genes), "target_sum": table.scale.target_sum, "counts": _layer(table),
         "cells": task.cells, "seed": task.seed, "budget": task.budget, **task.extra,
     }  # fmt: skip
@@ -118,12 +118,12 @@ def _counts(table: CellTable, genes: Sequence[str]) -> sp.csr_matrix | None:
         return None
     with open_source(table.source) as source:
         naming = table.naming
-        found = read_genes(source, naming.genes, naming.gene_versions)
-        places = pd.Index(found.names).get_indexer(pd.Index(genes))
+        source_genes = read_genes(source, naming.genes, naming.gene_versions)
+        places = pd.Index(source_genes.names).get_indexer(pd.Index(genes))
         rows = pd.Index(source.obs.index.astype(str)).get_indexer(pd.Index(table.obs.index.astype(str)))
         if min(places.min(initial=0), rows.min(initial=0)) < 0:
             return None
-        columns = places if found.columns is None else found.columns[places]
+        columns = places if source_genes.columns is None else source_genes.columns[places]
         matrix = to_csr(source.matrix(layer), np.asarray(rows, dtype=np.int64), source.name)
         return matrix[:, columns].astype(np.float32)
 
@@ -150,16 +150,16 @@ def read_answer(folder: Path, task: Task) -> Answer:
     if not path.is_file():
         raise DataError(f"it wrote no {PREDICTED}; expected one in the folder it is given")
     try:
-        found = read_h5ad(path)
+        adata = read_h5ad(path)
     except Exception as error:  # whatever the reader raises, the file is of no use
         raise DataError(f"{PREDICTED} cannot be read ({error}); write it with AnnData.write_h5ad") from error
-    if key not in found.obs:
+    if key not in adata.obs:
         raise DataError(
             f"{PREDICTED} has no obs column '{key}'; write the condition of each cell there, as in train.h5ad"
         )
-    found = found[found.obs[key].notna().to_numpy()]
-    X, notes = _of_genes(found, task.genes)
-    names = predicted_names(found.obs, key, task.training.naming, task.training, PREDICTED)
+    adata = adata[adata.obs[key].notna().to_numpy()]
+    X, notes = _of_genes(adata, task.genes)
+    names = predicted_names(adata.obs, key, task.training.naming, task.training, PREDICTED)
     held = tuple(name for name in task.conditions if name in set(names))
     if not held:
         raise DataError(f"{PREDICTED} holds none of the {len(task.conditions)} conditions asked for")
@@ -188,11 +188,11 @@ def read_answer(folder: Path, task: Task) -> Answer:
     return Answer(cells, held, share, facts, (*notes, *more))
 
 
-def _of_genes(found: AnnData, genes: Sequence[str]) -> tuple[sp.csr_matrix, list[str]]:
+def _of_genes(adata: AnnData, genes: Sequence[str]) -> tuple[sp.csr_matrix, list[str]]:
     """The values [cells × genes], and a note on genes that were not asked for."""
-    if found.X is None:
+    if adata.X is None:
         raise DataError(f"{PREDICTED} has no X; expected log1p values there")
-    index = pd.Index(found.var_names.astype(str))
+    index = pd.Index(adata.var_names.astype(str))
     if index.has_duplicates:
         raise DataError(f"gene names of {PREDICTED} repeat; expected each gene of task.json once")
     places = index.get_indexer(pd.Index(genes))
@@ -202,7 +202,7 @@ def _of_genes(found: AnnData, genes: Sequence[str]) -> tuple[sp.csr_matrix, list
             f"{PREDICTED} lacks {len(missing)} of the {len(genes)} genes asked for ({_few(missing)}); expected all of them"
         )
     try:
-        X = sp.csr_matrix(found.X, dtype=np.float32)[:, places]
+        X = sp.csr_matrix(adata.X, dtype=np.float32)[:, places]
     except (TypeError, ValueError) as error:
         raise DataError(f"X of {PREDICTED} is no matrix of numbers ({error})") from error
     foreign = sorted(set(index) - set(genes))
@@ -216,10 +216,10 @@ def _facts(folder: Path) -> tuple[dict[str, Any], list[str]]:
     if not (folder / FACTS).is_file():
         return {}, []
     try:
-        found = json.loads(read_text(folder / FACTS))
+        facts = json.loads(read_text(folder / FACTS))
     except (OSError, ValueError, RecursionError) as error:
         return {}, [f"{FACTS} cannot be read ({error}) and is left out"]
-    return (found, []) if isinstance(found, dict) else ({}, [f"{FACTS} is no JSON object and is left out"])
+    return (facts, []) if isinstance(facts, dict) else ({}, [f"{FACTS} is no JSON object and is left out"])
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:

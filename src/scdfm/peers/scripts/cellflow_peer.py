@@ -22,9 +22,9 @@ def prepared(task: Task, latent: np.ndarray) -> ad.AnnData:
     """Training cells with a column of a target for each slot, `control` where there is none."""
     obs = slots(task, list(task.labels)).assign(is_control=task.labels == CONTROL)
     adata = ad.AnnData(task.X, obs=obs, obsm={"X_pca": latent})
-    one_hot = np.eye(len(task.known), dtype=np.float32)
-    known = {target: one_hot[place] for place, target in enumerate(task.known)}
-    adata.uns["target_rep"] = known | {CONTROL: np.zeros(len(known), np.float32)}
+    one_hot = np.eye(len(task.trained_targets), dtype=np.float32)
+    vectors = {target: one_hot[place] for place, target in enumerate(task.trained_targets)}
+    adata.uns["target_rep"] = vectors | {CONTROL: np.zeros(len(vectors), np.float32)}
     return adata
 
 
@@ -33,7 +33,7 @@ def slots(task: Task, names: list[str]) -> pd.DataFrame:
     rows = [[*task.targets[name], *[CONTROL] * (task.n_slots - len(task.targets[name]))] for name in names]
     columns = [f"t{place}" for place in range(task.n_slots)]
     frame = pd.DataFrame(rows, columns=columns, index=[str(i) for i in range(len(names))])
-    return frame.astype(pd.CategoricalDtype([CONTROL, *task.known]))
+    return frame.astype(pd.CategoricalDtype([CONTROL, *task.trained_targets]))
 
 
 def model(task: Task, adata: ad.AnnData, steps: int) -> cellflow.model.CellFlow:
@@ -70,12 +70,12 @@ def main() -> None:
     for name in task.predict:
         rows = task.controls()
         source = adata[rows].copy()
-        asked = slots(task, [name]).assign(condition=name, is_control=False)
-        found = flow.predict(
-            source, asked, condition_id_key="condition",
+        condition = slots(task, [name]).assign(condition=name, is_control=False)
+        latent = flow.predict(
+            source, condition, condition_id_key="condition",
             stepsize_controller=diffrax.PIDController(rtol=1e-3, atol=1e-3),
         )  # fmt: skip
-        predicted[name] = np.asarray(found[name]) @ axes + mean
+        predicted[name] = np.asarray(latent[name]) @ axes + mean
     weights = jax.tree_util.tree_leaves(flow.solver.vf_state.params)
     task.answer(predicted, "whole cells", steps=steps, parameters=int(sum(leaf.size for leaf in weights)))
 

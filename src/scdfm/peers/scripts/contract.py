@@ -39,25 +39,29 @@ class Task:
 
     def __init__(self, unseen: bool = False) -> None:
         self.folder = Path(sys.argv[1]).absolute()
-        self.told = json.loads((self.folder / "task.json").read_text(encoding="utf-8"))
+        self.entries = json.loads((self.folder / "task.json").read_text(encoding="utf-8"))
         self.adata = ad.read_h5ad(self.folder / "train.h5ad")
-        self.key, self.seed, self.cells = (self.told[name] for name in ("perturbation_key", "seed", "cells"))
+        self.key, self.seed, self.cells = (
+            self.entries[name] for name in ("perturbation_key", "seed", "cells")
+        )
         self.labels = self.adata.obs[self.key].astype(str).to_numpy()
         self.genes = [str(gene) for gene in self.adata.var_names]
         self.X = np.asarray(self.adata.X.todense(), dtype=np.float32)
-        parts = self.told["conditions"]
+        parts = self.entries["conditions"]
         if any(part["covariates"] or part["time"] or any(part["doses"]) for part in parts.values()):
             sys.exit("takes combinations of targets alone; this task has doses, times or covariates")
         self.targets = {name: tuple(part["targets"]) for name, part in parts.items()} | {CONTROL: ()}
-        self.train = list(self.told["train"])
-        self.known = sorted({target for name in self.train for target in self.targets[name]})
-        asked = self.told["predict"]
-        self.predict = [name for name in asked if unseen or set(self.targets[name]) <= set(self.known)]
-        self.left_out = [name for name in asked if name not in self.predict]
+        self.train = list(self.entries["train"])
+        self.trained_targets = sorted({target for name in self.train for target in self.targets[name]})
+        conditions = self.entries["predict"]
+        self.predict = [
+            name for name in conditions if unseen or set(self.targets[name]) <= set(self.trained_targets)
+        ]
+        self.left_out = [name for name in conditions if name not in self.predict]
         if not self.predict:
             sys.exit("can predict none of the conditions: each has a target that no training condition has")
         self.rng = np.random.default_rng(self.seed)
-        self.most_steps = self.told.get("steps", 10**9)
+        self.most_steps = self.entries.get("steps", 10**9)
         self.begun = clock()
         work = self.folder / "work"
         work.mkdir(exist_ok=True)
@@ -70,7 +74,7 @@ class Task:
 
     def left(self, later: float = 0.0) -> float:
         """CPU seconds that are left for training, where `later` are needed for predicting."""
-        return self.told["budget"] * (1 - SPARE) - later - clock()
+        return self.entries["budget"] * (1 - SPARE) - later - clock()
 
     def steps(self, seconds_each: float, later: float = 0.0) -> int:
         """How many steps of `seconds_each` the budget still holds, 1 at least."""
@@ -78,7 +82,7 @@ class Task:
 
     def multi_hot(self, name: str) -> np.ndarray:
         """[targets]: 1 at each target of a condition that trained."""
-        return np.isin(self.known, self.targets[name]).astype(np.float32)
+        return np.isin(self.trained_targets, self.targets[name]).astype(np.float32)
 
     def controls(self, n: int | None = None) -> np.ndarray:
         """Rows of `n` control cells (default: those wanted of a condition), each once where there are enough."""
@@ -112,15 +116,15 @@ class Task:
         cells = np.concatenate([predicted[name] for name in names]).astype(np.float32)
         made = ad.AnnData(cells, obs=obs, var=pd.DataFrame(index=self.genes))
         made.write_h5ad(self.folder / "predicted.h5ad")
-        told = {
+        facts = {
             "populations": populations,
             "cpu_seconds": round(clock(), 1),
             "not_predicted": self.left_out,
             **facts,
         }
         if self.left_out:
-            told["notes"] = [f"{len(self.left_out)} conditions have a target that no training condition has"]
-        (self.folder / "facts.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+            facts["notes"] = [f"{len(self.left_out)} conditions have a target that no training condition has"]
+        (self.folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
         os.chdir(self.folder)
         shutil.rmtree(self.folder / "work", ignore_errors=True)
 

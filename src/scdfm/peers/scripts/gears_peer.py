@@ -33,9 +33,9 @@ def label(task: Task, name: str) -> str:
 def go_graph(task: Task) -> None:
     """Leave the GO terms of genes where GEARS looks for them, and the edges of genes that share them (Jaccard)."""
     named = {target for name in (*task.train, *task.predict) for target in task.targets[name]}
-    told = task.told.get("terms") or sys.exit("needs the GO terms of genes")
+    go_terms = task.entries.get("terms") or sys.exit("needs the GO terms of genes")
     # A target without terms would train as if nothing was done; it gets a term of its own.
-    terms = {gene: set(told.get(gene, [f"alone {gene}"])) for gene in {*told, *named}}
+    terms = {gene: set(go_terms.get(gene, [f"alone {gene}"])) for gene in {*go_terms, *named}}
     Path("data").mkdir(exist_ok=True)
     # GEARS reads pickled files; they are written here, and none is read.
     Path("gene2go_all.pkl").write_bytes(pickle.dumps(terms))
@@ -58,15 +58,19 @@ def go_graph(task: Task) -> None:
 
 def screen(task: Task) -> ad.AnnData:
     """Training cells as GEARS reads them; of large screens as many of each condition as PASSES over them fit."""
-    most = task.told["budget"] * 200 * 500 / len(task.genes) / PASSES
+    most = task.entries["budget"] * 200 * 500 / len(task.genes) / PASSES
     each = max(10, int(most / (len(task.train) + 1)))
     rows = [task.rng.permutation(np.flatnonzero(task.labels == name)) for name in task.train]
-    kept = np.sort(np.concatenate([np.flatnonzero(task.labels == CONTROL), *(one[:each] for one in rows)]))
-    names = [label(task, name) for name in task.labels[kept]]
+    subsample = np.sort(
+        np.concatenate([np.flatnonzero(task.labels == CONTROL), *(one[:each] for one in rows)])
+    )
+    names = [label(task, name) for name in task.labels[subsample]]
     obs = pd.DataFrame({"condition": names, "cell_type": "cells"}).astype("category")
     obs.index = obs.index.astype(str)
     return ad.AnnData(
-        sp.csr_matrix(task.X[kept]), obs=obs, var=pd.DataFrame({"gene_name": task.genes}, index=task.genes)
+        sp.csr_matrix(task.X[subsample]),
+        obs=obs,
+        var=pd.DataFrame({"gene_name": task.genes}, index=task.genes),
     )
 
 

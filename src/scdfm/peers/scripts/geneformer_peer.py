@@ -26,7 +26,7 @@ class Regressor(torch.nn.Module):
 
     def __init__(self, task: Task, n_tokens: int) -> None:
         super().__init__()
-        if folder := task.told.get("weights"):
+        if folder := task.entries.get("weights"):
             self.bert = BertModel.from_pretrained(  # nosec B615
                 folder, add_pooling_layer=False, local_files_only=True
             )
@@ -44,9 +44,9 @@ class Regressor(torch.nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens [cells × longest], padded → means [cells × genes]."""
         mask = tokens != PAD
-        found = self.bert(input_ids=tokens, attention_mask=mask).last_hidden_state
+        hidden = self.bert(input_ids=tokens, attention_mask=mask).last_hidden_state
         weight = mask.unsqueeze(-1) / mask.sum(dim=1).clamp(min=1)[:, None, None]
-        return self.head((found * weight).sum(dim=1))
+        return self.head((hidden * weight).sum(dim=1))
 
 
 class Ranking:
@@ -56,9 +56,9 @@ class Ranking:
         named = {target for name in (*task.train, *task.predict) for target in task.targets[name]}
         names = [*task.genes, *sorted(named - set(task.genes))]
         self.tokens = {name: place for place, name in enumerate(names, 1)}
-        if folder := task.told.get("weights"):
-            known = json.loads(Path(folder, "tokens.json").read_text(encoding="utf-8"))
-            self.tokens = {name: known[name] for name in names if name in known}
+        if folder := task.entries.get("weights"):
+            vocabulary = json.loads(Path(folder, "tokens.json").read_text(encoding="utf-8"))
+            self.tokens = {name: vocabulary[name] for name in names if name in vocabulary}
         linear = np.expm1(task.X)
         medians = [np.median(column[column > 0]) if (column > 0).any() else 1.0 for column in linear.T]
         value = linear / np.array(medians)
@@ -88,17 +88,17 @@ def main() -> None:
 
     def loss() -> torch.Tensor:
         controls, perturbed = task.pairs(BATCH)
-        found = made(ranking.batch(controls, list(task.labels[perturbed])))
-        return torch.nn.functional.mse_loss(found, torch.from_numpy(task.X[perturbed]))
+        means = made(ranking.batch(controls, list(task.labels[perturbed])))
+        return torch.nn.functional.mse_loss(means, torch.from_numpy(task.X[perturbed]))
 
     later = 1.5e-3 * task.cells * len(task.predict)
-    steps = fit(task, made, loss, 1e-4 if "weights" in task.told else 3e-4, later)
+    steps = fit(task, made, loss, 1e-4 if "weights" in task.entries else 3e-4, later)
     predicted = {}
     for name in task.predict:
         parts = np.array_split(task.controls(), max(1, task.cells // BATCH))
         with torch.no_grad():
-            found = [made(ranking.batch(rows, [name] * len(rows))).numpy() for rows in parts]
-        predicted[name] = np.concatenate(found)
+            blocks = [made(ranking.batch(rows, [name] * len(rows))).numpy() for rows in parts]
+        predicted[name] = np.concatenate(blocks)
     task.answer(predicted, "a mean for each control cell", steps=steps, parameters=size(made))
 
 

@@ -34,7 +34,7 @@ SMALL = {"embsize": 64, "nheads": 4, "d_hid": 64, "nlayers": 2, "dropout": 0.0}
 def model(task: Task, tokens: list[str]) -> tuple[TransformerGenerator, np.ndarray]:
     """The generator, and the token of each gene."""
     sizes, words, state = SMALL, {PAD: 0} | {token: place for place, token in enumerate(tokens, 1)}, None
-    if folder := task.told.get("weights"):
+    if folder := task.entries.get("weights"):
         sizes = json.loads(Path(folder, "args.json").read_text()) | {"dropout": 0.0}
         words = json.loads(Path(folder, "vocab.json").read_text())
         words |= {
@@ -92,11 +92,11 @@ def main() -> None:
     def loss() -> torch.Tensor:
         controls, perturbed = task.pairs(BATCH)
         target = torch.from_numpy(task.X[perturbed])
-        found = forward(controls, list(task.labels[perturbed]))
-        return masked_mse_loss(found, target, torch.ones_like(target, dtype=torch.bool))
+        prediction = forward(controls, list(task.labels[perturbed]))
+        return masked_mse_loss(prediction, target, torch.ones_like(target, dtype=torch.bool))
 
     each = 1.6e-3 * task.cells * (len(tokens) / 300) ** 2 * SMALL["nlayers"]
-    rate = 1e-4 if "weights" in task.told else 1e-3
+    rate = 1e-4 if "weights" in task.entries else 1e-3
     steps = fit(task, made, loss, rate, later=each * len(task.predict))
     predicted = {}
     for name in task.predict:

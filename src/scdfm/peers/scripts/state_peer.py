@@ -100,8 +100,8 @@ def predict(task: Task, run: Path) -> dict[str, np.ndarray]:
     call("infer", "--model-dir", run, "--adata", "query.h5ad", "--embed-key", "X_hvg", "--pert-col", "gene",
          "--output", "out.h5ad", "--seed", task.seed, "--quiet")  # fmt: skip
     out = ad.read_h5ad("out.h5ad")
-    found, named = np.asarray(out.obsm["X_hvg"]), out.obs["gene"].astype(str).to_numpy()
-    return {name: found[named == name] for name in task.predict}
+    expression, named = np.asarray(out.obsm["X_hvg"]), out.obs["gene"].astype(str).to_numpy()
+    return {name: expression[named == name] for name in task.predict}
 
 
 def call(*words: object) -> None:
