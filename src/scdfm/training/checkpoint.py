@@ -108,11 +108,11 @@ def _unflatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 def diverged(what: str, out: Path, step: int, config: Config) -> TrainingError:
     """The error of a fit in `out` that found `what` at `step`."""
-    options, kept = config.training, last_good(out)
+    options, good_step = config.training, last_good(out)
     good = (
         "no checkpoint was written before"
-        if kept is None
-        else f"the checkpoint of step {kept} is good and stays"
+        if good_step is None
+        else f"the checkpoint of step {good_step} is good and stays"
     )
     clip = (
         f"lower training.clip_norm (now {options.clip_norm:g})"

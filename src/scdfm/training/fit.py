@@ -148,9 +148,9 @@ def _require_overwritable(out: Path, resume: bool, parent: Trained | None) -> No
 
 def _is_finished(out: Path, expected: Manifest) -> bool:
     """Whether the run in `out`, begun before or by another process, is whole; RunError where it is another one."""
-    found = Manifest.load(out)
-    require_same_run(found, expected, out)
-    return bool(found.digests)
+    manifest = Manifest.load(out)
+    require_same_run(manifest, expected, out)
+    return bool(manifest.digests)
 
 
 def _require_shares(config: Config, split: Split) -> None:
@@ -225,5 +225,5 @@ def _finish(kept: Kept, step: int, manifest: Manifest, out: Path) -> None:
     require_finite(kept.weights, out, step, manifest.config)
     folder.write_tensors(out / folder.WEIGHTS, kept.weights)
     digests = {name: file_digest(out / name) for name in folder.FILES if (out / name).is_file()}
-    found = {"result": kept.result, "shrinkage": kept.shrinkage, "digests": digests}
-    manifest.model_copy(update=found | {"lineage": lineage_of(manifest, out)}).save(out)
+    outcome = {"result": kept.result, "shrinkage": kept.shrinkage, "digests": digests}
+    manifest.model_copy(update=outcome | {"lineage": lineage_of(manifest, out)}).save(out)

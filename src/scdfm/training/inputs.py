@@ -144,9 +144,9 @@ def _unmeasured(cells: CellTable, split: Split, panel: GenePanel) -> dict[str, l
             f"panel: {common} of its {len(columns)} genes are measured by all screens, expected at least {FEWEST_GENES}; "
             "raise panel.n_genes, or name some in panel.include"
         )
-    told = np.any([cells.measures(name) for name in split.train], axis=0)[columns]
-    if not told.all():
-        gene = panel.genes[int(np.argmin(told))]
+    measured = np.any([cells.measures(name) for name in split.train], axis=0)[columns]
+    if not measured.all():
+        gene = panel.genes[int(np.argmin(measured))]
         raise DataError(
             f"panel: no training condition is of a screen that measured '{gene}'; give that screen training conditions, or "
             "join on the genes of all (genes='intersection')"
@@ -159,15 +159,15 @@ def _unmeasured(cells: CellTable, split: Split, panel: GenePanel) -> dict[str, l
 
 def control_populations(cells: CellTable, split: Split, config: Config) -> tuple[str, ...]:
     """The control populations that train as conditions, of every setting of the covariates that has enough cells."""
-    wanted = config.training.control_populations
+    option = config.training.control_populations
     schema = ConditionSchema.of(split.train)
-    if wanted == "never" or (wanted == "auto" and schema == ConditionSchema()):
+    if option == "never" or (option == "auto" and schema == ConditionSchema()):
         return ()
     enough = config.training.min_cells
     return tuple(name for name in cells.control_conditions if len(population(cells, name)) >= enough)
 
 
-def require_same_run(found: Manifest, expected: Manifest, out: Path) -> None:
+def require_same_run(manifest: Manifest, expected: Manifest, out: Path) -> None:
     """Refuse to resume a run of other options, data, conditions or features."""
     names = (
         "format",
@@ -182,10 +182,10 @@ def require_same_run(found: Manifest, expected: Manifest, out: Path) -> None:
         "unmeasured",
         "lineage",
     )
-    found = found.model_copy(update={"lineage": [one.as_given() for one in found.lineage]})
+    manifest = manifest.model_copy(update={"lineage": [one.as_given() for one in manifest.lineage]})
     expected = expected.model_copy(update={"lineage": [one.as_given() for one in expected.lineage]})
-    differing = [name for name in names if getattr(found, name) != getattr(expected, name)] + (
-        ["data"] if found.data["digest"] != expected.data["digest"] else []
+    differing = [name for name in names if getattr(manifest, name) != getattr(expected, name)] + (
+        ["data"] if manifest.data["digest"] != expected.data["digest"] else []
     )
     if differing:
         raise RunError(

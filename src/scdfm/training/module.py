@@ -109,13 +109,13 @@ class FlowModule(L.LightningModule):
         seed, at = self.config.seed, (self.global_step, 0)
         torch.manual_seed(derive(seed, "dropout", self.global_step, self.global_rank))
         rng = torch_rng(seed, "flow", *at)
-        chosen = self._draw_genes(batch, rng)
-        start = self._start(batch.conditions).on(chosen)
-        t, source, target = self._path(batch, chosen, start, rng)
+        places = self._draw_genes(batch, rng)
+        start = self._start(batch.conditions).on(places)
+        t, source, target = self._path(batch, places, start, rng)
         n_conditions, n_whole = len(batch.conditions), len(batch.perturbation)
         context = self.field.context(
-            control=batch.control[:, chosen],
-            genes=self.gene_ids[chosen],
+            control=batch.control[:, places],
+            genes=self.gene_ids[places],
             perturbation=self._conditions(batch, torch_rng(seed, "hidden conditions", *at)),
             condition=batch.condition,
             **start.inputs(),
@@ -133,10 +133,10 @@ class FlowModule(L.LightningModule):
         return loss.total
 
     def _path(
-        self, batch: Batch, chosen: Tensor | slice, start: Start, rng: torch.Generator
+        self, batch: Batch, places: Tensor | slice, start: Start, rng: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Times, and both ends x₀ and x₁ of the paths, of this process's cells."""
-        cells = batch.target[:, chosen]
+        cells = batch.target[:, places]
         n_cells = len(cells) // len(batch.conditions)
         n_whole = n_cells * len(batch.perturbation)
         rows = slice(batch.first * n_cells, batch.first * n_cells + len(cells))
@@ -155,14 +155,14 @@ class FlowModule(L.LightningModule):
 
     def _draw_genes(self, batch: Batch, rng: torch.Generator) -> Tensor | slice:
         """Places of T of the G panel genes, drawn once for the batch among those that its screen measured."""
-        n_genes, wanted = batch.target.shape[1], self.config.flow.genes_per_step
+        n_genes, n_drawn = batch.target.shape[1], self.config.flow.genes_per_step
         if self.measured:
             places = self.measured[covariates(batch.conditions[0])[SCREEN]]
-            drawn = places[torch.randperm(len(places), generator=rng)[:wanted]]
+            drawn = places[torch.randperm(len(places), generator=rng)[:n_drawn]]
             return drawn.to(batch.target.device)
-        if wanted is None or wanted >= n_genes:
+        if n_drawn is None or n_drawn >= n_genes:
             return slice(None)
-        return torch.randperm(n_genes, generator=rng)[:wanted].to(batch.target.device)
+        return torch.randperm(n_genes, generator=rng)[:n_drawn].to(batch.target.device)
 
     def _start(self, conditions: Sequence[str]) -> Start:
         """Where the flow of these conditions starts."""
@@ -186,8 +186,8 @@ class FlowModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the scores of the last validation. Nothing that is no number is saved: the checkpoint before stays."""
-        found = self.trainer.callback_metrics
-        checkpoint["scores"] = {name: float(found[name]) for name in JUDGED if name in found}
+        metrics = self.trainer.callback_metrics
+        checkpoint["scores"] = {name: float(metrics[name]) for name in JUDGED if name in metrics}
         states = {
             name: checkpoint.get(name) for name in ("state_dict", "current_model_state", "optimizer_states")
         }

@@ -47,9 +47,9 @@ class Prepared:
         graph = _graph(cells, split, inputs, out / folder.GRAPH) if config.graph.enabled else None
         means = _means(cells, split, inputs, out / folder.MEANS)
         if config.training.keep_controls and not (out / folder.CONTROLS).is_file():
-            kept = kept_controls(cells, config.training.keep_controls, config.seed)
+            rows = kept_controls(cells, config.training.keep_controls, config.seed)
             folder.write_cells(
-                out / folder.CONTROLS, cells, kept, columns, lent(cells, kept, columns, config.seed)
+                out / folder.CONTROLS, cells, rows, columns, lent(cells, rows, columns, config.seed)
             )
         if not (out / folder.COUNTS).is_file():
             law = learned_law(cells, split, columns, config.seed)
@@ -72,11 +72,11 @@ def _graph(cells: CellTable, split: Split, inputs: Inputs, path: Path) -> torch.
     options, genes = inputs.manifest.config.graph, inputs.panel.genes
     training = np.concatenate([cells.rows(name) for name in (CONTROL, *split.train)])
     rows, columns = np.sort(training), cells.columns(genes)
-    found = coexpression_graph(
+    adjacency = coexpression_graph(
         subset(cells.X, rows, columns), k=options.k,
         negative_edges=options.negative_edges, faithful=options.faithful, parts=cells.measured_alike(rows, columns),
     )  # fmt: skip
-    graph = vocabulary_graph(found, genes, inputs.vocabulary)
+    graph = vocabulary_graph(adjacency, genes, inputs.vocabulary)
     folder.write_graph(path, graph)
     return torch.from_numpy(graph)
 
@@ -117,7 +117,11 @@ def lent(
     screens = cells.obs[SCREEN].to_numpy()
     of = {name: controls[screens[controls] == name] for name in cells.measured}
     common = np.logical_and.reduce(list(cells.measured.values()))
-    means = {name: cells.take(found).mean(CONTROL)[common] for name, found in of.items() if len(found)}
+    means = {
+        name: cells.take(screen_rows).mean(CONTROL)[common]
+        for name, screen_rows in of.items()
+        if len(screen_rows)
+    }
     for name, measured in cells.measured.items():
         mine, lacking = np.flatnonzero(screens[rows] == name), ~measured[columns]
         near = sorted(set(means) - {name}, key=lambda other: float(((means[other] - means[name]) ** 2).sum()))

@@ -64,21 +64,21 @@ def prior_start(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> Pr
     spread.save(out / folder.SPREAD)
     variances = sample.variances()
     learned = _learned(cells, split.train, variances, inputs)
-    earlier, worth, told = None, 0.0, {}
+    earlier, worth, verdict = None, 0.0, {}
     if (before := _earlier(inputs, cells)) is not None:
         earlier, joined = _joined(cells, split, variances, inputs, learned, before)
         learned, worth = joined.learned, joined.worth
-        told = {name: torch.tensor(getattr(joined, name)) for name in JUDGED}
-    known = learned
+        verdict = {name: torch.tensor(getattr(joined, name)) for name in JUDGED}
+    final = learned
     if split.validation:
-        known = _learned(cells, (*split.train, *split.validation), variances, inputs, earlier, worth)
+        final = _learned(cells, (*split.train, *split.validation), variances, inputs, earlier, worth)
         learned.prior.save(out / folder.TRAINING_PRIOR)
-    known.prior.save(out / folder.PRIOR)
+    final.prior.save(out / folder.PRIOR)
     expected, controls, doubts = (
         torch.as_tensor(part).float() for part in _expected(cells, split, inputs, learned)
     )
     made(out / CHECKPOINTS)
-    tensors = {"expected": expected, "controls": controls, "doubt": doubts} | told
+    tensors = {"expected": expected, "controls": controls, "doubt": doubts} | verdict
     folder.write_tensors(out / CHECKPOINTS / START, tensors)
     return PriorStart.around(spread, names, expected, controls, doubts)
 
@@ -111,8 +111,8 @@ def _earlier(inputs: Inputs, cells: CellTable) -> Earlier | None:
         return None
     if parent.manifest.data["digest"] == inputs.manifest.data["digest"]:
         return None
-    found = Earlier.of(parent, inputs.panel.genes)
-    return found if found.names else None
+    earlier = Earlier.of(parent, inputs.panel.genes)
+    return earlier if earlier.names else None
 
 
 def _joined(
@@ -224,18 +224,18 @@ def _spread_sample(cells: CellTable, names: Sequence[str], inputs: Inputs) -> Sp
     """
     rng = numpy_rng(inputs.manifest.seed, "spread")
     columns = cells.columns(inputs.panel.genes)
-    chosen = {name: cells.rows(name) for name in names if cells.n_cells(name) > 1}
-    means = cells.means(list(chosen)).to_numpy()[:, columns]
-    if not chosen:
-        chosen = {name: cells.control_rows(name) for name in _one_of_each_control(cells, names)}
-        means = np.stack([cells.control_mean(name)[columns] for name in chosen])
-    each = max(2, SPREAD_CELLS // len(chosen))
-    rows = [rng.permutation(found)[:each] for found in chosen.values()]
+    populations = {name: cells.rows(name) for name in names if cells.n_cells(name) > 1}
+    means = cells.means(list(populations)).to_numpy()[:, columns]
+    if not populations:
+        populations = {name: cells.control_rows(name) for name in _one_of_each_control(cells, names)}
+        means = np.stack([cells.control_mean(name)[columns] for name in populations])
+    each = max(2, SPREAD_CELLS // len(populations))
+    rows = [rng.permutation(group)[:each] for group in populations.values()]
     values = in_memory(subset(cells.X, np.concatenate(rows), columns)).toarray().astype(np.float64)
     conditions = np.repeat(np.arange(len(rows)), [len(drawn) for drawn in rows])
     if cells.measured:
-        values[~np.stack([cells.measures(name)[columns] for name in chosen])[conditions]] = np.nan
-    return SpreadSample(values, conditions, means, [control_of(name) for name in chosen])
+        values[~np.stack([cells.measures(name)[columns] for name in populations])[conditions]] = np.nan
+    return SpreadSample(values, conditions, means, [control_of(name) for name in populations])
 
 
 def _one_of_each_control(cells: CellTable, names: Sequence[str]) -> list[str]:

@@ -124,19 +124,22 @@ class ValidationConditions(Dataset[ValidationBatch]):
         self, cells: CellTable, panel: GenePanel, encoder: ConditionEncoder, names: tuple[str, ...],
         options: TrainingConfig, seed: int,
     ) -> None:  # fmt: skip
-        known = [name for name in names if encoder.knows(name)]
-        order = [known[place] for place in numpy_rng(seed, "validation conditions").permutation(len(known))]
-        asked = [min(options.validation_cells, max(cells.n_cells(name), LEAST_CELLS)) for name in order]
-        kept = dict(zip(order[: _affordable(asked, options.validation_budget)], asked, strict=False))
+        conditions = [name for name in names if encoder.knows(name)]
+        order = [
+            conditions[place]
+            for place in numpy_rng(seed, "validation conditions").permutation(len(conditions))
+        ]
+        sizes = [min(options.validation_cells, max(cells.n_cells(name), LEAST_CELLS)) for name in order]
+        n_cells = dict(zip(order[: _affordable(sizes, options.validation_budget)], sizes, strict=False))
         genes = numpy_rng(seed, "validation genes").permutation(len(panel.genes))
         if cells.measured:  # conditions of all screens are judged together
             common = np.logical_and.reduce(list(cells.measured.values()))[cells.columns(panel.genes)]
             genes = genes[common[genes]]
         places = np.sort(genes[: options.validation_genes])
         self.batches = [
-            _validation_batch(cells, panel, encoder, name, kept[name], places, seed)
-            for name in known
-            if name in kept
+            _validation_batch(cells, panel, encoder, name, n_cells[name], places, seed)
+            for name in conditions
+            if name in n_cells
         ]
 
     def __len__(self) -> int:

@@ -110,18 +110,18 @@ def _processes(options: TrainingConfig) -> dict[str, Any]:
     """Those that torchrun started, or as many as the options ask for, never those a scheduler happens to count."""
     place = launched()
     environment = LightningEnvironment() if place is None else TorchElasticEnvironment()
-    found: dict[str, Any] = {"plugins": [SafetensorsIO(), environment]}
+    settings: dict[str, Any] = {"plugins": [SafetensorsIO(), environment]}
     if place is None:
-        found |= {"devices": options.devices, "num_nodes": options.nodes}
+        settings |= {"devices": options.devices, "num_nodes": options.nodes}
     else:
-        found |= {"devices": place.local_world, "num_nodes": place.nodes}
+        settings |= {"devices": place.local_world, "num_nodes": place.nodes}
     if world_size(options) > 1:
         # A step may leave parameters without a gradient, e.g. embeddings of what its conditions lack.
-        found["strategy"] = DDPStrategy(
+        settings["strategy"] = DDPStrategy(
             find_unused_parameters=True, timeout=timedelta(seconds=options.timeout),
             process_group_backend="gloo" if options.accelerator == "cpu" else None,
         )  # fmt: skip
-    return found
+    return settings
 
 
 def _checkpoints(out: Path, every: int, validated: bool) -> list[Callback]:
@@ -288,9 +288,9 @@ def any_process(trainer: L.Trainer, said: bool) -> bool:
     return bool(trainer.strategy.reduce_boolean_decision(said, all=False))
 
 
-def stopped(step: int, kept: int, last: Path) -> InterruptedFitError:
-    """The error of a fit that stopped at `step` with a checkpoint of step `kept`."""
+def stopped(step: int, saved_step: int, last: Path) -> InterruptedFitError:
+    """The error of a fit that stopped at `step` with a checkpoint of step `saved_step`."""
     return InterruptedFitError(
-        f"fit stopped at step {step}; {last.parent.parent} holds the checkpoint of step {kept}: "
+        f"fit stopped at step {step}; {last.parent.parent} holds the checkpoint of step {saved_step}: "
         "continue it with --resume"
     )

@@ -48,17 +48,17 @@ def tuned(run: Trained) -> Config:
 def require_kin(run: Trained, cells: CellTable, config: Config) -> None:
     """Refuse a screen, or options, that the run's weights cannot be carried to."""
     for section in ("model", "flow"):
-        own, asked = getattr(run.config, section), getattr(config, section)
-        differing = [name for name in type(own).model_fields if getattr(own, name) != getattr(asked, name)]
-        kept = [
+        own, options = getattr(run.config, section), getattr(config, section)
+        differing = [name for name in type(own).model_fields if getattr(own, name) != getattr(options, name)]
+        conflicts = [
             name
             for name in differing
             if (section, name) not in (("model", "features"), ("flow", "genes_per_step"))
         ]
-        if kept:
+        if conflicts:
             raise ConfigError(
-                f"--from {run.path}: {section}.{kept[0]} is {getattr(asked, kept[0])!r}, but the run was fitted with "
-                f"{getattr(own, kept[0])!r}; leave it out, or fit without --from"
+                f"--from {run.path}: {section}.{conflicts[0]} is {getattr(options, conflicts[0])!r}, but the run was "
+                f"fitted with {getattr(own, conflicts[0])!r}; leave it out, or fit without --from"
             )
     total = run.manifest.scale["target_sum"]
     if cells.scale.target_sum != total:
@@ -80,9 +80,9 @@ def require_kin(run: Trained, cells: CellTable, config: Config) -> None:
             f"{', '.join(sorted(cells.covariates)) or 'none'}; expected the same: read them so (--covariates)"
         )
     named = {target for condition in cells.conditions for target in targets(condition)}
-    known = {*run.manifest.targets, *(run.genes if config.model.perturbation == "genes" else ())}
-    known |= set(run.manifest.features.names if run.manifest.features else ())
-    if named and not named & known:
+    run_targets = {*run.manifest.targets, *(run.genes if config.model.perturbation == "genes" else ())}
+    run_targets |= set(run.manifest.features.names if run.manifest.features else ())
+    if named and not named & run_targets:
         raise DataError(
             f"--from {run.path}: none of the {len(named)} targets of these cells (first: '{min(named)}') is a target"
             f"{', a gene' if config.model.perturbation == 'genes' else ''} or described in the run; a run of another kind "
@@ -231,8 +231,8 @@ def best_of(fresh: LearnedPrior, joint: Sequence[tuple[float, LearnedPrior]], sh
     unsure = float(loss.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
     if loss.mean() > unsure:
         return Joined(fresh, 0.0, float(alone.mean()), float(alone.mean()))
-    found = best._replace(left_out=best.left_out[:n])
-    return Joined(found, worth, float(errors(best).mean()), float(alone.mean()))
+    prior = best._replace(left_out=best.left_out[:n])
+    return Joined(prior, worth, float(errors(best).mean()), float(alone.mean()))
 
 
 def told(manifest: Manifest) -> str | None:

@@ -146,14 +146,14 @@ class Jury:
         after = own if shrinkage is None else self.populations(field, shrinkage)
         first, last = self.scores(before), self.scores(after)
         gains, alone = self.gains(first, last), self.gains(first, self.scores(own))
-        told = {
+        comparison = {
             f"gain_{name.removeprefix('val_')}{end}": value
             for name in JUDGED
             for end, value in _told(gains[name])
         }
         if self.config.training.keep == "best" and not worth_keeping(gains, alone):
-            return Kept(untrained, {"step": 0, **_means(first), **told})
-        return Kept(kept.weights, kept.result | _means(last) | told, shrinkage)
+            return Kept(untrained, {"step": 0, **_means(first), **comparison})
+        return Kept(kept.weights, kept.result | _means(last) | comparison, shrinkage)
 
     def populations(self, field: VelocityField, shrinkage: Shrinkage | None = None) -> list[Tensor]:
         """Cells [M, g] of each condition."""
@@ -214,6 +214,8 @@ def summary(result: Mapping[str, float | int | None], n_conditions: int) -> str 
         else:
             clear = "clear" if low > 0 else "clearly worse" if high < 0 else "not clear"
             parts.append(f"{name} {mean:+.3g} ({low:.3g} to {high:.3g}, {clear})")
-    kept = "the prior alone is kept" if result.get("step") == 0 else "trained weights are kept"
+    outcome = "the prior alone is kept" if result.get("step") == 0 else "trained weights are kept"
     plural = "s" if n_conditions > 1 else ""
-    return f"training over the prior, {n_conditions} validation condition{plural}: {', '.join(parts)}; {kept}"
+    return (
+        f"training over the prior, {n_conditions} validation condition{plural}: {', '.join(parts)}; {outcome}"
+    )
