@@ -44,8 +44,8 @@ class Blocks:
             name = f"{condition}/{block}"
             if name in self.files:
                 with contextlib.suppress(SafetensorError, OSError), safe_open(self.files[name], "pt") as file:
-                    found: torch.Tensor = file.get_tensor(name)
-                    return found
+                    cells: torch.Tensor = file.get_tensor(name)
+                    return cells
             solved = self.fresh[name] = solve().contiguous()
             if clock() - self.written >= SECONDS:
                 self.write()

@@ -65,16 +65,16 @@ def _repeated(values: Sequence[Any], n_cells: int) -> Any:
     if all(isinstance(value, float) for value in values):
         return np.repeat(np.array(values, dtype=np.float64), n_cells)
     texts = [number_text(value) if isinstance(value, float) and value == value else value for value in values]
-    kept = [None if text != text else text for text in texts]
-    return pd.Categorical(np.repeat(np.array(kept, dtype=object), n_cells))
+    entries = [None if text != text else text for text in texts]
+    return pd.Categorical(np.repeat(np.array(entries, dtype=object), n_cells))
 
 
 def _dose(name: str) -> float | str:
     """The dose of every target, or different ones in the order of the label; NaN where one is not known."""
-    found = [one.dose for one in parse(name).perturbations]
-    if not found or None in found:
+    all_doses = [one.dose for one in parse(name).perturbations]
+    if not all_doses or None in all_doses:
         return float("nan")
-    doses = [float(dose) for dose in found if dose is not None]
+    doses = [float(dose) for dose in all_doses if dose is not None]
     return doses[0] if len(set(doses)) == 1 else SEPARATOR.join(map(number_text, doses))
 
 

@@ -36,8 +36,8 @@ def in_contexts(run: R, table: CellTable) -> R:
 
     Its `contexts` tell of each setting that training never had. The same run where there is none.
     """
-    known = run.manifest.conditions.covariates
-    settings = {name: covariates(name) for name in table.control_conditions} if known else {}
+    covariate_values = run.manifest.conditions.covariates
+    settings = {name: covariates(name) for name in table.control_conditions} if covariate_values else {}
     trained = trained_settings(run) if settings else {}
     if not (new := [name for name in settings if name not in trained]):
         return run
@@ -48,10 +48,10 @@ def in_contexts(run: R, table: CellTable) -> R:
     made.contexts = {name: _told(mean, trained) for name, mean in means.items()}
     added: dict[str, dict[str, Floats]] = {
         key: {settings[name][key]: mean for name, mean in means.items() if settings[name][key] not in values}
-        for key, values in known.items()
+        for key, values in covariate_values.items()
     }
     if any(added.values()):
-        longer = {key: (*values, *added[key]) for key, values in known.items()}
+        longer = {key: (*values, *added[key]) for key, values in covariate_values.items()}
         schema = run.manifest.conditions.model_copy(update={"covariates": longer})
         made.manifest = run.manifest.model_copy(update={"conditions": schema})
         vars(made).pop("encoder", None)
@@ -168,18 +168,18 @@ def filled(run: Trained, table: CellTable, seed: int) -> CellTable:
 
 def cells_in(table: CellTable, context: Mapping[str, str]) -> CellTable:
     """The cells of a table that are of a context; DataError where it has none, or not its columns."""
-    kept = np.ones(table.n, dtype=bool)
+    mask = np.ones(table.n, dtype=bool)
     for key, value in context.items():
         if key not in table.covariates:
             raise DataError(
                 f"controls: the context's '{key}' is none of the table's covariates "
                 f"({', '.join(table.covariates) or 'none'}); read them with covariates=['{key}'], or give the file"
             )
-        kept &= (table.obs[key] == value).to_numpy()
-    if not kept.any():
+        mask &= (table.obs[key] == value).to_numpy()
+    if not mask.any():
         named = ", ".join(f"{key}={value}" for key, value in context.items())
         raise DataError(f"controls: no cell of the table is of the context {named}; name one that it has")
-    return table.take(np.flatnonzero(kept))
+    return table.take(np.flatnonzero(mask))
 
 
 def in_context(name: str, context: Mapping[str, str]) -> str:

@@ -33,31 +33,31 @@ def read_controls(
     the columns. Where it lacks a column that controls are matched by, they are matched by the covariates alone.
     """
     context = checked_context(manifest, context or {})
-    asked = manifest.control_reading | dict(reading or {})
-    naming = Naming(**{field.name: asked[field.name] for field in fields(Naming)})
+    options = manifest.control_reading | dict(reading or {})
+    naming = Naming(**{field.name: options[field.name] for field in fields(Naming)})
     with open_source(cells) as source:
-        layer = asked["layer"] or manifest.layer_in(source.readable)
-        source = _of_context(_labelled(source, asked["perturbation_key"]), context)
-        match = asked["match_controls"]
+        layer = options["layer"] or manifest.layer_in(source.readable)
+        source = _of_context(_labelled(source, options["perturbation_key"]), context)
+        match = options["match_controls"]
         if context and not set(match or ()) <= set(source.obs.columns):
             match = None
-        _require_covariates(source, asked["covariates"], asked["perturbation_key"])
-        design = Design(asked["covariates"], None, None, match, asked["control_fallback"])
+        _require_covariates(source, options["covariates"], options["perturbation_key"])
+        design = Design(options["covariates"], None, None, match, options["control_fallback"])
         return cells_of(
-            source, asked["perturbation_key"], naming, asked["target_sum"], layer,
-            {**(asked.get("subset") or {}), **context}, design=design, backed=backed, strict=False, values=asked["values"],
-            min_genes=asked.get("min_genes", 0),
+            source, options["perturbation_key"], naming, options["target_sum"], layer,
+            {**(options.get("subset") or {}), **context}, design=design, backed=backed, strict=False,
+            values=options["values"], min_genes=options.get("min_genes", 0),
         )  # fmt: skip
 
 
 def checked_context(manifest: Manifest, context: Mapping[str, str]) -> dict[str, str]:
     """A context as somebody names it, in covariates of the run; ConditionError for any other."""
-    known = manifest.conditions.covariates
+    covariates = manifest.conditions.covariates
     for key, value in context.items():
-        if key not in known:
+        if key not in covariates:
             way = (
-                f"expected one of {', '.join(known)}{near(key, known)}"
-                if known
+                f"expected one of {', '.join(covariates)}{near(key, covariates)}"
+                if covariates
                 else "the run has none: give the control cells alone (--controls, controls=...)"
             )
             raise ConditionError(f"context {key}={value}: '{key}' is no covariate of the run; {way}")
@@ -75,21 +75,21 @@ def _of_context(source: Source, context: Mapping[str, str]) -> Source:
         if key not in obs.columns:
             obs = obs.assign(**{key: value})
             continue
-        found = texts(column_of(obs, key, "covariate column", source.name))
-        if value not in found.categories:
+        values = texts(column_of(obs, key, "covariate column", source.name))
+        if value not in values.categories:
             raise DataError(
                 f"{source.name}: no cell has '{value}' in obs column '{key}', as the context {key}={value} says; its "
-                f"values are {listed(list(map(str, found.categories)))}: name one of them, or remove the column"
+                f"values are {listed(list(map(str, values.categories)))}: name one of them, or remove the column"
             )
     return replace(source, obs=obs)
 
 
-def _require_covariates(source: Source, wanted: Sequence[str], key: str) -> None:
+def _require_covariates(source: Source, covariates: Sequence[str], key: str) -> None:
     """Raise DataError where neither a column nor a label tells a covariate of the cells."""
     labels: list[str] = []
     if key in source.obs.columns:
         labels = source.obs[key].astype(str).unique().tolist()
-    for column in wanted:
+    for column in covariates:
         if column not in source.obs.columns and not any(f"|{column}=" in label for label in labels):
             raise DataError(
                 f"{source.name}: obs has no column '{column}', the run's covariate; expected one, or one context for all "

@@ -60,24 +60,24 @@ class CountLaw:
     @classmethod
     def of_tensors(cls, tensors: dict[str, torch.Tensor], n_genes: int, path: Path) -> CountLaw:
         """The law of `tensors`; RunError for anything else."""
-        found = tensors.get("dispersion"), tensors.get("total")
+        dispersion, total = tensors.get("dispersion"), tensors.get("total")
         right = (
-            found[0] is not None
-            and found[1] is not None
-            and list(found[0].shape) == [n_genes]
-            and found[1].ndim == 0
-            and bool(found[0].isfinite().all())
-            and bool((found[0] >= 0).all())
-            and not bool(found[1] <= 0)
+            dispersion is not None
+            and total is not None
+            and list(dispersion.shape) == [n_genes]
+            and total.ndim == 0
+            and bool(dispersion.isfinite().all())
+            and bool((dispersion >= 0).all())
+            and not bool(total <= 0)
         )
-        if not right or len(tensors) != len(found):
+        if not right or len(tensors) != 2:
             raise RunError(
                 f"{path}: expected the tensors 'dispersion', a number of at least 0 for each of the {n_genes} genes of the "
                 "run, and 'total', a positive number; restore it or fit again"
             )
-        assert found[0] is not None
-        assert found[1] is not None
-        return cls(found[0].numpy().astype(np.float64), float(found[1]))
+        assert dispersion is not None
+        assert total is not None
+        return cls(dispersion.numpy().astype(np.float64), float(total))
 
 
 def learned_law(cells: CellTable, split: Split, columns: npt.NDArray[np.int64], seed: int) -> CountLaw | None:
@@ -97,12 +97,12 @@ def law_of(X: Matrix, groups: list[npt.NDArray[np.int64]], columns: npt.NDArray[
 
     φ_g = Σ [(k − μ)² − μ] / Σ μ² over all cells, by moments, drawn to the genes' typical φ as far as it is unsure.
     """
-    excess, square, totals, n, known = np.zeros(len(columns)), np.zeros(len(columns)), [], 0, 0
+    excess, square, totals, n, n_counted = np.zeros(len(columns)), np.zeros(len(columns)), [], 0, 0
     for rows in groups:
         cells = X[rows]
         factor = size_factors(cells)
         there = np.isfinite(factor)
-        n, known = n + len(rows), known + int(there.sum())
+        n, n_counted = n + len(rows), n_counted + int(there.sum())
         totals.append(np.expm1(cells[there].data.astype(np.float64)).sum() / max(int(there.sum()), 1))
         if there.sum() < 2:
             continue
@@ -111,7 +111,7 @@ def law_of(X: Matrix, groups: list[npt.NDArray[np.int64]], columns: npt.NDArray[
         mean = size[:, None] * (counts.sum(axis=0) / size.sum())
         excess += ((counts - mean) ** 2 * (len(size) / (len(size) - 1)) - mean).sum(axis=0)
         square += (mean**2).sum(axis=0)
-    if not known or known < FEWEST_KNOWN * n:
+    if not n_counted or n_counted < FEWEST_KNOWN * n:
         return None
     return CountLaw(_steadied(excess, square), float(np.median([total for total in totals if total > 0])))
 
@@ -217,10 +217,10 @@ class Counter:
 
     @classmethod
     def of(
-        cls, known_law: CountLaw | None, known: Sequence[str], table: CellTable, genes: Sequence[str]
+        cls, run_law: CountLaw | None, run_genes: Sequence[str], table: CellTable, genes: Sequence[str]
     ) -> Counter:
-        """The counter of a run with this law on the genes `known` (None: it has none) that starts from the control cells
-        `table`, for `genes`; DataError where these cells are none of counts."""
+        """The counter of a run with the law `run_law` (None: it has none) on `run_genes`, that starts from the control
+        cells `table`, for `genes`; DataError where these cells are none of counts."""
         if table.filled:
             raise DataError(
                 f"controls: {len(table.filled)} genes are filled in from other cells, so no cell's library size is known; "
@@ -230,16 +230,16 @@ class Counter:
         said = ["library sizes are those of the control cells"]
         if not counted:
             said.append("taken from log1p values with the smallest value of each cell as one count")
-        law = known_law
+        law = run_law
         if law is not None:
             said.append("dispersion is that of the training cells' counts")
         else:
-            law = law_of(table.X, [np.arange(table.n)], table.columns(known))
+            law = law_of(table.X, [np.arange(table.n)], table.columns(run_genes))
             said.append("dispersion is that of the control cells")
         if law is None:
-            law = CountLaw(np.full(len(known), LEAST), float("nan"))
+            law = CountLaw(np.full(len(run_genes), LEAST), float("nan"))
             said[-1] = "counts are Poisson's, as no dispersion is known"
-        place = {gene: at for at, gene in enumerate(known)}
+        place = {gene: at for at, gene in enumerate(run_genes)}
         dispersion = law.dispersion[[place[gene] for gene in genes]]
         return cls(CountLaw(dispersion, law.total), factor, "; ".join(said))
 
@@ -250,8 +250,8 @@ class Counter:
 
         float32, which holds them exactly, so that a file has one type of values whatever was asked.
         """
-        found = counts_of(population.astype(np.float64), self.factor[rows], self.law.dispersion, rng)
-        return found.astype(np.float32)
+        counts = counts_of(population.astype(np.float64), self.factor[rows], self.law.dispersion, rng)
+        return counts.astype(np.float32)
 
     def describe(self, adata: ad.AnnData, rows: npt.NDArray[np.int64]) -> None:
         """Say in `adata` that its values are counts, and give each cell's library size, over all genes of the screen."""

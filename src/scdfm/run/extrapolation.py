@@ -20,8 +20,8 @@ def extrapolated(run: Trained, names: Iterable[str]) -> dict[str, str]:
     if run.split.kind == UNKNOWN:
         return {}
     seen = _Seen(run)
-    found = {name: "; ".join(seen.reasons(parse(name))) for name in names}
-    return {name: why for name, why in found.items() if why}
+    reasons = {name: "; ".join(seen.reasons(parse(name))) for name in names}
+    return {name: why for name, why in reasons.items() if why}
 
 
 def told(beyond: dict[str, str], most: int = 5) -> str:
@@ -82,8 +82,8 @@ class _Seen:
         if condition.time is None and condition.perturbations and usual is not None and self._all_timed:
             said.append(f"no time: taken as the usual one of the screen, {number_text(usual)}")
         if condition.time and (span := self._times) and not span[0] <= condition.time <= span[1]:
-            low, high, asked = map(number_text, (*span, condition.time))
-            said.append(f"time {asked} is outside the trained {low} to {high}")
+            low, high, time = map(number_text, (*span, condition.time))
+            said.append(f"time {time} is outside the trained {low} to {high}")
         return said
 
     def _of_target(self, perturbation: Perturbation, condition: Condition) -> Iterator[str]:
@@ -128,11 +128,13 @@ class _Seen:
     def _known_by(self, target: str) -> str:
         sources = []
         if self.run.encoder.described(target):
-            told = any(
+            informative = any(
                 rows[target].any() for rows in self.run.encoder.descriptions.values() if target in rows
             )
             sources.append(
-                "its features" if told else "its features, which tell nothing of this screen's responses"
+                "its features"
+                if informative
+                else "its features, which tell nothing of this screen's responses"
             )
         if self.run.encoder.identified(target):
             graph = self.run.config.graph.enabled

@@ -124,8 +124,8 @@ def write_cells(path: Path, cells: CellTable, rows: np.ndarray, columns: np.ndar
     """
     import anndata as ad
 
-    kept = dict.fromkeys((cells.perturbation_key, *cells.covariates, *cells.design.match))
-    obs = cells.obs[list(kept)].iloc[rows].copy()
+    obs_columns = dict.fromkeys((cells.perturbation_key, *cells.covariates, *cells.design.match))
+    obs = cells.obs[list(obs_columns)].iloc[rows].copy()
     obs[cells.perturbation_key] = obs[cells.perturbation_key].astype(str)
     genes = pd.Index(cells.genes[columns].astype(object), name="gene")
     adata = ad.AnnData(expression, obs=obs, var=pd.DataFrame(index=genes))
@@ -160,11 +160,11 @@ def fitting(weights: dict[str, torch.Tensor], field: nn.Module, path: Path) -> d
             f"{path} does not fit the manifest's model: tensor '{odd[0]}' {what} ({len(odd)} such); {REMEDY}"
         )
     for name, tensor in weights.items():
-        wanted = expected[name]
-        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
+        model_tensor = expected[name]
+        if tensor.shape != model_tensor.shape or tensor.dtype != model_tensor.dtype:
             raise RunError(
                 f"{path} does not fit the manifest's model: tensor '{name}' is {tensor.dtype} {list(tensor.shape)}, "
-                f"expected {wanted.dtype} {list(wanted.shape)}; {REMEDY}"
+                f"expected {model_tensor.dtype} {list(model_tensor.shape)}; {REMEDY}"
             )
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise RunError(f"{path}: tensor '{name}' holds values that are not finite; {REMEDY}")
@@ -194,15 +194,15 @@ def described_by(
     if odd := sorted(tensors.keys() - shapes.keys()):
         raise RunError(f"{path}: tensor '{odd[0]}' is unknown; {REMEDY}")
     for name, shape in shapes.items():
-        found = tensors.get(name)
-        if found is None:
+        tensor = tensors.get(name)
+        if tensor is None:
             raise RunError(f"{path}: tensor '{name}' is missing; {REMEDY}")
-        if found.dtype != torch.float32 or list(found.shape) != shape or not found.numel():
+        if tensor.dtype != torch.float32 or list(tensor.shape) != shape or not tensor.numel():
             raise RunError(
-                f"{path}: tensor '{name}' is {found.dtype} {list(found.shape)}, expected numbers (torch.float32) of "
+                f"{path}: tensor '{name}' is {tensor.dtype} {list(tensor.shape)}, expected numbers (torch.float32) of "
                 f"the {n_names} names of the manifest; {REMEDY}"
             )
-        if not found.isfinite().all():
+        if not tensor.isfinite().all():
             raise RunError(f"{path}: tensor '{name}' holds values that are not finite; {REMEDY}")
     if widths and sum(widths) != n_features:
         raise RunError(

@@ -206,10 +206,10 @@ class Manifest(BaseModel):
 
     @model_validator(mode="after")
     def _named(self) -> Manifest:
-        known = Vocabulary(tuple(self.vocabulary))
+        vocabulary = Vocabulary(tuple(self.vocabulary))
         if not self.panel or len(set(self.panel)) < len(self.panel):
             raise ValueError("panel holds no gene, or one twice")
-        if unknown := [name for name in self.panel if name not in known]:
+        if unknown := [name for name in self.panel if name not in vocabulary]:
             raise ValueError(f"'{unknown[0]}' of panel is not in the vocabulary")
         if strange := {gene for genes in self.unmeasured.values() for gene in genes} - set(self.panel):
             raise ValueError(f"'{min(strange)}' of unmeasured is not in the panel")
@@ -230,9 +230,9 @@ class Manifest(BaseModel):
     @property
     def identity(self) -> str:
         """sha256 of what decides a fit's numbers: equal where one fit continues another."""
-        chosen = ("subset", "min_genes", "n_cells")  # the digest of the data says which cells these are
+        selection = ("subset", "min_genes", "n_cells")  # the digest of the data says which cells these are
         without: dict[str, Any] = dict.fromkeys(
-            ("data", "versions", "result", "shrinkage", "digests", *chosen), True
+            ("data", "versions", "result", "shrinkage", "digests", *selection), True
         )
         # What came after 0.1.0 counts where it says something: a fit that 0.1.0 began goes on.
         if not self.unmeasured:
@@ -295,22 +295,22 @@ class Manifest(BaseModel):
             ) from error
 
 
-def _readable(found: Any, folder: Path) -> Any:
+def _readable(number: Any, folder: Path) -> Any:
     """The number of a format that can be read, and what is no number; RunError for any other."""
-    if not isinstance(found, int) or isinstance(found, bool) or 0 < found <= FORMAT:
-        return found
-    if found == UNRELEASED[-1]:
+    if not isinstance(number, int) or isinstance(number, bool) or 0 < number <= FORMAT:
+        return number
+    if number == UNRELEASED[-1]:
         return FORMAT
-    if found in UNRELEASED:
+    if number in UNRELEASED:
         raise RunError(
-            f"run {folder}: made before the first release (format {found}, this one reads {FORMAT}); fit again, or "
+            f"run {folder}: made before the first release (format {number}, this one reads {FORMAT}); fit again, or "
             "predict with the version that its manifest names"
         )
-    if found > FORMAT:
+    if number > FORMAT:
         raise RunError(
-            f"run {folder}: made by a newer scdfm (format {found}, this one reads up to {FORMAT}); upgrade scdfm"
+            f"run {folder}: made by a newer scdfm (format {number}, this one reads up to {FORMAT}); upgrade scdfm"
         )
-    return found
+    return number
 
 
 def versions() -> dict[str, str]:

@@ -127,11 +127,13 @@ def populations(
 
     keep: gives for a condition what `generate` asks for blocks that may be known from before.
     """
-    solved, kept = _solved_genes(run, genes)
+    solved, columns = _solved_genes(run, genes)
     expression = _expression(run, table, solved)
     own = {name: table.control_rows(name) for name in names}
     start = _start(run, table, solved)
-    law = Counter.of(run.count_law, run.genes, table, [solved[place] for place in kept]) if counts else None
+    law = (
+        Counter.of(run.count_law, run.genes, table, [solved[place] for place in columns]) if counts else None
+    )
     place = device_of(device)
     field = run.field.to(place)
     ids = torch.from_numpy(run.vocabulary.gene_ids(solved)).to(place)
@@ -140,17 +142,17 @@ def populations(
         rows = own[name][_draw(len(own[name]), n_cells, numpy_rng(seed, "controls", name))]
         control = torch.from_numpy(expression[rows].toarray()).to(place)
         population = _population(run, field, name, control, ids, seed, start(name), keep and keep(name))
-        returned = population[:, kept]
+        returned = population[:, columns]
         if law is not None:
             returned = law.counts(returned, rows, numpy_rng(seed, "counts", name))
         blocks.append(sp.csr_matrix(returned))
         sources.append(rows)
     cells = sp.vstack(blocks, format="csr")
     drawn = np.concatenate(sources)
-    found = _as_adata(
+    adata = _as_adata(
         run,
         names,
-        [solved[place] for place in kept],
+        [solved[place] for place in columns],
         n_cells,
         cells,
         table.obs.iloc[drawn],
@@ -158,15 +160,15 @@ def populations(
         stored,
     )
     if table.filled:
-        found.var["filled"] = found.var_names.isin(table.filled)
+        adata.var["filled"] = adata.var_names.isin(table.filled)
     if unmeasured := run.manifest.unmeasured:
-        found.var["unmeasured_in"] = [
+        adata.var["unmeasured_in"] = [
             ",".join(screen for screen, genes in unmeasured.items() if gene in genes)
-            for gene in found.var_names
+            for gene in adata.var_names
         ]
     if law is not None:
-        law.describe(found, drawn)
-    return found
+        law.describe(adata, drawn)
+    return adata
 
 
 def device_of(name: str) -> torch.device:
@@ -216,17 +218,17 @@ def control_table(
         controls = read_controls(controls, run.manifest, context=context)
     elif context:
         controls = cells_in(controls, checked_context(run.manifest, context))
-    found = controls.scale.target_sum
-    if None not in (found, scale["target_sum"]) and found != scale["target_sum"]:
+    target_sum = controls.scale.target_sum
+    if None not in (target_sum, scale["target_sum"]) and target_sum != scale["target_sum"]:
         raise DataError(
-            f"controls: log1p of counts per {found:g}, but the run was fitted at {scale['target_sum']:g}; "
+            f"controls: log1p of counts per {target_sum:g}, but the run was fitted at {scale['target_sum']:g}; "
             f"read them with target_sum={scale['target_sum']:g}"
         )
-    wanted = tuple(run.manifest.conditions.covariates)
-    if lacking := [key for key in wanted if key not in controls.covariates]:
+    covariates = tuple(run.manifest.conditions.covariates)
+    if lacking := [key for key in covariates if key not in controls.covariates]:
         raise DataError(
             f"controls: the run's covariate '{lacking[0]}' is none of the table's "
-            f"({', '.join(controls.covariates) or 'none'}); read them with covariates={wanted}"
+            f"({', '.join(controls.covariates) or 'none'}); read them with covariates={covariates}"
         )
     table = controls.select([CONTROL])
     require_scale(run, table.X, list(map(str, table.genes)), "controls")
@@ -236,18 +238,18 @@ def control_table(
 def _solved_genes(run: Trained, genes: Sequence[str] | None) -> tuple[list[str], list[int]]:
     """The genes that are solved, and which of them are returned."""
     panel = {gene: place for place, gene in enumerate(run.genes)}
-    wanted = list(panel if genes is None else dict.fromkeys(genes))
-    unknown = [gene for gene in wanted if gene not in panel]
-    if unknown or not wanted:
+    requested_genes = list(panel if genes is None else dict.fromkeys(genes))
+    unknown = [gene for gene in requested_genes if gene not in panel]
+    if unknown or not requested_genes:
         raise DataError(
-            f"genes: {len(unknown)} of the {len(wanted)} asked for are not in the run's panel of {len(panel)} "
+            f"genes: {len(unknown)} of the {len(requested_genes)} asked for are not in the run's panel of {len(panel)} "
             f"(first: {unknown[0]}); ask for genes of the run"
             if unknown
             else "genes: none asked for; name some"
         )
     if run.config.sampling.genes == "joint":
-        return wanted, list(range(len(wanted)))
-    return run.genes, [panel[gene] for gene in wanted]
+        return requested_genes, list(range(len(requested_genes)))
+    return run.genes, [panel[gene] for gene in requested_genes]
 
 
 def _expression(run: Trained, table: CellTable, genes: list[str]) -> sp.csr_matrix:
@@ -349,7 +351,7 @@ def _as_adata(
         "config": hashlib.sha256(run.config.model_dump_json().encode()).hexdigest(),
         "controls": "stored with the run" if stored else "given",
         "cells_per_condition": n_cells,
-        "contexts": [f"{setting_text(name)}: {told}" for name, told in run.contexts.items()],
+        "contexts": [f"{setting_text(name)}: {reason}" for name, reason in run.contexts.items()],
         "extrapolated": list(beyond),
         "extrapolated_because": list(beyond.values()),
     }

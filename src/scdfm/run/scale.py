@@ -35,20 +35,20 @@ def require_scale(run: Trained, X: Matrix, genes: list[str], where: str) -> None
     rows = np.unique(np.linspace(0, X.shape[0] - 1, SCALE_CELLS).astype(int))
     cells = subset(X, rows, np.array([column[run.genes[place]] for place in shared]))[:]
     bases = {} if base_of(cells) == "e" else BASES  # whole counts tell the base of real cells beyond doubt
-    found = rescaling(reference[shared], cells, np.full(len(rows), 1 / len(rows)), bases)
+    candidate = rescaling(reference[shared], cells, np.full(len(rows), 1 / len(rows)), bases)
     if "controls.h5ad" in run.manifest.digests:
         columns = run.controls.columns([run.genes[place] for place in shared])
         total = _total(run.controls.X[:, columns])
-        if found is not None and found.factor is not None:
-            agree = 1 / AS_MUCH < total / max(_total(cells), 1e-9) / found.factor < AS_MUCH
-            found = found if agree else None
-        found = found or _of_totals(reference[shared], cells, total, bases)
-    if found is None:
+        if candidate is not None and candidate.factor is not None:
+            agree = 1 / AS_MUCH < total / max(_total(cells), 1e-9) / candidate.factor < AS_MUCH
+            candidate = candidate if agree else None
+        candidate = candidate or _of_totals(reference[shared], cells, total, bases)
+    if candidate is None:
         return
     per = run.manifest.scale["target_sum"]
     scale = "log1p, as the run's training cells were" if per is None else f"log1p of counts per {per:g}"
     raise DataError(
-        f"{where}: cells in another scale than the run's control cells (they agree better with their {found.words}); "
+        f"{where}: cells in another scale than the run's control cells (they agree better with their {candidate.words}); "
         f"expected {scale}: normalise them so, or give raw counts with their target_sum"
     )
 
@@ -89,8 +89,8 @@ def _of_totals(
         natural = sp.csr_matrix(cells * ln)
         if 1 / AS_MUCH < _total(natural) / total < AS_MUCH:
             candidates[Rescaling(f"values taken as log{base}(1 + x)", None)] = natural
-    gaps = {found: _gap(reference, changed) for found, changed in candidates.items()}
-    best = min(gaps, key=lambda found: gaps[found])
+    gaps = {candidate: _gap(reference, changed) for candidate, changed in candidates.items()}
+    best = min(gaps, key=lambda candidate: gaps[candidate])
     return best if gaps[best] < LESS * _gap(reference, cells) else None
 
 

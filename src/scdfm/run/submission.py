@@ -87,23 +87,25 @@ def submission(
     for column in columns:
         values = table.obs[column].astype(object).to_numpy()
         obs[column] = pd.Categorical([*values[rows], *values])
-    found = ad.AnnData(cells.astype(np.float32), obs=obs, var=pd.DataFrame(index=pd.Index(axis, name="gene")))
-    found.uns["scdfm"] = said
-    require_submission(found)
-    return found
+    adata = ad.AnnData(cells.astype(np.float32), obs=obs, var=pd.DataFrame(index=pd.Index(axis, name="gene")))
+    adata.uns["scdfm"] = said
+    require_submission(adata)
+    return adata
 
 
 def _copied(run: Trained, table: CellTable, copy: Sequence[str]) -> list[str]:
     """The columns of control cells that predicted ones take: covariates, and those asked for."""
-    wanted = list(dict.fromkeys([*run.manifest.conditions.covariates, *copy]))
-    for column in wanted:
+    columns = list(dict.fromkeys([*run.manifest.conditions.covariates, *copy]))
+    for column in columns:
         if column not in table.obs.columns or column in (COLUMN, table.perturbation_key):
-            known = [str(one) for one in table.obs.columns if one not in (COLUMN, table.perturbation_key)]
+            own_columns = [
+                str(one) for one in table.obs.columns if one not in (COLUMN, table.perturbation_key)
+            ]
             raise DataError(
                 f"submission: '{column}' is no column of the control cells that can be copied (theirs: "
-                f"{', '.join(known) or 'none'}); name one of them, or give the cells' own file (--controls)"
+                f"{', '.join(own_columns) or 'none'}); name one of them, or give the cells' own file (--controls)"
             )
-    return wanted
+    return columns
 
 
 def _by_size(
@@ -112,25 +114,25 @@ def _by_size(
     """Conditions by their number of cells."""
     if not isinstance(n_cells, Mapping):
         return {run.config.sampling.cells if n_cells is None else n_cells: list(names)}
-    asked = {in_context(run.manifest.naming.canonical(name), context): n for name, n in n_cells.items()}
-    found: dict[int, list[str]] = {}
+    sizes = {in_context(run.manifest.naming.canonical(name), context): n for name, n in n_cells.items()}
+    groups: dict[int, list[str]] = {}
     for name in names:
-        if name not in asked or asked[name] < 1:
-            what = "no number" if name not in asked else f"{asked[name]}"
+        if name not in sizes or sizes[name] < 1:
+            what = "no number" if name not in sizes else f"{sizes[name]}"
             raise DataError(
                 f"cells of '{name}': expected a number of at least 1, found {what}; name it in the table of cells"
             )
-        found.setdefault(asked[name], []).append(name)
-    return found
+        groups.setdefault(sizes[name], []).append(name)
+    return groups
 
 
-def require_submission(found: ad.AnnData) -> None:
-    """Raise DataError unless `found` keeps the challenge's rules on labels and values."""
-    if COLUMN not in found.obs.columns:
+def require_submission(adata: ad.AnnData) -> None:
+    """Raise DataError unless `adata` keeps the challenge's rules on labels and values."""
+    if COLUMN not in adata.obs.columns:
         raise DataError(f"submission: no obs column '{COLUMN}'; expected the target of each cell there")
-    if CONTROL_LABEL not in set(found.obs[COLUMN]):
+    if CONTROL_LABEL not in set(adata.obs[COLUMN]):
         raise DataError(f"submission: no cell is labelled '{CONTROL_LABEL}'; expected the control cells too")
-    X = sp.csr_matrix(found.X)
+    X = sp.csr_matrix(adata.X)
     if not np.isfinite(X.data).all() or (X.data < 0).any() or (X.data != np.rint(X.data)).any():
         raise DataError(
             "submission: values that are no counts; expected whole numbers of at least 0: predict with counts"
@@ -138,7 +140,7 @@ def require_submission(found: ad.AnnData) -> None:
     totals = np.asarray(X.sum(axis=1, dtype=np.float64)).ravel()
     if (totals > MOST_COUNTS).any():
         raise DataError(
-            f"submission: cell '{found.obs_names[int(np.argmax(totals))]}' has {totals.max():,.0f} counts; expected "
+            f"submission: cell '{adata.obs_names[int(np.argmax(totals))]}' has {totals.max():,.0f} counts; expected "
             f"at most {MOST_COUNTS:,} a cell: give control cells of their own library sizes (raw counts, --target-sum)"
         )
 
@@ -146,10 +148,10 @@ def require_submission(found: ad.AnnData) -> None:
 def _control_counts(table: CellTable) -> sp.csr_matrix:
     """The counts [n, A] that the log1p values of control cells hold."""
     X = sp.csr_matrix(table.X[np.arange(table.n)])
-    factor, known = library_factors(X, "controls")
+    factor, counted = library_factors(X, "controls")
     counts = X.astype(np.float64)
     counts.data = np.expm1(counts.data) / np.repeat(factor, np.diff(X.indptr))
-    if not known:
+    if not counted:
         raise DataError(
             "controls: values are no logarithms of whole counts, so their counts are unknown; expected raw counts or log1p "
             "of them: give such cells with --controls"
@@ -162,9 +164,9 @@ def _control_counts(table: CellTable) -> sp.csr_matrix:
 def _filled(predicted: ad.AnnData, own: sp.csr_matrix, table: CellTable) -> sp.csr_matrix:
     """Predicted counts on all genes of the table [n, A]: `own` ones of the control cells where the run models none."""
     modelled = table.columns(list(predicted.var_names))
-    kept = np.ones(own.shape[1])
-    kept[modelled] = 0
+    unmodelled = np.ones(own.shape[1])
+    unmodelled[modelled] = 0
     spread = sp.csr_matrix(
         (np.ones(len(modelled)), (np.arange(len(modelled)), modelled)), shape=(len(modelled), own.shape[1])
     )
-    return sp.csr_matrix(own @ sp.diags(kept) + sp.csr_matrix(predicted.X) @ spread)
+    return sp.csr_matrix(own @ sp.diags(unmodelled) + sp.csr_matrix(predicted.X) @ spread)

@@ -154,8 +154,12 @@ class Trained:
         """
         validated = not set(map(canonical, conditions)).isdisjoint(self.split.validation)
         prior = self.training_prior if validated else self.prior
-        known = prior.kernel.settings
-        new = {control_of(name): name for name in conditions if known and control_of(name) not in known}
+        prior_settings = prior.kernel.settings
+        new = {
+            control_of(name): name
+            for name in conditions
+            if prior_settings and control_of(name) not in prior_settings
+        }
         settings = {}
         if new:
             table = self.controls if controls is None else controls
@@ -277,11 +281,13 @@ def encoder_of(manifest: Manifest, features: FeatureTable | None) -> ConditionEn
     Training makes a target's own vector mean something; the gene encoder, which reads a gene's neighbours, does so
     for genes of the panel too. Of a run of unknown training conditions every token is taken to be known.
     """
-    known: set[str] | None = None
+    trained_tokens: set[str] | None = None
     if manifest.split["kind"] != UNKNOWN:
         genes = manifest.panel if manifest.config.model.perturbation == "genes" else []
-        known = {*manifest.targets, *genes}
-    return ConditionEncoder(Vocabulary(tuple(manifest.vocabulary)), manifest.conditions, known, features)
+        trained_tokens = {*manifest.targets, *genes}
+    return ConditionEncoder(
+        Vocabulary(tuple(manifest.vocabulary)), manifest.conditions, trained_tokens, features
+    )
 
 
 def source_rates(means: pd.DataFrame) -> torch.Tensor:
