@@ -89,27 +89,27 @@ class Ensemble:
             for run in self.runs
         ]  # fmt: skip
         keys = [run.manifest.perturbation_key for run in self.runs]
-        labels = [found.obs[key].astype(str).to_numpy() for found, key in zip(predicted, keys, strict=True)]
+        labels = [adata.obs[key].astype(str).to_numpy() for adata, key in zip(predicted, keys, strict=True)]
         for name in conditions:
             yield (
                 name,
                 [
-                    np.asarray(found.X[of == name].toarray(), dtype=np.float32)
-                    for found, of in zip(predicted, labels, strict=True)
+                    np.asarray(adata.X[of == name].toarray(), dtype=np.float32)
+                    for adata, of in zip(predicted, labels, strict=True)
                 ],
             )
 
     @cached_property
     def measured(self) -> pd.DataFrame:
         """Mean log1p expression, condition × G, of everything a run stores means of, control first; empty if none does."""
-        found: dict[str, Floats] = {}
+        means: dict[str, Floats] = {}
         for run in self.runs:
             if "means.csv" in run.manifest.digests:
                 table = run.means[list(self.genes)]
                 for name, row in zip(map(str, table.index), table.to_numpy(np.float64), strict=True):
                     if name == CONTROL or targets(name):
-                        found.setdefault(name, row)
-        return pd.DataFrame.from_dict(found, orient="index", columns=list(self.genes), dtype=np.float64)
+                        means.setdefault(name, row)
+        return pd.DataFrame.from_dict(means, orient="index", columns=list(self.genes), dtype=np.float64)
 
     @cached_property
     def held_out(self) -> list[str]:
@@ -136,10 +136,10 @@ class Ensemble:
         """How many targets of `condition` every run was trained on; NaN where nobody recorded the training."""
         if any(run.split.kind == UNKNOWN for run in self.runs):
             return float("nan")
-        return float(sum(target in self._known for target in targets(condition)))
+        return float(sum(target in self._trained_targets for target in targets(condition)))
 
     @cached_property
-    def _known(self) -> set[str]:
+    def _trained_targets(self) -> set[str]:
         """Targets that every run was trained on."""
         return set.intersection(*(set(run.manifest.targets) for run in self.runs))
 
@@ -162,10 +162,10 @@ class Ensemble:
 
     def extrapolated(self, conditions: Sequence[str]) -> dict[str, str]:
         """Condition → why its prediction is an extrapolation of some run, of those that are."""
-        found: dict[str, str] = {}
+        reasons: dict[str, str] = {}
         for run in self.runs:
-            found |= extrapolated(run, conditions)
-        return found
+            reasons |= extrapolated(run, conditions)
+        return reasons
 
     def control_table(self, controls: CellTable | AnnData | str | Path | None) -> CellTable:
         """The control cells to start from: `controls`, or those stored with the first run."""
@@ -251,7 +251,7 @@ def calibrating(
         held_out = sorted(rng.choice(held_out, most, replace=False).tolist())
     if len(held_out) >= ENOUGH or not trained:
         return held_out, "validation" if held_out else "none"
-    wanted = min(len(trained), most - len(held_out))
+    n_trained = min(len(trained), most - len(held_out))
     return sorted(
-        [*held_out, *rng.choice(trained, wanted, replace=False).tolist()]
+        [*held_out, *rng.choice(trained, n_trained, replace=False).tolist()]
     ), "validation and training"

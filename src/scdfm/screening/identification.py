@@ -147,18 +147,18 @@ class Candidates:
     def means(self) -> Floats:
         """Predicted means [N, G] of the candidates."""
         means = np.full((len(self.names), len(self.ensemble.genes)), np.nan)
-        known = set(self.cache.store.names) if self.cache is not None else set()
-        rows = [row for row, name in enumerate(self.names) if name in known]
+        stored_names = set(self.cache.store.names) if self.cache is not None else set()
+        rows = [row for row, name in enumerate(self.names) if name in stored_names]
         if self.cache is not None and rows:
             means[rows] = self.cache.means([self.names[row] for row in rows]).to_numpy()
-        left = [row for row, name in enumerate(self.names) if name not in known]
+        left = [row for row, name in enumerate(self.names) if name not in stored_names]
         with tqdm(total=len(left), desc="candidates", unit="condition", disable=not self.progress) as bar:
             for start in range(0, len(left), _BATCH):
                 batch = left[start : start + _BATCH]
-                found = self.ensemble.populations(
+                predictions = self.ensemble.populations(
                     [self.names[row] for row in batch], FEW_CELLS, self.seed, self.table
                 )
-                for row, (_, populations) in zip(batch, found, strict=True):
+                for row, (_, populations) in zip(batch, predictions, strict=True):
                     means[row] = np.mean(
                         [cells.mean(axis=0, dtype=np.float64) for cells in populations], axis=0
                     )
@@ -238,8 +238,8 @@ class Search:
         """Energy distance of the candidates at `rows` to the population `cells` [M, g]."""
         points = self.reference.project(cells) @ whitening
         spread = mean_distance(points)
-        found = self.candidates.cells([self.candidates.names[row] for row in rows])
-        on_axes = [self.reference.project(of[:, self.places]) @ whitening for of in found]
+        populations = self.candidates.cells([self.candidates.names[row] for row in rows])
+        on_axes = [self.reference.project(of[:, self.places]) @ whitening for of in populations]
         return np.array([energy_distance(of, points, spread) for of in on_axes])
 
 
@@ -318,15 +318,15 @@ class Identification:
         return 1 / len(self.table)
 
     def __str__(self) -> str:
-        known = self.temperature
+        temperature = self.temperature
         text = (
             f"{len(self.table):,} candidates: chance puts the answer first in {100 * self.chance:.3g} % of searches; "
             f"untreated cells are at energy {self.control_energy:.3g}"
         )
-        if known.n:
+        if temperature.n:
             text += (
-                f"; of {known.n} known conditions ({known.conditions}) {known.first} came first and {known.shortlisted} "
-                f"into the {self.shortlist} compared cell by cell"
+                f"; of {temperature.n} known conditions ({temperature.conditions}) {temperature.first} came first "
+                f"and {temperature.shortlisted} into the {self.shortlist} compared cell by cell"
             )
         return text
 

@@ -163,8 +163,8 @@ def _dominance(c1: float, c2: float) -> float:
 def informative_genes(shifts: pd.DataFrame, n: int = GENES) -> list[str]:
     """The `n` genes whose squared shifts, summed over the rows of `shifts` (singles × genes), are the largest."""
     strength = np.square(shifts.to_numpy(np.float64)).sum(axis=0)
-    chosen = np.sort(np.argsort(-strength, kind="stable")[:n])
-    return [str(gene) for gene in shifts.columns[chosen]]
+    places = np.sort(np.argsort(-strength, kind="stable")[:n])
+    return [str(gene) for gene in shifts.columns[places]]
 
 
 def interactions(

@@ -138,24 +138,24 @@ class Job:
         if propose < 0 or (shard is not None and shard < 1):
             raise ConfigError(f"propose {propose}, shard {shard}: expected at least 0 and at least 1")
         ensemble = Ensemble.of(runs)
-        asked = chosen(ensemble.first, targets, order, conditions, setting, genome)
-        ensemble.check(asked)
+        screen_conditions = chosen(ensemble.first, targets, order, conditions, setting, genome)
+        ensemble.check(screen_conditions)
         ranking = Ranking.of(rank_by, ensemble)
         table = ensemble.control_table(controls)
         calibrate, calibrated_by = calibrating(ensemble, seed)
-        names = tuple(dict.fromkeys([*asked, *calibrate]))
+        names = tuple(dict.fromkeys([*screen_conditions, *calibrate]))
         if shard is None:
             shard = (part_size(out / RECORD) if resume else None) or _at_once(ensemble, cells)
         record = {
             "runs": [run.manifest.digests["weights.safetensors"] for run in ensemble.runs],
-            "names": list(names), "calibrating": sorted(set(names) - set(asked)), "cells": cells, "seed": seed,
+            "names": list(names), "calibrating": sorted(set(names) - set(screen_conditions)), "cells": cells, "seed": seed,
             "keep_cells": keep_cells, "controls": table.digest(), "shard": shard, "genes": list(ensemble.genes),
         }  # fmt: skip
         here = place()
         path = begun(out, RECORD, record, resume, here)
         return cls(
             ensemble, table, untreated(ensemble, table, seed), Store(path, names, shard, ensemble.genes), here,
-            ranking, frozenset(asked), tuple(calibrate), calibrated_by, cells, propose, keep_cells, seed,
+            ranking, frozenset(screen_conditions), tuple(calibrate), calibrated_by, cells, propose, keep_cells, seed,
         )  # fmt: skip
 
     @property
@@ -181,8 +181,8 @@ class Job:
 
     def effects(self, names: Sequence[str]) -> list[Effect]:
         """The effects of `names`, in their order."""
-        found = self.ensemble.populations(names, self.cells, self.seed, self.table)
-        return [Effect.of(populations, self.untreated.of(name)) for name, populations in found]
+        predictions = self.ensemble.populations(names, self.cells, self.seed, self.table)
+        return [Effect.of(populations, self.untreated.of(name)) for name, populations in predictions]
 
     def run(self, progress: bool) -> None:
         """Predict the shards that are left to this process."""
@@ -203,9 +203,9 @@ class Job:
 
     def finished(self) -> Screen:
         """Write table, proposals and page once every shard is there (whoever ends last), and open the screen."""
-        found = Screen.load(self.store.path)
+        partial = Screen.load(self.store.path)
         if self.store.missing():
-            return found
+            return partial
         calibration = self._calibration()
         tabulator = Tabulator(self.store, self.ensemble, self.untreated, self.asked, calibration)
         table = tabulator.table(self.ranking)

@@ -160,10 +160,10 @@ def html(data: Mapping[str, Any], words: Mapping[str, Any]) -> str:
 
 def _numbers(values: pd.Series) -> list[float | int | None]:
     """Values with four significant digits, which a page needs; None where undefined."""
-    found = values.to_numpy(np.float64)
+    numbers = values.to_numpy(np.float64)
     return [
         (int(value) if value == int(value) else float(f"{value:.4g}")) if np.isfinite(value) else None
-        for value in found
+        for value in numbers
     ]
 
 

@@ -87,16 +87,16 @@ def signature(up: str, down: str, genes: Sequence[str]) -> Floats:
         if not file:
             continue
         names = list(dict.fromkeys(read_names(Path(file), "signature")))
-        found = [place[name] for name in names if name in place]
-        if not found:
+        places = [place[name] for name in names if name in place]
+        if not places:
             raise DataError(
                 f"signature {file}: none of its {len(names)} genes is among the run's {len(genes)} (first: '{names[0]}'); "
                 f"expected names as in the training data{near(names[0], genes)}"
             )
-        if np.any(weights[found]):
-            both = next(genes[at] for at in found if weights[at])
+        if np.any(weights[places]):
+            both = next(genes[at] for at in places if weights[at])
             raise DataError(f"signature {file}: gene '{both}' is to go up and down; keep it in one file")
-        weights[found] = sign / len(found)
+        weights[places] = sign / len(places)
     return weights
 
 
@@ -121,33 +121,33 @@ def proposed(
         )
     names, places = [], []
     for shard in store.shards():
-        kept = [row for row, name in enumerate(shard.names) if name in free]
-        names += [shard.names[row] for row in kept]
-        places.append(reference.project(shard.means[kept]))
+        rows = [row for row, name in enumerate(shard.names) if name in free]
+        names += [shard.names[row] for row in rows]
+        places.append(reference.project(shard.means[rows]))
     candidates = np.concatenate(places)
-    known = (
+    measured = (
         reference.project(ensemble.measured.to_numpy(np.float64))
         if len(ensemble.measured)
         else candidates[:0]
     )
     doubt = np.array([uncertainty[name] for name in names])
-    return [names[at] for at in diverse(candidates, doubt, known, n)]
+    return [names[at] for at in diverse(candidates, doubt, measured, n)]
 
 
-def diverse(candidates: Floats, uncertainty: Floats, known: Floats, n: int) -> list[int]:
-    """The places of `n` of the `candidates` [N, D] with `uncertainty` [N], given measured points `known` [C, D].
+def diverse(candidates: Floats, uncertainty: Floats, measured: Floats, n: int) -> list[int]:
+    """The places of `n` of the `candidates` [N, D] with `uncertainty` [N], given the points `measured` [C, D].
 
     Measured points have the candidates' mean uncertainty before they are measured.
     """
-    points = np.concatenate([candidates, known])
-    u = np.concatenate([uncertainty, np.full(len(known), uncertainty.mean())])
+    points = np.concatenate([candidates, measured])
+    u = np.concatenate([uncertainty, np.full(len(measured), uncertainty.mean())])
     length = _median_distance(candidates)
     noise = NOISE * float(np.square(uncertainty).mean())
-    factor = np.zeros((len(points), len(known) + n))
+    factor = np.zeros((len(points), len(measured) + n))
     variance = np.square(u)
     picked: list[int] = []
-    for step in range(len(known) + n):
-        if step < len(known):
+    for step in range(len(measured) + n):
+        if step < len(measured):
             pivot = len(candidates) + step
         else:
             left = variance[: len(candidates)].copy()

@@ -32,15 +32,15 @@ def combinations(targets: Iterable[str], order: int, setting: str = "") -> list[
     """
     if order not in ORDERS:
         raise ConditionError(f"order {order}: expected 1 (singles), 2 (and pairs) or 3 (and triples)")
-    chosen = sorted(dict.fromkeys(target.strip() for target in targets if target.strip()))
-    if len(chosen) < order:
+    unique_targets = sorted(dict.fromkeys(target.strip() for target in targets if target.strip()))
+    if len(unique_targets) < order:
         raise ConditionError(
-            f"order {order} needs at least {order} targets, found {len(chosen)}; name more, or lower the order"
+            f"order {order} needs at least {order} targets, found {len(unique_targets)}; name more, or lower the order"
         )
-    total = sum(math.comb(len(chosen), size) for size in range(1, order + 1))
+    total = sum(math.comb(len(unique_targets), size) for size in range(1, order + 1))
     if total > MOST:
         raise ConditionError(
-            f"{len(chosen)} targets of order {order} make {total:,} conditions, expected at most {MOST:,}; "
+            f"{len(unique_targets)} targets of order {order} make {total:,} conditions, expected at most {MOST:,}; "
             "name fewer targets, or lower the order"
         )
     sizes = range(1, order + 1)
@@ -49,7 +49,7 @@ def combinations(targets: Iterable[str], order: int, setting: str = "") -> list[
         raise ConditionError(
             f"setting '{setting}': expected KEY=VALUE, more of them joined by '|', e.g. cell_line=K562|time=24"
         )
-    parts = (part for size in sizes for part in itertools.combinations(chosen, size))
+    parts = (part for size in sizes for part in itertools.combinations(unique_targets, size))
     return [canonical(SEPARATOR.join(part) + end) for part in parts]
 
 

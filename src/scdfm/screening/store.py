@@ -97,7 +97,7 @@ class Store:
         """A shard that is complete; RunError where its file is damaged or of other conditions."""
         path = self.parts.path(shard)
         try:
-            found = ad.read_h5ad(path)
+            adata = ad.read_h5ad(path)
         except FileNotFoundError:
             raise RunError(
                 f"screen {self.path} is not complete: {len(self.missing())} of {self.n_shards} shards are missing; "
@@ -107,13 +107,13 @@ class Store:
             raise RunError(
                 f"screen: {path} cannot be read ({error}); remove it and go on with --resume"
             ) from error
-        names = tuple(map(str, found.obs_names))
-        if names != self.conditions(shard) or tuple(map(str, found.var_names)) != self.genes:
+        names = tuple(map(str, adata.obs_names))
+        if names != self.conditions(shard) or tuple(map(str, adata.var_names)) != self.genes:
             raise RunError(
                 f"screen: {path} holds other conditions or genes than {RECORD} says; remove it, go on with --resume"
             )
-        points = np.asarray(found.obsm["points"], dtype=np.float64).reshape(len(names), -1, 2)
-        return Shard(names, np.asarray(found.X, dtype=np.float64), found.obs[list(NUMBERS)], points)
+        points = np.asarray(adata.obsm["points"], dtype=np.float64).reshape(len(names), -1, 2)
+        return Shard(names, np.asarray(adata.X, dtype=np.float64), adata.obs[list(NUMBERS)], points)
 
     def shards(self) -> Iterator[Shard]:
         """Every shard in order."""
@@ -196,21 +196,21 @@ class Screen:
 
     def means(self, conditions: Sequence[str] | None = None) -> pd.DataFrame:
         """Mean predicted log1p expression, condition × gene, of `conditions` (None: all that were asked for)."""
-        wanted = self.conditions if conditions is None else list(conditions)
+        names = self.conditions if conditions is None else list(conditions)
         place = {name: at for at, name in enumerate(self.store.names)}
-        unknown = [name for name in wanted if name not in place]
+        unknown = [name for name in names if name not in place]
         if unknown:
             raise ConditionError(
                 f"condition '{unknown[0]}' is not part of screen {self.path}; screen it, or ask for another"
             )
-        values = np.empty((len(wanted), len(self.store.genes)))
+        values = np.empty((len(names), len(self.store.genes)))
         by_shard: dict[int, list[int]] = {}
-        for row, name in enumerate(wanted):
+        for row, name in enumerate(names):
             by_shard.setdefault(place[name] // self.store.size, []).append(row)
         for shard, rows in by_shard.items():
-            found = self.store.read(shard).means
-            values[rows] = found[[place[wanted[row]] % self.store.size for row in rows]]
-        return pd.DataFrame(values, index=pd.Index(wanted, name="condition"), columns=self.genes)
+            means = self.store.read(shard).means
+            values[rows] = means[[place[names[row]] % self.store.size for row in rows]]
+        return pd.DataFrame(values, index=pd.Index(names, name="condition"), columns=self.genes)
 
     def cells(self, condition: str) -> ad.AnnData:
         """The predicted cells of `condition`; RunError where the screen did not keep cells."""
@@ -221,8 +221,8 @@ class Screen:
             raise ConditionError(
                 f"condition '{condition}' is not part of screen {self.path}; screen it, or ask for another"
             )
-        found = ad.read_h5ad(self.store.cells(place[condition] // self.store.size))
-        return found[(found.obs["condition"] == condition).to_numpy()].copy()
+        cells = ad.read_h5ad(self.store.cells(place[condition] // self.store.size))
+        return cells[(cells.obs["condition"] == condition).to_numpy()].copy()
 
     def __repr__(self) -> str:
         return f"Screen({str(self.path)!r}, {len(self.conditions)} conditions, {len(self.genes)} genes)"

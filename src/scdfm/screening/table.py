@@ -37,13 +37,13 @@ class Tabulator:
         """Every asked condition, best first by `ranking`; equal scores and undefined ones in the order of the store."""
         parts, scores = [], []
         for shard in self.store.shards():
-            kept = np.array([name in self.asked for name in shard.names])
-            if not kept.any():
+            mask = np.array([name in self.asked for name in shard.names])
+            if not mask.any():
                 continue
-            rows = self._rows(shard).iloc[np.flatnonzero(kept)]
+            rows = self._rows(shard).iloc[np.flatnonzero(mask)]
             parts.append(rows)
             control = self.untreated.means(list(rows.index))
-            scores.append(ranking.score(shard.means[kept], control, rows))
+            scores.append(ranking.score(shard.means[mask], control, rows))
         table = pd.concat(parts)
         table.insert(0, "score", np.concatenate(scores))
         table = table.iloc[np.argsort(-table["score"].to_numpy(np.float64), kind="stable")]
@@ -83,13 +83,13 @@ class Tabulator:
 
         Those that calibrate were measured: they tell nothing of such a target.
         """
-        found = self.calibration.expected_error(spread)
+        errors = self.calibration.expected_error(spread)
         new = np.flatnonzero(seen < [len(members(name)) for name in names])
         if len(new):
-            found[new] = np.fmax(
-                found[new], self.ensemble.doubt([names[row] for row in new], self.untreated.table)
+            errors[new] = np.fmax(
+                errors[new], self.ensemble.doubt([names[row] for row in new], self.untreated.table)
             )
-        return found
+        return errors
 
     def _novelty(self, shard: Shard) -> tuple[Floats, list[str]]:
         """Distance of each predicted mean to the nearest measured mean of another condition, and its name."""
@@ -115,29 +115,29 @@ class Tabulator:
     @cached_property
     def interaction_genes(self) -> list[str]:
         """The genes that interactions are scored on: those the measured singles move most, else the predicted ones."""
-        known = self._measured_shifts
-        singles = known.loc[[name for name in known.index if len(members(name)) == 1]]
+        shifts = self._measured_shifts
+        singles = shifts.loc[[name for name in shifts.index if len(members(name)) == 1]]
         return informative_genes(singles if len(singles) else self._singles)
 
     @cached_property
     def _measured_shifts(self) -> pd.DataFrame:
         """Measured shifts: from the mean of all control cells, or of a covariate's own where the screen has some."""
-        known = self.ensemble.measured
-        names = [str(name) for name in known.index if members(str(name))]
-        if CONTROL not in known.index or not names:
+        means = self.ensemble.measured
+        names = [str(name) for name in means.index if members(str(name))]
+        if CONTROL not in means.index or not names:
             return pd.DataFrame(columns=list(self.store.genes), dtype=np.float64)
         own = (
             self.untreated.means(names)
             if self.untreated.table.design.match
-            else known.loc[CONTROL].to_numpy(np.float64)
+            else means.loc[CONTROL].to_numpy(np.float64)
         )
-        return known.loc[names] - own
+        return means.loc[names] - own
 
     @cached_property
     def _measured_interactions(self) -> pd.DataFrame:
-        known = self._measured_shifts
-        asked = [name for name in known.index if name in self.asked and len(members(name)) == 2]
-        return of_shifts(known[self.interaction_genes], asked)
+        shifts = self._measured_shifts
+        pairs = [name for name in shifts.index if name in self.asked and len(members(name)) == 2]
+        return of_shifts(shifts[self.interaction_genes], pairs)
 
 
 def _typed(rows: pd.DataFrame) -> pd.DataFrame:
@@ -149,19 +149,19 @@ def _typed(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _means_of(store: Store, names: Sequence[str]) -> pd.DataFrame:
-    wanted = set(names)
+    conditions = set(names)
 
-    def found() -> Iterator[pd.DataFrame]:
+    def frames() -> Iterator[pd.DataFrame]:
         yield pd.DataFrame(columns=list(store.genes), dtype=np.float64)
         for number in range(store.n_shards):
-            if wanted.intersection(store.conditions(number)):
+            if conditions.intersection(store.conditions(number)):
                 shard = store.read(number)
-                rows = [at for at, name in enumerate(shard.names) if name in wanted]
+                rows = [at for at, name in enumerate(shard.names) if name in conditions]
                 yield pd.DataFrame(
                     shard.means[rows], index=[shard.names[at] for at in rows], columns=list(store.genes)
                 )
 
-    parts = list(found())
+    parts = list(frames())
     return pd.concat(parts[1:]) if len(parts) > 1 else parts[0]
 
 
