@@ -30,7 +30,7 @@ def left_out(axes: Floats, inverse: Floats, dual: Floats, groups: Sequence[Seque
     times the measured values. The rows I of a group are missed by ((A diag Aᵀ)[I, I])⁻¹ dual[I] (the block form of
     Rasmussen & Williams 2006, eq. 5.12).
     """
-    found: list[Floats] = [np.empty((0, dual.shape[1]))] * len(groups)
+    residuals: list[Floats] = [np.empty((0, dual.shape[1]))] * len(groups)
     sizes: dict[int, list[int]] = {}
     for place, rows in enumerate(groups):
         sizes.setdefault(len(rows), []).append(place)
@@ -41,8 +41,8 @@ def left_out(axes: Floats, inverse: Floats, dual: Floats, groups: Sequence[Seque
             blocks = (own * inverse[:, j]) @ own.transpose(0, 2, 1)
             missed[..., j] = np.linalg.solve(blocks, dual[members, j, None])[..., 0]
         for place, values in zip(places, missed, strict=True):
-            found[place] = values
-    return found
+            residuals[place] = values
+    return residuals
 
 
 def borne_out(
@@ -54,28 +54,28 @@ def borne_out(
     A description goes up in STEPS as long as each lowers the errors of the targets that it knows by CLEAR standard errors
     of the mean; one after the other, that with the largest gain joins those chosen.
     """
-    chosen: dict[str, float] = {}
+    weights: dict[str, float] = {}
     left = {name: places for name, places in known.items() if places.sum() >= LEAST_TARGETS}
-    before = errors(chosen) if left else np.empty(0)
+    before = errors(weights) if left else np.empty(0)
     while left:
-        tried = {name: _climbed(name, chosen, before, places, errors) for name, places in left.items()}
+        tried = {name: _climbed(name, weights, before, places, errors) for name, places in left.items()}
         name = max(tried, key=lambda one: float((before - tried[one][1])[left[one]].mean()))
         weight, before = tried[name]
         if not weight:
             break
-        chosen[name] = weight
+        weights[name] = weight
         del left[name]
-    return chosen
+    return weights
 
 
 def _climbed(
-    name: str, chosen: Mapping[str, float], before: Floats, known: npt.NDArray[np.bool_],
+    name: str, weights: Mapping[str, float], before: Floats, known: npt.NDArray[np.bool_],
     errors: Callable[[Mapping[str, float]], Floats],
 ) -> tuple[float, Floats]:  # fmt: skip
-    """The weight that a description climbs to beside those `chosen`, 0 if not to the first step, and the errors there."""
+    """The weight that a description climbs to beside the `weights`, 0 if not to the first step, and the errors there."""
     weight = 0.0
     for step in STEPS:
-        after = errors({**chosen, name: step})
+        after = errors({**weights, name: step})
         gain = (before - after)[known]
         if gain.mean() <= 0 or gain.mean() < CLEAR * gain.std(ddof=1) / len(gain) ** 0.5:
             break

@@ -100,8 +100,8 @@ class EffectPrior:
 
     def _deviations(self, names: list[str]) -> Floats:
         # The typical size is the best guess, but variances are those of root mean squares.
-        kernel, asked, covariance = self._covariance(names)
-        before = kernel.variance(asked, self.weights)
+        kernel, encoded, covariance = self._covariance(names)
+        before = kernel.variance(encoded, self.weights)
         explained = (covariance @ self.axes) ** 2 @ (1 / (self.powers[:, None] + self.noise))
         left = np.maximum(before[:, None] - explained, 0) * self.scale
         return np.asarray(np.sqrt(left @ self.components**2))
@@ -116,8 +116,8 @@ class EffectPrior:
         alone = [targets(name)[0] if len(targets(name)) == 1 else "" for name in names]
         size = np.array([typical * whole.ratios[one] if one in whole.ratios else 1.0 for one in alone])
         kernel = whole.kernel
-        asked, measured = kernel.encode(names).scaled(size), self._measured.among(len(kernel.targets))
-        return kernel, asked, kernel.matrix(asked, measured, self.weights)
+        encoded, measured = kernel.encode(names).scaled(size), self._measured.among(len(kernel.targets))
+        return kernel, encoded, kernel.matrix(encoded, measured, self.weights)
 
     @cached_property
     def _own_place(self) -> dict[str, int]:
@@ -129,7 +129,7 @@ class EffectPrior:
 
     def knowing(
         self,
-        asked: Sequence[str],
+        names: Sequence[str],
         features: Descriptions | None = None,
         controls: Mapping[str, Floats] | None = None,
     ) -> EffectPrior:
@@ -139,7 +139,7 @@ class EffectPrior:
         cells of settings (by their names, `control|key=value`), of which those that are new find their place by it.
         """
         kernel = self.kernel.with_settings(controls or {})
-        new = [target for target in asked if target not in kernel.targets]
+        new = [target for target in names if target not in kernel.targets]
         if not new:
             return self if kernel is self.kernel else replace(self, kernel=kernel)
         wide = kernel.with_targets(new, self._described(new, features or {}))
@@ -154,16 +154,16 @@ class EffectPrior:
 
     def _described(self, targets: Sequence[str], features: Descriptions) -> dict[str, Floats]:
         """Rows [n, F] of the targets in each description of the kernel; of zeros where it does not know one."""
-        found = {}
-        for name, known in self.kernel.descriptors.items():
-            width = known.shape[1]
+        descriptors = {}
+        for name, descriptor in self.kernel.descriptors.items():
+            width = descriptor.shape[1]
             rows = (
                 self._answers(width)
                 if name == SIMILAR
                 else features.get(name.removeprefix(f"{SIMILAR}: "), {})
             )
-            found[name] = np.stack([described(rows.get(target), width) for target in targets])
-        return found
+            descriptors[name] = np.stack([described(rows.get(target), width) for target in targets])
+        return descriptors
 
     def _answers(self, width: int) -> dict[str, Floats]:
         """How each gene answers, as a target."""
@@ -192,8 +192,8 @@ class EffectPrior:
                 stored = {*_ARRAYS, *_KERNEL_ARRAYS} - ({"control"} - {*handle.keys()})
                 arrays |= {name: handle.get_tensor(name) for name in stored}
                 sizes = Sizes(**{name: _tuples(value) for name, value in words.get("sizes", {}).items()})
-                known = enumerate(words.get("descriptions", [SIMILAR]))
-                descriptors = {str(name): handle.get_tensor(_array(k)) for k, name in known}
+                descriptions = enumerate(words.get("descriptions", [SIMILAR]))
+                descriptors = {str(name): handle.get_tensor(_array(k)) for k, name in descriptions}
             named: dict[str, Any] = {name: _tuples(words["kernel"][name]) for name in _KERNEL_WORDS}
             kernel_arrays: dict[str, Any] = {name: arrays.pop(name) for name in _KERNEL_ARRAYS}
             kernel = ConditionKernel(**named, **kernel_arrays, descriptors=descriptors)
@@ -223,14 +223,14 @@ class EffectPrior:
         held = {name: getattr(self.kernel if name in _KERNEL_ARRAYS else self, name) for name in shapes}
         described = {f"description {name}": rows for name, rows in self.kernel.descriptors.items()}
         shapes |= dict.fromkeys(described, (n_targets, None))
-        for name, found in (held | described).items():
+        for name, array in (held | described).items():
             shape = shapes[name]
-            fits = found.ndim == len(shape) and all(
-                a in (b, None) for b, a in zip(found.shape, shape, strict=True)
+            fits = array.ndim == len(shape) and all(
+                a in (b, None) for b, a in zip(array.shape, shape, strict=True)
             )
-            if not fits or not np.isfinite(found).all():
+            if not fits or not np.isfinite(array).all():
                 raise ValueError(
-                    f"'{name}' is {found.dtype} {list(found.shape)}, expected {list(shape)}, finite"
+                    f"'{name}' is {array.dtype} {list(array.shape)}, expected {list(shape)}, finite"
                 )
         if self.own.dtype.kind != "i" or (n_own and not 0 <= self.own.min() <= self.own.max() < n_genes):
             raise ValueError("'own' leads beyond the genes")

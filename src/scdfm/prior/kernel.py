@@ -91,9 +91,9 @@ class Encoded:
     @cached_property
     def strongest(self) -> Floats:
         """max s [C], 0 of control."""
-        found = np.zeros(len(self))
-        np.maximum.at(found, self.rows, self.dose.data)
-        return found
+        doses = np.zeros(len(self))
+        np.maximum.at(doses, self.rows, self.dose.data)
+        return doses
 
     def of_targets(self, rows: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> Floats:
         """s of targets [Q] of conditions `rows` [Q], which have them."""
@@ -157,7 +157,10 @@ class ConditionKernel:
     def likeness(self, names: Sequence[str], others: Sequence[str]) -> dict[str, Floats]:
         """How alike targets are in each description [n, m]; 0 where nothing is known of either."""
         rows, columns = ([self._places[name] for name in side] for side in (names, others))
-        return {name: _likeness(known[rows], known[columns]) for name, known in self.descriptors.items()}
+        return {
+            name: _likeness(descriptor[rows], descriptor[columns])
+            for name, descriptor in self.descriptors.items()
+        }
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -190,8 +193,8 @@ class ConditionKernel:
         )
         pairs = [
             (row, t, u)
-            for row, found in enumerate(present)
-            for (t, _), (u, _) in itertools.combinations(found, 2)
+            for row, entries in enumerate(present)
+            for (t, _), (u, _) in itertools.combinations(entries, 2)
         ]
         values = [
             [dict(condition.covariates).get(key, "") for key in self.covariates] for condition in parsed
@@ -226,7 +229,10 @@ class ConditionKernel:
         return {
             "same": _same_target(left.dose, right.dose),
             "shared": shared,
-            **{name: _alike(left.dose, right.dose, known) for name, known in self.descriptors.items()},
+            **{
+                name: _alike(left.dose, right.dose, descriptor)
+                for name, descriptor in self.descriptors.items()
+            },
             "setting": (shared > 0) * self._equal(left, right) if self.covariates else np.zeros_like(shared),
             "several": np.outer(*several).astype(np.float64),
             "pair": _pairs(left, right, self.profiles, self.profile_length2),
@@ -278,8 +284,8 @@ class ConditionKernel:
 
 def weighted(terms: dict[str, Floats], further: Floats, weights: Weights) -> Floats:
     """The sum of `terms` [C, C'] with their weights and κ^`further`; terms of weight 0 may be absent from `weights`."""
-    kept = weights.kept**further
-    parts = ((1.0 if name in UNSUMMED else kept) * w * terms[name] for name, w in weights.terms.items())
+    factor = weights.kept**further
+    parts = ((1.0 if name in UNSUMMED else factor) * w * terms[name] for name, w in weights.terms.items())
     return np.asarray(sum(parts))
 
 
@@ -313,16 +319,16 @@ def _likeness(rows: Floats, others: Floats) -> Floats:
     return np.asarray(np.exp(-_squared_distances(rows, others) / DESCRIPTOR_LENGTH2) * known)
 
 
-def _alike(left: sp.csr_array, right: sp.csr_array, known: Floats) -> Floats:
+def _alike(left: sp.csr_array, right: sp.csr_array, descriptor: Floats) -> Floats:
     """Σ_{t, t'} s_t s'_t' D(t, t') [C, C'], of the targets that take part: a condition has few of all."""
     (ours, left), (theirs, right) = _present(left), _present(right)
-    return np.ascontiguousarray((right @ (left @ _likeness(known[ours], known[theirs])).T).T)
+    return np.ascontiguousarray((right @ (left @ _likeness(descriptor[ours], descriptor[theirs])).T).T)
 
 
 def _present(dose: sp.csr_array) -> tuple[npt.NDArray[Any], sp.csr_array]:
     """The targets [T'] of any condition, and `dose` [C, T'] of them."""
-    found, columns = np.unique(dose.indices, return_inverse=True)
-    return found, sp.csr_array((dose.data, columns, dose.indptr), shape=(dose.shape[0], len(found)))
+    places, columns = np.unique(dose.indices, return_inverse=True)
+    return places, sp.csr_array((dose.data, columns, dose.indptr), shape=(dose.shape[0], len(places)))
 
 
 def _same_target(left: sp.csr_array, right: sp.csr_array) -> Floats:

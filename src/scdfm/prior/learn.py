@@ -89,12 +89,12 @@ def learn_prior(
     Raises DataError when shapes disagree.
     """
     names = tuple(map(canonical, conditions))
-    shape, found = (len(names), len(genes)), np.shape(shifts)
-    if not names or found != shape or len(n_cells) != len(names) or np.shape(variances) != shape[1:]:
+    shape, actual = (len(names), len(genes)), np.shape(shifts)
+    if not names or actual != shape or len(n_cells) != len(names) or np.shape(variances) != shape[1:]:
         raise DataError(
             f"prior: expected the shifts of {len(names)} conditions × {len(genes)} genes, their cell counts, at least "
-            f"one, and the genes' variances, found {found}, {len(n_cells)} and {np.shape(variances)}; give one row and one "
-            "count for each condition and one variance for each gene"
+            f"one, and the genes' variances, found {actual}, {len(n_cells)} and {np.shape(variances)}; give one row and "
+            "one count for each condition and one variance for each gene"
         )
     cells = np.maximum(np.asarray(n_cells, dtype=np.float64), 1)
     noise = np.asarray(variances, dtype=np.float64) * float((1 / cells).mean())
@@ -103,7 +103,7 @@ def learn_prior(
         np.zeros(len(genes)) if controls is None else np.mean(np.asarray(controls, dtype=np.float64), axis=0)
     )
     kernel = _kernel(screen, features or {}, {} if controls is None else _settings(names, controls))
-    alone = {found[0] for found in map(targets, names) if len(found) == 1}
+    alone = {members[0] for members in map(targets, names) if len(members) == 1}
     unmeasured = [name for name in kernel.targets if name not in alone]
     if unmeasured:  # their profile is what the other targets let expect
         first = _solved(screen, kernel, _weights(screen, kernel, without="pair"))
@@ -153,9 +153,9 @@ def _settings(conditions: Sequence[str], controls: Floats) -> dict[str, Floats]:
     rows: dict[str, list[Floats]] = {}
     for name, mean in zip(conditions, np.asarray(controls, dtype=np.float64), strict=True):
         rows.setdefault(control_of(name), []).append(mean)
-    found = {setting: np.mean(means, axis=0) for setting, means in rows.items()}
-    own = len({mean.tobytes() for mean in found.values()}) == len(found)
-    return found if own and CONTROL not in found else {}
+    settings = {setting: np.mean(means, axis=0) for setting, means in rows.items()}
+    own = len({mean.tobytes() for mean in settings.values()}) == len(settings)
+    return settings if own and CONTROL not in settings else {}
 
 
 def _kernel(screen: _Screen, features: Descriptions, settings: Mapping[str, Floats]) -> ConditionKernel:
@@ -188,15 +188,15 @@ def _kernel(screen: _Screen, features: Descriptions, settings: Mapping[str, Floa
 def _descriptors(screen: _Screen, names: Sequence[str], k: int, features: Descriptions) -> dict[str, Floats]:
     """Rows of the targets `names` in each description: how they answer as genes, in `k` components, and the features."""
     answers = (screen.components[:k] * screen.sizes[:k, None]).T
-    known: dict[str, Mapping[str, npt.NDArray[Any]]] = {
+    descriptions: dict[str, Mapping[str, npt.NDArray[Any]]] = {
         SIMILAR: dict(zip(screen.genes, answers, strict=True))
     }
-    known |= {f"{SIMILAR}: {name}": rows for name, rows in features.items()}
-    found = {}
-    for name, rows in known.items():
+    descriptions |= {f"{SIMILAR}: {name}": rows for name, rows in features.items()}
+    descriptors = {}
+    for name, rows in descriptions.items():
         width = len(next(iter(rows.values()))) if rows else k
-        found[name] = np.stack([described(rows.get(target), width) for target in names])
-    return found
+        descriptors[name] = np.stack([described(rows.get(target), width) for target in names])
+    return descriptors
 
 
 def _median_distance2(rows: Floats) -> float:
@@ -212,16 +212,16 @@ def _median_distance2(rows: Floats) -> float:
 def _weights(screen: _Screen, kernel: ConditionKernel, without: str = "") -> Weights:
     """The most probable weights of the kernel, given the leading components; then of the features that are borne out."""
     choice = _Choice.of(screen, kernel)
-    found = choice.most_probable([name for name in EXPECTED if name != without and choice.told(name)])
+    weights = choice.most_probable([name for name in EXPECTED if name != without and choice.told(name)])
     place = {target: at for at, target in enumerate(kernel.targets)}
     places = [place[target] for target in choice.groups]
     features = {name: rows[places] for name, rows in kernel.descriptors.items() if name != SIMILAR}
     knows = {name: np.asarray(rows.any(axis=1)) for name, rows in features.items()}
 
     def errors(added: Mapping[str, float]) -> Floats:
-        return choice.errors(replace(found, terms=found.terms | dict(added)))
+        return choice.errors(replace(weights, terms=weights.terms | dict(added)))
 
-    return replace(found, terms=found.terms | borne_out(knows, errors))
+    return replace(weights, terms=weights.terms | borne_out(knows, errors))
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,8 +280,8 @@ class _Choice:
             return _as_weights(start, free)
         simplex = np.vstack([start, start + np.diag(np.minimum(1, pull**-0.5))])
         options: dict[str, Any] = {"xatol": 0.02, "fatol": 1e-5, "initial_simplex": simplex}
-        found = minimize(unlikely, start, method="Nelder-Mead", options=options)  # type: ignore[call-overload]
-        return _as_weights(found.x, free)
+        optimum = minimize(unlikely, start, method="Nelder-Mead", options=options)  # type: ignore[call-overload]
+        return _as_weights(optimum.x, free)
 
     def errors(self, weights: Weights) -> Floats:
         """Error [T] of each target where nothing of it was measured: mean length over its conditions."""
@@ -325,12 +325,12 @@ def _sizes(screen: _Screen, kernel: ConditionKernel, weights: Weights, control: 
 
 def _as_weights(values: Floats, free: Sequence[str]) -> Weights:
     """The weights of which `values` are the logarithms; of g, of its odds."""
-    found = dict(zip(free, np.exp(values).tolist(), strict=True))
+    weights = dict(zip(free, np.exp(values).tolist(), strict=True))
     terms = {"same": 1.0} | {
-        name: value for name, value in found.items() if name not in ("kept", "group odds")
+        name: value for name, value in weights.items() if name not in ("kept", "group odds")
     }
-    odds = found.get("group odds", 0.0)
-    return Weights(terms, odds / (1 + odds), found.get("kept", EXPECTED["kept"]))
+    odds = weights.get("group odds", 0.0)
+    return Weights(terms, odds / (1 + odds), weights.get("kept", EXPECTED["kept"]))
 
 
 def _whitened(covariance: Floats, noise: Floats, scores: Floats) -> tuple[Floats, Floats, Floats]:
@@ -361,8 +361,8 @@ def _best_noise(powers: Floats, squared: Floats, measured: Floats) -> tuple[Floa
         unlikely = explained * NOISE[:, None] / noise + volume + 0.5 * len(powers) * np.log(noise)
         unlikely += 0.5 * (np.log(excess) / EXCESS_WIDTH) ** 2
         place = unlikely.argmin(0)
-        found = np.stack([unlikely[place, columns], NOISE[place], noise / NOISE[place]])
-        best = np.where(found[0] < best[0], found, best)
+        candidate = np.stack([unlikely[place, columns], NOISE[place], noise / NOISE[place]])
+        best = np.where(candidate[0] < best[0], candidate, best)
     return best[0], best[1], best[2]
 
 
@@ -381,12 +381,12 @@ def _solved(screen: _Screen, kernel: ConditionKernel, weights: Weights) -> Learn
     for row, name in enumerate(screen.conditions):
         named = [column[target] for target in targets(name) if target in column]
         expected[row, own[named]] = own_left_out[row, named]
-    kept = slice(0, UNCERTAIN_COMPONENTS)
+    top = slice(0, UNCERTAIN_COMPONENTS)
     prior = EffectPrior(
         kernel=kernel, weights=weights, conditions=screen.conditions, genes=screen.genes,
         dual=dual @ screen.components, own=own, own_dual=np.ascontiguousarray(own_dual),
-        components=screen.components[kept], responses=screen.components[kept] * screen.sizes[kept, None],
-        noise=noise[kept], scale=scale[kept], axes=np.ascontiguousarray(axes), powers=powers,
+        components=screen.components[top], responses=screen.components[top] * screen.sizes[top, None],
+        noise=noise[top], scale=scale[top], axes=np.ascontiguousarray(axes), powers=powers,
         control=np.zeros(len(screen.genes)), sizes=Sizes(),
     )  # fmt: skip
     return LearnedPrior(prior, expected)

@@ -118,18 +118,18 @@ class Marginals:
         place = self._place(value, uniform).clamp(min=SMALLEST_PLACE)
         above = -torch.special.ndtri((1 - zeros) * (1 - place))
         behind = torch.special.ndtri(zeros * uniform)
-        found = torch.where(cells > 0, above, behind)
-        return torch.nan_to_num(found, nan=0.0).clamp(-LARGEST_SCORE, LARGEST_SCORE)
+        scores = torch.where(cells > 0, above, behind)
+        return torch.nan_to_num(scores, nan=0.0).clamp(-LARGEST_SCORE, LARGEST_SCORE)
 
     def _place(self, value: Tensor, uniform: Tensor) -> Tensor:
         """The share of a gene's values above 0 that lies below `value`; a draw where several knots have this value."""
         knots = _knots().to(value.device, value.dtype)
-        wanted = value.T.contiguous()
-        left = torch.searchsorted(self.values, wanted)
-        last = torch.searchsorted(self.values, wanted, right=True) - 1
+        by_gene = value.T.contiguous()
+        left = torch.searchsorted(self.values, by_gene)
+        last = torch.searchsorted(self.values, by_gene, right=True) - 1
         right = left.clamp(1, N_KNOTS - 1)
         low, high = self.values.gather(1, right - 1), self.values.gather(1, right)
-        share = ((wanted - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
+        share = ((by_gene - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
         between = torch.lerp(knots[right - 1], knots[right], share)
         first, last = left.clamp(max=N_KNOTS - 1), last.clamp(min=0)
         equal = torch.lerp(knots[first], knots[last], uniform.T)

@@ -35,15 +35,17 @@ def filled_shifts(
     for lacking in np.unique(missing, axis=1).T:
         if not lacking.any():
             continue
-        rows, asked = np.flatnonzero(~lacking), np.flatnonzero(lacking)
-        known = np.flatnonzero(~missing[rows].any(0))
+        rows, missing_rows = np.flatnonzero(~lacking), np.flatnonzero(lacking)
+        columns = np.flatnonzero(~missing[rows].any(0))
         prior = learn_prior(
-            names[rows].tolist(), shifts[np.ix_(rows, known)], n_cells[rows].tolist(), variances[known],
-            of_genes[known].tolist(), features, controls[np.ix_(rows, known)],
+            names[rows].tolist(), shifts[np.ix_(rows, columns)], n_cells[rows].tolist(), variances[columns],
+            of_genes[columns].tolist(), features, controls[np.ix_(rows, columns)],
         ).prior  # fmt: skip
-        others = names[asked].tolist()
-        settings = {control_of(name): controls[row, known] for name, row in zip(others, asked, strict=True)}
+        others = names[missing_rows].tolist()
+        settings = {
+            control_of(name): controls[row, columns] for name, row in zip(others, missing_rows, strict=True)
+        }
         expected = prior.knowing(every_target(others), features, settings).predict(others)
-        wanted = (missing[:, known] == lacking[:, None]).all(0)
-        filled[np.ix_(asked, known[wanted])] = expected[:, wanted]
+        alike = (missing[:, columns] == lacking[:, None]).all(0)
+        filled[np.ix_(missing_rows, columns[alike])] = expected[:, alike]
     return filled

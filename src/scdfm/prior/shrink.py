@@ -94,23 +94,23 @@ NOT_FOLLOWED = Shrinkage(follows=0.0, errs=0.0, missed=0.0)
 
 def moved_to(
     cells: Float[Tensor, "n G"],
-    found: Float[Tensor, " G"],
-    wanted: Float[Tensor, " G"],
+    mean: Float[Tensor, " G"],
+    goal: Float[Tensor, " G"],
     deviation: Float[Tensor, " G"],
     expression: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "n G"]:
-    """Expression of the cells in flow space, each gene moved by one number so that its mean is `wanted`.
+    """Expression of the cells in flow space, each gene moved by one number so that its mean is `goal`.
 
     deviation: of each gene in flow space, by which its move is limited. `expression` rises with a cell's place in flow
-    space; its means over `cells` are `found`. A gene whose mean is found as wanted stays as it is, to the bit. Regula
+    space; its means over `cells` are `mean`. A gene whose mean is its goal already stays as it is, to the bit. Regula
     falsi would need fewer steps; bisection needs no care.
     """
-    still = wanted == found
+    still = goal == mean
     # A shift of REACH deviations empties a gene, or brings every cell to its highest value.
     low, high = -REACH * deviation, REACH * deviation
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        below = expression(cells + middle).mean(0) < wanted
+        below = expression(cells + middle).mean(0) < goal
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     shift = torch.where(still, 0.0, (low + high) / 2)
     return expression(cells + shift)

@@ -84,27 +84,27 @@ def fitted(
         return Sizes(typical)
     inverse = np.linalg.inv(np.eye(len(logs)) + sum(share * likeness[name] for name, share in shares.items()))
     dual = inverse @ (logs - logs.mean())
-    told = (
+    predictions = (
         logs - logs.mean() - dual / np.diag(inverse)
     )  # of each by the others (Rasmussen & Williams 2006, eq. 5.12)
-    level = 0.5 * float(np.log(np.exp(2 * told).mean()))
+    level = 0.5 * float(np.log(np.exp(2 * predictions).mean()))
     return Sizes(typical, shares, tuple(targets), tuple(dual.tolist()), level)
 
 
 def _shares(logs: Floats, likeness: Mapping[str, Floats]) -> dict[str, float]:
     """The shares of the terms that make the `logs` clearly likelier, joined one after the other, the best first."""
-    chosen: dict[str, float] = {}
+    shares: dict[str, float] = {}
     unexplained = np.eye(len(logs))
     best = _likelihood(logs, unexplained)
-    while left := [name for name in likeness if name not in chosen]:
+    while left := [name for name in likeness if name not in shares]:
         tried = [(name, share) for name in left for share in SHARES]
-        found = [_likelihood(logs, unexplained + share * likeness[name]) for name, share in tried]
-        place = int(np.argmax(found))
-        if found[place] - best < CLEAR:
+        likelihoods = [_likelihood(logs, unexplained + share * likeness[name]) for name, share in tried]
+        place = int(np.argmax(likelihoods))
+        if likelihoods[place] - best < CLEAR:
             break
-        (name, share), best = tried[place], found[place]
-        chosen[name], unexplained = share, unexplained + share * likeness[name]
-    return chosen
+        (name, share), best = tried[place], likelihoods[place]
+        shares[name], unexplained = share, unexplained + share * likeness[name]
+    return shares
 
 
 def _likelihood(logs: Floats, covariance: Floats) -> float:

@@ -184,8 +184,8 @@ def fit_spread(
         values = torch.from_numpy(cells[drawn[mine]].astype(np.float32))
         donors[mine] = normal_scores(law.scores(values, rates, uniform[mine])).half()
     _lend(donors, torch.from_numpy(np.isnan(cells[drawn])), rng)
-    found = {name: (int(first[place]), int(counts[place])) for name, place in places.items()}
-    return Spread(marginals, size, torch.from_numpy(deviation.astype(np.float32)), donors, found, screens)
+    ranges = {name: (int(first[place]), int(counts[place])) for name, place in places.items()}
+    return Spread(marginals, size, torch.from_numpy(deviation.astype(np.float32)), donors, ranges, screens)
 
 
 def variances_around(cells: Floats, means: Floats) -> Floats:

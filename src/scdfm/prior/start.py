@@ -173,8 +173,8 @@ class PriorStart:
             return self._expression(x, condition)
 
         expected, own = expression(begin).mean(0), expression(end).mean(0)
-        wanted = torch.lerp(expected, own, weight)
-        return moved_to(end, own, wanted, self.spread.deviation, expression)
+        goal = torch.lerp(expected, own, weight)
+        return moved_to(end, own, goal, self.spread.deviation, expression)
 
     def _expression(self, x: Tensor, condition: Tensor) -> Tensor:
         scores, rates = x / self.spread.deviation, self.rates[condition]
