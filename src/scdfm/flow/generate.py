@@ -102,12 +102,14 @@ def _flowed(
     was_training = field.training
     field.train(sampling.dropout)
 
-    def block(rows: Tensor, present: Tensor, local: Tensor, began: Start, chunk: Tensor, kept: int) -> Tensor:
-        asked = (control[rows][:, chunk], genes[chunk], perturbation[present], local)
+    def block(
+        rows: Tensor, present: Tensor, local: Tensor, began: Start, chunk: Tensor, n_own: int
+    ) -> Tensor:
+        chunk_inputs = (control[rows][:, chunk], genes[chunk], perturbation[present], local)
         cells = begin[rows][:, chunk].to(device)
-        moved = tuple(x.to(device) for x in asked)
+        moved = tuple(x.to(device) for x in chunk_inputs)
         ended = _solve(field, cells, moved, sampling, began.on(chunk).to(device))
-        return ended[:, :kept].float().cpu()
+        return ended[:, :n_own].float().cpu()
 
     try:
         with torch.random.fork_rng(enabled=sampling.dropout):
@@ -117,10 +119,10 @@ def _flowed(
                 rows = torch.arange(first, min(first + batch_cells, len(control)))
                 present, local = torch.unique(condition[rows], return_inverse=True)
                 batch = (rows, present, local, start.at(present.cpu()))
-                for number, (chunk, kept) in enumerate(chunks):
+                for number, (chunk, n_own) in enumerate(chunks):
                     name = f"cells {first}-{first + len(rows)}, genes {number}"
-                    ended = keep(name, functools.partial(block, *batch, chunk, kept))
-                    end[rows[:, None], chunk[:kept]] = ended
+                    ended = keep(name, functools.partial(block, *batch, chunk, n_own))
+                    end[rows[:, None], chunk[:n_own]] = ended
     finally:
         field.train(was_training)
     return end
@@ -160,21 +162,26 @@ def _solve(
 ) -> Tensor:
     """The end of the flow; with guidance w its velocity is v_null + w·(v − v_null), null the condition left out."""
     control, genes, perturbation, condition = inputs
-    asked = [perturbation]
+    perturbations = [perturbation]
     if sampling.guidance != 1:
-        asked.append(as_conditions(perturbation).unconditional())
+        perturbations.append(as_conditions(perturbation).unconditional())
 
     def contexts() -> list[Any]:
         return [
-            field.context(control, genes, conditions, condition, **start.inputs()) for conditions in asked
+            field.context(control, genes, conditions, condition, **start.inputs())
+            for conditions in perturbations
         ]
 
     fixed = None if field.training else contexts()
 
     def output(t: Tensor, x: Tensor) -> Tensor:
         # With dropout live every evaluation draws anew, the constants' dropout included.
-        found = [field.velocity(x, t.expand(len(x)), context) for context in fixed or contexts()]
-        return found[0] if len(found) == 1 else torch.lerp(found[1], found[0], sampling.guidance)
+        velocities = [field.velocity(x, t.expand(len(x)), context) for context in fixed or contexts()]
+        return (
+            velocities[0]
+            if len(velocities) == 1
+            else torch.lerp(velocities[1], velocities[0], sampling.guidance)
+        )
 
     return start.solve(
         output, begin, lambda f, x: solve(f, x, sampling.solver, sampling.steps, sampling.tolerance)

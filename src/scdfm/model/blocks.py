@@ -99,9 +99,9 @@ class Attention(nn.Module):
     def project(self, x: Float[Tensor, "B T d"], roles: str) -> tuple[Tensor, ...]:
         """The projections of `x` called `roles`, a subset of "qkv", each [B, H, T, d/H]."""
         width = x.shape[-1]
-        chosen = ["qkv".index(role) for role in roles]
-        inner, outer = (maps.weight.view(3, width, width)[chosen] for maps in (self.inner, self.outer))
-        inner_bias, outer_bias = (maps.bias.view(3, width, 1)[chosen] for maps in (self.inner, self.outer))
+        places = ["qkv".index(role) for role in roles]
+        inner, outer = (maps.weight.view(3, width, width)[places] for maps in (self.inner, self.outer))
+        inner_bias, outer_bias = (maps.bias.view(3, width, 1)[places] for maps in (self.inner, self.outer))
         weight, bias = (inner @ outer).flatten(0, 1), (inner @ outer_bias + inner_bias).flatten()
         return split_heads(F.linear(x, weight, bias), len(roles), self.heads)
 

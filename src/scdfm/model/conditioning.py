@@ -146,12 +146,12 @@ class Conditioning(nn.Module):
         has = {
             name: getattr(conditions, name) is not None for name in ("dose", "time", "covariates", "features")
         }
-        for name, found in has.items():
+        for name, present in has.items():
             built = bool(getattr(self.shape, name))
-            if found != built and not (name in ("dose", "time") and not found):
+            if present != built and not (name in ("dose", "time") and not present):
                 raise ConfigError(
-                    f"conditions {'hold' if found else 'lack'} {name}, but the model was built "
-                    f"{'without' if found else 'for'} them; encode them with the schema of the model's run"
+                    f"conditions {'hold' if present else 'lack'} {name}, but the model was built "
+                    f"{'without' if present else 'for'} them; encode them with the schema of the model's run"
                 )
         if conditions.dropped is not None and not self.shape.null:
             raise ConfigError(

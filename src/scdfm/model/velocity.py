@@ -192,8 +192,8 @@ class VelocityField(nn.Module):
     @property
     def is_zero(self) -> bool:
         """Whether this is a correction of before training, which is 0 everywhere."""
-        found = self._corrections()
-        return bool(found) and not any(last.weight.any() or last.bias.any() for last in found)
+        corrections = self._corrections()
+        return bool(corrections) and not any(last.weight.any() or last.bias.any() for last in corrections)
 
     def _corrections(self) -> list[nn.Linear]:
         """The last linear maps of a correction; none where the network is the whole velocity."""
@@ -207,13 +207,13 @@ class VelocityField(nn.Module):
     def _encode(self, genes: Tensor, conditions: ConditionTensors) -> tuple[Tensor, Tensor]:
         """Gene vectors [T, d] and condition vectors e_p [C, d]; one pass of the gene encoder for both."""
         tokens = conditions.tokens.long()
-        asked = tokens.flatten()
+        ids = tokens.flatten()
         if self.conditioning.reads_control:
-            asked = torch.cat([asked, asked.new_tensor([CONTROL])])
+            ids = torch.cat([ids, ids.new_tensor([CONTROL])])
         if self.drug_table is None:
-            gene, own = self.gene_encoder(torch.cat([genes, asked])).split([len(genes), len(asked)])
+            gene, own = self.gene_encoder(torch.cat([genes, ids])).split([len(genes), len(ids)])
         else:
-            gene, own = self.gene_encoder(genes), self.drug_table(asked)
+            gene, own = self.gene_encoder(genes), self.drug_table(ids)
         slots = own[: tokens.numel()].unflatten(0, tokens.shape)
         control = own[-1] if self.conditioning.reads_control else None
         present = None if self.pad is None else tokens != self.pad
