@@ -91,26 +91,26 @@ def align(
         [f"control cells are those of the same {', '.join(table.design.match)}"] if truth.matched else []
     )
     if predicted is None:
-        chosen = _chosen(conditions, measured, measured)
-        return Pair(None, truth, chosen, measured, tuple(matched))
-    told: list[str] = []
+        scored = _chosen(conditions, measured, measured)
+        return Pair(None, truth, scored, measured, tuple(matched))
+    prediction_notes: list[str] = []
     if isinstance(predicted, CellTable):
         claim = _population(predicted)
     else:
-        claim, told = _read(predicted, key, predicted_key, naming, table, subset, backed)
+        claim, prediction_notes = _read(predicted, key, predicted_key, naming, table, subset, backed)
     _check_declared(predicted, table)
     genes, notes = _common_genes(claim, truth)
-    notes += told + matched
+    notes += prediction_notes + matched
     claim, truth = _restricted(claim, genes), _restricted(truth, genes)
-    scored, unmeasured = _common_conditions(claim, measured)
+    common, unmeasured = _common_conditions(claim, measured)
     if unmeasured:
         notes.append(
             f"{len(unmeasured)} predicted conditions are not measured and not scored: {_few(unmeasured)}"
         )
-    chosen = _chosen(conditions, scored, measured)
+    scored = _chosen(conditions, common, measured)
     if check_scale:
-        _check_scale(claim, truth, chosen, training_control)
-    return Pair(claim, truth, chosen, measured, tuple(notes))
+        _check_scale(claim, truth, scored, training_control)
+    return Pair(claim, truth, scored, measured, tuple(notes))
 
 
 def _population(table: CellTable) -> Population:
@@ -118,9 +118,9 @@ def _population(table: CellTable) -> Population:
     rows = {c: table.rows(c) for c in table.conditions}
     if not table.design.match or CONTROL not in rows:
         return Population(table.X, np.asarray(table.genes), rows)
-    found: dict[bytes, np.ndarray] = {}  # many conditions share their control rows
+    shared_rows: dict[bytes, np.ndarray] = {}  # many conditions share their control rows
     own = {
-        name: found.setdefault((controls := table.control_rows(name)).tobytes(), controls)
+        name: shared_rows.setdefault((controls := table.control_rows(name)).tobytes(), controls)
         for name in (*table.control_conditions, *table.conditions)
         if name != CONTROL
     }
@@ -143,23 +143,23 @@ def _read(
     with open_source(source) as opened:
         obs, name = opened.obs, f"prediction {opened.name}"
         key, notes = _label_column(obs, key, own_key, naming, real, name)
-        kept = obs[key].notna().to_numpy()
-        if not kept.all():
+        mask = obs[key].notna().to_numpy()
+        if not mask.all():
             raise DataError(
-                f"{name}: {int((~kept).sum())} cells have no label in obs column '{key}'; expected one for each cell: "
+                f"{name}: {int((~mask).sum())} cells have no label in obs column '{key}'; expected one for each cell: "
                 "label them, or remove these cells"
             )
         for column, value in (subset or {}).items():
             if column in obs.columns:
-                kept &= np.isin(np.asarray(texts(obs[column]), dtype=object), spellings(value))
-        rows = np.flatnonzero(kept)
+                mask &= np.isin(np.asarray(texts(obs[column]), dtype=object), spellings(value))
+        rows = np.flatnonzero(mask)
         names = predicted_names(obs.iloc[rows], key, naming, real, name)
         genes, cells = predicted_genes(opened, naming, name), obs.index[rows].astype(str).tolist()
-        chosen = None if kept.all() else rows
+        index = None if mask.all() else rows
         reading = Reading(strict=False)
         try:
             X, _ = log1p_values(
-                opened.matrix(None), chosen, reading, cells, genes.names.tolist(), name, backed, genes.columns
+                opened.matrix(None), index, reading, cells, genes.names.tolist(), name, backed, genes.columns
             )
         except LooksLikeCountsError:
             raise DataError(
@@ -180,10 +180,10 @@ def _label_column(
     if own is not None or key in obs.columns:
         if (own or key) in obs.columns:
             return own or key, []
-        known = [str(column) for column in obs.columns]
+        columns = [str(column) for column in obs.columns]
         raise DataError(
-            f"{name}: label column '{own}' is not in obs; its columns are {', '.join(known) or 'none'}"
-            f"{near(str(own), known)}: name one of them with predicted_key (--predicted-key)"
+            f"{name}: label column '{own}' is not in obs; its columns are {', '.join(columns) or 'none'}"
+            f"{near(str(own), columns)}: name one of them with predicted_key (--predicted-key)"
         )
     measured = set(real.conditions)
     fits = [
@@ -193,11 +193,11 @@ def _label_column(
     ]  # fmt: skip
     if len(fits) == 1:
         return fits[0], [f"conditions of the prediction are read from its column '{fits[0]}'"]
-    known = fits or [str(column) for column in obs.columns]
+    columns = fits or [str(column) for column in obs.columns]
     raise DataError(
         f"{name}: perturbation column '{key}' of the real cells is not in obs, and {len(fits) or 'none'} of its columns "
-        f"{'hold' if fits else 'holds'} measured conditions ({', '.join(known) or 'none'}){near(key, known)}: name the one "
-        "to read with predicted_key (--predicted-key)"
+        f"{'hold' if fits else 'holds'} measured conditions ({', '.join(columns) or 'none'}){near(key, columns)}: "
+        "name the one to read with predicted_key (--predicted-key)"
     )
 
 
@@ -243,8 +243,8 @@ def predicted_names(obs: pd.DataFrame, key: str, naming: Naming, real: CellTable
     """
     labels, design = obs[key].astype(str), real.design
     # A target of the real cells is no guide of another one: HLA-A is not pooled to HLA.
-    known = {target for condition in real.conditions for target in targets(condition)}
-    own = {text: text for text in labels.unique() if _is_known(text, known)}
+    real_targets = {target for condition in real.conditions for target in targets(condition)}
+    own = {text: text for text in labels.unique() if _is_known(text, real_targets)}
     labels = labels.map(own | {text: naming.plain(text) for text in labels.unique() if text not in own})
     keys = [k for k in (design.dose_key, design.time_key) if k in obs.columns]
     unit_key = design.dose_unit_key if design.dose_unit_key in obs.columns else None
@@ -255,19 +255,19 @@ def predicted_names(obs: pd.DataFrame, key: str, naming: Naming, real: CellTable
         there = {k for k, has in zip(keys, pattern, strict=True) if has}
         dose, time = (k if k in there else None for k in (design.dose_key, design.time_key))
         unit = unit_key if dose else None
-        kept = replace(design, dose_key=dose, time_key=time, match_controls=(), dose_unit_key=unit)
-        found = Designed.read(obs[rows], labels[rows], kept, Naming(), key, name)
-        names[rows] = found.names(labels[rows], Naming())[0]
+        row_design = replace(design, dose_key=dose, time_key=time, match_controls=(), dose_unit_key=unit)
+        designed = Designed.read(obs[rows], labels[rows], row_design, Naming(), key, name)
+        names[rows] = designed.names(labels[rows], Naming())[0]
     return names
 
 
-def _is_known(name: str, known: set[str]) -> bool:
-    """Whether a label is a condition of `known` targets in scdfm's own words."""
+def _is_known(name: str, real_targets: set[str]) -> bool:
+    """Whether a label is a condition of `real_targets` in scdfm's own words."""
     try:
-        found = parse(name).perturbations
+        perturbations = parse(name).perturbations
     except ConditionError:
         return False
-    return bool(found) and all(one.target in known for one in found)
+    return bool(perturbations) and all(one.target in real_targets for one in perturbations)
 
 
 def _check_declared(predicted: Cells, real: CellTable) -> None:
@@ -312,20 +312,22 @@ def _restricted(population: Population, genes: list[str]) -> Population:
 
 def _common_conditions(predicted: Population, measured: Sequence[str]) -> tuple[list[str], list[str]]:
     claimed = sorted(c for c in predicted.rows if c != CONTROL)
-    known = set(measured)
-    scored = [c for c in claimed if c in known]
+    real_conditions = set(measured)
+    scored = [c for c in claimed if c in real_conditions]
     if not scored:
         raise ConditionError(
             f"prediction and real cells share no condition (prediction: {_few(claimed)}; real: {_few(measured)}); "
             f"expected the same names: check perturbation_key and control"
         )
-    return scored, [c for c in claimed if c not in known]
+    return scored, [c for c in claimed if c not in real_conditions]
 
 
-def _chosen(asked: Sequence[str] | None, scored: Sequence[str], measured: Sequence[str]) -> tuple[str, ...]:
-    if asked is None:
+def _chosen(
+    conditions: Sequence[str] | None, scored: Sequence[str], measured: Sequence[str]
+) -> tuple[str, ...]:
+    if conditions is None:
         return tuple(scored)
-    names = [canonical(name) for name in asked]
+    names = [canonical(name) for name in conditions]
     for name in names:
         if name not in scored:
             lacking = "predicted" if name in measured else "measured"
@@ -356,18 +358,18 @@ def _check_scale(
         shares = np.array([predicted.n_cells(c) for c in labels], dtype=float)
         means = [row_means(predicted.X, predicted.rows[c]) for c in labels]
         claim = np.average(means, axis=0, weights=shares)
-    chosen = [
+    samples = [
         _spread(real.rows[c], max(1, int(SCALE_CELLS * share)))
         for c, share in zip(labels, shares / shares.sum(), strict=True)
     ]
     each = [
         np.full(len(rows), share / len(rows))
-        for rows, share in zip(chosen, shares / shares.sum(), strict=True)
+        for rows, share in zip(samples, shares / shares.sum(), strict=True)
     ]
-    found = rescaling(claim, real.X[np.concatenate(chosen)], np.concatenate(each))
-    if found is not None:
+    scale = rescaling(claim, real.X[np.concatenate(samples)], np.concatenate(each))
+    if scale is not None:
         raise DataError(
-            f"prediction is in another scale than the real cells (they agree better with their {found.words}); expected "
+            f"prediction is in another scale than the real cells (they agree better with their {scale.words}); expected "
             "natural logarithms (log1p) and the same target_sum: normalise it as the real cells, or pass "
             "check_scale=False if the scales are equal and the model is wrong"
         )

@@ -19,7 +19,7 @@ from scdfm.evaluation.pseudobulk import Floats
 
 
 def single_shift(
-    measured: Sequence[tuple[Condition, Floats]], wanted: Perturbation, condition: Condition
+    measured: Sequence[tuple[Condition, Floats]], perturbation: Perturbation, condition: Condition
 ) -> Floats | None:
     """The shift [A] of one target, from the training conditions that hold it alone; None where there is none.
 
@@ -27,13 +27,13 @@ def single_shift(
     it is the nearest dose (in log dose), then the nearest time; equally near ones are averaged. A dose of 0 that is
     not measured shifts nothing.
     """
-    if wanted.dose == 0 and not any(_dose(single) == 0 for single, _ in measured):
+    if perturbation.dose == 0 and not any(_dose(single) == 0 for single, _ in measured):
         shape = measured[0][1].shape if measured else ()
         return np.zeros(shape)
     own = [entry for entry in measured if entry[0].covariates == condition.covariates] or measured
     settings: dict[tuple[tuple[str, str], ...], list[tuple[tuple[float, float], Floats]]] = {}
     for single, shift in own:
-        far = (_log_ratio(_dose(single), wanted.dose), _gap(single.time, condition.time))
+        far = (_log_ratio(_dose(single), perturbation.dose), _gap(single.time, condition.time))
         settings.setdefault(single.covariates, []).append((far, shift))
     nearest = [_nearest(entries) for entries in settings.values()]
     return np.asarray(sum(nearest) / len(nearest)) if nearest else None
@@ -41,8 +41,8 @@ def single_shift(
 
 def _nearest(entries: Sequence[tuple[tuple[float, float], Floats]]) -> Floats:
     least = min(far for far, _ in entries)
-    found = [shift for far, shift in entries if far == least]
-    return np.asarray(sum(found) / len(found))
+    shifts = [shift for far, shift in entries if far == least]
+    return np.asarray(sum(shifts) / len(shifts))
 
 
 def _dose(single: Condition) -> float | None:
@@ -73,13 +73,13 @@ class DoseScale:
     @classmethod
     def of(cls, conditions: Sequence[str]) -> DoseScale:
         """The scale of the positive doses of training `conditions`."""
-        found: dict[str, list[float]] = {}
+        target_doses: dict[str, list[float]] = {}
         for one in (one for name in conditions for one in parse(name).perturbations):
             if one.dose:
-                found.setdefault(one.target, []).append(one.dose)
-        every = [dose for doses in found.values() for dose in doses] or [1.0]
+                target_doses.setdefault(one.target, []).append(one.dose)
+        every = [dose for doses in target_doses.values() for dose in doses] or [1.0]
         return cls(
-            {name: (min(doses), max(doses)) for name, doses in found.items()}, (min(every), max(every))
+            {name: (min(doses), max(doses)) for name, doses in target_doses.items()}, (min(every), max(every))
         )
 
     def __call__(self, perturbation: Perturbation) -> float:
@@ -176,18 +176,20 @@ def additive(training: Training, conditions: Sequence[str]) -> Floats:
 
     A target's shift is that of `scdfm.evaluation.baselines.single_shift`: of the same covariates and the nearest dose.
     """
-    known: dict[str, list[tuple[Condition, Floats]]] = {}
+    singles: dict[str, list[tuple[Condition, Floats]]] = {}
     for name, shift in zip(training.conditions, training.shift, strict=True):
         if len(targets(name)) == 1:
-            known.setdefault(targets(name)[0], []).append((parse(name), shift))
+            singles.setdefault(targets(name)[0], []).append((parse(name), shift))
     control = no_change(training, conditions)
     predicted = np.full_like(control, np.nan)
     for k, name in enumerate(conditions):
         condition = parse(name)
-        shifts = [single_shift(known.get(one.target, []), one, condition) for one in condition.perturbations]
-        found = [shift for shift in shifts if shift is not None]
-        if len(found) == len(shifts):
-            predicted[k] = control[k] + sum(found)
+        shifts = [
+            single_shift(singles.get(one.target, []), one, condition) for one in condition.perturbations
+        ]
+        terms = [shift for shift in shifts if shift is not None]
+        if len(terms) == len(shifts):
+            predicted[k] = control[k] + sum(terms)
     return predicted
 
 
@@ -200,26 +202,31 @@ def ridge(training: Training, conditions: Sequence[str], penalty: float | None =
     """
     if not training.conditions:
         return np.full((len(conditions), len(training.control)), np.nan)
-    known = sorted({target for condition in training.conditions for target in targets(condition)})
+    trained_targets = sorted({target for condition in training.conditions for target in targets(condition)})
     scale, settings = DoseScale.of(training.conditions), settings_of(training.conditions)
-    design = _design(training.conditions, known, scale, settings)
+    design = _design(training.conditions, trained_targets, scale, settings)
     if penalty is None:
         penalty = leave_one_out_penalty(design, training.shift)
     gram = design.T @ design + penalty * np.eye(design.shape[1])
     weights = np.linalg.solve(gram, design.T @ training.shift)
-    predicted = training.controls(conditions) + _design(conditions, known, scale, settings) @ weights
-    seen = [any(target in known for target in targets(condition)) for condition in conditions]
+    predicted = (
+        training.controls(conditions) + _design(conditions, trained_targets, scale, settings) @ weights
+    )
+    seen = [any(target in trained_targets for target in targets(condition)) for condition in conditions]
     predicted[~np.array(seen, dtype=bool)] = np.nan
     return predicted
 
 
 def _design(
-    conditions: Sequence[str], known: Sequence[str], scale: DoseScale, settings: Sequence[tuple[str, str]]
+    conditions: Sequence[str],
+    trained_targets: Sequence[str],
+    scale: DoseScale,
+    settings: Sequence[tuple[str, str]],
 ) -> Floats:
-    """Columns of the `known` targets (the scaled dose), of being a combination, and of the covariates' `settings`,
+    """Columns of the `trained_targets` (the scaled dose), of being a combination, and of the covariates' `settings`,
     [C, T + 1 + S]."""
-    column = {target: i for i, target in enumerate(known)}
-    design = np.zeros((len(conditions), len(known) + 1))
+    column = {target: i for i, target in enumerate(trained_targets)}
+    design = np.zeros((len(conditions), len(trained_targets) + 1))
     for row, condition in zip(design, conditions, strict=True):
         perturbations = parse(condition).perturbations
         for one in perturbations:
@@ -283,10 +290,10 @@ def low_rank(training: Training, conditions: Sequence[str], rank: int = 10, pena
     p = embed([training.conditions[i] for i in usable])
     left = np.linalg.solve(scores.T @ scores + penalty * np.eye(n), scores.T @ (y - b))
     w = np.linalg.solve(p.T @ p + penalty * np.eye(p.shape[1]), p.T @ left.T).T
-    known = [k for k, c in enumerate(conditions) if all(t in row for t in targets(c))]
-    if known:
-        answer = scores @ w @ embed([conditions[k] for k in known]).T + b
-        undefined[known] = training.controls([conditions[k] for k in known]) + answer.T
+    places = [k for k, c in enumerate(conditions) if all(t in row for t in targets(c))]
+    if places:
+        answer = scores @ w @ embed([conditions[k] for k in places]).T + b
+        undefined[places] = training.controls([conditions[k] for k in places]) + answer.T
     return undefined
 
 
@@ -309,14 +316,14 @@ def covariance(training: Training, conditions: Sequence[str]) -> Floats:
     Undefined where a target is no gene, or does not vary over control cells.
     """
     predicted = np.full((len(conditions), len(training.control)), np.nan)
-    taught = [row for row, name in enumerate(training.conditions) if _all_linked(training, name)]
-    told = [k for k, name in enumerate(conditions) if _all_linked(training, name)]
-    if not taught or not told:
+    rows = [row for row, name in enumerate(training.conditions) if _all_linked(training, name)]
+    places = [k for k, name in enumerate(conditions) if _all_linked(training, name)]
+    if not rows or not places:
         return predicted
-    moved = np.array([_moved(training, training.conditions[row]) for row in taught])
-    a = float((moved * training.shift[taught]).sum() / np.square(moved).sum())
-    names = [conditions[k] for k in told]
-    predicted[told] = training.controls(names) + a * np.array([_moved(training, name) for name in names])
+    moved = np.array([_moved(training, training.conditions[row]) for row in rows])
+    a = float((moved * training.shift[rows]).sum() / np.square(moved).sum())
+    names = [conditions[k] for k in places]
+    predicted[places] = training.controls(names) + a * np.array([_moved(training, name) for name in names])
     return predicted
 
 
@@ -333,11 +340,11 @@ def predictions(
     training: Training, conditions: Sequence[str], ridge_penalty: float | None = None
 ) -> dict[str, Floats]:
     """Every baseline's means [K, A] by name, in the order of BASELINES; `covariance` where targets are linked."""
-    found = {
+    means = {
         NO_CHANGE: no_change(training, conditions),
         TRAINING_MEAN: training_mean(training, conditions),
         ADDITIVE: additive(training, conditions),
         RIDGE: ridge(training, conditions, ridge_penalty),
         LOW_RANK: low_rank(training, conditions),
     }
-    return found | ({COVARIANCE: covariance(training, conditions)} if training.linked else {})
+    return means | ({COVARIANCE: covariance(training, conditions)} if training.linked else {})

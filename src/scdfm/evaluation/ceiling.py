@@ -30,9 +30,9 @@ class Halves:
 
 
 def _moments(population: Population, rows: dict[str, Rows], conditions: Sequence[str]) -> Moments:
-    found = moments(Population(population.X, population.genes, rows), conditions)
+    stats = moments(Population(population.X, population.genes, rows), conditions)
     empty = np.array([not len(rows[c]) for c in conditions])[:, None]
-    return Moments(*(np.where(empty, np.nan, values) for values in (found.mean, found.variance, found.zero)))
+    return Moments(*(np.where(empty, np.nan, values) for values in (stats.mean, stats.variance, stats.zero)))
 
 
 def disjoint_halves(population: Population, conditions: Sequence[str], seed: int) -> Halves:

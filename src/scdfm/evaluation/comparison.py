@@ -68,10 +68,10 @@ def comparisons(differences: pd.DataFrame) -> list[Comparison]:
     ]  # fmt: skip
 
 
-def by_outcome(found: Iterable[Comparison]) -> dict[Outcome, list[str]]:
+def by_outcome(entries: Iterable[Comparison]) -> dict[Outcome, list[str]]:
     """The metrics of each outcome that there is, in the order of OUTCOMES."""
     metrics: dict[Outcome, list[str]] = {outcome: [] for outcome in OUTCOMES}
-    for one in found:
+    for one in entries:
         metrics[one.outcome].append(one.metric)
     return {outcome: names for outcome, names in metrics.items() if names}
 

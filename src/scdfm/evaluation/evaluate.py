@@ -145,7 +145,7 @@ def evaluate(
     predicted, real = log1p_cells(predicted), log1p_cells(real)
     assert real is not None
     usual = METRICS if protocol == "scdfm" else (*METRICS, *protocols.NAMES)
-    asked = usual if metrics is None else checked(metrics, (*usual, *RESPONDERS))
+    metric_names = usual if metrics is None else checked(metrics, (*usual, *RESPONDERS))
     pair = align(
         predicted,
         real,
@@ -158,7 +158,7 @@ def evaluate(
         training_control=training_control_of(training),
         backed=backed,
     )
-    setting, notes = _setting(pair, training, protocol, asked, genes, seed, progress)
+    setting, notes = _setting(pair, training, protocol, metric_names, genes, seed, progress)
     generated, more = _generated(
         pair, predicted, name, prior, training if references else None, seed, progress
     )
@@ -170,16 +170,18 @@ def evaluate(
         means = baselines.predictions(setting.training, pair.conditions, penalty)
         apart = baselines.predictions(setting.training_apart, pair.conditions, penalty)
         values |= {
-            rule: score_means(mean, setting.standard, asked, apart=apart[rule])
+            rule: score_means(mean, setting.standard, metric_names, apart=apart[rule])
             for rule, mean in means.items()
         }
         halves = disjoint_halves(pair.real, pair.conditions, seed)
         paper = half_against_all(pair.real, pair.conditions, seed) if protocol == "paper" else None
         del apart  # conditions × genes for each rule: the populations need the memory
         values |= _score_halves(setting, paper or halves)
-    for model, scores in score_populations(pair, generated, means, halves, asked, seed, progress).items():
+    for model, scores in score_populations(
+        pair, generated, means, halves, metric_names, seed, progress
+    ).items():
         values[model] |= scores
-    if set(RESPONDERS) & set(asked):
+    if set(RESPONDERS) & set(metric_names):
         for model, scores in score_responders(pair, name, halves, seed, progress).items():
             values[model] |= scores
     table = _table(values, setting)
@@ -305,15 +307,15 @@ def _scored_genes(
 def _score_cells(setting: Setting, cells: Population, release: protocols.Release) -> dict[str, Floats]:
     """Pointwise metrics of generated cells' means, and cell-eval's of the cells; these know no condition without any."""
     pair = replace(setting.pair, predicted=cells)
-    found, n_cells = moments(cells, pair.conditions), np.array([cells.n_cells(c) for c in pair.conditions])
+    stats, n_cells = moments(cells, pair.conditions), np.array([cells.n_cells(c) for c in pair.conditions])
     empty = n_cells == 0
-    found.mean[empty] = np.nan
+    stats.mean[empty] = np.nan
     own = None
     if setting.protocol == "paper" and CONTROL in cells.rows and not pair.real.matched:
         own = row_means(cells.X, cells.rows[CONTROL])
     # Of one cell no noise can be told, and none is taken off.
-    noise = np.nan_to_num(found.error(n_cells, setting.standard.scored))
-    values = score_means(found.mean, setting.standard, setting.metrics, own, noise=noise)
+    noise = np.nan_to_num(stats.error(n_cells, setting.standard.scored))
+    values = score_means(stats.mean, setting.standard, setting.metrics, own, noise=noise)
     names = [name for name in setting.metrics if name in protocols.NAMES and not empty.any()]
     return values | protocols.cell_eval(pair, setting.standard.scored, names, release)
 

@@ -110,9 +110,9 @@ def _asymptotic(
 ) -> tuple[Floats, Floats]:
     """p-values and z-scores [K, A]; of cells on disk a few conditions are in memory at once, beside the control."""
     if not isinstance(population.X, StoredMatrix):
-        found = tested(population, conditions, control)
+        tests = tested(population, conditions, control)
         bar.update(len(conditions))
-        return found
+        return tests
     parts = []
     for batch in _batches(population, conditions, max(BATCH_CELLS, population.n_cells(control))):
         rows = {label: population.rows[label] for label in (control, *batch)}

@@ -84,15 +84,15 @@ def hits(
 def _shifts(pair: Pair, training: Any, name: str) -> dict[str, tuple[Floats, Floats]]:
     """Mean shifts [K, A] and their summed sampling variance [K] of `real`, the prediction, and the rules (0)."""
     controls = control_moments(pair.real, pair.conditions)
-    found = {"real": _with_noise(pair.real, pair.conditions, controls)}
+    shifts = {"real": _with_noise(pair.real, pair.conditions, controls)}
     if pair.predicted is not None:
-        found[name] = _with_noise(pair.predicted, pair.conditions, controls)
+        shifts[name] = _with_noise(pair.predicted, pair.conditions, controls)
     all_controls = moments(pair.real, [CONTROL]).mean[0]
     trained, _ = training_means(training, pair, all_controls)
     for rule, mean in baselines.predictions(trained, pair.conditions).items():
         if rule not in (baselines.NO_CHANGE, baselines.TRAINING_MEAN):
-            found[rule] = (mean - controls.mean, np.zeros(len(mean)))
-    return found
+            shifts[rule] = (mean - controls.mean, np.zeros(len(mean)))
+    return shifts
 
 
 def _prior_shifts(
@@ -111,10 +111,10 @@ def _prior_shifts(
 def _with_noise(
     population: Population, conditions: Sequence[str], controls: Moments
 ) -> tuple[Floats, Floats]:
-    found = moments(population, conditions)
+    stats = moments(population, conditions)
     n = np.array([population.n_cells(c) for c in conditions])
-    shift = np.where(n[:, None] > 0, found.mean - controls.mean, np.nan)
-    return shift, found.variance.sum(axis=1) / np.maximum(n - 1, 1)
+    shift = np.where(n[:, None] > 0, stats.mean - controls.mean, np.nan)
+    return shift, stats.variance.sum(axis=1) / np.maximum(n - 1, 1)
 
 
 def _score(shift: Floats, noise: Floats, weights: Floats | None) -> Floats:
@@ -146,14 +146,14 @@ def _first(values: Floats, n: int) -> set[int]:
 
 
 def _row(model: str, score: str, share: float, ranked: set[int], true: set[int], n: int) -> tuple[Any, ...]:
-    found = len(ranked & true)
-    p = float(hypergeom.sf(found - 1, n, len(true), len(ranked)))
+    overlap = len(ranked & true)
+    p = float(hypergeom.sf(overlap - 1, n, len(true), len(ranked)))
     return (
-        model, score, share, len(ranked), len(true), float(found), found / len(true), found / len(ranked), p,
+        model, score, share, len(ranked), len(true), float(overlap), overlap / len(true), overlap / len(ranked), p,
     )  # fmt: skip
 
 
 def _chance(score: str, share: float, n_hits: int, n: int) -> tuple[Any, ...]:
     ranked = _n(share, n)
-    found = ranked * n_hits / n
-    return (CHANCE, score, share, ranked, n_hits, found, found / n_hits, found / ranked, float("nan"))
+    overlap = ranked * n_hits / n
+    return (CHANCE, score, share, ranked, n_hits, overlap, overlap / n_hits, overlap / ranked, float("nan"))

@@ -152,8 +152,8 @@ def discrimination(
     scores[own.ranked] = (1 - (own.closer + own.level / 2) / len(real))[own.ranked]
     for k, genes in enumerate(without or []):
         if own.ranked[k] and len(genes):
-            kept = np.delete(np.arange(real.shape[1]), genes)
-            row = cdist(predicted[k : k + 1, kept], real[:, kept], distance)[0]
+            columns = np.delete(np.arange(real.shape[1]), genes)
+            row = cdist(predicted[k : k + 1, columns], real[:, columns], distance)[0]
             level = np.sum(row == row[k]) - 1
             scores[k] = 1 - (np.sum(row < row[k]) + level / 2) / len(real)
     return scores
@@ -187,15 +187,15 @@ def ds_cosine(predicted: Floats, real: Floats, groups: Iterable[list[int]] | Non
 
 
 def _share_farther(
-    asked: Floats, answers: Floats, distance: Distance, groups: Iterable[list[int]] | None
+    queries: Floats, answers: Floats, distance: Distance, groups: Iterable[list[int]] | None
 ) -> Floats:
-    """For each row of `asked` [K, A] the share of the other `answers` [K, A], in its group, farther than its own.
+    """For each row of `queries` [K, A] the share of the other `answers` [K, A], in its group, farther than its own.
 
     Answers without a value (nothing predicted) do not take part; a row whose own is without one gives NaN.
     """
-    shares = np.full(len(asked), np.nan)
-    for places in groups or [list(range(len(asked)))]:
-        own = standing(asked[places], answers[places], distance)
+    shares = np.full(len(queries), np.nan)
+    for places in groups or [list(range(len(queries)))]:
+        own = standing(queries[places], answers[places], distance)
         others = own.closer + own.level + own.farther
         shares[places] = np.where(others > 0, (own.farther + own.level / 2) / np.maximum(others, 1), np.nan)
     return shares

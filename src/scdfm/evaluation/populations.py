@@ -168,20 +168,23 @@ def score_populations(
     """Values model -> metric -> [K] of the distribution `metrics`: of `generated` populations (the prediction and its
     prior), of the stand-ins of baselines' `means` [K, A], and of the ceiling's `halves`. NaN below two cells on either
     side. Equal populations have equal scores: which cells take part depends on the seed and the condition alone."""
-    asked = set(metrics)
-    wanted = [str(name) for name in DISTRIBUTION if name in asked]
-    if not wanted:
+    requested_metrics = set(metrics)
+    distribution_metrics = [str(name) for name in DISTRIBUTION if name in requested_metrics]
+    if not distribution_metrics:
         return {}
     models = [*generated, *means, *([CEILING] if halves else [])]
-    values = {name: {metric: np.full(len(pair.conditions), np.nan) for metric in wanted} for name in models}
+    values = {
+        name: {metric: np.full(len(pair.conditions), np.nan) for metric in distribution_metrics}
+        for name in models
+    }
     scorer = Scorer.of(pair, generated, means, halves, seed)
     # One BLAS thread each: conditions are the parallel work, and sums do not depend on the number of threads.
     with threadpool_limits(1), ThreadPoolExecutor(n_threads()) as pool:
         scored = pool.map(scorer.scores, range(len(pair.conditions)))
         bar = tqdm(scored, "populations", len(pair.conditions), unit="condition", disable=not progress)
-        for k, found in enumerate(bar):
-            for name, scores in found.items():
-                for metric in wanted:
+        for k, model_scores in enumerate(bar):
+            for name, scores in model_scores.items():
+                for metric in distribution_metrics:
                     values[name][metric][k] = scores[metric]
     return values
 
@@ -214,22 +217,22 @@ class Scorer:
     def scores(self, k: int) -> dict[str, Scores]:
         """Scores model -> metric of the k-th condition."""
         condition = self.pair.conditions[k]
-        found: dict[str, Scores] = {}
+        model_scores: dict[str, Scores] = {}
         real = self._sample(self.pair.real, self.pair.real.rows[condition], "real", condition)
         if real is not None:
             truth = Truth.of(real)
             means = {name: mean[k] for name, mean in self.means.items() if np.isfinite(mean[k]).all()}
-            found |= self._stand_ins(means, truth, condition)
+            model_scores |= self._stand_ins(means, truth, condition)
             for name, population in self.generated.items():
                 predicted = self._sample(population, population.rows[condition], "predicted", condition)
                 if predicted is not None:
-                    found[name] = compared(predicted, truth)
+                    model_scores[name] = compared(predicted, truth)
         if self.halves is not None:
             half = self._sample(self.pair.real, self.halves.predicting[condition], "predicting", condition)
             other = self._sample(self.pair.real, self.halves.compared[condition], "compared", condition)
             if half is not None and other is not None:
-                found[CEILING] = compared(half, Truth.of(other))
-        return found
+                model_scores[CEILING] = compared(half, Truth.of(other))
+        return model_scores
 
     def _sample(self, population: Population, rows: Rows, *path: str) -> Sample | None:
         if len(rows) < 2:
@@ -251,7 +254,7 @@ class Scorer:
             order = numpy_rng(self.seed, "population", "stand-in", condition).permutation(cells.shape[1])
             cells = np.take(cells, np.sort(order[:n]), axis=1)
         ordered = np.sort(cells, axis=1)
-        found = {}
+        model_scores = {}
         for name, mean in means.items():
             shift = (mean - control_mean).astype(np.float32)[:, None]
             shifted = np.maximum(ordered + shift, 0)  # a shift and a clip keep the order
@@ -259,8 +262,8 @@ class Scorer:
             variance = np.einsum("an,an->a", shifted, shifted) / shifted.shape[1] - average * average
             zero = 1 - np.count_nonzero(shifted, axis=1) / shifted.shape[1]
             coordinates = self.axes.project(np.maximum(cells + shift, 0))
-            found[name] = compared(Sample(shifted, coordinates, variance, zero), truth)
-        return found
+            model_scores[name] = compared(Sample(shifted, coordinates, variance, zero), truth)
+        return model_scores
 
 
 def _controls(population: Population, condition: str, seed: int) -> tuple[Floats, Floats]:

@@ -52,8 +52,8 @@ def prior_of(training: Fitted | pd.DataFrame | None) -> tuple[Predictor | None, 
     """What predicts the row `prior` where `training` is a run, and a note where a run has none."""
     if training is None or isinstance(training, pd.DataFrame):
         return None, []
-    found = training.untrained()
-    return found, [NO_PRIOR] if found is None else []
+    prior = training.untrained()
+    return prior, [NO_PRIOR] if prior is None else []
 
 
 def prior_population(
@@ -174,7 +174,7 @@ def training_means(
     named = [str(c) for c in table.index if targets(str(c))]
     leaked = [c for c in named if c in scored]
     whole = table[genes].notna().all(axis=1)
-    kept = tuple(c for c in named if c not in scored and whole[c])
+    conditions = tuple(c for c in named if c not in scored and whole[c])
     notes = (
         [f"{len(leaked)} scored conditions were left out of the training means: {', '.join(leaked[:5])}"]
         if leaked
@@ -184,21 +184,21 @@ def training_means(
         notes.append(
             f"{int((~whole).sum())} rows of the training means are of screens that lack a scored gene, and left out"
         )
-    means = table.loc[list(kept), genes].to_numpy(dtype=np.float64)
+    means = table.loc[list(conditions), genes].to_numpy(dtype=np.float64)
     own = {
         str(c): table.loc[c, genes].to_numpy(dtype=np.float64)
         for c in table.index
         if not targets(str(c)) and whole[c]
     }
-    matched = _matched_means(pair, kept, own)
-    astray = [c for c in kept if matched and c not in matched and control_of(c) not in matched]
+    matched = _matched_means(pair, conditions, own)
+    astray = [c for c in conditions if matched and c not in matched and control_of(c) not in matched]
     if astray:
         notes.append(
             f"{len(astray)} training conditions have no control cells of their own: all stand in for them; "
             f"a row `{control_of(astray[0])}` of the training means would tell (first: {astray[0]})"
         )
-    links = linked(pair.real, kept, pair.conditions)
-    return Training(kept, means, control, tuple(genes), matched, links), notes
+    links = linked(pair.real, conditions, pair.conditions)
+    return Training(conditions, means, control, tuple(genes), matched, links), notes
 
 
 def _matched_means(pair: Pair, names: Sequence[str], own: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -208,12 +208,12 @@ def _matched_means(pair: Pair, names: Sequence[str], own: Mapping[str, Floats]) 
     if not real.matched:
         return {}
     lacking = {control_of(name) for name in names if control_of(name) not in real.matched}
-    found = {name: own[name] for name in lacking & set(own)}
-    known = [*real.matched]
-    for places in real.control_groups(known).values():
-        mean = real.control_mean(known[places[0]])
-        found |= {known[k]: mean for k in places}
-    return found
+    means = {name: own[name] for name in lacking & set(own)}
+    conditions = [*real.matched]
+    for places in real.control_groups(conditions).values():
+        mean = real.control_mean(conditions[places[0]])
+        means |= {conditions[k]: mean for k in places}
+    return means
 
 
 MOST_CELLS = 2000
@@ -225,11 +225,11 @@ def linked(real: Population, trained: Iterable[str], scored: Iterable[str]) -> d
 
     Nothing where no gene among the targets of the `scored` conditions is new: of what was `trained`, more is known.
     """
-    seen = {target for condition in trained for target in targets(condition)}
-    asked = {target for condition in scored for target in targets(condition)}
+    trained_targets = {target for condition in trained for target in targets(condition)}
+    scored_targets = {target for condition in scored for target in targets(condition)}
     place = {str(gene): column for column, gene in enumerate(real.genes)}
-    names = sorted(name for name in seen | asked if name in place)
-    if (asked - seen).isdisjoint(place) or len(real.rows[CONTROL]) < 2:
+    names = sorted(name for name in trained_targets | scored_targets if name in place)
+    if (scored_targets - trained_targets).isdisjoint(place) or len(real.rows[CONTROL]) < 2:
         return {}
     rows = real.rows[CONTROL]
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_CELLS)).astype(np.int64))]

@@ -146,15 +146,15 @@ def _discrimination(
 
 
 def _expression(predicted: Side, real: Side, names: Sequence[str], release: Release) -> dict[str, Floats]:
-    found, true = predicted.fdr < FDR, real.fdr < FDR
+    called, true = predicted.fdr < FDR, real.fdr < FDR
     agree = np.sign(predicted.log_ratio) == np.sign(real.log_ratio)
-    hits, n_true = (found & true).sum(1).astype(float), true.sum(1).astype(float)
+    hits, n_true = (called & true).sum(1).astype(float), true.sum(1).astype(float)
     counted = np.where(n_true > 0, n_true, np.nan)
     values: dict[str, Floats] = {
         "de_direction_match": (agree & true).sum(1) / counted,
         "de_sig_genes_recall": hits / counted,
         "de_nsig_counts_real": n_true,
-        "de_nsig_counts_pred": found.sum(1).astype(float),
+        "de_nsig_counts_pred": called.sum(1).astype(float),
     }
     values["de_spearman_sig"] = np.full(
         len(true), _counts_agree(n_true, values["de_nsig_counts_pred"], release)

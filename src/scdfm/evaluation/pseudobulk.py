@@ -44,8 +44,8 @@ class Population:
 
     def control_rows(self, condition: str) -> Rows:
         """Rows of the control cells that `condition` is compared with."""
-        found = self.matched.get(condition, self.matched.get(control_of(condition)))
-        return self.rows[CONTROL] if found is None else found
+        rows = self.matched.get(condition, self.matched.get(control_of(condition)))
+        return self.rows[CONTROL] if rows is None else rows
 
     def control_mean(self, condition: str) -> Floats:
         """Mean [A] of the control cells that `condition` is compared with."""
@@ -79,9 +79,9 @@ class Moments:
         below = np.where(n > 1, n - 1, np.nan)
         return np.asarray(self.variance[:, genes].mean(axis=1) / below)
 
-    def select(self, kept: NDArray[np.bool_]) -> Moments:
+    def select(self, mask: NDArray[np.bool_]) -> Moments:
         """The moments of some of the conditions."""
-        return Moments(self.mean[kept], self.variance[kept], self.zero[kept])
+        return Moments(self.mean[mask], self.variance[mask], self.zero[mask])
 
 
 def taken(X: Matrix, rows: Rows) -> sparse.csr_matrix:
@@ -93,24 +93,24 @@ def taken(X: Matrix, rows: Rows) -> sparse.csr_matrix:
 
 def moments(population: Population, conditions: Sequence[str]) -> Moments:
     """Moments of `conditions` [K, A] from the stored values alone; nothing is densified."""
-    found = Moments(*(np.empty((len(conditions), population.X.shape[1])) for _ in range(3)))
+    stats = Moments(*(np.empty((len(conditions), population.X.shape[1])) for _ in range(3)))
     for k, condition in enumerate(conditions):
-        found.mean[k], found.variance[k], found.zero[k] = row_moments(
+        stats.mean[k], stats.variance[k], stats.zero[k] = row_moments(
             population.X, population.rows[condition]
         )
-    return found
+    return stats
 
 
 def control_moments(population: Population, conditions: Sequence[str]) -> Moments:
     """Moments of the control cells: [1, A] where all `conditions` share them, else each condition's own [K, A]."""
     if not population.matched:
         return moments(population, [CONTROL])
-    found = np.empty((3, len(conditions), population.X.shape[1]))
+    stats = np.empty((3, len(conditions), population.X.shape[1]))
     for places in population.control_groups(conditions).values():
         first = conditions[places[0]]
         own = row_moments(population.X, population.control_rows(first), population.shares.get(first))
-        found[:, places] = np.array(own)[:, None]
-    return Moments(*found)
+        stats[:, places] = np.array(own)[:, None]
+    return Moments(*stats)
 
 
 def row_moments(X: Matrix, rows: Rows, shares: Floats | None = None) -> tuple[Floats, Floats, Floats]:
@@ -203,8 +203,8 @@ def _halved(
 
 
 def _rows_of(strata: tuple[Stratum, ...]) -> Rows:
-    found = [stratum.controls for stratum in strata]
-    return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
+    controls = [stratum.controls for stratum in strata]
+    return np.unique(np.concatenate(controls)) if controls else np.empty(0, dtype=np.int64)
 
 
 def _shares_of(strata: tuple[Stratum, ...]) -> Floats:

@@ -41,24 +41,24 @@ class Standing:
     ranked: NDArray[np.bool_]
 
 
-def standing(asked: Floats, answers: Floats, distance: Distance) -> Standing:
-    """Rank the distance of each row of `asked` [K, A] to the same row of `answers` [K, A] among all of `answers`."""
+def standing(queries: Floats, answers: Floats, distance: Distance) -> Standing:
+    """Rank the distance of each row of `queries` [K, A] to the same row of `answers` [K, A] among all of `answers`."""
     there = np.asarray(np.isfinite(answers).all(axis=1))
-    ranked = np.asarray(np.isfinite(asked).all(axis=1) & there)
-    closer, level, farther = np.zeros((3, len(asked)), dtype=np.int64)
-    questions = _alike(asked, np.flatnonzero(ranked))
-    groups = _alike(answers, np.flatnonzero(there))
-    if questions:
-        columns = np.ascontiguousarray(answers[[rows[0] for rows in groups]])
-        number = np.array([len(rows) for rows in groups])
+    ranked = np.asarray(np.isfinite(queries).all(axis=1) & there)
+    closer, level, farther = np.zeros((3, len(queries)), dtype=np.int64)
+    query_groups = _alike(queries, np.flatnonzero(ranked))
+    answer_groups = _alike(answers, np.flatnonzero(there))
+    if query_groups:
+        columns = np.ascontiguousarray(answers[[rows[0] for rows in answer_groups]])
+        number = np.array([len(rows) for rows in answer_groups])
         each = len(number) == number.sum()
         count: Callable[[Any], int] = np.count_nonzero if each else lambda these: int(number[these].sum())
-        few = len(questions) * columns.size <= FEW
+        few = len(query_groups) * columns.size <= FEW
         near = _exactly(columns, distance) if few else _NEAR[distance](columns)
         height = max(1, BLOCK_VALUES // len(columns))
-        for start in range(0, len(questions), height):
-            block = questions[start : start + height]
-            rows = np.ascontiguousarray(asked[[members[0] for members in block]])
+        for start in range(0, len(query_groups), height):
+            block = query_groups[start : start + height]
+            rows = np.ascontiguousarray(queries[[members[0] for members in block]])
             for row, members, far, error in zip(rows, block, *near(rows), strict=True):
                 own = np.array([exact(row[None], answers[k : k + 1], distance)[0, 0] for k in members])
                 _settle(far, error, own, row, columns, distance)
@@ -73,10 +73,10 @@ def standing(asked: Floats, answers: Floats, distance: Distance) -> Standing:
 
 def exact(x: Floats, y: Floats, distance: Distance) -> Floats:
     """scipy's distances [n, m] of rows; by the cosine, one that has no length is at 1 from all."""
-    found = cdist(x, y, distance)
+    distances = cdist(x, y, distance)
     if distance == "cosine":
-        found[~x.any(axis=1, keepdims=True) | ~y.any(axis=1)] = 1.0
-    return np.asarray(found)
+        distances[~x.any(axis=1, keepdims=True) | ~y.any(axis=1)] = 1.0
+    return np.asarray(distances)
 
 
 def _settle(
@@ -104,8 +104,8 @@ Near = Callable[[Floats], tuple[Floats, Floats]]
 
 def _exactly(columns: Floats, distance: Distance) -> Near:
     def near(rows: Floats) -> tuple[Floats, Floats]:
-        found = exact(rows, columns, distance)
-        return found, np.zeros_like(found)
+        distances = exact(rows, columns, distance)
+        return distances, np.zeros_like(distances)
 
     return near
 
@@ -117,9 +117,9 @@ def _euclidean(columns: Floats) -> Near:
 
     def near(rows: Floats) -> tuple[Floats, Floats]:
         both = np.einsum("ng,ng->n", rows, rows)[:, None] + length
-        found = np.sqrt(np.maximum(both - 2 * (rows @ columns.T), 0))
+        distances = np.sqrt(np.maximum(both - 2 * (rows @ columns.T), 0))
         off = relative * both + np.finfo(np.float64).tiny
-        return found, 2 * off / np.maximum(found, np.sqrt(off))
+        return distances, 2 * off / np.maximum(distances, np.sqrt(off))
 
     return near
 
@@ -129,8 +129,8 @@ def _cosine(columns: Floats) -> Near:
     relative = 8 * (columns.shape[1] + 8) * np.finfo(np.float64).eps
 
     def near(rows: Floats) -> tuple[Floats, Floats]:
-        found = 1 - _unit(rows) @ turned.T
-        return found, np.full_like(found, relative)
+        distances = 1 - _unit(rows) @ turned.T
+        return distances, np.full_like(distances, relative)
 
     return near
 
@@ -146,8 +146,8 @@ def _cityblock(columns: Floats) -> Near:
     small, size = columns.astype(np.float32), np.abs(columns).sum(axis=1)
 
     def near(rows: Floats) -> tuple[Floats, Floats]:
-        found = _absolute_differences()(rows.astype(np.float32), small)
-        return found, eps * (np.abs(rows).sum(axis=1)[:, None] + size + (GENES + 8) * found)
+        distances = _absolute_differences()(rows.astype(np.float32), small)
+        return distances, eps * (np.abs(rows).sum(axis=1)[:, None] + size + (GENES + 8) * distances)
 
     return near
 
@@ -166,7 +166,7 @@ def _absolute_differences() -> Any:
 
     @njit(fastmath=True, nogil=True)
     def sums(x: Any, y: Any) -> Any:
-        found = np.zeros((len(x), len(y)))
+        distances = np.zeros((len(x), len(y)))
         for gene in range(0, x.shape[1], GENES):
             for first in range(0, len(y), TILE):
                 for i in range(len(x)):
@@ -176,7 +176,7 @@ def _absolute_differences() -> Any:
                         total = np.float32(0)
                         for at in range(a.size):
                             total += abs(a[at] - b[at])
-                        found[i, j] += total
-        return found
+                        distances[i, j] += total
+        return distances
 
     return sums

@@ -94,14 +94,14 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
 """Where the values of a metric can lie; one without an entry may lie anywhere (unbiased distances fall below 0)."""
 
 
-def checked(metrics: Iterable[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    """`metrics` in the order of `known`, or all of them; ConfigError on an unknown name."""
+def checked(metrics: Iterable[str] | None, choices: tuple[str, ...]) -> tuple[str, ...]:
+    """`metrics` in the order of `choices`, or all of them; ConfigError on an unknown name."""
     if metrics is None:
-        return known
-    asked = [metrics] if isinstance(metrics, str) else list(metrics)
-    for name in asked:
-        if name not in known:
-            raise ConfigError(f"metric '{name}': expected some of {', '.join(known)}{near(name, known)}")
-    if not asked:
+        return choices
+    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    for name in names:
+        if name not in choices:
+            raise ConfigError(f"metric '{name}': expected some of {', '.join(choices)}{near(name, choices)}")
+    if not names:
         raise ConfigError("metrics is empty; name at least one, or leave it out for all")
-    return tuple(name for name in known if name in asked)
+    return tuple(name for name in choices if name in names)

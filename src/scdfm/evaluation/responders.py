@@ -82,10 +82,10 @@ def _beside_control(pair: Pair, seed: int) -> Population:
     used = np.unique(np.concatenate([real.rows[CONTROL], *own.values()]))
     n = predicted.X.shape[0]
 
-    def placed(found: Rows) -> Rows:
-        return n + np.searchsorted(used, found)
+    def placed(controls: Rows) -> Rows:
+        return n + np.searchsorted(used, controls)
 
-    matched = {c: placed(found) for c, found in own.items()} if real.matched else {}
+    matched = {c: placed(controls) for c, controls in own.items()} if real.matched else {}
     rows[CONTROL] = placed(real.rows[CONTROL])
     return Population(stacked(predicted.X, subset(real.X, used)), real.genes, rows, matched)
 
@@ -98,14 +98,14 @@ def _standing(real: Population, condition: str, seed: int) -> Rows:
     share = min(len(one.controls) / len(one.rows) for one in strata)
     rng = numpy_rng(seed, "responders", "matched", condition)
     numbers = [max(1, int(share * len(one.rows))) for one in strata]
-    chosen = [rng.choice(one.controls, n, replace=False) for one, n in zip(strata, numbers, strict=True)]
-    return np.unique(np.concatenate(chosen))
+    draws = [rng.choice(one.controls, n, replace=False) for one, n in zip(strata, numbers, strict=True)]
+    return np.unique(np.concatenate(draws))
 
 
 def _within(strata: tuple[Stratum, ...], rows: Rows) -> tuple[Stratum, ...]:
     """The strata of some of a condition's cells."""
-    kept = [Stratum(np.intersect1d(one.rows, rows), one.controls) for one in strata]
-    return tuple(one for one in kept if len(one.rows))
+    parts = [Stratum(np.intersect1d(one.rows, rows), one.controls) for one in strata]
+    return tuple(one for one in parts if len(one.rows))
 
 
 def _of_half(
@@ -118,9 +118,9 @@ def _of_half(
         strata = {c: _within(controls.strata[c], half[c]) for c in there if c in controls.strata}
         population = replace(
             controls, rows={**controls.rows, **{c: half[c] for c in there}},
-            strata={c: found for c, found in strata.items() if found},
+            strata={c: parts for c, parts in strata.items() if parts},
         )  # fmt: skip
-        found = against_control(population, there, CONTROL, progress)
+        tests = against_control(population, there, CONTROL, progress)
         at = [conditions.index(c) for c in there]
-        values[:, at] = (found.p_value, found.fdr, found.z)
+        values[:, at] = (tests.p_value, tests.fdr, tests.z)
     return RankTests(*values)

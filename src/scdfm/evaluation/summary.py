@@ -122,15 +122,15 @@ def position(table: pd.DataFrame) -> pd.DataFrame:
         if CEILING not in wide:
             continue
         for model in wide.columns.drop([CEILING, NO_CHANGE, TRAINING_MEAN], errors="ignore"):
-            found = [
+            positions = [
                 _between(wide[[model, worst, CEILING]].dropna(), metric, worst)
                 for worst in (NO_CHANGE, TRAINING_MEAN)
                 if worst in wide
             ]
-            found = [row for row in found if row[-1]]
-            if found:
+            positions = [row for row in positions if row[-1]]
+            if positions:
                 better = min if metric in LOWER_IS_BETTER else max
-                rows.append((model, metric, *better(found, key=lambda row: row[2])))
+                rows.append((model, metric, *better(positions, key=lambda row: row[2])))
     columns = ["model", "metric", "value", "worst", "worst_value", "ceiling", "percent", "n"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -163,17 +163,17 @@ def calibration(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> 
         if positive is None:
             continue
         sign, perfect = _sign(metric), 0.0 if metric in LOWER_IS_BETTER else 1.0
-        known = {
+        negatives = {
             name: wide[name]
             for name in (NO_CHANGE, TRAINING_MEAN)
             if name in wide and wide[name].notna().any()
         }
-        if not known and sign > 0:
-            known["0"] = pd.Series(0.0, index=wide.index)
-        if not known:
+        if not negatives and sign > 0:
+            negatives["0"] = pd.Series(0.0, index=wide.index)
+        if not negatives:
             continue
-        negative = max(known, key=lambda name: sign * known[name].mean())
-        both = pd.DataFrame({"negative": known[negative], "positive": wide[positive]}).dropna()
+        negative = max(negatives, key=lambda name: sign * negatives[name].mean())
+        both = pd.DataFrame({"negative": negatives[negative], "positive": wide[positive]}).dropna()
         gain = (sign * (both["positive"] - both["negative"])).to_numpy()
         room = float((sign * (perfect - both["negative"])).mean()) if len(both) else np.nan
         resolved = float(gain.mean()) / room if room > 0 else np.nan
@@ -327,18 +327,18 @@ def once(table: pd.DataFrame) -> pd.DataFrame:
     key = ["model", "condition", "metric"]
     repeated = table.duplicated(key)
     if not repeated.any():
-        found = table.copy(deep=False)
-        found.attrs = {}
-        return found
-    known = table.loc[~repeated].set_index(key)["value"]
+        scores = table.copy(deep=False)
+        scores.attrs = {}
+        return scores
+    first_values = table.loc[~repeated].set_index(key)["value"]
     again = table.loc[repeated].set_index(key)["value"]
-    agree = np.isclose(again, known.loc[again.index], rtol=1e-9, atol=1e-12, equal_nan=True)
+    agree = np.isclose(again, first_values.loc[again.index], rtol=1e-9, atol=1e-12, equal_nan=True)
     if not agree.all():
         model, condition, metric = again.index[int(np.argmin(agree))]
         raise DataError(
             f"table of scores: model '{model}' has two values of {metric} for condition '{condition}'; expected one: "
             "put together evaluations of the same conditions, genes, training and seed, under different names"
         )
-    kept = table.loc[~repeated]
-    kept.attrs = {}
-    return kept
+    scores = table.loc[~repeated]
+    scores.attrs = {}
+    return scores

@@ -52,8 +52,8 @@ def emitted(counts: Counts, real: Side, profile: Mapping[str, Floats], seed: int
     """
     control = np.expm1(real.control_profile)
     parts, rows, start = [], {}, 0
-    for name, wanted in profile.items():
-        linear = np.expm1(np.maximum(wanted, 0))
+    for name, log_profile in profile.items():
+        linear = np.expm1(np.maximum(log_profile, 0))
         scale = np.divide(linear, control, out=np.zeros_like(control), where=control > 0)
         size = len(counts.rows[name])
         parts.append(_scaled(counts, scale, size, numpy_rng(seed, "emission", name)))
@@ -83,17 +83,17 @@ def replicates(
     genes and the scale of `real`, the side of all cells, and compares the fold changes of the halves.
     """
     seeds = np.random.SeedSequence(seed).generate_state(splits)
-    found = []
+    rows = []
     for i in tqdm(range(splits), "halves", unit="split", disable=not progress):
         values = _split(counts, real, int(seeds[i]))
         error = values.pop(ERROR)
         for name in VCC_METRICS:
             if name == ERROR:
-                found.append((i, name, float(error[0]), 0))
+                rows.append((i, name, float(error[0]), 0))
                 continue
             defined = values[name][np.isfinite(values[name])]
-            found.append((i, name, float(defined.mean()) if len(defined) else np.nan, len(defined)))
-    return pd.DataFrame(found, columns=["split", "metric", "value", "n"])
+            rows.append((i, name, float(defined.mean()) if len(defined) else np.nan, len(defined)))
+    return pd.DataFrame(rows, columns=["split", "metric", "value", "n"])
 
 
 def _split(counts: Counts, real: Side, seed: int) -> dict[str, Floats]:

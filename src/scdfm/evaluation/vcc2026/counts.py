@@ -105,15 +105,17 @@ def read_counts(
     naming = Naming(control=(control,) if isinstance(control, str) else tuple(control))
     with open_source(path_or_adata) as source:
         if need_control:
-            asked = chosen_rows(source.obs, subset, source.name)
-            found = label_cells(source.obs, asked, perturbation_key, naming, Design(), source.name, min_cells)
-            rows, names = found.rows, found.names.astype(str)
+            subset_rows = chosen_rows(source.obs, subset, source.name)
+            labelled = label_cells(
+                source.obs, subset_rows, perturbation_key, naming, Design(), source.name, min_cells
+            )
+            rows, names = labelled.rows, labelled.names.astype(str)
         else:
             rows, names = _predicted(source, perturbation_key, naming, subset)
         labels = source.obs[perturbation_key].iloc[rows]
         where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
-        chosen = None if len(rows) == len(source.obs) else rows
-        X = _checked(source, layer, chosen, [str(cell) for cell in source.obs.index[rows]], where)
+        index = None if len(rows) == len(source.obs) else rows
+        X = _checked(source, layer, index, [str(cell) for cell in source.obs.index[rows]], where)
         genes = source.genes
     _check_genes(genes, where)
     order, spelling = _ordered(labels, names)
@@ -189,11 +191,11 @@ def _ordered(labels: pd.Series, names: NDArray[np.str_]) -> tuple[tuple[str, ...
         if isinstance(labels.dtype, pd.CategoricalDtype)
         else sorted(labels.astype(str).unique())
     )
-    known = dict(zip(labels.astype(str), names.tolist(), strict=True))
+    condition_of = dict(zip(labels.astype(str), names.tolist(), strict=True))
     spelling: dict[str, str] = {}
     for label in categories:
-        if label in known:
-            spelling.setdefault(known[label], label)
+        if label in condition_of:
+            spelling.setdefault(condition_of[label], label)
     return tuple(spelling), spelling
 
 

@@ -95,7 +95,7 @@ def _expression(
         "expr_mse_unbiased": (error - predicted.correction - noise) * weight,
         "expr_real_mass_ratio": mass,
     }
-    return {name: np.where(n_genes > 0, found, np.nan) for name, found in values.items()}
+    return {name: np.where(n_genes > 0, scores, np.nan) for name, scores in values.items()}
 
 
 def spread(profile: Floats, own: NDArray[np.bool_], weight: Floats) -> float:
@@ -104,8 +104,8 @@ def spread(profile: Floats, own: NDArray[np.bool_], weight: Floats) -> float:
     Genes are those that at least two conditions keep (`own` are left out), each condition weighs `weight`.
     """
     w = weight[:, None] * ~own
-    whole, kept = w.sum(axis=0), (~own).sum(axis=0)
-    usable = (kept >= 2) & (whole > 0)
+    whole, n_conditions = w.sum(axis=0), (~own).sum(axis=0)
+    usable = (n_conditions >= 2) & (whole > 0)
     deviation = profile[:, usable] - profile[:, usable].mean(axis=0)
     w, whole = w[:, usable], whole[usable]
     squares = (w * deviation**2).sum(axis=0) - (w * deviation).sum(axis=0) ** 2 / whole

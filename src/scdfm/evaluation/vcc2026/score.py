@@ -55,14 +55,14 @@ def score(
     Models: `name`; with `references` also `mean response`, `replicate` (in the one row `all` of each metric) and
     simple rules that have training conditions. `attrs["replicate"]` holds the anchor's spread over the splits.
     """
-    asked = checked(metrics, VCC_METRICS)
+    metric_names = checked(metrics, VCC_METRICS)
     predicted, real, notes = _same_genes(predicted, real)
     scored, more = _scored(predicted, real, conditions)
     notes += more
     trained = _training(training, predicted, real, scored)
-    kept = {CONTROL, *scored}
+    labels = {CONTROL, *scored}
     panel = replace(
-        real, rows={c: real.rows[c] for c in kept}, order=tuple(c for c in real.order if c in kept)
+        real, rows={c: real.rows[c] for c in labels}, order=tuple(c for c in real.order if c in labels)
     )
     if not own_genes(scored, real.genes).any():
         notes.append("no scored condition is named after a gene of the table: no target gene is left out")
@@ -75,11 +75,11 @@ def score(
         values[MEAN_RESPONSE] = _submission(mean_response(panel, seed), panel, side, scored)
         values |= _rules(real, panel, side, trained, ridge_penalty, seed)
         if splittable(panel):
-            found = anchors(replicates(panel, side, seed, progress)).set_index("metric")
-            spread = found.to_dict(orient="index")  # type: ignore[assignment]
+            anchor_table = anchors(replicates(panel, side, seed, progress)).set_index("metric")
+            spread = anchor_table.to_dict(orient="index")  # type: ignore[assignment]
         else:
             notes.append("no replicate: control and some condition need two cells to be halved")
-    table = _table(values, spread, asked, panel, scored)
+    table = _table(values, spread, metric_names, panel, scored)
     table.attrs = {
         "protocol": "vcc2026",
         "notes": notes,
@@ -119,37 +119,37 @@ def _same_genes(predicted: Counts | None, real: Counts) -> tuple[Counts | None, 
 
 
 def _scored(
-    predicted: Counts | None, real: Counts, asked: Sequence[str] | None
+    predicted: Counts | None, real: Counts, conditions: Sequence[str] | None
 ) -> tuple[tuple[str, ...], list[str]]:
     measured = real.conditions
     claimed = measured if predicted is None else predicted.conditions
-    known = set(measured)
-    found = tuple(c for c in claimed if c in known)
-    if not found:
+    real_conditions = set(measured)
+    scored = tuple(c for c in claimed if c in real_conditions)
+    if not scored:
         raise ConditionError(
             f"prediction and real cells share no condition (prediction: {', '.join(claimed[:5]) or 'none'}; real: "
             f"{', '.join(measured[:5]) or 'none'}); expected the same names: check perturbation_key and control"
         )
-    if asked is not None:
-        wanted = tuple(dict.fromkeys(canonical(c) for c in asked))
-        for c in wanted:
-            if c not in found:
+    if conditions is not None:
+        names = tuple(dict.fromkeys(canonical(c) for c in conditions))
+        for c in names:
+            if c not in scored:
                 lacking = "predicted" if c in measured else "measured"
                 raise ConditionError(
-                    f"condition '{c}' is not {lacking}{near(c, found)}; leave it out of conditions"
+                    f"condition '{c}' is not {lacking}{near(c, scored)}; leave it out of conditions"
                 )
-        if not wanted:
+        if not names:
             raise ConditionError("conditions is empty; name at least one, or leave it out to score all")
-        found = tuple(sorted(wanted))
+        scored = tuple(sorted(names))
     notes = []
     unmeasured = len(claimed) - len(set(claimed) & set(measured))
     if unmeasured:
         notes.append(f"{unmeasured} predicted conditions are not measured and not scored")
-    if len(found) < len(measured) and predicted is not None:
+    if len(scored) < len(measured) and predicted is not None:
         notes.append(
-            f"{len(found)} of {len(measured)} measured conditions are scored: a prediction is told apart from these alone"
+            f"{len(scored)} of {len(measured)} measured conditions are scored: a prediction is told apart from these alone"
         )
-    return found, notes
+    return scored, notes
 
 
 def _training(
@@ -172,10 +172,10 @@ def _submission(predicted: Counts, panel: Counts, real: Side, scored: Sequence[s
     """Values [K] over `scored` of every metric, NaN for conditions that are not predicted; of the ratio [1]."""
     names = [c for c in scored if c in predicted.rows]
     side = side_of(predicted, predicted.rows, names, (panel, panel.rows[CONTROL]))
-    found = compared(side, real, panel.genes)
+    scores = compared(side, real, panel.genes)
     at = [list(scored).index(c) for c in names]
-    values: dict[str, Floats] = {ERROR: np.array([ratio(found)])}
-    for metric, value in found.items():
+    values: dict[str, Floats] = {ERROR: np.array([ratio(scores)])}
+    for metric, value in scores.items():
         values[metric] = np.full(len(scored), np.nan)
         values[metric][at] = value
     return values
@@ -191,8 +191,8 @@ def _rules(
     training = Training(tuple(trained), profiles(sums), real.control_profile, tuple(counts.genes.tolist()))
     values = {}
     for rule, means in baselines.predictions(training, real.conditions, penalty).items():
-        known = zip(real.conditions, means, strict=True)
-        profile = {condition: mean for condition, mean in known if np.isfinite(mean).all()}
+        pairs = zip(real.conditions, means, strict=True)
+        profile = {condition: mean for condition, mean in pairs if np.isfinite(mean).all()}
         if profile:
             values[rule] = _submission(emitted(panel, real, profile, seed), panel, real, real.conditions)
     return values
@@ -201,24 +201,24 @@ def _rules(
 def _table(
     values: Mapping[str, Mapping[str, Floats]],
     spread: Mapping[str, Mapping[str, float]],
-    asked: Sequence[str],
+    metrics: Sequence[str],
     panel: Counts,
     scored: Sequence[str],
 ) -> pd.DataFrame:
     cells = [len(panel.rows[c]) for c in scored]
     rows = []
-    for model, found in values.items():
-        for metric in asked:
+    for model, scores in values.items():
+        for metric in metrics:
             if metric == ERROR:
-                rows.append((model, ALL, metric, float(found[metric][0]), sum(cells)))
+                rows.append((model, ALL, metric, float(scores[metric][0]), sum(cells)))
             else:
                 rows += [
                     (model, c, metric, float(value), n)
-                    for c, value, n in zip(scored, found[metric], cells, strict=True)
+                    for c, value, n in zip(scored, scores[metric], cells, strict=True)
                 ]
     rows += [
         (REPLICATE, ALL, metric, float(spread[metric]["replicate"]), sum(cells))
-        for metric in asked
+        for metric in metrics
         if metric in spread
     ]
     return pd.DataFrame(rows, columns=["model", "condition", "metric", "value", "n_cells"])
@@ -257,7 +257,7 @@ def _on_scale(metric: str, value: float, baseline: float, replicate: float) -> f
     room = (baseline - replicate) if lower else (replicate - baseline)
     if not room > 0:
         return float("nan")
-    found = ((baseline - value) if lower else (value - baseline)) / room
+    position = ((baseline - value) if lower else (value - baseline)) / room
     if metric == ERROR:
-        return float(np.clip(found, 0, 1))
-    return max(found, -6.0) if metric == FOLD_ERROR else found
+        return float(np.clip(position, 0, 1))
+    return max(position, -6.0) if metric == FOLD_ERROR else position
