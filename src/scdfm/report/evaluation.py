@@ -157,9 +157,9 @@ def subject(table: pd.DataFrame, model: str | None) -> str:
     models = [str(name) for name in table["model"].unique()]
     candidates = models_of(table) if model is None else [model]
     if len(candidates) != 1 or candidates[0] not in models:
-        found = ", ".join(models) or "none"
+        names = ", ".join(models) or "none"
         raise DataError(
-            f"table of scores: expected one model to report on, found {found}; name it with model="
+            f"table of scores: expected one model to report on, found {names}; name it with model="
         )
     return candidates[0]
 
@@ -187,9 +187,9 @@ def compose(
     close_ups: list[tuple[str, list[Illustration]]] = []
     heat_map = None
     if populations is not None and len(order):
-        chosen = {rank: str(order.index[at]) for rank, at in places(len(order)).items()}
-        overview.append(figures.sizes(populations, list(chosen.values())))
-        close_ups = _close_ups(populations, chosen, order, metric, scores.decimals[metric], seed)
+        conditions = {rank: str(order.index[at]) for rank, at in places(len(order)).items()}
+        overview.append(figures.sizes(populations, list(conditions.values())))
+        close_ups = _close_ups(populations, conditions, order, metric, scores.decimals[metric], seed)
         heat_map = figures.heat(populations, [str(name) for name in order.index])
     log = run.log if run is not None else pd.DataFrame()
     return Page(
@@ -240,30 +240,30 @@ def best_to_worst(table: pd.DataFrame, model: str, metric: str) -> pd.Series[flo
 
 def places(n: int) -> dict[str, int]:
     """Where the best, the median and the worst of `n` ordered conditions stand; each condition once."""
-    wanted = {"best": 0, "median": (n - 1) // 2, "worst": n - 1}
+    ranks = {"best": 0, "median": (n - 1) // 2, "worst": n - 1}
     return {
         rank: at
-        for rank, at in wanted.items()
+        for rank, at in ranks.items()
         if rank == "best" or (at != 0 and (rank == "worst" or at != n - 1))
     }
 
 
 def _close_ups(
     populations: Populations,
-    chosen: Mapping[str, str],
+    conditions: Mapping[str, str],
     order: pd.Series[float],
     metric: str,
     decimals: int,
     seed: int,
 ) -> list[tuple[str, list[Illustration]]]:
     plane = populations.plane(seed)
-    responders = populations.responders(list(chosen.values()), VIOLINS)
+    responders = populations.responders(list(conditions.values()), VIOLINS)
     return [
         (
             f"{rank.capitalize()}: {condition} ({title(metric)} {number(float(order[condition]), decimals)})",
             figures.close_up(populations, condition, rank, plane, responders[condition]),
         )
-        for rank, condition in chosen.items()
+        for rank, condition in conditions.items()
     ]
 
 

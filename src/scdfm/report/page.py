@@ -52,13 +52,13 @@ class Page:
     @property
     def sections(self) -> list[tuple[str, str]]:
         """Anchors and names of the sections that are there."""
-        wanted = [
+        sections = [
             ("scores", "Scores", True), ("standing", "Baselines and ceiling", True),
             ("duel", "The other model", bool(self.duel)), ("conditions", "Conditions", True),
             ("populations", "Populations", bool(self.close_ups)), ("training", "Training", self.training is not None),
             ("provenance", "Provenance", True), ("glossary", "Metrics", True),
         ]  # fmt: skip
-        return [(anchor, name) for anchor, name, there in wanted if there]
+        return [(anchor, name) for anchor, name, there in sections if there]
 
     @property
     def mute(self) -> dict[str, str]:

@@ -124,14 +124,14 @@ class Plane:
         """Coordinates [n, 2] of control, real and predicted cells (at most 400 of each)."""
         real, predicted = self.populations.real, self.populations.predicted
         rng = numpy_rng(self.seed, "report", "points", condition)
-        wanted = {
+        groups = {
             "control": (real, real.control_rows(condition)),
             "real": (real, real.rows[condition]),
             "predicted": (predicted, predicted.rows[condition]),
         }
         return {
             name: _projected(self.pca, _drawn(population, rows, MOST_SHOWN, rng))
-            for name, (population, rows) in wanted.items()
+            for name, (population, rows) in groups.items()
         }
 
 

@@ -89,21 +89,21 @@ def metric_results(
         wide = table[table["metric"] == metric].pivot_table(
             index="condition", columns="model", values="value", sort=False, dropna=False
         )
-        told: dict[str, Any] = {"prior": prior.get(metric)}
+        fields: dict[str, Any] = {"prior": prior.get(metric)}
         if metric in calibrated.index:
             row = calibrated.loc[metric]
-            told |= {"resolved": float(row["resolved"]), "mute": str(row["reason"])}
+            fields |= {"resolved": float(row["resolved"]), "mute": str(row["reason"])}
         own = wide[model].dropna()
-        if (found := beside.get(metric)) is not None:
-            common = wide[[model, found.baseline]].dropna()
+        if (comparison := beside.get(metric)) is not None:
+            common = wide[[model, comparison.baseline]].dropna()
             own = common[model]
-            told |= {
-                "beside": found, "other": float(common[found.baseline].mean()), "chosen": rival is not None,
+            fields |= {
+                "beside": comparison, "other": float(common[comparison.baseline].mean()), "chosen": rival is not None,
                 "position": ways.get(metric, math.nan), "harmed": shares.get(metric, math.nan),
                 "alone": _rivals(wide) == 1,
             }  # fmt: skip
-        n = len(own) if found is None else found.n
-        results.append(MetricResult(metric, decimals(wide.mean()), own=float(own.mean()), n=n, **told))
+        n = len(own) if comparison is None else comparison.n
+        results.append(MetricResult(metric, decimals(wide.mean()), own=float(own.mean()), n=n, **fields))
     return results
 
 
@@ -131,11 +131,11 @@ def positions(table: pd.DataFrame) -> pd.DataFrame:
 
 def headline(results: Sequence[MetricResult]) -> MetricResult | None:
     """The metric that the verdict speaks of; None where nothing is defined."""
-    known = {result.metric: result for result in results if not math.isnan(result.own)}
+    by_metric = {result.metric: result for result in results if not math.isnan(result.own)}
     for metric in HEADLINES:
-        if metric in known:
-            return known[metric]
-    return next(iter(known.values()), None)
+        if metric in by_metric:
+            return by_metric[metric]
+    return next(iter(by_metric.values()), None)
 
 
 @dataclass(frozen=True)
@@ -167,48 +167,48 @@ def verdict(results: Sequence[MetricResult], model: str) -> Verdict:
     )
 
 
-def tally(found: Iterable[Comparison]) -> str:
+def tally(entries: Iterable[Comparison]) -> str:
     """On which metrics a model is better, not told apart, worse, or without an interval, in words."""
-    parts = {outcome: [title(metric) for metric in metrics] for outcome, metrics in by_outcome(found).items()}
+    parts = {
+        outcome: [title(metric) for metric in metrics] for outcome, metrics in by_outcome(entries).items()
+    }
     n = count(sum(map(len, parts.values())), "metric")
     said = [f"{OUTCOMES[outcome]} on {len(names)} ({', '.join(names)})" for outcome, names in parts.items()]
     return f"{n}: {'; '.join(said)}."
 
 
-def _counted(start: str, found: Iterable[Comparison]) -> str:
+def _counted(start: str, entries: Iterable[Comparison]) -> str:
     """The tally of the metrics that have an interval, as a sentence that begins with `start`."""
-    judged = [one for one in found if one.outcome != "undefined"]
+    judged = [one for one in entries if one.outcome != "undefined"]
     return f"{start} {tally(judged)}" if judged else ""
 
 
 def _sentence(result: MetricResult, model: str) -> str:
-    on, metric, found = f"On {count(result.n, 'condition')}", title(result.metric), result.beside
-    if found is None:
+    on, metric, comparison = f"On {count(result.n, 'condition')}", title(result.metric), result.beside
+    if comparison is None:
         return f"{on} {model} has a mean {metric} of {result.written(result.own)}, with no baseline to judge it by."
     values = f"{result.written(result.own)} against {result.written(result.other)}"
-    best = f"the best baseline ({found.baseline})"
+    best = f"the best baseline ({comparison.baseline})"
     if result.chosen or result.alone:
-        best = found.baseline + ("" if result.chosen else ", the only baseline there is")
+        best = comparison.baseline + ("" if result.chosen else ", the only baseline there is")
     words = {
         "better": f"is better than {best}",
         "worse": f"is worse than {best}" + ("" if result.chosen else ", which should be used instead"),
         "unclear": f"cannot be told apart from {best}",
         "undefined": f"cannot be compared with {best} on so few",
     }
-    gain = f"paired gain {result.written(found.gain)}"
-    if found.outcome != "undefined":
-        gain += f", 95 % interval {result.written(found.low)} to {result.written(found.high)}"
-    return (
-        f"{on} {model} {words[found.outcome]}: mean {metric} {values} ({gain}){_way(result.position, model)}."
-    )
+    gain = f"paired gain {result.written(comparison.gain)}"
+    if comparison.outcome != "undefined":
+        gain += f", 95 % interval {result.written(comparison.low)} to {result.written(comparison.high)}"
+    return f"{on} {model} {words[comparison.outcome]}: mean {metric} {values} ({gain}){_way(result.position, model)}."
 
 
 def _beside_prior(result: MetricResult) -> str:
     """What training added on the headline metric, and whether that is clear."""
-    found = result.prior
-    if found is None:
+    comparison = result.prior
+    if comparison is None:
         return ""
-    if found.none:
+    if comparison.none:
         return "Beside the prior alone: no difference."
     words = {
         "better": "clear",
@@ -216,10 +216,10 @@ def _beside_prior(result: MetricResult) -> str:
         "unclear": "not clear",
         "undefined": "too few conditions to tell",
     }
-    gain = f"gain {result.written(found.gain)}"
-    if found.outcome != "undefined":
-        gain += f" (95 % interval {result.written(found.low)} to {result.written(found.high)})"
-    return f"Beside the prior alone: {gain}, {words[found.outcome]}."
+    gain = f"gain {result.written(comparison.gain)}"
+    if comparison.outcome != "undefined":
+        gain += f" (95 % interval {result.written(comparison.low)} to {result.written(comparison.high)})"
+    return f"Beside the prior alone: {gain}, {words[comparison.outcome]}."
 
 
 def _way(position: float, model: str) -> str:
@@ -262,7 +262,7 @@ class Block:
 def blocks(table: pd.DataFrame, model: str, results: Sequence[MetricResult], seed: int = 0) -> list[Block]:
     """Every grouping that `table` (as `evaluate` gave it, with its attrs) allows."""
     n = table.loc[table["model"] == model, "condition"].nunique()
-    known = {
+    available = {
         "targets": "training_conditions" in table.attrs,
         "effect": "effect_size" in table.attrs,
         "cells": True,
@@ -278,7 +278,7 @@ def blocks(table: pd.DataFrame, model: str, results: Sequence[MetricResult], see
             _groups(table, by, model, shown, seed),
         )
         for by, (heading_of, head) in WAYS.items()
-        if known[by] and (by == "targets" or n >= FEWEST)
+        if available[by] and (by == "targets" or n >= FEWEST)
     ]
 
 

@@ -75,11 +75,11 @@ def score_table(summary: pd.DataFrame, metrics: Sequence[str] | None = None) -> 
 
 def scaled_summary(table: pd.DataFrame) -> pd.DataFrame:
     """The scaled scores of a table of protocol vcc2026 as a summary, under the titles of the metrics: more is better."""
-    found = scaled(table)
-    names = found["metric"].map(title)
+    scores = scaled(table)
+    names = scores["metric"].map(title)
     return pd.DataFrame(
-        {"model": found["model"], "metric": names, "mean": found["scaled"], "low": math.nan, "high": math.nan,
-         "n": 1, "n_undefined": found["scaled"].isna().astype(int)}
+        {"model": scores["model"], "metric": names, "mean": scores["scaled"], "low": math.nan, "high": math.nan,
+         "n": 1, "n_undefined": scores["scaled"].isna().astype(int)}
     )  # fmt: skip
 
 
