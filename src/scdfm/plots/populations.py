@@ -31,14 +31,14 @@ def shift_scatter(
     axes.axhline(0, color=MUTED, lw=0.5)
     axes.axvline(0, color=MUTED, lw=0.5)
     axes.plot([-reach, reach], [-reach, reach], color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1)
-    chosen = real.index.isin(list(named))
-    axes.scatter(x[~chosen], y[~chosen], s=8, color=PREDICTED, alpha=0.35, linewidth=0, rasterized=True)
-    axes.scatter(x[chosen], y[chosen], s=20, color=PREDICTED, edgecolor=INK, linewidth=0.7, zorder=3)
-    room = {side: 1.45 if (np.sign(x[chosen]) == side).any() else 1.0 for side in (-1, 1)}
+    labelled = real.index.isin(list(named))
+    axes.scatter(x[~labelled], y[~labelled], s=8, color=PREDICTED, alpha=0.35, linewidth=0, rasterized=True)
+    axes.scatter(x[labelled], y[labelled], s=20, color=PREDICTED, edgecolor=INK, linewidth=0.7, zorder=3)
+    room = {side: 1.45 if (np.sign(x[labelled]) == side).any() else 1.0 for side in (-1, 1)}
     axes.set(xlim=(-reach * room[-1], reach * room[1]), ylim=(-reach, reach))
     for side in (-1, 1):
         part = {
-            str(real.index[int(at)]): (x[at], y[at]) for at in np.flatnonzero(chosen & (np.sign(x) == side))
+            str(real.index[int(at)]): (x[at], y[at]) for at in np.flatnonzero(labelled & (np.sign(x) == side))
         }
         _label_column(axes, part, side * reach * 1.43, side)
     axes.set_xlabel("real shift of the mean (log1p)")

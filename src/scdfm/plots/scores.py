@@ -228,8 +228,8 @@ def training_curves(log: pd.DataFrame, columns: int = 3) -> Figure:
     `log` has a column step and any of loss, cfm, mmd, val_*; each row may fill only some of them. Training
     losses are noisy from step to step, so a running median (over 1/40 of the curve) runs through them.
     """
-    wanted = [name for name in log.columns if name in LOSSES or name.startswith("val_")]
-    curves = {name: curve for name in wanted if len(curve := _curve(log, name))}
+    names = [name for name in log.columns if name in LOSSES or name.startswith("val_")]
+    curves = {name: curve for name in names if len(curve := _curve(log, name))}
     columns = max(1, min(columns, len(curves)))
     rows = max(1, -(-len(curves) // columns))
     figure = new_figure(PANEL[0] * columns, PANEL[1] * rows)
