@@ -156,18 +156,18 @@ def convert(
     if graph is None and (cells is None or split is None):
         raise ConfigError("convert: expected the official mask (--graph MASK.pt) or the data (--data FILE)")
     tensors, step = read_checkpoint(Path(checkpoint))
-    found = sizes(tensors, heads)
+    network = sizes(tensors, heads)
     genes = read_vocabulary(Path(vocab))
     _check_vocabulary(genes, tensors, Path(vocab))
     vocabulary = _with_drugs(genes, cells) if perturbation == "drugs" else genes
-    config = _config(found, perturbation, split, settings)
+    config = _config(network, perturbation, split, settings)
     may_attend = _graph(genes, vocabulary, config.graph, graph, cells, split)
     prepared = dict(tensors)
     prepared[GENE_TABLE] = _padded(tensors[GENE_TABLE][: len(genes)], len(vocabulary))
     if perturbation == "drugs":
         prepared[DRUG_TABLE] = _drug_rows(tensors, vocabulary, cells)
     field = velocity_field(
-        prepared, ~may_attend, n_heads=found.heads, n_layers=found.layers, backbone=found.backbone,
+        prepared, ~may_attend, n_heads=network.heads, n_layers=network.layers, backbone=network.backbone,
         perturbation=perturbation,
     )  # fmt: skip
     manifest = _manifest(config, vocabulary, genes, cells, split, Path(checkpoint), step)
@@ -178,7 +178,7 @@ def convert(
         _write_data(out, manifest, cells, split)
     digests = {name: file_digest(out / name) for name in folder.FILES if (out / name).is_file()}
     manifest.model_copy(update={"digests": digests}).save(out)
-    return Conversion(Run.load(out), _notes(tensors, found, perturbation, graph, cells, split))
+    return Conversion(Run.load(out), _notes(tensors, network, perturbation, graph, cells, split))
 
 
 def _check_vocabulary(genes: Vocabulary, tensors: dict[str, Tensor], path: Path) -> None:
@@ -269,10 +269,10 @@ def _panel(genes: Vocabulary, cells: CellTable | None) -> list[str]:
     return names
 
 
-def _config(found: Sizes, perturbation: str, split: Split | None, settings: Sequence[str]) -> Config:
+def _config(network: Sizes, perturbation: str, split: Split | None, settings: Sequence[str]) -> Config:
     model = {
-        "backbone": found.backbone, "perturbation": perturbation, "width": found.width, "heads": found.heads,
-        "layers": found.layers,
+        "backbone": network.backbone, "perturbation": perturbation, "width": network.width, "heads": network.heads,
+        "layers": network.layers,
     }  # fmt: skip
     config = Config.preset("paper").updated({"model": model, "sampling": SAFE_SAMPLING})
     if split is not None and split.kind in ("additive", "holdout", "combinations"):
@@ -284,7 +284,7 @@ def _manifest(
     config: Config, vocabulary: Vocabulary, genes: Vocabulary, cells: CellTable | None, split: Split | None,
     checkpoint: Path, step: int | None,
 ) -> Manifest:  # fmt: skip
-    known = Split(UNKNOWN, 0, (), (), ()) if split is None else split
+    training_split = Split(UNKNOWN, 0, (), (), ()) if split is None else split
     data: dict[str, Any] = {"path": None, "digest": "", "n_cells": 0, "n_genes": 0}
     if cells is not None:
         path = None if cells.source is None else str(cells.source)
@@ -295,8 +295,8 @@ def _manifest(
         config=config,
         vocabulary=list(vocabulary.tokens),
         panel=_panel(genes, cells),
-        targets=sorted({name for condition in known.train for name in targets(condition)}),
-        split=known.to_dict(),
+        targets=sorted({name for condition in training_split.train for name in targets(condition)}),
+        split=training_split.to_dict(),
         scale=(Scale() if cells is None else cells.scale).to_dict(),
         perturbation_key="perturbation" if cells is None else cells.perturbation_key,
         control=CONTROL if cells is None else cells.control,
@@ -311,10 +311,10 @@ def _write_data(out: Path, manifest: Manifest, cells: CellTable, split: Split | 
     """Control cells and, where the split is known, the means of its training conditions."""
     columns = cells.columns(manifest.panel)
     most = manifest.config.training.keep_controls
-    kept = numpy_rng(manifest.seed, "kept controls").permutation(cells.rows(CONTROL))[:most]
-    if len(kept):
+    rows = numpy_rng(manifest.seed, "kept controls").permutation(cells.rows(CONTROL))[:most]
+    if len(rows):
         folder.write_cells(
-            out / folder.CONTROLS, cells, np.sort(kept), columns, cells.X[np.sort(kept)][:, columns]
+            out / folder.CONTROLS, cells, np.sort(rows), columns, cells.X[np.sort(rows)][:, columns]
         )
     if split is not None:
         means = cells.means([CONTROL, *split.train, *split.validation])[manifest.panel]
@@ -322,15 +322,15 @@ def _write_data(out: Path, manifest: Manifest, cells: CellTable, split: Split | 
 
 
 def _notes(
-    tensors: dict[str, Tensor], found: Sizes, perturbation: str, graph: str | Path | None, cells: CellTable | None,
+    tensors: dict[str, Tensor], network: Sizes, perturbation: str, graph: str | Path | None, cells: CellTable | None,
     split: Split | None,
 ) -> tuple[str, ...]:  # fmt: skip
     unread = [name for name in tensors if name.startswith(never_read(perturbation))]
     notes = [
         f"{len(tensors)} tensors: {len(tensors) - len(unread)} read, {len(unread)} that the official forward pass never "
         f"reads ({', '.join(unread) or 'none'})",
-        f"{found.backbone}, width {found.width}, {found.layers} layers, {found.heads} heads"
-        + (" (heads taken as published: no tensor tells them)" if found.backbone == "perceiver" else ""),
+        f"{network.backbone}, width {network.width}, {network.layers} layers, {network.heads} heads"
+        + (" (heads taken as published: no tensor tells them)" if network.backbone == "perceiver" else ""),
     ]
     if graph is None:
         assert split is not None

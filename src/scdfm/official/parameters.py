@@ -97,7 +97,7 @@ def sizes(tensors: Mapping[str, Tensor], heads: int | None = None) -> Sizes:
     The heads of differential attention show in its λ vectors. Those of `perceiver` show nowhere: `heads`, by default
     the published 8, says them.
     """
-    places = [int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))]
+    places = [int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))]
     backbone = next((kind for kind, mark in MARKS.items() if f"blocks.0.{mark}" in tensors), None)
     if backbone is None:
         raise RunError(
@@ -107,10 +107,10 @@ def sizes(tensors: Mapping[str, Tensor], heads: int | None = None) -> Sizes:
     width = _table(tensors).shape[1]
     if backbone != "perceiver":
         size = len(tensors[f"blocks.0.{MARKS[backbone]}"])
-        found_heads = width // size if size else 0
-        if heads not in (None, found_heads):
-            raise ConfigError(f"heads {heads}: the checkpoint has {found_heads}; leave heads out")
-        heads = found_heads
+        checkpoint_heads = width // size if size else 0
+        if heads not in (None, checkpoint_heads):
+            raise ConfigError(f"heads {heads}: the checkpoint has {checkpoint_heads}; leave heads out")
+        heads = checkpoint_heads
     return Sizes(backbone, width, 1 + max(places), PUBLISHED_HEADS if heads is None else heads)
 
 
@@ -211,14 +211,14 @@ class _Source:
     def finish(self, ignored: tuple[str, ...]) -> None:
         """Raise RunError unless everything was found and everything else is known to be unused."""
         unknown = [n for n in self.official if n not in self.read and not n.startswith(ignored)]
-        told = [
+        problems = [
             f"{len(names)} {kind}, first {_listed(names)}"
             for kind, names in (("missing", self.missing), ("unknown", unknown))
             if names
         ]
-        if told:
+        if problems:
             raise RunError(
-                f"official parameters: {'; '.join(told)}; "
+                f"official parameters: {'; '.join(problems)}; "
                 "check n_layers, backbone and perturbation against the checkpoint"
             )
 
