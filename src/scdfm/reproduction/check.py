@@ -97,10 +97,10 @@ class Check:
 
 def control_check(experiment: Experiment, folds: PublishedFolds) -> Check:
     """Score no change on every fold of the plan and hold it against the published Control rows."""
-    found = pd.concat([control_row(folds, number) for number in folds.plan.folds])
+    scores = pd.concat([control_row(folds, number) for number in folds.plan.folds])
     rows = []
     for part, ours in experiment.parts.items():
-        own = found if ours == ALL else found[found["kind"] == ours]
+        own = scores if ours == ALL else scores[scores["kind"] == ours]
         means = own.groupby(["metric", "fold"])["value"].mean()
         for metric in CHECKED:
             values = {f"fold {fold}": float(means[metric, fold]) for fold in folds.plan.folds}

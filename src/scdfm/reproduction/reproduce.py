@@ -54,18 +54,20 @@ def beside_published(tables: Tables, experiment: Experiment) -> pd.DataFrame:
                 (part, PUBLISHED, fact["model"], name, fact[name], nan, nan) for name in PUBLISHED_METRICS
             ]
         summary = tables.summary[tables.summary["part"] == ours]
-        for model, found in summary.groupby("model", sort=False):
-            by_metric = found.set_index("metric")
-            rows += [(part, HERE, model, name, *_found(by_metric, name)) for name in PUBLISHED_METRICS]
+        for model, scores in summary.groupby("model", sort=False):
+            by_metric = scores.set_index("metric")
+            rows += [
+                (part, HERE, model, name, *_mean_and_interval(by_metric, name)) for name in PUBLISHED_METRICS
+            ]
     return pd.DataFrame(rows, columns=["part", "source", "model", "metric", "value", "low", "high"])
 
 
-def _found(by_metric: pd.DataFrame, name: str) -> tuple[float, float, float]:
+def _mean_and_interval(by_metric: pd.DataFrame, name: str) -> tuple[float, float, float]:
     """Mean and interval of a published column: cell-eval's where the model has it."""
-    found = by_metric[["mean", "low", "high"]].astype(float).T.to_dict("list")
+    estimates = by_metric[["mean", "low", "high"]].astype(float).T.to_dict("list")
     for own in NAMES.get(name, (name,)):
-        if own in found and not math.isnan(found[own][0]):
-            mean, low, high = found[own]
+        if own in estimates and not math.isnan(estimates[own][0]):
+            mean, low, high = estimates[own]
             return mean, low, high
     return float("nan"), float("nan"), float("nan")
 
@@ -77,8 +79,8 @@ def markdown(table: pd.DataFrame) -> str:
         lines = [
             f"### {part}", "", "| source | model | " + " | ".join(HEADS.values()) + " |", "|---" * (2 + len(HEADS)) + "|",
         ]  # fmt: skip
-        for (source, model), found in rows.groupby(["source", "model"], sort=False):
-            by_metric = found.set_index("metric")
+        for (source, model), scores in rows.groupby(["source", "model"], sort=False):
+            by_metric = scores.set_index("metric")
             cells = [
                 _cell(name, *by_metric.loc[name, ["value", "low", "high"]].astype(float)) for name in HEADS
             ]
