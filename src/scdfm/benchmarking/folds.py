@@ -47,8 +47,10 @@ class Fold:
 
     def groups(self, conditions: Sequence[str]) -> list[tuple[str, ...]]:
         """`conditions` by groups; those that hold none are left out."""
-        found = [tuple(name for name in group if name in conditions) for group in self.apart or (conditions,)]
-        return [group for group in found if group]
+        groups = [
+            tuple(name for name in group if name in conditions) for group in self.apart or (conditions,)
+        ]
+        return [group for group in groups if group]
 
 
 class Folds:
@@ -125,10 +127,11 @@ def predicted_in(piece: Piece, cells: CellTable) -> tuple[list[str], set[str]]:
     path = prediction_path(piece)
     with open_source(path) as source:
         if cells.perturbation_key not in source.obs.columns:
-            known = [str(column) for column in source.obs.columns]
+            columns = [str(column) for column in source.obs.columns]
             raise DataError(
                 f"{piece.label}: {path} has no obs column '{cells.perturbation_key}', expected the condition of each "
-                f"cell as in the screen; its columns are {', '.join(known) or 'none'}{near(cells.perturbation_key, known)}"
+                f"cell as in the screen; its columns are {', '.join(columns) or 'none'}"
+                f"{near(cells.perturbation_key, columns)}"
             )
         obs = source.obs[source.obs[cells.perturbation_key].notna()]
         names = predicted_names(obs, cells.perturbation_key, cells.naming, cells, f"{piece.label}: {path}")

@@ -56,17 +56,17 @@ class PeerOptions:
 
     def files(self, name: str) -> dict[str, str]:
         """The files of a peer; ConfigError where it needs one that is not given."""
-        found = {}
+        files = {}
         if name in self.weights:
-            found["weights"] = str(Path(self.weights[name]).absolute())
+            files["weights"] = str(Path(self.weights[name]).absolute())
         if PEERS[name].annotations:
             if self.go is None:
                 raise ConfigError(
                     f"model '{name}' reads the GO terms of genes: give a file of annotations with go (--go FILE), "
                     "such as scdfm download go leaves"
                 )
-            found["go"] = str(self.go)
-        return found
+            files["go"] = str(self.go)
+        return files
 
 
 def make_plan(
@@ -126,20 +126,20 @@ def contenders(
     made = [
         _contender(name, options, lead or {}, peers or PeerOptions()) for name in names if name not in _ALWAYS
     ]
-    found = tuple(one for one in made if one is not None)
-    if len(found) < len(made) and not any(one.config is not None for one in found):
+    entries = tuple(one for one in made if one is not None)
+    if len(entries) < len(made) and not any(one.config is not None for one in entries):
         raise ConfigError(
             f"model '{PRIOR}' is what a fitted model begins with; name one too, such as instant"
         )
-    return found
+    return entries
 
 
 def _separated(text: str) -> list[str]:
     """The names between the commas of a text."""
     names: list[str] = []
     for part in map(str.strip, text.split(",")):
-        known = part in (*PRESETS, *PEERS, *_ALWAYS, PRIOR, OURS) or part.partition(":")[0] in _NAMED
-        if names and names[-1].startswith("command:") and not known:
+        is_model = part in (*PRESETS, *PEERS, *_ALWAYS, PRIOR, OURS) or part.partition(":")[0] in _NAMED
+        if names and names[-1].startswith("command:") and not is_model:
             names[-1] += f",{part}"
         else:
             names.append(part)

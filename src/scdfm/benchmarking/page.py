@@ -70,8 +70,8 @@ class Page:
     @property
     def verdicts(self) -> list[str]:
         """A sentence for each contender."""
-        found = [verdict(name.name, self.parts[0].gains) for name in self.plan.contenders]
-        return found or ["Baselines and ceiling, no model."]
+        sentences = [verdict(name.name, self.parts[0].gains) for name in self.plan.contenders]
+        return sentences or ["Baselines and ceiling, no model."]
 
     @property
     def colours(self) -> dict[str, str]:
@@ -185,13 +185,13 @@ def _gain_row(gain: Comparison, places: int) -> str:
     )
 
 
-def verdict(model: str, found: Sequence[Comparison]) -> str:
+def verdict(model: str, gains: Sequence[Comparison]) -> str:
     """On how many metrics `model` beats the best baseline, and its prior where it has one."""
-    own = [gain for gain in found if gain.model == model and not is_prior(gain.baseline)]
+    own = [gain for gain in gains if gain.model == model and not is_prior(gain.baseline)]
     if not own:
         return f"{model}: no metric is defined for it and for a baseline."
     sentences = [f"{model} against the best baseline of each of {tally(own)}"]
-    if prior := [gain for gain in found if gain.model == model and is_prior(gain.baseline)]:
+    if prior := [gain for gain in gains if gain.model == model and is_prior(gain.baseline)]:
         sentences.append(f"Beside the prior alone, on {tally(prior)}")
     return " ".join(sentences)
 

@@ -73,10 +73,10 @@ def run_pieces(
         fresh = scored is None
         if scored is None:
             scored = run_piece(plan, piece, fold, cells, out / piece.folder)
-            kept = FAILED if scored.cost.get("failed") else key  # what failed is tried again on resume
-            write_piece(out / piece.folder, scored, kept)
+            stored_key = FAILED if scored.cost.get("failed") else key  # what failed is tried again on resume
+            write_piece(out / piece.folder, scored, stored_key)
             # as any later reading finds it: the tables of a resumed benchmark are the same to the last digit
-            scored = read_piece(out / piece.folder, piece, kept)
+            scored = read_piece(out / piece.folder, piece, stored_key)
             assert scored is not None
         done.append(scored)
         if say:
@@ -215,12 +215,12 @@ def _same_prediction(
 ) -> bool:
     import anndata as ad
 
-    found = ad.read_h5ad(path, backed="r")
+    adata = ad.read_h5ad(path, backed="r")
     try:
-        made, held = found.uns["scdfm"], set(found.obs[run.manifest.perturbation_key])
-        same_genes = list(found.var_names) == list(genes)
+        made, held = adata.uns["scdfm"], set(adata.obs[run.manifest.perturbation_key])
+        same_genes = list(adata.var_names) == list(genes)
     finally:
-        found.file.close()
+        adata.file.close()
     expected = (run.manifest.digests["weights.safetensors"], n_cells, seed)
     same = expected == (made["weights"], made["cells_per_condition"], made["seed"])
     return same and same_genes and held >= set(conditions)

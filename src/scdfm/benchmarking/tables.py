@@ -47,10 +47,10 @@ def aggregate(scored: Sequence[Scored], n_bootstrap: int = 1000, seed: int = 0) 
     own = scores[scores["beside"] == ""]
     summaries, gaps = [], []
     for part in parts(scores["condition"]):
-        kept = [part in (ALL, kind(str(name))) for name in scores["condition"]]
-        summaries.append(summarise(own[np.array(kept)[own.index]], n_bootstrap, seed).assign(part=part))
-        found = [differences(scores[kept], n_bootstrap, seed, against=name) for name in (BEST, PRIOR)]
-        gaps.append(pd.concat([table for table in found if len(table)] or found[:1]).assign(part=part))
+        in_part = [part in (ALL, kind(str(name))) for name in scores["condition"]]
+        summaries.append(summarise(own[np.array(in_part)[own.index]], n_bootstrap, seed).assign(part=part))
+        tables = [differences(scores[in_part], n_bootstrap, seed, against=name) for name in (BEST, PRIOR)]
+        gaps.append(pd.concat([table for table in tables if len(table)] or tables[:1]).assign(part=part))
     return Tables(scores, *(_first(pd.concat(group, ignore_index=True)) for group in (summaries, gaps)))
 
 
@@ -109,9 +109,9 @@ def summarise(scores: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> p
 
 def _ranked(models: pd.Series[str]) -> list[str]:
     """Baselines, priors, contenders as they were named, duplicate, ceiling."""
-    found = [str(name) for name in models.unique()]
-    priors = [name for name in found if is_prior(name)]
-    return [name for name in (*BASELINES, *priors, *_contenders(models), DUPLICATE, CEILING) if name in found]
+    names = [str(name) for name in models.unique()]
+    priors = [name for name in names if is_prior(name)]
+    return [name for name in (*BASELINES, *priors, *_contenders(models), DUPLICATE, CEILING) if name in names]
 
 
 def _contenders(models: pd.Series[str]) -> list[str]:
@@ -153,13 +153,13 @@ def differences(
         rivals = BASELINES if against == BEST else (PRIOR, f"{PRIOR} ({model})")
         for metric, wide in _paired(scores, model):
             sign = -1 if metric in LOWER_IS_BETTER else 1
-            found = []
+            candidates = []
             for baseline in [name for name in rivals if name in wide]:
                 gap = (sign * (wide[model] - wide[baseline])).dropna().rename("value").reset_index()
                 if len(gap) and (against != BEST or 2 * len(gap) >= wide[model].notna().sum()):
-                    found.append((*clustered(gap), baseline, len(gap)))
-            if found:
-                mean, spread, best, n = min(found, key=lambda entry: entry[0])
+                    candidates.append((*clustered(gap), baseline, len(gap)))
+            if candidates:
+                mean, spread, best, n = min(candidates, key=lambda entry: entry[0])
                 ends = interval(spread, n_bootstrap, seed, within=gains(metric))
                 rows.append((model, metric, best, mean, *ends, n, len(spread)))
     columns = ["model", "metric", "baseline", "improvement", "low", "high", "n", "n_conditions"]
