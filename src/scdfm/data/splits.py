@@ -21,6 +21,7 @@ from scdfm.data.split import PARTS, Split, are_names, unmeasured
 from scdfm.data.validation import (
     EVERYTHING,
     finish,
+    share_of,
     singles_of,
     spare_pairs,
     touching,
@@ -139,7 +140,7 @@ def covariate_split(
         train: list[str], tested: Sequence[str], share: float, rng: np.random.Generator
     ) -> Iterable[str]:
         trained = {name: pairs[name] for name in train}
-        n_pairs = max(1, round(share * len(set(trained.values()))))
+        n_pairs = share_of(len(set(trained.values())), share)
         return spare_pairs(trained, n_pairs, rng.permutation) or validation_like(train, tested, share, rng)
 
     if value is None:

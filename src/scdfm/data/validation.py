@@ -15,6 +15,9 @@ from scdfm.seeds import numpy_rng
 
 EVERYTHING: Final = "none"
 """The kind of a split that keeps nothing for a test."""
+ENOUGH: Final = 5
+"""Validation conditions that a small screen gives too, as far as they are a third of it at most. Of fewer, what training adds
+can hardly be told from chance: Student's factor is 2.8 for five, 12.7 for two. The prior that is kept knows them again."""
 
 
 def finish(
@@ -44,6 +47,11 @@ def finish(
     return Split(kind, fold, tuple(rest), tuple(validation), tuple(tested))
 
 
+def share_of(n: int, share: float) -> int:
+    """How many of n conditions or targets validate."""
+    return max(1, round(share * n), min(ENOUGH, n // 3))
+
+
 def validation_like(
     train: list[str], tested: Sequence[str], share: float, rng: np.random.Generator
 ) -> Iterator[str]:
@@ -60,7 +68,7 @@ def validation_like(
     combined = {size for size in sizes if size > 1}
     every = list(units.values())
     alike = [unit for unit in every if len(targets(unit[0])) in (combined or sizes)] or every
-    n_units = min(max(1, round(share * len(alike))), len(every) - 1)
+    n_units = min(share_of(len(alike), share), len(every) - 1)
     drawn = [alike[place] for place in rng.permutation(len(alike))]
     trained_targets = {target for name in train for target in targets(name)}
     if trained_targets.issuperset(target for name in tested for target in targets(name)):
@@ -84,7 +92,7 @@ def validation_targets(
     train: list[str], tested: Sequence[str], share: float, rng: np.random.Generator
 ) -> Iterator[str]:
     """Training targets with every training condition that contains them, up to a share of training."""
-    n_conditions = max(1, round(share * len(train)))
+    n_conditions = share_of(len(train), share)
     singles = singles_of(train)
     taken: set[str] = set()
     for place in rng.permutation(len(singles)):
