@@ -1,11 +1,12 @@
 """Two cell states that no column tells, of which one responds: who answers, with and without the network's response.
 
-    python benchmarks/hidden_states.py [--seeds 3] [--steps 1000] [--set section.key=value ...] [--out DIR]
+    python benchmarks/hidden_states.py [--seeds 3] [--steps 1000,3000] [--set section.key=value ...] [--out DIR]
 
 Each seed is a screen of 60 genes, 8 targets and all pairs, Poisson counts of cells of varying depth; 15 genes tell the
 states, and targets move genes of cells in one of them. Additive fold 0, scored on as many further cells of the true law
-as are generated. Rows: `prior`, no training; `default`; `no response`, the same fit without `Response`, the number a cell
-that says how far it takes part; `again`, a second draw of true cells. Columns are those of `population_scores.compare`.
+as are generated. Rows: `prior`, no training; `default`, after each number of --steps; `no response`, the first of these
+without `Response`, the number a cell that says how far it takes part; `again`, a second draw of true cells. `kept`: the
+step whose weights the fit keeps by its own rule, 0 where that is the prior. The other columns: `population_scores.compare`.
 """
 
 from __future__ import annotations
@@ -89,11 +90,11 @@ def without_response() -> Iterator[None]:
 def fitted(
     cells: scdfm.CellTable, split: Split, seed: int, args: argparse.Namespace, out: Path, steps: int
 ) -> scdfm.Run:
-    """One fit, its last weights whatever they are worth."""
+    """One fit, which keeps what validation says."""
     config = scdfm.Config.preset("default").updated(
         {"seed": seed, "model": {"width": 32, "heads": 2, "layers": 2, "perturbation": "drugs"},
          "graph": {"enabled": False}, "panel": {"n_genes": GENES},
-         "training": {"max_steps": steps, "validate_every": max(steps, 1), "keep": "last", "ema_decay": 0.99}}
+         "training": {"max_steps": steps, "validate_every": 250, "ema_decay": 0.99}}
     )  # fmt: skip
     return scdfm.fit(cells, split, config.with_settings(args.set), out=out, resume=True)
 
@@ -108,14 +109,19 @@ def one_seed(seed: int, args: argparse.Namespace) -> pd.DataFrame:
     truth = table(law, {"control": CONTROLS, **dict.fromkeys(split.test, CELLS)}, numpy_rng(seed, "truth"))
     again = table(law, {"control": CONTROLS, **dict.fromkeys(split.test, CELLS)}, numpy_rng(seed, "again"))
     rows: dict[str, Any] = {"prior": fitted(cells, split, seed, args, args.out / f"{seed}-prior", 0)}
-    rows["default"] = fitted(cells, split, seed, args, args.out / f"{seed}-default", args.steps)
+    for steps in args.steps:
+        rows[f"default {steps}"] = fitted(cells, split, seed, args, args.out / f"{seed}-{steps}", steps)
     scores = {name: judged(run, truth, split) for name, run in rows.items()}
     with without_response():
-        run = fitted(cells, split, seed, args, args.out / f"{seed}-without", args.steps)
+        rows["no response"] = run = fitted(
+            cells, split, seed, args, args.out / f"{seed}-without", args.steps[0]
+        )
         scores["no response"] = judged(run, truth, split)
     scores["again"] = {name: _compared(_of(again, name), truth, name) for name in split.test}
     found = {row: pd.DataFrame(values).T.mean() for row, values in scores.items()}
-    return pd.DataFrame(found).T[list(COLUMNS)].rename_axis("row").reset_index().assign(seed=seed)
+    kept = {name: run.manifest.result["step"] for name, run in rows.items()}
+    means = pd.DataFrame(found).T[list(COLUMNS)].rename_axis("row").reset_index()
+    return means.assign(seed=seed, kept=[str(kept.get(row, "–")) for row in means["row"]])
 
 
 def judged(run: scdfm.Run, truth: scdfm.CellTable, split: Split) -> dict[str, dict[str, float]]:
@@ -137,16 +143,16 @@ def _compared(generated: npt.NDArray[np.float32], truth: scdfm.CellTable, name: 
     return compare(generated, _of(truth, name), _of(truth, "control"), classify=False)
 
 
-def page(scores: pd.DataFrame, steps: int) -> str:
+def page(scores: pd.DataFrame) -> str:
     """One row a seed and row, as Markdown."""
-    lines = ["| seed | row | " + " | ".join(COLUMNS) + " |", "|---:|---|" + "---:|" * len(COLUMNS)]
+    lines = [
+        "| seed | row | kept | " + " | ".join(COLUMNS) + " |",
+        "|---:|---|---:|" + "---:|" * len(COLUMNS),
+    ]
     for _, row in scores.iterrows():
-        lines.append(
-            f"| {row['seed']} | {row['row']} | " + " | ".join(f"{row[name]:.3f}" for name in COLUMNS) + " |"
-        )
-    return "\n".join(
-        [*heading("Two hidden states, one of which responds"), f"{steps:,} steps.", "", *lines, ""]
-    )
+        values = " | ".join(f"{row[name]:.3f}" for name in COLUMNS)
+        lines.append(f"| {row['seed']} | {row['row']} | {row['kept']} | {values} |")
+    return "\n".join([*heading("Two hidden states, one of which responds"), *lines, ""])
 
 
 def main() -> None:
@@ -155,13 +161,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--steps", type=int, default=1000)
+    options.add_argument("--steps", type=lambda text: [int(part) for part in text.split(",")], default=[1000])
     options.add_argument("--set", action="append", default=[], metavar="section.key=value")
     options.add_argument("--out", type=Path, default=Path("runs/hidden_states"))
     options.add_argument("--results", type=Path, default=RESULTS)
     args = options.parse_args()
     scores = pd.concat([one_seed(seed, args) for seed in range(args.seeds)], ignore_index=True)
-    text = page(scores, args.steps)
+    text = page(scores)
     write_text(args.results / "hidden_states.md", text)
     print(text)
 
