@@ -271,8 +271,9 @@ class SplitConfig(Section):
     """Covariate of `covariate`."""
     value: str | None = None
     """Value of the covariate that is held out whole; without it pairs of a value and targets are."""
-    validation_fraction: Fraction = 0.1
-    """Share of the training conditions that validate; at least one unless 0. Never taken from the test."""
+    validation_fraction: Fraction | None = None
+    """Share of the training conditions that validate, at least one unless 0. None: a tenth, and five or a third of a small
+    screen. Never taken from the test; the prior that predicts knows them again."""
     column: str | None = None
     """Column of obs for `column`, with values train, validation and test."""
     path: Path | None = None

@@ -133,6 +133,17 @@ def test_seed_moves_validation_and_never_the_test() -> None:
     assert additive_split(SCREEN, seed=1) == second
 
 
+@pytest.mark.parametrize(
+    ("n_targets", "tested", "n"),
+    [(4, 1, 1), (6, 1, 4), (8, 6, 5), (12, 6, 6), (20, 40, 15)],  # of 5, 14, 22, 60, 150 doubles
+)
+def test_small_screens_validate_on_five_conditions_or_a_third(n_targets, tested, n) -> None:
+    names = [f"T{i}" for i in range(n_targets)]
+    doubles = [f"{a}+{b}" for place, a in enumerate(names) for b in names[place + 1 :]]
+    split = named_split([*names, *doubles], doubles[:tested])
+    assert len(split.validation) == n
+
+
 @pytest.mark.parametrize("kind", ["additive", "holdout", "combinations"])
 @pytest.mark.parametrize("fold", range(3))
 def test_parts_cover_the_screen_once(kind: str, fold: int) -> None:

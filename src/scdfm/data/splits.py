@@ -46,7 +46,7 @@ def additive_split(
     conditions: CellTable | Iterable[str],
     fold: int = 0,
     test_fraction: float = 0.3,
-    validation_fraction: float = 0.1,
+    validation_fraction: float | None = None,
     seed: int = 0,
 ) -> Split:
     """The published `additive` split: every single trains, a share of the combinations is tested.
@@ -64,7 +64,7 @@ def holdout_split(
     conditions: CellTable | Iterable[str],
     fold: int = 0,
     held_out_targets: int = 12,
-    validation_fraction: float = 0.1,
+    validation_fraction: float | None = None,
     seed: int = 0,
     named: Sequence[str] | None = None,
 ) -> Split:
@@ -98,7 +98,7 @@ def combinations_split(
     conditions: CellTable | Iterable[str],
     fold: int = 0,
     test_fraction: float = 0.3,
-    validation_fraction: float = 0.1,
+    validation_fraction: float | None = None,
     seed: int = 0,
 ) -> Split:
     """The published `combinations` split: the first 15 test combinations of `additive` and their singles are tested."""
@@ -116,7 +116,7 @@ def covariate_split(
     value: str | None = None,
     fold: int = 0,
     test_fraction: float = 0.3,
-    validation_fraction: float = 0.1,
+    validation_fraction: float | None = None,
     seed: int = 0,
 ) -> Split:
     """Unseen settings: every perturbed condition of a covariate's `value`, or pairs of (value, targets).
@@ -137,7 +137,7 @@ def covariate_split(
     pairs = {name: (covariates(name)[covariate], targets(name)) for name in names}
 
     def further(
-        train: list[str], tested: Sequence[str], share: float, rng: np.random.Generator
+        train: list[str], tested: Sequence[str], share: float | None, rng: np.random.Generator
     ) -> Iterable[str]:
         trained = {name: pairs[name] for name in train}
         n_pairs = share_of(len(set(trained.values())), share)
@@ -166,7 +166,9 @@ def covariate_split(
     return finish("covariate", fold, names, tested, validation_fraction, seed, draw=further)
 
 
-def column_split(cells: CellTable, column: str, validation_fraction: float = 0.1, seed: int = 0) -> Split:
+def column_split(
+    cells: CellTable, column: str, validation_fraction: float | None = None, seed: int = 0
+) -> Split:
     """The split written in obs column `column`: `train`, `validation` (or `val`, `valid`) and `test` (or `ood`).
 
     All cells of a condition must agree; control cells are not looked at. Without a validation value,
@@ -206,7 +208,7 @@ def column_split(cells: CellTable, column: str, validation_fraction: float = 0.1
 def file_split(
     path: str | Path,
     conditions: CellTable | Iterable[str],
-    validation_fraction: float = 0.1,
+    validation_fraction: float | None = None,
     seed: int = 0,
 ) -> Split:
     """The split of a TOML file with lists `test` and, optionally, `validation` and `train`.
@@ -238,7 +240,7 @@ def file_split(
 def named_split(
     conditions: CellTable | Iterable[str],
     test: Sequence[str],
-    validation_fraction: float = 0.1,
+    validation_fraction: float | None = None,
     seed: int = 0,
     kind: str = "named",
 ) -> Split:
@@ -252,7 +254,7 @@ def named_split(
 
 
 def no_test_split(
-    conditions: CellTable | Iterable[str], validation_fraction: float = 0.1, seed: int = 0
+    conditions: CellTable | Iterable[str], validation_fraction: float | None = None, seed: int = 0
 ) -> Split:
     """Every condition trains, but for the share that validates: the model of a screen once its method is chosen."""
     return finish(EVERYTHING, 0, _spelled(conditions), (), validation_fraction, seed)

@@ -15,9 +15,11 @@ from scdfm.seeds import numpy_rng
 
 EVERYTHING: Final = "none"
 """The kind of a split that keeps nothing for a test."""
+SHARE: Final = 0.1
+"""Share of training that validates where nobody says how much."""
 ENOUGH: Final = 5
-"""Validation conditions that a small screen gives too, as far as they are a third of it at most. Of fewer, what training adds
-can hardly be told from chance: Student's factor is 2.8 for five, 12.7 for two. The prior that is kept knows them again."""
+"""Conditions that validate in a small screen too, as far as they are a third of it at most. Of fewer, what training adds
+can hardly be told from chance: Student's factor is 2.8 for five, 12.7 for two. The prior that predicts knows them again."""
 
 
 def finish(
@@ -25,13 +27,14 @@ def finish(
     fold: int,
     names: Iterable[str],
     tested: Sequence[str],
-    validation_fraction: float,
+    validation_fraction: float | None,
     seed: int,
     validation: Sequence[str] = (),
-    draw: Callable[[list[str], Sequence[str], float, np.random.Generator], Iterable[str]] | None = None,
+    draw: Callable[[list[str], Sequence[str], float | None, np.random.Generator], Iterable[str]]
+    | None = None,
 ) -> Split:
     """Take validation out of training by `draw` and check that nothing is empty."""
-    if not 0 <= validation_fraction < 1:
+    if validation_fraction is not None and not 0 <= validation_fraction < 1:
         raise DataError(f"split: validation_fraction {validation_fraction} is not in [0, 1); try 0.1")
     train = sorted(set(names).difference(tested))
     if not tested and kind != EVERYTHING:
@@ -40,20 +43,20 @@ def finish(
         raise DataError(
             f"{kind} split: no training condition is left, expected at least one; keep fewer for the test"
         )
-    if validation_fraction:
+    if validation_fraction != 0:
         rng = numpy_rng(seed, "split", kind, fold)
         validation = list((draw or validation_like)(train, tested, validation_fraction, rng))
     rest = set(train).difference(validation)
     return Split(kind, fold, tuple(rest), tuple(validation), tuple(tested))
 
 
-def share_of(n: int, share: float) -> int:
-    """How many of n conditions or targets validate."""
-    return max(1, round(share * n), min(ENOUGH, n // 3))
+def share_of(n: int, share: float | None) -> int:
+    """How many of n conditions or targets validate; None: SHARE of them, and ENOUGH if a third is no less."""
+    return max(1, round(SHARE * n), min(ENOUGH, n // 3)) if share is None else max(1, round(share * n))
 
 
 def validation_like(
-    train: list[str], tested: Sequence[str], share: float, rng: np.random.Generator
+    train: list[str], tested: Sequence[str], share: float | None, rng: np.random.Generator
 ) -> Iterator[str]:
     """Training conditions of as many targets as the test's combinations have; any, where there are none.
 
@@ -89,7 +92,7 @@ def _leaving_targets(units: Iterable[list[str]], train: Iterable[str]) -> list[l
 
 
 def validation_targets(
-    train: list[str], tested: Sequence[str], share: float, rng: np.random.Generator
+    train: list[str], tested: Sequence[str], share: float | None, rng: np.random.Generator
 ) -> Iterator[str]:
     """Training targets with every training condition that contains them, up to a share of training."""
     n_conditions = share_of(len(train), share)

@@ -239,8 +239,15 @@ class Manifest(BaseModel):
             without["unmeasured"] = True
         if not self.config.training.screen_weights:
             without["config"] = {"training": {"screen_weights"}}
-        decides = self.model_dump_json(exclude=without)
+        whole = self.model_copy(update={"config": self.comparable_config})
+        decides = whole.model_dump_json(exclude=without)
         return hashlib.sha256(f"{decides}{self.data['digest']}".encode()).hexdigest()
+
+    @property
+    def comparable_config(self) -> Config:
+        """The config as 0.1.0 wrote it: a tenth validates where nobody says how much. `split` holds the conditions."""
+        unnamed = self.config.split.validation_fraction is None
+        return self.config.updated({"split": {"validation_fraction": 0.1}}) if unnamed else self.config
 
     @property
     def numbers(self) -> dict[str, Any]:

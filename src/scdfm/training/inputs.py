@@ -171,7 +171,6 @@ def require_same_run(manifest: Manifest, expected: Manifest, out: Path) -> None:
     """Refuse to resume a run of other options, data, conditions or features."""
     names = (
         "format",
-        "config",
         "panel",
         "vocabulary",
         "split",
@@ -184,9 +183,11 @@ def require_same_run(manifest: Manifest, expected: Manifest, out: Path) -> None:
     )
     manifest = manifest.model_copy(update={"lineage": [one.as_given() for one in manifest.lineage]})
     expected = expected.model_copy(update={"lineage": [one.as_given() for one in expected.lineage]})
-    differing = [name for name in names if getattr(manifest, name) != getattr(expected, name)] + (
-        ["data"] if manifest.data["digest"] != expected.data["digest"] else []
-    )
+    differing = [name for name in names if getattr(manifest, name) != getattr(expected, name)]
+    if manifest.comparable_config != expected.comparable_config:
+        differing.insert(0, "config")
+    if manifest.data["digest"] != expected.data["digest"]:
+        differing.append("data")
     if differing:
         raise RunError(
             f"--resume {out}: this run was started with other {' and '.join(differing)}; repeat the options and data of "
