@@ -88,15 +88,15 @@ def _nothing_ignored() -> Iterator[None]:
     """Raise what h5py can but print: HDF5 writes what is left of an object when it is freed, and may fail in that."""
     ignored: list[BaseException] = []
 
-    def noted(told: sys.UnraisableHookArgs) -> None:
-        if "h5py" in repr(told.object) and told.exc_value is not None:
-            ignored.append(told.exc_value)
+    def noted(event: sys.UnraisableHookArgs) -> None:
+        if "h5py" in repr(event.object) and event.exc_value is not None:
+            ignored.append(event.exc_value)
         else:
-            unraisable(told)
+            unraisable(event)
 
     unraisable, printed = sys.unraisablehook, sys.excepthook
     # Nothing else is printed as not caught while the block lasts: it would have left the block.
-    sys.unraisablehook, sys.excepthook = noted, lambda *told: None
+    sys.unraisablehook, sys.excepthook = noted, lambda *event: None
     try:
         yield
     finally:
@@ -109,9 +109,9 @@ def system_words(error: BaseException | None) -> str | None:
     """The system's word on a place that fails, in `error` or what led to it; None for any other error."""
     while error is not None:
         code, text = getattr(error, "errno", None), str(error).casefold()
-        for found in BROKEN:
-            if code == found or os.strerror(found).casefold() in text:
-                return os.strerror(found)
+        for number in BROKEN:
+            if code == number or os.strerror(number).casefold() in text:
+                return os.strerror(number)
         error = error.__cause__ or error.__context__
     return None
 
@@ -173,8 +173,8 @@ def _remove_abandoned(path: Path) -> None:
     """Remove the parts of `path` that processes of this host left which run no more."""
     form = re.compile(rf"\.{re.escape(path.stem)}\.{_host()}-(\d+)\.part{re.escape(path.suffix)}")
     for part in path.parent.glob(f".*{PART}*"):
-        found = form.fullmatch(part.name)
-        if found and not _runs(int(found[1])):
+        match = form.fullmatch(part.name)
+        if match and not _runs(int(match[1])):
             part.unlink(missing_ok=True)
 
 

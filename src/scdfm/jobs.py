@@ -40,11 +40,13 @@ def begun(
         write_json(new_folder(folder) / name, dict(record))
         return folder
     try:
-        found = dict(json.loads(read_text(folder / name)))
+        recorded = dict(json.loads(read_text(folder / name)))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{folder / name} cannot be read as JSON ({error}); choose another --out") from error
     if differing := [
-        _difference(key, found.get(key), value) for key, value in record.items() if found.get(key) != value
+        _difference(key, recorded.get(key), value)
+        for key, value in record.items()
+        if recorded.get(key) != value
     ]:
         raise RunError(
             f"--resume {folder}: this folder was started with other {' and '.join(differing)}; "
@@ -57,10 +59,10 @@ def part_size(path: Path) -> int | None:
     """How many items a part has of the work whose record is the JSON file `path`, by its key "shard"; None where no such
     record can be read, of which `begun` then says what differs."""
     try:
-        found = json.loads(read_text(path))["shard"]
+        size = json.loads(read_text(path))["shard"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if isinstance(found, int) and found > 0 else None
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def _difference(key: str, before: Any, now: Any) -> str:

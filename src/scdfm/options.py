@@ -69,8 +69,8 @@ def _complaint(kind: type[Section], item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         return f"unknown key '{key}'; known here: {', '.join(_known_keys(kind, item['loc'][:-1]))}"
-    found = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
-    return f"{key or 'config'}: {item['msg'].removeprefix('Value error, ')}{found}"
+    value = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
+    return f"{key or 'config'}: {item['msg'].removeprefix('Value error, ')}{value}"
 
 
 def _known_keys(kind: type[Section], location: tuple[Any, ...]) -> list[str]:
@@ -186,14 +186,16 @@ class Screens(NamedTuple):
 def screens_of(path: str | Path) -> Screens:
     """The tables `[screens.NAME]` of a TOML file, checked; none where it has none."""
     where = f"config file {path}, table [{SCREENS}]"
-    found = read_toml(path).get(SCREENS, {})
-    genes = found.pop("genes") if isinstance(found, dict) and isinstance(found.get("genes"), str) else None
-    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+    screens = read_toml(path).get(SCREENS, {})
+    genes = (
+        screens.pop("genes") if isinstance(screens, dict) and isinstance(screens.get("genes"), str) else None
+    )
+    if not isinstance(screens, dict) or not all(isinstance(one, dict) for one in screens.values()):
         raise ConfigError(f"{where}: expected a table [{SCREENS}.NAME] for each screen")
     if genes not in (None, *JOINED_ON):
         raise ConfigError(f"{where}: genes is '{genes}'; expected one of {', '.join(JOINED_ON)}")
-    weights = {name: one.pop("weight") for name, one in found.items() if "weight" in one}
-    for name, one in found.items():
+    weights = {name: one.pop("weight") for name, one in screens.items() if "weight" in one}
+    for name, one in screens.items():
         if not isinstance(one.get("file"), str):
             raise ConfigError(f"{where}: '{name}' names no file; expected file = \"SCREEN.h5ad\"")
         DataConfig().updated(
@@ -204,12 +206,12 @@ def screens_of(path: str | Path) -> Screens:
             raise ConfigError(
                 f"{where}: '{name}' has the weight {weight!r}; expected a number above 0 such as 2.0"
             )
-    return Screens(found, genes, {name: float(weight) for name, weight in weights.items()})
+    return Screens(screens, genes, {name: float(weight) for name, weight in weights.items()})
 
 
 def table_of(values: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     """The table `[data]` among the values of a TOML file."""
-    found = values.get(TABLE, {})
-    if not isinstance(found, dict):
-        raise ConfigError(f"config file {path}: {TABLE} is {found!r}; expected a table [{TABLE}] of options")
-    return found
+    table = values.get(TABLE, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"config file {path}: {TABLE} is {table!r}; expected a table [{TABLE}] of options")
+    return table

@@ -59,8 +59,8 @@ class Place:
 
 def place() -> Place:
     """The place of this process: of torchrun, of RANK and WORLD_SIZE as a job array sets them, or of srun; else alone."""
-    if (found := launched()) is not None:
-        return found
+    if (started := launched()) is not None:
+        return started
     names = ("RANK", "WORLD_SIZE")
     if not any(name in os.environ for name in names) and os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
         names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
@@ -85,17 +85,17 @@ def launched() -> Place | None:
 
 def is_first() -> bool:
     """Whether this process is the one that writes files and speaks to the user."""
-    found = launched()
-    if found is not None:
-        return found.rank == 0
+    started = launched()
+    if started is not None:
+        return started.rank == 0
     return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
 
 
 def world_size(options: TrainingConfig) -> int:
     """How many processes fit together under `options`, here."""
-    found = launched()
-    if found is not None:
-        return found.world
+    started = launched()
+    if started is not None:
+        return started.world
     if options.devices != "auto":
         return options.devices * options.nodes
     import torch
@@ -105,9 +105,9 @@ def world_size(options: TrainingConfig) -> int:
 
 def require_one(command: str) -> None:
     """Refuse several processes of a command that one runs."""
-    if (found := place()).world > 1:
+    if (here := place()).world > 1:
         raise ConfigError(
-            f"{command}: expected one process, found {found.world}; run it without torchrun, "
+            f"{command}: expected one process, found {here.world}; run it without torchrun, "
             "which fit, predict and screen can use"
         )
 
@@ -120,8 +120,8 @@ def together(cpu: bool, seconds: float) -> Iterator[None]:
     """
     import torch
 
-    found = launched()
-    begins = found is not None and found.world > 1 and not torch.distributed.is_initialized()
+    started = launched()
+    begins = started is not None and started.world > 1 and not torch.distributed.is_initialized()
     try:
         if begins:
             torch.distributed.init_process_group(
@@ -152,9 +152,9 @@ def wait_for_all() -> None:
 
 def in_turn(make: Callable[[], T]) -> T:
     """What `make` gives: the first process calls it before the others, who find the files that it left."""
-    found = make() if (first := is_first()) else None
+    made = make() if (first := is_first()) else None
     wait_for_all()
-    return found if first else make()  # type: ignore[return-value]
+    return made if first else make()  # type: ignore[return-value]
 
 
 def _lost_another(error: RuntimeError) -> bool:

@@ -36,8 +36,8 @@ def inspect(
     from scdfm.data.inspection import inspect as look
     from scdfm.data.inspection.inspection import text
 
-    found = look(data)
-    typer.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False) if as_json else text(found))
+    inspection = look(data)
+    typer.echo(json.dumps(inspection.to_dict(), indent=1, allow_nan=False) if as_json else text(inspection))
 
 
 @app.command()

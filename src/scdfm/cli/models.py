@@ -296,12 +296,12 @@ def _measured(source: Run, test: bool, context: dict[str, str]) -> list[str] | N
     from scdfm.run.contexts import every_condition
     from scdfm.run.extrapolation import unknown, untold
 
-    asked = source.split.test if test else every_condition(source, context)
-    left = unknown(source.encoder, asked)
-    if 0 < len(left) < len(asked) and is_first():
-        typer.echo(untold(left, len(asked), "test conditions" if test else "conditions"), err=True)
+    conditions = source.split.test if test else every_condition(source, context)
+    left = unknown(source.encoder, conditions)
+    if 0 < len(left) < len(conditions) and is_first():
+        typer.echo(untold(left, len(conditions), "test conditions" if test else "conditions"), err=True)
     # Where none can be predicted, the prediction itself says why.
-    return [name for name in asked if name not in left] or (None if test else list(asked))
+    return [name for name in conditions if name not in left] or (None if test else list(conditions))
 
 
 def _pairs(targets: list[str]) -> list[str]:
@@ -334,13 +334,13 @@ def _submit(
     require_free(out, overwrite)
     genes = None if gene_axis is None else read_names(gene_axis, "file of genes")
     copied = [name.strip() for name in (copy or "").split(",") if name.strip()]
-    found = submission(
+    submitted = submission(
         source, names, controls, n_cells=cells, gene_axis=genes, copy=copied, context=context or None, seed=seed,
         progress=progress, device=device, say=warn if progress else None,
     )  # fmt: skip
-    write_h5ad(found, out)
-    n_control = int((found.obs["target"] == CONTROL_LABEL).sum())
+    write_h5ad(submitted, out)
+    n_control = int((submitted.obs["target"] == CONTROL_LABEL).sum())
     typer.echo(
-        f"{out}: {found.n_obs - n_control} predicted and {n_control} control cells × {found.n_vars} genes\n"
-        f"counts: {found.uns['scdfm']['counts']}"
+        f"{out}: {submitted.n_obs - n_control} predicted and {n_control} control cells × {submitted.n_vars} genes\n"
+        f"counts: {submitted.uns['scdfm']['counts']}"
     )

@@ -117,28 +117,28 @@ def cells_of(file: Path) -> dict[str, int]:
         ) from error
     if rows and not rows[0][-1].strip().isdecimal():
         rows = rows[1:]
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for row in rows:
-        if len(row) != 2 or not row[1].strip().isdecimal() or not row[0].strip() or row[0].strip() in found:
+        if len(row) != 2 or not row[1].strip().isdecimal() or not row[0].strip() or row[0].strip() in sizes:
             raise DataError(
                 f"table of cells {file}: line '{','.join(row)}'; expected a condition, once, and its number of cells, "
                 "A+B,128: correct it"
             )
-        found[row[0].strip()] = int(row[1])
-    if not found:
+        sizes[row[0].strip()] = int(row[1])
+    if not sizes:
         raise DataError(f"table of cells {file} names no condition; expected lines such as A+B,128")
-    return found
+    return sizes
 
 
 def pairs_of(texts: list[str], option: str, example: str) -> dict[str, str]:
     """The columns and values of texts such as COLUMN=VALUE."""
-    found = {}
+    pairs = {}
     for text in texts:
         column, sign, value = text.partition("=")
         if not sign or not column:
             raise ConfigError(f"{option} {text}: expected COLUMN=VALUE, e.g. {example}")
-        found[column] = value
-    return found
+        pairs[column] = value
+    return pairs
 
 
 def number_or_text(text: str) -> float | str:

@@ -31,10 +31,10 @@ def download(
     """Download a public data set once; it is checked against its recorded hash ever after."""
     from scdfm.datasets import SETS, download_set
 
-    found = download_set(name, out, progress=not quiet)
-    typer.echo("\n".join(map(str, found)))
+    files = download_set(name, out, progress=not quiet)
+    typer.echo("\n".join(map(str, files)))
     if name in SETS:
-        typer.echo(f"fit with --features {name}:{','.join(map(str, found))}")
+        typer.echo(f"fit with --features {name}:{','.join(map(str, files))}")
 
 
 @app.command()
@@ -151,20 +151,24 @@ def peers(
 
     if action not in ("install", "check", "list"):
         raise ConfigError(f"peers {action}: expected install, check or list")
-    chosen = [peer(name) for name in names or PEERS]
+    methods = [peer(name) for name in names or PEERS]
     if action == "install" and not names:
         raise ConfigError(f"peers install: name one or more of {', '.join(PEERS)}, or check all")
     good = True
-    for one in chosen:
+    for one in methods:
         if action == "check":
             from scdfm.peers.bundled import check
 
-            found = check(one)
-            good = good and found.good
-            words = found.words
+            checked = check(one)
+            good = good and checked.good
+            words = checked.words
         else:
-            told = install(one) if action == "install" else one.installed
-            words = f"{told['packages']} packages, {told['mib']:,} MiB" if told else "not installed"
+            installed = install(one) if action == "install" else one.installed
+            words = (
+                f"{installed['packages']} packages, {installed['mib']:,} MiB"
+                if installed
+                else "not installed"
+            )
         typer.echo(f"{one.name}: {words}")
     if action == "install":
         typer.echo(f"environments: {environments()}")

@@ -66,15 +66,15 @@ def evaluate(
         from scdfm.run import Run
 
         training = Run.load(run)
-    asked: Any = predicted
+    prediction: Any = predicted
     cells: Any
     if protocol == "vcc2026":
         reader = screen if training is None else screen.over(training.manifest.reading)
-        asked, cells = reader.counts(predicted, real)
+        prediction, cells = reader.counts(predicted, real)
     else:
         cells = screen.read(real) if training is None else screen.read_of(real, training)
     result = evaluate_files(
-        asked, cells, new_folder(out), training=training, protocol=protocol,  # type: ignore[arg-type]
+        prediction, cells, new_folder(out), training=training, protocol=protocol,  # type: ignore[arg-type]
         metrics=None if metrics is None else [one.strip() for one in metrics.split(",")],
         name=name, against=against, against_name=against_name, seed=seed, predicted_key=predicted_key,
         backed=screen.backed, progress=not quiet,

@@ -124,11 +124,11 @@ class Reader:
         if genes not in (None, *JOINED_ON):
             raise ConfigError(f"--genes {genes}: expected one of {', '.join(JOINED_ON)}")
         if bool(files) == bool(named):
-            found = (
+            count = (
                 f"{len(files)} files and {len(named)} tables [screens.NAME] of --config" if named else "none"
             )
             raise ConfigError(
-                f"which screens? {found} given; expected DATA files, or a config file that names them"
+                f"which screens? {count} given; expected DATA files, or a config file that names them"
             )
         if len(files) == 1:
             if genes is not None:
@@ -253,7 +253,7 @@ def _annotations(defaults: dict[str, Any]) -> dict[str, Any]:
     """The options by name; --help shows what stands where they are not given."""
     from scdfm.options import DataConfig
 
-    found: dict[str, Any] = {"config": Annotated[Path | None, _CONFIG]}
+    parameters: dict[str, Any] = {"config": Annotated[Path | None, _CONFIG]}
     for name, field in DataConfig.model_fields.items():
         default = defaults.get(name, field.get_default(call_default_factory=True))
         kind = list[str] if name in REPEATED else int if field.annotation is int else str
@@ -261,8 +261,8 @@ def _annotations(defaults: dict[str, Any]) -> dict[str, Any]:
             FLAGS.get(name, f"--{name.replace('_', '-')}"), help=field.description,
             show_default=str(default) if default else False,
         )  # fmt: skip
-        found[name] = Annotated[kind | None, option]
-    return found | {"backed": Annotated[bool | None, _BACKED]}
+        parameters[name] = Annotated[kind | None, option]
+    return parameters | {"backed": Annotated[bool | None, _BACKED]}
 
 
 def _columns(text: str) -> tuple[str, ...]:

@@ -73,27 +73,27 @@ def screen(
     from scdfm.screening import screen as screen_conditions
 
     loaded = [Run.load(run) for run in runs]
-    found = screen_conditions(
+    ranked = screen_conditions(
         loaded, out=out, targets=None if targets is None else names_of(targets, run=loaded[0]),
         order=order, conditions=names_of(*conditions, run=loaded[0]) if conditions else None, setting=setting,
         genome=genome, cells=cells, rank_by=rank_by, propose=propose,
         keep_cells=keep_cells, controls=controls, seed=seed, resume=resume, progress=not quiet,
         say=None if quiet else typer.echo,
     )  # fmt: skip
-    typer.echo(_told(found, out))
+    typer.echo(_told(ranked, out))
 
 
-def _told(found: Screen, out: Path) -> str:
+def _told(ranked: Screen, out: Path) -> str:
     """What is said of a screen at its end: its first conditions and its files, or what other ranks have left to do."""
-    if not found.is_complete:
-        left = len(found.store.missing())
+    if not ranked.is_complete:
+        left = len(ranked.store.missing())
         return f"{out}: this rank is done, {left} shards are left to others; the last one writes the table"
     shown = ["rank", "condition", "score", "energy", "uncertainty", "novelty", "kind"]
-    first = found.table[shown].head(SHOWN)
+    first = ranked.table[shown].head(SHOWN)
     lines = [first.to_string(index=False, float_format=lambda value: f"{value:.4g}")]
-    if found.proposed:
-        lines.append(f"measure next: {', '.join(found.proposed)}")
-    lines.append(f"{len(found.table):,} conditions: {out / 'table.parquet'}, {out / 'screen.html'}")
+    if ranked.proposed:
+        lines.append(f"measure next: {', '.join(ranked.proposed)}")
+    lines.append(f"{len(ranked.table):,} conditions: {out / 'table.parquet'}, {out / 'screen.html'}")
     return "\n".join(lines)
 
 
@@ -139,7 +139,7 @@ def identify(
     from scdfm.screening import identify
 
     loaded = Run.load(run)
-    found = identify(
+    identification = identify(
         loaded, observed, condition=condition, order=order,
         targets=None if targets is None else names_of(targets, run=loaded),
         setting=setting, screen=screen, cells=cells,
@@ -147,9 +147,11 @@ def identify(
     )  # fmt: skip
     if out is not None:
         with written_whole(out) as path:
-            found.table.to_csv(path, index=False)
+            identification.table.to_csv(path, index=False)
     shown = ["rank", "condition", "energy", "mean_distance", "probability", "part"]
     typer.echo(
-        found.table[shown].head(SHOWN).to_string(index=False, float_format=lambda value: f"{value:.4g}")
+        identification.table[shown]
+        .head(SHOWN)
+        .to_string(index=False, float_format=lambda value: f"{value:.4g}")
     )
-    typer.echo(str(found))
+    typer.echo(str(identification))
