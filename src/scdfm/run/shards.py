@@ -204,7 +204,6 @@ def predict_to(
     out: str | Path,
     conditions: Sequence[str] | None = None,
     controls: CellTable | ad.AnnData | str | Path | None = None,
-    *,
     n_cells: int | None = None,
     genes: Sequence[str] | None = None,
     seed: int = 0,
