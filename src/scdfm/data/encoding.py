@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scdfm.condition_tensors import ConditionShape, ConditionTensors
 from scdfm.data.conditions import DOSE_SIGN, Condition, Perturbation, Vocabulary, near, parse
 from scdfm.data.features import FeatureTable
+from scdfm.data.labels import listed
 from scdfm.errors import ConditionError
 
 NONE: Final = float("nan")
@@ -243,12 +244,12 @@ class ConditionEncoder:
             if key not in given:
                 raise ConditionError(
                     f"condition '{name}' has no covariate '{key}', which the model was trained with; write "
-                    f"'{name}|{key}=...' with one of {_listed(values)}"
+                    f"'{name}|{key}=...' with one of {listed(values)}"
                 )
             if given[key] not in values:
                 raise ConditionError(
                     f"condition '{name}': '{given[key]}' is no known value of covariate '{key}'; expected one of "
-                    f"{_listed(values)}{near(given[key], values)}, or control cells of it, which place it "
+                    f"{listed(values)}{near(given[key], values)}, or control cells of it, which place it "
                     f"(--controls FILE --context '{key}={given[key]}', controls=..., context=...)"
                 )
             places.append(first + values.index(given[key]))
@@ -272,8 +273,3 @@ def _filled(lists: Sequence[Sequence[float]], width: int, empty: float) -> torch
     for place, values in enumerate(lists):
         filled[place, : len(values)] = values
     return torch.from_numpy(filled)
-
-
-def _listed(values: Sequence[str], most: int = 10) -> str:
-    shown = ", ".join(f"'{value}'" for value in values[:most])
-    return shown + (f" and {len(values) - most} more" if len(values) > most else "")

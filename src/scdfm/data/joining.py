@@ -17,16 +17,7 @@ from scdfm.data.conditions import CONTROL, SCREEN, parse
 from scdfm.data.design import Design
 from scdfm.data.labels import label_cells, listed
 from scdfm.data.naming import Naming
-from scdfm.data.stored import (
-    BLOCK_ROWS,
-    Matrix,
-    RowsWriter,
-    StoredMatrix,
-    blocks,
-    gathered,
-    in_memory,
-    subset,
-)
+from scdfm.data.stored import BLOCK_ROWS, Matrix, blocks, gathered, stacked, subset
 from scdfm.data.values import Scale
 from scdfm.errors import ConfigError, DataError
 
@@ -101,7 +92,7 @@ def _under_names(
     for column, values in labelled.columns.items():
         obs[column] = values
     return CellTable(
-        X=_stacked(list(parts.values()), len(genes)),
+        X=stacked(*parts.values()),
         genes=np.array(genes, dtype=np.str_),
         obs=obs,
         conditions=conditions,
@@ -201,17 +192,6 @@ def _obs(screens: Mapping[str, CellTable], design: Design) -> pd.DataFrame:
                 f"obs column '{column}', by which controls are matched, is missing in some of {_all(screens)}"
             )
     return joined
-
-
-def _stacked(parts: Sequence[Matrix], width: int) -> Matrix:
-    """The rows of all parts, on disk where one of them is."""
-    if not any(isinstance(part, StoredMatrix) for part in parts):
-        return sp.csr_matrix(sp.vstack([in_memory(part) for part in parts], format="csr"))
-    writer = RowsWriter(width)
-    for part in parts:
-        for block in blocks(part):
-            writer.append(sp.csr_matrix(block))
-    return writer.finished()
 
 
 def _told(

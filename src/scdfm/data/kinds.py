@@ -15,6 +15,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from scdfm.data.source import Source
+from scdfm.data.stored import mapped
 from scdfm.data.tables import READ_ERRORS, reason
 from scdfm.errors import DataError
 from scdfm.options import Values
@@ -198,7 +199,7 @@ def _of_fractions(values: sp.csr_matrix, highest: float) -> Recognised:
 
 def _undone(values: sp.csr_matrix, highest: float) -> tuple[Kind, str] | None:
     """The transform whose undoing leaves one total for all cells, or multiples of one count in each; None without one."""
-    undone = {name: _with(values, UNDO[name]) for name in UNDO if name == "linear" or highest <= MOST[name]}
+    undone = {name: mapped(values, UNDO[name]) for name in UNDO if name == "linear" or highest <= MOST[name]}
     spreads = {name: _spread(each) for name, each in undone.items()}
     best = min(spreads, key=lambda name: spreads[name])
     if spreads.get("log1p", np.inf) < max(_ALIKE, 10 * spreads[best]):  # cells so alike that any undoing fits
@@ -216,10 +217,6 @@ def _undone(values: sp.csr_matrix, highest: float) -> tuple[Kind, str] | None:
             said = undoing.get(name, f"undoing {kinds[name]}, ")
             return kinds[name], f"; {said}a cell's values are multiples of one count"
     return None
-
-
-def _with(values: sp.csr_matrix, undo: Callable[[Floats], Floats]) -> sp.csr_matrix:
-    return sp.csr_matrix((undo(values.data), values.indices, values.indptr), shape=values.shape)
 
 
 def _totals(values: sp.csr_matrix) -> Floats:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.optimize import minimize_scalar
 
-from scdfm.data.stored import Matrix
+from scdfm.data.stored import Matrix, mapped
 
 Floats = npt.NDArray[np.float64]
 
@@ -59,9 +59,7 @@ def base_of(X: Matrix) -> str:
     rows = np.unique(np.linspace(0, X.shape[0] - 1, SHOWN_CELLS).astype(int))
     cells = sp.csr_matrix(X[rows])
     for base, factor in {"e": 1.0, **BASES}.items():
-        factors = size_factors(
-            sp.csr_matrix((cells.data * factor, cells.indices, cells.indptr), shape=cells.shape)
-        )
+        factors = size_factors(mapped(cells, lambda x, factor=factor: x * factor))  # type: ignore[misc]
         if np.isfinite(factors).sum() > 0.5 * len(factors):
             return base
     return ""

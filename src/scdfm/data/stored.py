@@ -12,7 +12,7 @@ import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -189,10 +189,7 @@ class StoredMatrix:
 
     def compacted(self) -> StoredMatrix:
         """These rows and columns in scratch files of their own, so that nothing else is read along with them."""
-        writer = RowsWriter(self.shape[1])
-        for block in blocks(self):
-            writer.append(block)
-        return writer.finished()
+        return written(blocks(self), self.shape[1])
 
     def sum(self) -> float:
         """Sum of all values, in float64."""
@@ -227,15 +224,12 @@ def in_memory(X: Matrix) -> sp.csr_matrix:
     return sp.csr_matrix(X[:]) if isinstance(X, StoredMatrix) else X.copy()
 
 
-def stacked(first: Matrix, second: Matrix) -> Matrix:
-    """The rows of both, in memory where both are."""
-    if not isinstance(first, StoredMatrix) and not isinstance(second, StoredMatrix):
-        return sp.csr_matrix(sp.vstack([first, second]))
-    writer = RowsWriter(first.shape[1])
-    for X in (first, second):
-        for block in blocks(X):
-            writer.append(block)
-    return writer.finished()
+def stacked(*parts: Matrix) -> Matrix:
+    """The rows of all, in memory where all are."""
+    loaded = [part for part in parts if not isinstance(part, StoredMatrix)]
+    if len(loaded) == len(parts):
+        return sp.csr_matrix(sp.vstack(loaded, format="csr"))
+    return written((block for part in parts for block in blocks(part)), parts[0].shape[1])
 
 
 def gathered(parts: Iterable[sp.csr_matrix], like: Matrix, width: int | None = None) -> Matrix:
@@ -244,10 +238,20 @@ def gathered(parts: Iterable[sp.csr_matrix], like: Matrix, width: int | None = N
     if not isinstance(like, StoredMatrix):
         empty = sp.csr_matrix(np.empty((0, width), dtype=np.float32))
         return sp.csr_matrix(sp.vstack([empty, *parts], format="csr"))
+    return written(parts, width)
+
+
+def written(parts: Iterable[sp.csr_matrix], width: int) -> StoredMatrix:
+    """The rows of all `parts`, of `width` columns, on disk."""
     writer = RowsWriter(width)
     for part in parts:
         writer.append(part)
     return writer.finished()
+
+
+def mapped(X: sp.csr_matrix, change: Callable[[npt.NDArray[np.float64]], npt.NDArray[Any]]) -> sp.csr_matrix:
+    """The stored values through `change`, which keeps 0, in float64."""
+    return sp.csr_matrix((change(X.data.astype(np.float64)), X.indices, X.indptr), shape=X.shape)
 
 
 def blocks(X: Matrix, height: int | None = None) -> Iterator[sp.csr_matrix]:

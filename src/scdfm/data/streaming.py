@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from scdfm.data.kinds import sample
 from scdfm.data.stored import BLOCK_ROWS, Matrix, RowsWriter, StoredMatrix
-from scdfm.data.tables import READ_ERRORS, reason
+from scdfm.data.tables import READ_ERRORS, values_of
 from scdfm.data.values import Check, Reading, Scale, median_total, to_csr, to_log1p, totals
 from scdfm.errors import DataError
 
@@ -48,7 +48,9 @@ def _streamed(
     columns: Rows | None,
 ) -> tuple[StoredMatrix, Scale]:  # fmt: skip
     """One pass over `matrix`; a second, ahead of it, where the median total has to be known first."""
-    reading = reading.of(_of(_seen(matrix, rows, where), columns), where)
+    with values_of(where):
+        seen = sample(matrix, rows)
+    reading = reading.of(_of(seen, columns), where)
     check = Check(reading, genes, where)
     target = None
     if reading.target_sum is not None:
@@ -59,16 +61,6 @@ def _streamed(
         writer.append(reading.converted(block if target is None else reading.linear(block), target))
     check.whole()
     return writer.finished(), reading.scale(target)
-
-
-def _seen(matrix: Any, rows: Rows | None, where: str) -> sp.csr_matrix:
-    """Some cells, by which values are recognised."""
-    try:
-        return sample(matrix, rows)
-    except (*READ_ERRORS, IndexError) as error:
-        raise DataError(
-            f"{where} cannot be read ({reason(error)}); write the file anew (write_h5ad)"
-        ) from error
 
 
 def _target(
@@ -105,12 +97,8 @@ def _row_blocks(
         )
         if block_rows is not None and not len(block_rows):
             continue
-        try:
+        with values_of(where):
             part = matrix[low:high]  # files read slices fast and lists of rows slowly
-        except (*READ_ERRORS, IndexError) as error:
-            raise DataError(
-                f"{where} cannot be read ({reason(error)}); write the file anew (write_h5ad)"
-            ) from error
         block = _of(to_csr(part, block_rows, where), columns)
         yield done, block
         done += block.shape[0]

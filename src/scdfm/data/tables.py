@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+
+from scdfm.errors import DataError, ScdfmError
 
 # What h5py, zarr and anndata raise on files that are truncated, of another kind or of another version.
 READ_ERRORS: Final = (
@@ -36,6 +39,19 @@ _KINDS: Final = 200_000  # kinds of cells, of all columns together
 def reason(error: BaseException) -> str:
     """The kind of a library's error and the start of its text, on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+@contextlib.contextmanager
+def values_of(where: str) -> Iterator[None]:
+    """A block that reads values of a matrix; DataError where they cannot be read."""
+    try:
+        yield
+    except ScdfmError:
+        raise
+    except (*READ_ERRORS, IndexError) as error:
+        raise DataError(
+            f"{where} cannot be read ({reason(error)}); write the file anew (write_h5ad)"
+        ) from error
 
 
 def is_read_error(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ its word: logarithms of another kind become log1p, and with a `target_sum` anyth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, get_args
 
@@ -16,8 +16,9 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from scdfm.data.kinds import MEANING, MOST, OPTIONS, UNDO, recognise, sample
-from scdfm.data.tables import READ_ERRORS, reason
-from scdfm.errors import DataError, ScdfmError
+from scdfm.data.stored import mapped
+from scdfm.data.tables import values_of
+from scdfm.errors import DataError
 from scdfm.options import Values
 
 _BLOCK_VALUES: Final = 8_000_000  # values of one dense block on its way to CSR
@@ -60,15 +61,9 @@ def to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, where: str) -> sp.cs
     Its dtype stays (half precision becomes float32, another byte order this machine's). Dense input goes through in
     blocks of rows. DataError where it is not a matrix of real numbers.
     """
-    try:
+    with values_of(where):
         csr = _as_csr(matrix, rows, where)
         csr.check_format(full_check=True)
-    except ScdfmError:
-        raise
-    except (*READ_ERRORS, IndexError) as error:
-        raise DataError(
-            f"{where} cannot be read ({reason(error)}); write the file anew (write_h5ad)"
-        ) from error
     if not csr.has_canonical_format and csr.dtype.kind in "bui":
         csr = csr.astype(np.int64)  # a sum of small integers must not overflow
     csr.sum_duplicates()
@@ -192,7 +187,7 @@ class Reading:
 
     def linear(self, csr: sp.csr_matrix) -> sp.csr_matrix:
         """Values without their logarithm, float64 unless they had none."""
-        return csr if self.expected == "linear" else _mapped(csr, UNDO[self.expected])
+        return csr if self.expected == "linear" else mapped(csr, UNDO[self.expected])
 
     def converted(self, csr: sp.csr_matrix, target: float | None) -> sp.csr_matrix:
         """log1p values (float32) of checked ones; with a `target`, of `linear` ones normalised to it."""
@@ -201,19 +196,14 @@ class Reading:
         if self.expected == "log1p":
             return csr.astype(np.float32, copy=False)
         if self.expected == "log1p-twice":
-            return _mapped(csr, np.expm1).astype(np.float32)
-        return _mapped(csr, lambda x: x * np.log({"log2": 2.0, "log10": 10.0}[self.expected])).astype(
+            return mapped(csr, np.expm1).astype(np.float32)
+        return mapped(csr, lambda x: x * np.log({"log2": 2.0, "log10": 10.0}[self.expected])).astype(
             np.float32
         )
 
     def scale(self, target: float | None) -> Scale:
         """What the values are once they are converted."""
         return Scale(target_sum=target, declared="log1p" if target is None else "counts", values=self.values)
-
-
-def _mapped(csr: sp.csr_matrix, change: Callable[[Any], Any]) -> sp.csr_matrix:
-    """The stored values through `change`, which keeps 0, in float64."""
-    return sp.csr_matrix((change(csr.data.astype(np.float64)), csr.indices, csr.indptr), shape=csr.shape)
 
 
 def _declare(values: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from scdfm.data import CONTROL
 from scdfm.data.scales import BASES, Rescaling, base_of, rescaling
-from scdfm.data.stored import Matrix, subset
+from scdfm.data.stored import Matrix, mapped, subset
 from scdfm.errors import DataError
 from scdfm.run.trained import Trained
 
@@ -75,16 +75,8 @@ def _of_totals(
     if 1 / FAR < factor < FAR:
         return None
 
-    def moved(change: Callable[[np.ndarray], np.ndarray]) -> sp.csr_matrix:
-        return sp.csr_matrix(
-            (change(cells.data.astype(np.float64)), cells.indices, cells.indptr), shape=cells.shape
-        )
-
-    candidates = {
-        Rescaling(f"counts multiplied by about {factor:.2g}", factor): moved(
-            lambda x: np.log1p(factor * np.expm1(x))
-        )
-    }
+    changed = mapped(cells, lambda x: np.log1p(factor * np.expm1(x)))
+    candidates = {Rescaling(f"counts multiplied by about {factor:.2g}", factor): changed}
     for base, ln in bases.items():
         natural = sp.csr_matrix(cells * ln)
         if 1 / AS_MUCH < _total(natural) / total < AS_MUCH:

@@ -199,15 +199,6 @@ def covariate_guesses(obs: pd.DataFrame, untreated: pd.Series, taken: Sequence[s
     return guesses
 
 
-def batch_columns(obs: pd.DataFrame, untreated: pd.Series, taken: Sequence[str]) -> list[str]:
-    """Columns of batches whose every value among perturbed cells has control cells: controls can be matched by them."""
-    return [
-        column
-        for column in named(obs, BATCH_NAMES, taken)
-        if 2 <= obs[column].nunique() <= 1000 and not uncontrolled(obs[column], untreated)
-    ]
-
-
 def uncontrolled(values: pd.Series, untreated: pd.Series) -> list[str]:
     """Values that perturbed cells have and control cells have not, sorted."""
     texts = values.astype(str)
@@ -216,8 +207,7 @@ def uncontrolled(values: pd.Series, untreated: pd.Series) -> list[str]:
 
 def decides(one: pd.Series, other: pd.Series) -> bool:
     """Whether each value of `one` stands with one value of `other` only."""
-    pairs = distinct_pairs(one, other)
-    return bool(pairs["one"].is_unique)
+    return bool(distinct_pairs(one, other)["one"].is_unique)
 
 
 def distinct_pairs(one: pd.Series, other: pd.Series) -> pd.DataFrame:

@@ -125,9 +125,8 @@ class _Inspector:
             return Inspection(*common, None, notes=tuple(self.notes), pitfalls=tuple(self.pitfalls))
         best, others = candidates[0], candidates[1:]
         labels = labels_of(self.obs, best.column, source.name)
-        self.decisions.extend(
-            decisions.decisions(best, others, spellings, self._frequencies(labels), self.obs)
-        )
+        counts = frequencies(labels, source.counts)
+        self.decisions.extend(decisions.decisions(best, others, spellings, counts, self.obs))
         alternatives = tuple(other.guess for other in others)
         return Inspection(*common, best.guess, alternatives, **self._design(best, labels, spellings))
 
@@ -232,9 +231,6 @@ class _Inspector:
             self.pitfalls.append(f"the labels cannot be read as they are: {error}")
             return None
 
-    def _frequencies(self, labels: pd.Series) -> Counter[str]:
-        return frequencies(labels, self.source.counts)
-
     def _sizes(self, names: Any) -> Counter[str]:
         """The number of cells of each of the `names` of the rows of obs."""
         counts = self.source.counts
@@ -287,7 +283,7 @@ def text(inspection: Inspection) -> str:
             *_holds(inspection),
             *_listed("decided", inspection.decisions),
             *_listed("notes", inspection.notes),
-            *_pitfalls(inspection),
+            *_listed("what could go wrong", inspection.pitfalls),
             *_line(inspection),
         ]
     )
@@ -327,10 +323,6 @@ def _sizes(inspection: Inspection) -> str:
     return ", ".join(
         f"{n:,} {_SIZES.get(size, f'of {size} targets')}" for size, n in (inspection.targets or {}).items()
     )
-
-
-def _pitfalls(inspection: Inspection) -> list[str]:
-    return _listed("what could go wrong", inspection.pitfalls)
 
 
 def _line(inspection: Inspection) -> list[str]:
