@@ -22,7 +22,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 import scdfm
-from scdfm.data.scales import size_factors
+from scdfm.data.kinds import size_factors
 from scdfm.evaluation import LOWER_IS_BETTER, evaluate
 from scdfm.seeds import numpy_rng
 

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from scdfm.data import read_cells
 from scdfm.data.inspection import inspect
-from scdfm.data.kinds import recognise
+from scdfm.data.kinds import base_of, recognise, rescaling, size_factors
 from scdfm.errors import DataError
 
 GENES = [f"G{i:02d}" for i in range(40)]
@@ -215,3 +215,62 @@ def test_a_declared_file_is_fitted_and_read_again_as_it_was(counts: Floats) -> N
     assert cells.scale.to_dict() == {
         "transform": "log1p", "target_sum": None, "declared": "log1p", "layer": None, "values": "log2",
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def drawn() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.poisson(rng.gamma(0.5, 3, 200) * rng.lognormal(0, 0.5, (80, 1)))
+
+
+def logged(drawn: np.ndarray, base: float = np.e, total: float = 1e4) -> np.ndarray:
+    return (np.log1p(drawn / drawn.sum(1, keepdims=True) * total) / np.log(base)).astype(np.float32)
+
+
+def two_conditions(X: np.ndarray) -> ad.AnnData:
+    obs = pd.DataFrame(
+        {"perturbation": ["control", "A"] * (len(X) // 2)}, index=[f"c{i}" for i in range(len(X))]
+    )
+    return ad.AnnData(sp.csr_matrix(X), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(X.shape[1])]))
+
+
+def test_the_factor_of_each_cell_gives_its_counts_back(drawn):
+    X = sp.csr_matrix(logged(drawn))
+    factors = size_factors(X)
+    np.testing.assert_allclose(factors, 1e4 / drawn.sum(1), rtol=1e-4)
+    np.testing.assert_array_equal(np.rint(np.expm1(X.toarray()) / factors[:, None]), drawn)
+
+
+def test_values_that_are_no_logarithms_of_counts_have_no_factor(drawn):
+    X = logged(drawn)
+    noisy = X * (1 + 0.01 * np.random.default_rng(1).normal(size=X.shape).astype(np.float32))
+    assert np.isnan(size_factors(sp.csr_matrix(noisy))).all()
+    assert base_of(sp.csr_matrix(noisy)) == ""
+
+
+@pytest.mark.parametrize(("base", "name"), [(np.e, "e"), (2, "2"), (10, "10")])
+def test_another_base_is_recognised_and_refused(drawn, base, name):
+    X = logged(drawn, base)
+    assert base_of(sp.csr_matrix(X)) == name
+    if name == "e":
+        read_cells(two_conditions(X))
+        return
+    with pytest.raises(DataError, match=rf"AnnData: X looks like .* log{name}\(1 \+ x\)"):
+        read_cells(two_conditions(X))
+    found = read_cells(two_conditions(X), values=f"log{name}")
+    np.testing.assert_allclose(found.X.toarray(), logged(drawn), rtol=1e-5)
+
+
+def test_a_real_file_is_in_natural_logarithms(shared):
+    found = ad.read_h5ad(shared / "data" / "perturbench_devel.h5ad")
+    assert base_of(sp.csr_matrix(found.X)) == "e"
+
+
+def test_what_brings_cells_to_another_scale(drawn):
+    X, shares = sp.csr_matrix(logged(drawn)), np.full(len(drawn), 1 / len(drawn))
+    assert rescaling(logged(drawn[::2]).mean(0), X, shares) is None
+    assert rescaling(logged(drawn, total=3e4).mean(0), X, shares).factor == pytest.approx(3, rel=0.05)
+    for base in (2, 10):
+        found = rescaling(logged(drawn[::2], base).mean(0), X, shares)
+        assert found.factor is None
+        assert f"log{base}" in found.words

@@ -14,10 +14,10 @@ from scdfm.data.cells import CellTable
 from scdfm.data.conditions import CONTROL, canonical, near, parse, targets
 from scdfm.data.design import Designed, texts
 from scdfm.data.gene_names import Genes, read_genes
+from scdfm.data.kinds import rescaling
 from scdfm.data.labels import spellings
 from scdfm.data.naming import Naming
 from scdfm.data.reading import read_cells
-from scdfm.data.scales import rescaling
 from scdfm.data.source import Source, open_source
 from scdfm.data.stored import Matrix, StoredMatrix, blocks
 from scdfm.data.stored import subset as chosen_cells

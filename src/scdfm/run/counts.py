@@ -18,7 +18,7 @@ import torch
 from scipy.stats import nbinom
 
 from scdfm.data import CONTROL
-from scdfm.data.scales import size_factors
+from scdfm.data.kinds import size_factors
 from scdfm.errors import DataError, RunError
 from scdfm.seeds import numpy_rng
 

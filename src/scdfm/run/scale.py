@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scdfm.data import CONTROL
-from scdfm.data.scales import BASES, Rescaling, base_of, rescaling
+from scdfm.data.kinds import BASES, Rescaling, base_of, rescaling
 from scdfm.data.stored import Matrix, mapped, subset
 from scdfm.errors import DataError
 from scdfm.run.trained import Trained
