@@ -210,7 +210,7 @@ def test_repeated_genes_and_huge_files_are_told(monkeypatch: pytest.MonkeyPatch)
     found = inspect(adata)
     assert "1 repeats" in one(found, "gene 'A' stands more than once")
     assert found.command is None
-    monkeypatch.setattr("scdfm.data.inspection.pitfalls.HUGE_GB", 1e-9)
+    monkeypatch.setattr("scdfm.data.inspection.advice.HUGE_GB", 1e-9)
     one(inspect(adata), "GB as sparse rows")
 
 

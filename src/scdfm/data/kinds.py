@@ -202,7 +202,9 @@ def _of_fractions(values: sp.csr_matrix, highest: float) -> Recognised:
 
 def _undone(values: sp.csr_matrix, highest: float) -> tuple[Kind, str] | None:
     """The transform whose undoing leaves one total for all cells, or multiples of one count in each; None without one."""
-    undone = {name: stored.mapped(values, UNDO[name]) for name in UNDO if name == "linear" or highest <= MOST[name]}
+    undone = {
+        name: stored.mapped(values, UNDO[name]) for name in UNDO if name == "linear" or highest <= MOST[name]
+    }
     spreads = {name: _spread(each) for name, each in undone.items()}
     best = min(spreads, key=lambda name: spreads[name])
     if spreads.get("log1p", np.inf) < max(_ALIKE, 10 * spreads[best]):  # cells so alike that any undoing fits

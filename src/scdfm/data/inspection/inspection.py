@@ -16,9 +16,8 @@ from scdfm.data import gene_names, kinds
 from scdfm.data.conditions import CONTROL, SEPARATOR, perturbation_of, targets
 from scdfm.data.design import Design, labels_of
 from scdfm.data.gene_names import read_genes
-from scdfm.data.inspection import columns, decisions, pitfalls
+from scdfm.data.inspection import advice, columns
 from scdfm.data.inspection.columns import Candidate, Guess
-from scdfm.data.inspection.command import fit_line
 from scdfm.data.inspection.labels import Genes, frequencies
 from scdfm.data.labels import label_cells
 from scdfm.data.naming import MISSING, Naming
@@ -95,7 +94,7 @@ class _Inspector:
         self.matrices = kinds.matrices(source)
         self.matrix = kinds.chosen(self.matrices)
         self.source = source.at(self.matrix.layer if self.matrix else None)
-        self.pitfalls.extend(pitfalls.matrix_pitfalls(self.matrices, self.matrix))
+        self.pitfalls.extend(advice.matrix_pitfalls(self.matrices, self.matrix))
         if self.matrix is None:
             self.pitfalls.append(
                 "no matrix holds counts or anything that log1p values can be made of; store the counts as X or as a layer"
@@ -108,7 +107,7 @@ class _Inspector:
         candidates = columns.candidates(self.obs, spellings, source.counts)
         column = candidates[0].meaning.naming.genes if candidates else None
         density, layer = (matrix.density, matrix.layer) if matrix else (0.0, None)
-        self.pitfalls.extend(pitfalls.file_pitfalls(source, density, layer, column))
+        self.pitfalls.extend(advice.file_pitfalls(source, density, layer, column))
         common = (
             str(source.path or source.name),
             source.n_cells,
@@ -126,7 +125,7 @@ class _Inspector:
         best, others = candidates[0], candidates[1:]
         labels = labels_of(self.obs, best.column, source.name)
         counts = frequencies(labels, source.counts)
-        self.decisions.extend(decisions.decisions(best, others, spellings, counts, self.obs))
+        self.decisions.extend(advice.decisions(best, others, spellings, counts, self.obs))
         alternatives = tuple(other.guess for other in others)
         return Inspection(*common, best.guess, alternatives, **self._design(best, labels, spellings))
 
@@ -149,7 +148,7 @@ class _Inspector:
         smiles, smiles_note = columns.smiles_guess(obs, labels, untreated)
         self.pitfalls.extend([smiles_note] if smiles_note else [])
         genes, aliases = self._genes(best, spellings)
-        self.pitfalls.extend(pitfalls.label_pitfalls(sorted(labels.unique()), naming, genes))
+        self.pitfalls.extend(advice.label_pitfalls(sorted(labels.unique()), naming, genes))
         unit = columns.unit_guess(obs, dose.column, untreated) if dose else None
         fields: dict[str, Any] = {
             "covariates": tuple(covariates), "dose": dose, "time": time, "smiles": smiles,
@@ -179,7 +178,7 @@ class _Inspector:
         self.decisions.extend(genes.notes)
         if genes.columns is not None:
             var = var.iloc[genes.columns]
-        return genes.names.tolist(), decisions.aliases(best, spellings, var, genes.names.tolist(), self.obs)
+        return genes.names.tolist(), advice.aliases(best, spellings, var, genes.names.tolist(), self.obs)
 
     def _line(
         self, best: Candidate, design: Design, smiles: Guess | None, names: Any, drugs: bool
@@ -188,9 +187,11 @@ class _Inspector:
         assert self.matrix is not None
         file = str(self.source.path or "DATA.h5ad")
         sizes = self._sizes(names)
-        line = fit_line(file, best.guess, best.meaning.naming, design, self.matrix, smiles, sizes, drugs)
+        line = advice.fit_line(
+            file, best.guess, best.meaning.naming, design, self.matrix, smiles, sizes, drugs
+        )
         if line is None:
-            self.pitfalls.append(pitfalls.nothing_to_hold_out(drugs))
+            self.pitfalls.append(advice.nothing_to_hold_out(drugs))
         return line
 
     def _note_groups(self, untreated: pd.Series, taken: Sequence[str], covariates: list[Guess]) -> None:
@@ -245,13 +246,13 @@ class _Inspector:
     ) -> dict[str, Any]:
         """Numbers of conditions and cells, and pitfalls of the targets."""
         sizes = self._sizes(names)
-        self.pitfalls.extend(pitfalls.size_pitfalls(sizes))
+        self.pitfalls.extend(advice.size_pitfalls(sizes))
         n_controls = sizes.pop(CONTROL, 0)
         plain = sorted({perturbation_of(name) for name in sizes})
         every = {target for name in plain for target in targets(name)}
         drugs = smiles or not every & set(genes)
         pitfall = gene_names.elsewhere(self.source, every) if drugs and not smiles else None
-        self.pitfalls.extend([pitfall] if pitfall else pitfalls.target_pitfalls(plain, genes, drugs, aliases))
+        self.pitfalls.extend([pitfall] if pitfall else advice.target_pitfalls(plain, genes, drugs, aliases))
         return {
             "n_conditions": len(sizes),
             "targets": dict(sorted(Counter(len(targets(name)) for name in sizes).items())),
