@@ -10,8 +10,8 @@ import pytest
 
 from scdfm.data import CONTROL
 from scdfm.datasets import combosciplex, combosciplex_split
-from scdfm.datasets.combosciplex import plus_label
 from scdfm.datasets.generated import generated_combosciplex
+from scdfm.datasets.screens import drug_label
 from scdfm.errors import ConditionError, DataError
 
 
@@ -68,6 +68,6 @@ def test_the_published_split(published: ad.AnnData) -> None:
 
 
 def test_labels() -> None:
-    assert [plus_label(label) for label in ("control+control", "DMSO", "A+control", "control+A", "B+A")] == [
+    assert [drug_label(label) for label in ("control+control", "DMSO", "A+control", "control+A", "B+A")] == [
         "control", "control", "control+A", "control+A", "B+A",
     ]  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 from scdfm.data import CONTROL, CellTable, additive_split, canonical
 from scdfm.datasets import norman
 from scdfm.datasets.generated import generated_norman
-from scdfm.datasets.norman import plus_label
+from scdfm.datasets.screens import gene_label
 from scdfm.errors import ConditionError, DataError
 
 
@@ -101,7 +101,7 @@ def test_the_37_test_doubles_of_each_fold_are_those_of_the_published_algorithm(
 ) -> None:
     """Norman's 125 doubles, spelled `A_B`: seed 42 + fold, shuffle the sorted names, the first 30% are tested."""
     listed = pd.read_csv(shared / "data" / "norman_double_regression.csv")["name"]
-    doubles = [plus_label(name) for name in listed]
+    doubles = [gene_label(name) for name in listed]
     assert len(doubles) == 125
     shuffled = np.array(sorted(doubles))
     np.random.RandomState(42 + fold).shuffle(shuffled)
@@ -120,14 +120,14 @@ def test_the_37_test_doubles_of_each_fold_are_those_of_the_published_algorithm(
     ],
 )  # fmt: skip
 def test_labels(label: str, plus: str) -> None:
-    assert plus_label(label) == plus
+    assert gene_label(label) == plus
 
 
 def test_what_is_no_norman_screen_is_told_in_one_line(published: ad.AnnData, tmp_path: Path) -> None:
     with pytest.raises(ConditionError, match=r"'A_B_C': expected at most two genes"):
-        plus_label("A_B_C")
+        gene_label("A_B_C")
     with pytest.raises(ConditionError, match=r"'\*': expected at most two genes"):
-        plus_label("*")
+        gene_label("*")
     with pytest.raises(
         DataError, match="obs has none of the condition columns condition, .*: use read_cells"
     ):

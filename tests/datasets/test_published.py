@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdfm.datasets.published import PUBLISHED_METRICS, published
+from scdfm.datasets.screens import PUBLISHED_METRICS, published
 
 
 def test_the_table_in_the_package_is_the_given_one(shared: Path) -> None:

@@ -17,7 +17,7 @@ from scdfm.benchmarking import Plan
 from scdfm.data import CellTable
 from scdfm.datasets import norman, published
 from scdfm.datasets.generated import generated_norman
-from scdfm.datasets.published import PUBLISHED_METRICS
+from scdfm.datasets.screens import PUBLISHED_METRICS
 from scdfm.errors import ConfigError, DataError, RunError
 from scdfm.processes import openmp_threads_kept
 from scdfm.reproduction import EXPERIMENTS, VARIANTS, Reproduction, reproduce

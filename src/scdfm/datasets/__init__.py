@@ -4,10 +4,8 @@
 path they download the published copy once.
 """
 
-from scdfm.datasets.combosciplex import combosciplex, combosciplex_split
-from scdfm.datasets.norman import norman
-from scdfm.datasets.published import published
 from scdfm.datasets.remote import REMOTES, SETS, download, download_set
+from scdfm.datasets.screens import combosciplex, combosciplex_split, norman, published
 
 __all__ = [
     "REMOTES",

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scdfm.datasets.combosciplex import TEST
+from scdfm.datasets.screens import TEST
 from scdfm.seeds import numpy_rng
 
 if TYPE_CHECKING:

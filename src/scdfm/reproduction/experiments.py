@@ -11,8 +11,8 @@ from scdfm.benchmarking import Contender
 from scdfm.config import Config, SplitConfig
 from scdfm.data import CellTable
 from scdfm.datasets import combosciplex, norman
-from scdfm.datasets.combosciplex import TEST
 from scdfm.datasets.generated import generated_combosciplex, generated_norman
+from scdfm.datasets.screens import TEST
 from scdfm.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pandas as pd
 from scdfm.benchmarking import Plan, Tables, aggregate, run_pieces
 from scdfm.data import CellTable
 from scdfm.datasets import published
-from scdfm.datasets.published import PUBLISHED_METRICS
+from scdfm.datasets.screens import PUBLISHED_METRICS
 from scdfm.errors import ConfigError
 from scdfm.files import write_text, written_whole
 from scdfm.jobs import begun

@@ -10,4 +10,6 @@ from scdfm.data.simulate.designs import (
 )
 from scdfm.data.simulate.screen import TARGET_SUM
 
-__all__ = ["INTERACTIONS", "TARGET_SUM", "hill", "simulate", "simulate_cell_types", "simulate_doses", "simulate_drugs"]  # fmt: skip
+__all__ = [
+    "INTERACTIONS", "TARGET_SUM", "hill", "simulate", "simulate_cell_types", "simulate_doses", "simulate_drugs",
+]  # fmt: skip
