@@ -24,9 +24,8 @@ from scdfm.screening.effect import Effect
 from scdfm.screening.ensemble import Calibration, Ensemble
 from scdfm.screening.job import untreated
 from scdfm.screening.page import write_page
-from scdfm.screening.ranking import Ranking
+from scdfm.screening.ranking import Ranking, Tabulator
 from scdfm.screening.store import Store
-from scdfm.screening.table import Tabulator
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
@@ -110,12 +109,12 @@ def large(run, tmp_path_factory) -> tuple[Path, pd.DataFrame]:
     names = tuple(sorted([*targets, *("+".join(sorted(pair)) for pair in itertools.combinations(targets, 2))],
                          key=lambda name: (name.count("+"), name)))  # fmt: skip
     ensemble = Ensemble((run,), tuple(run.genes[:12]))
-    store = Store(tmp_path_factory.mktemp("large"), names, 1024, ensemble.genes)
+    store = Store(tmp_path_factory.mktemp("large"), names, 1024, genes=ensemble.genes)
     controls = untreated(ensemble, run.controls, 0)
     alone = dict(zip(targets, rng.standard_normal((100, 12)), strict=True))
     means = np.array([sum(alone[part] for part in name.split("+")) for name in names])
     means += rng.standard_normal(means.shape) * rng.choice([0, 0.1, 2], (len(means), 1)) + controls.whole.mean
-    for shard in range(store.n_shards):
+    for shard in range(len(store)):
         here = slice(shard * store.size, (shard + 1) * store.size)
         store.write(shard, effects(means[here], rng), None)
     calibration = Calibration(1, 2, 8, "validation", 0.5)
@@ -123,7 +122,7 @@ def large(run, tmp_path_factory) -> tuple[Path, pd.DataFrame]:
     table = tabulator.table(Ranking.of("effect", ensemble))
     table["proposed"] = (table["rank"] <= 3) * table["rank"]
     write_page(store, table, ensemble, controls, calibration)
-    return store.path / "screen.html", table
+    return store.folder / "screen.html", table
 
 
 def opened(browser: str, page: Path, profile: Path, width: int = 1300) -> tuple[str, list[str]]:

@@ -320,7 +320,7 @@ def test_a_shard_is_a_minute_of_work_at_most_and_stays_what_it_was(run, tmp_path
         )
         screen = scdfm.screen(run, **options)
     assert screen.store.size == 2
-    screen.store.parts.path(1).unlink()
+    screen.store.path(1).unlink()
     assert scdfm.screen(run, **options, resume=True).store.size == 2
     assert scdfm.screen(run, **options | {"out": tmp_path / "t"}).store.size == 32
 
@@ -337,7 +337,7 @@ def test_folders_that_are_no_screen_or_damaged(run, finished, tmp_path):
     screen = scdfm.screen(run, **options)
     with pytest.raises(RunError, match="kept no cells"):
         screen.cells(screen.conditions[0])
-    shard = screen.store.parts.path(0)
+    shard = screen.store.path(0)
     shard.write_bytes(b"torn")
     with pytest.raises(RunError, match="remove it and go on with --resume"):
         scdfm.screen(run, **options, resume=True)

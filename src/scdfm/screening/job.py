@@ -25,10 +25,9 @@ from scdfm.screening.effect import Effect, Reference, Untreated
 from scdfm.screening.ensemble import Calibration, Ensemble, calibrating
 from scdfm.screening.interaction import GENES, interaction
 from scdfm.screening.page import write_page
-from scdfm.screening.ranking import Ranking, proposed
+from scdfm.screening.ranking import Ranking, Tabulator, proposed
 from scdfm.screening.space import chosen, members
 from scdfm.screening.store import CALIBRATION, PROPOSED, RECORD, TABLE, Screen, Store
-from scdfm.screening.table import Tabulator
 from scdfm.seeds import numpy_rng
 
 if TYPE_CHECKING:
@@ -99,8 +98,30 @@ def screen(
     Each condition draws from streams of its own: a screen killed and resumed, or shared, ends in the same bits on a CPU.
     """
     folder = Path(out).absolute()  # the working folder may change before its files are read
-    job = Job.prepared(runs, folder, targets, order, conditions, setting, genome, cells, propose, keep_cells, controls,
-                       seed, resume, rank_by, shard)  # fmt: skip
+    if cells < 2:
+        raise DataError(f"cells per condition: expected at least 2, found {cells}")
+    if propose < 0 or (shard is not None and shard < 1):
+        raise ConfigError(f"propose {propose}, shard {shard}: expected at least 0 and at least 1")
+    ensemble = Ensemble.of(runs)
+    screen_conditions = chosen(ensemble.first, targets, order, conditions, setting, genome)
+    ensemble.check(screen_conditions)
+    ranking = Ranking.of(rank_by, ensemble)
+    table = ensemble.control_table(controls)
+    calibrate, calibrated_by = calibrating(ensemble, seed)
+    names = tuple(dict.fromkeys([*screen_conditions, *calibrate]))
+    if shard is None:
+        shard = (part_size(folder / RECORD) if resume else None) or _at_once(ensemble, cells)
+    record = {
+        "runs": [run.manifest.digests["weights.safetensors"] for run in ensemble.runs],
+        "names": list(names), "calibrating": sorted(set(names) - set(screen_conditions)), "cells": cells, "seed": seed,
+        "keep_cells": keep_cells, "controls": table.digest(), "shard": shard, "genes": list(ensemble.genes),
+    }  # fmt: skip
+    here = place()
+    store = Store(begun(folder, RECORD, record, resume, here), names, shard, genes=ensemble.genes)
+    job = Job(
+        ensemble, table, untreated(ensemble, table, seed), store, here, ranking, frozenset(screen_conditions),
+        tuple(calibrate), calibrated_by, cells, propose, keep_cells, seed,
+    )  # fmt: skip
     if say is not None:
         said = job.estimate()
         say("every condition is predicted" if said is None else f"estimate: {said}")
@@ -125,38 +146,6 @@ class Job:
     propose: int
     keep_cells: bool
     seed: int
-
-    @classmethod
-    def prepared(
-        cls, runs: Run | Sequence[Run], out: Path, targets: Sequence[str] | None, order: int,
-        conditions: Sequence[str] | None, setting: str, genome: bool, cells: int, propose: int, keep_cells: bool,
-        controls: CellTable | AnnData | str | Path | None, seed: int, resume: bool, rank_by: str, shard: int | None,
-    ) -> Job:  # fmt: skip
-        """Check everything that was asked, before any work is done, and start or find the folder."""
-        if cells < 2:
-            raise DataError(f"cells per condition: expected at least 2, found {cells}")
-        if propose < 0 or (shard is not None and shard < 1):
-            raise ConfigError(f"propose {propose}, shard {shard}: expected at least 0 and at least 1")
-        ensemble = Ensemble.of(runs)
-        screen_conditions = chosen(ensemble.first, targets, order, conditions, setting, genome)
-        ensemble.check(screen_conditions)
-        ranking = Ranking.of(rank_by, ensemble)
-        table = ensemble.control_table(controls)
-        calibrate, calibrated_by = calibrating(ensemble, seed)
-        names = tuple(dict.fromkeys([*screen_conditions, *calibrate]))
-        if shard is None:
-            shard = (part_size(out / RECORD) if resume else None) or _at_once(ensemble, cells)
-        record = {
-            "runs": [run.manifest.digests["weights.safetensors"] for run in ensemble.runs],
-            "names": list(names), "calibrating": sorted(set(names) - set(screen_conditions)), "cells": cells, "seed": seed,
-            "keep_cells": keep_cells, "controls": table.digest(), "shard": shard, "genes": list(ensemble.genes),
-        }  # fmt: skip
-        here = place()
-        path = begun(out, RECORD, record, resume, here)
-        return cls(
-            ensemble, table, untreated(ensemble, table, seed), Store(path, names, shard, ensemble.genes), here,
-            ranking, frozenset(screen_conditions), tuple(calibrate), calibrated_by, cells, propose, keep_cells, seed,
-        )  # fmt: skip
 
     @property
     def mine(self) -> list[int]:
@@ -203,7 +192,7 @@ class Job:
 
     def finished(self) -> Screen:
         """Write table, proposals and page once every shard is there (whoever ends last), and open the screen."""
-        partial = Screen.load(self.store.path)
+        partial = Screen.load(self.store.folder)
         if self.store.missing():
             return partial
         calibration = self._calibration()
@@ -214,15 +203,15 @@ class Job:
             picked = proposed(table, self.store, self.ensemble, self.untreated.whole, self.propose)
         turn = {name: at + 1 for at, name in enumerate(picked)}
         table["proposed"] = [turn.get(name, 0) for name in table["condition"]]
-        write_json(self.store.path / CALIBRATION, calibration.as_json())
-        (self.store.path / PROPOSED).unlink(missing_ok=True)
+        write_json(self.store.folder / CALIBRATION, calibration.as_json())
+        (self.store.folder / PROPOSED).unlink(missing_ok=True)
         if picked:
-            with written_whole(self.store.path / PROPOSED) as path:
+            with written_whole(self.store.folder / PROPOSED) as path:
                 table.set_index("condition").loc[picked].reset_index().to_csv(path, index=False)
-        with written_whole(self.store.path / TABLE) as path:
+        with written_whole(self.store.folder / TABLE) as path:
             table.to_parquet(path, index=False)
         write_page(self.store, table, self.ensemble, self.untreated, calibration)
-        return Screen.load(self.store.path)
+        return Screen.load(self.store.folder)
 
     def _calibration(self) -> Calibration:
         """How far predictions of measured conditions are off, against their spread."""

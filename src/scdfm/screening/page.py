@@ -146,7 +146,7 @@ def write_page(
         "points": _packed(points, untreated.whole),
         "map": _map(shown),
     }
-    write_text(store.path / PAGE, html(data, described(table, shown, store, ensemble, calibration)))
+    write_text(store.folder / PAGE, html(data, described(table, shown, store, ensemble, calibration)))
 
 
 def html(data: Mapping[str, Any], words: Mapping[str, Any]) -> str:

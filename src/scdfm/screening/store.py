@@ -49,35 +49,15 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Store:
-    """The shards of a screen at `path`: the conditions `names`, `size` in each shard."""
+class Store(Parts):
+    """The shards of a screen over `genes`; what says that one is complete is the file of its means."""
 
-    path: Path
-    names: tuple[str, ...]
-    size: int
-    genes: tuple[str, ...]
-
-    @cached_property
-    def parts(self) -> Parts:
-        """The shards as files: what says that one is complete is the file of its means."""
-        return Parts(self.path, self.names, self.size, f"{MEANS}/{{:05d}}.h5ad")
-
-    @property
-    def n_shards(self) -> int:
-        """Number of shards."""
-        return len(self.parts)
-
-    def conditions(self, shard: int) -> tuple[str, ...]:
-        """The conditions of a shard."""
-        return self.parts.conditions(shard)
+    pattern: str = f"{MEANS}/{{:05d}}.h5ad"
+    genes: tuple[str, ...] = ()
 
     def cells(self, shard: int) -> Path:
         """Where the cells of a shard are, if they are kept."""
-        return self.path / CELLS / self.parts.path(shard).name
-
-    def missing(self) -> list[int]:
-        """Shards that are not there yet."""
-        return self.parts.missing()
+        return self.folder / CELLS / self.path(shard).name
 
     def write(self, shard: int, effects: Sequence[Effect], cells: ad.AnnData | None) -> None:
         """Write a shard; its means come last, since their file says that the shard is complete."""
@@ -91,16 +71,16 @@ class Store:
         means = ad.AnnData(np.stack([effect.mean for effect in effects]).astype(np.float32), obs=obs, var=var)
         points = np.stack([effect.points for effect in effects]).astype(np.float32)
         means.obsm["points"] = points.reshape(len(effects), -1)
-        _write(self.parts.path(shard), means)
+        _write(self.path(shard), means)
 
     def read(self, shard: int) -> Shard:
         """A shard that is complete; RunError where its file is damaged or of other conditions."""
-        path = self.parts.path(shard)
+        path = self.path(shard)
         try:
             adata = ad.read_h5ad(path)
         except FileNotFoundError:
             raise RunError(
-                f"screen {self.path} is not complete: {len(self.missing())} of {self.n_shards} shards are missing; "
+                f"screen {self.folder} is not complete: {len(self.missing())} of {len(self)} shards are missing; "
                 "finish it with --resume"
             ) from None
         except READ_ERRORS as error:
@@ -117,7 +97,18 @@ class Store:
 
     def shards(self) -> Iterator[Shard]:
         """Every shard in order."""
-        return (self.read(shard) for shard in range(self.n_shards))
+        return (self.read(shard) for shard in range(len(self)))
+
+    def means(self, names: Sequence[str]) -> pd.DataFrame:
+        """Mean predicted log1p expression, condition × gene, of some of the store's conditions; each shard is read once."""
+        place = {name: at for at, name in enumerate(self.names)}
+        values = np.empty((len(names), len(self.genes)))
+        by_shard: dict[int, list[int]] = {}
+        for row, name in enumerate(names):
+            by_shard.setdefault(place[name] // self.size, []).append(row)
+        for shard, rows in by_shard.items():
+            values[rows] = self.read(shard).means[[place[names[row]] % self.size for row in rows]]
+        return pd.DataFrame(values, index=pd.Index(names, name="condition"), columns=list(self.genes))
 
 
 def _write(path: Path, adata: ad.AnnData) -> None:
@@ -152,7 +143,7 @@ class Screen:
     def store(self) -> Store:
         """The shards."""
         record = self.record
-        return Store(self.path, tuple(record["names"]), int(record["shard"]), tuple(record["genes"]))
+        return Store(self.path, tuple(record["names"]), int(record["shard"]), genes=tuple(record["genes"]))
 
     @property
     def is_complete(self) -> bool:
@@ -177,7 +168,7 @@ class Screen:
             return pd.read_parquet(self.path / TABLE)
         except FileNotFoundError:
             raise RunError(
-                f"screen {self.path} is not complete: {len(self.store.missing())} of {self.store.n_shards} shards "
+                f"screen {self.path} is not complete: {len(self.store.missing())} of {len(self.store)} shards "
                 "are missing; finish it with --resume"
             ) from None
 
@@ -197,32 +188,23 @@ class Screen:
     def means(self, conditions: Sequence[str] | None = None) -> pd.DataFrame:
         """Mean predicted log1p expression, condition × gene, of `conditions` (None: all that were asked for)."""
         names = self.conditions if conditions is None else list(conditions)
-        place = {name: at for at, name in enumerate(self.store.names)}
-        unknown = [name for name in names if name not in place]
-        if unknown:
-            raise ConditionError(
-                f"condition '{unknown[0]}' is not part of screen {self.path}; screen it, or ask for another"
-            )
-        values = np.empty((len(names), len(self.store.genes)))
-        by_shard: dict[int, list[int]] = {}
-        for row, name in enumerate(names):
-            by_shard.setdefault(place[name] // self.store.size, []).append(row)
-        for shard, rows in by_shard.items():
-            means = self.store.read(shard).means
-            values[rows] = means[[place[names[row]] % self.store.size for row in rows]]
-        return pd.DataFrame(values, index=pd.Index(names, name="condition"), columns=self.genes)
+        self._require(names)
+        return self.store.means(names)
 
     def cells(self, condition: str) -> ad.AnnData:
         """The predicted cells of `condition`; RunError where the screen did not keep cells."""
         if not self.record["keep_cells"]:
             raise RunError(f"screen {self.path} kept no cells; screen with --keep-cells, or predict them")
-        place = {name: at for at, name in enumerate(self.store.names)}
-        if condition not in place:
-            raise ConditionError(
-                f"condition '{condition}' is not part of screen {self.path}; screen it, or ask for another"
-            )
-        cells = ad.read_h5ad(self.store.cells(place[condition] // self.store.size))
+        self._require([condition])
+        cells = ad.read_h5ad(self.store.cells(self.store.names.index(condition) // self.store.size))
         return cells[(cells.obs["condition"] == condition).to_numpy()].copy()
+
+    def _require(self, names: Sequence[str]) -> None:
+        held = set(self.store.names)
+        if unknown := [name for name in names if name not in held]:
+            raise ConditionError(
+                f"condition '{unknown[0]}' is not part of screen {self.path}; screen it, or ask for another"
+            )
 
     def __repr__(self) -> str:
         return f"Screen({str(self.path)!r}, {len(self.conditions)} conditions, {len(self.genes)} genes)"
