@@ -32,8 +32,8 @@ from scdfm.evaluation.baselines import Training, covariance, low_rank, no_change
 from scdfm.evaluation.prior import linked
 from scdfm.evaluation.pseudobulk import Population
 from scdfm.prior import EffectPrior, learn_prior
+from scdfm.prior.descriptions import Sizes
 from scdfm.prior.kernel import every_target
-from scdfm.prior.sizes import Sizes
 from scdfm.seeds import numpy_rng
 
 CELLS = 20

@@ -1,26 +1,35 @@
-"""Which descriptions of targets a screen bears out: those that predict its own targets, each left out with all of its
-conditions.
+"""What descriptions tell of targets that nobody measured: which way their responses go, and how large they are.
+
+Which descriptions a screen bears out: those that predict its own targets, each left out with all of its conditions.
 
 The marginal likelihood weighs all components of the shifts alike, and what a description tells lies in the few leading
 ones: it gives gene sets the weight 0 where they lower the error of unseen targets (docs/log.md). So the weight of a
 description is the one that predicts best where it is needed: a target that nobody measured.
+
+How large its response is: most perturbations do little and a few do much, so the mean of the measured ones is more than a
+new one is likely to show. A new target alone counts as if it were given at the dose typical · ratio. `typical` is what
+lowers the error of the training targets, each predicted without any of its conditions. `ratio` is what its own description
+and its expression tell of the size: exp of a Gaussian process over log sizes, with a term for each description and one for
+the expression in control cells. Each has the share that makes the measured sizes most likely, and none where they are not
+clearly likelier. Uncertainty is scaled by `ratio` alone: variances are those of root mean squares.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from scdfm.prior.kernel import Floats
+from scdfm.prior.kernel import ConditionKernel, Floats
 
 STEPS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Weights that are tried, relative to the same target."""
 CLEAR = 2.0
 """Standard errors of the mean gain over targets that a description must show."""
 LEAST_TARGETS = 8
-"""Described targets below which no gain is clear."""
+"""Targets, described or measured alone, below which no gain is clear and sizes tell nothing."""
 
 
 def left_out(axes: Floats, inverse: Floats, dual: Floats, groups: Sequence[Sequence[int]]) -> list[Floats]:
@@ -81,3 +90,99 @@ def _climbed(
             break
         weight, before = step, after
     return weight, before
+
+
+EXPRESSION = "expression"
+"""The term of the expression in control cells."""
+TYPICAL = (0.25, 0.5, 0.75, 1.0)
+SHARES = (0.1, 0.3, 1.0, 3.0)
+"""Variances of a term that are tried, relative to what no term explains."""
+LIKELIER = 2.0
+"""What a term must gain in log likelihood."""
+FAINT = 0.01
+"""Expression (log1p) below which differences say nothing."""
+SMALLEST = 0.05
+"""Smallest size that is told from none, in root mean squares of all sizes."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is known of the sizes of responses: `typical`, the `shares` of terms, and for each of the measured `targets` the
+    weight `dual` of its likeness in the log of `ratio`, which `level` brings to the root mean square."""
+
+    typical: float = 1.0
+    shares: Mapping[str, float] = field(default_factory=dict)
+    targets: tuple[str, ...] = ()
+    dual: tuple[float, ...] = ()
+    level: float = 0.0
+
+    def ratios(self, likeness: Mapping[str, Floats]) -> Floats:
+        """`ratio` [n] of new targets by their `likeness` [n, m] to the measured ones, for each term."""
+        if not self.shares:
+            return np.ones(len(next(iter(likeness.values()), np.empty(0))))
+        total = sum(share * likeness[name] for name, share in self.shares.items())
+        return np.asarray(np.exp(total @ np.array(self.dual) - self.level))
+
+
+def sized_alike(
+    kernel: ConditionKernel,
+    names: Sequence[str],
+    others: Sequence[str],
+    genes: Sequence[str],
+    control: Floats,
+) -> dict[str, Floats]:
+    """Likeness [n, m] of targets in each term of their sizes: the kernel's descriptions, and a Gaussian of the difference
+    in the log of their expression, where both are among the `genes` that `control` [G] (log1p) is the mean of."""
+    place = {gene: column for column, gene in enumerate(genes)}
+    logs = np.log(FAINT + np.maximum(control, 0))
+    left, right = ([place.get(name, -1) for name in side] for side in (names, others))
+    known = np.outer(np.array(left, dtype=int) >= 0, np.array(right, dtype=int) >= 0)
+    apart = np.subtract.outer(logs[left], logs[right]) if len(genes) else np.zeros(known.shape)
+    return {**kernel.likeness(names, others), EXPRESSION: np.exp(-(apart**2) / 2) * known}
+
+
+def fitted_sizes(
+    targets: Sequence[str], sizes: Floats, likeness: Mapping[str, Floats], real: Floats, expected: Floats
+) -> Sizes:
+    """From m targets measured alone: their `sizes` [m], `likeness` [m, m] in each term, and responses [m, J], `real` ones
+    and those `expected` of each without its own conditions."""
+    if len(targets) < LEAST_TARGETS:
+        return Sizes()
+    errors = [np.linalg.norm(real - share * expected, axis=1).mean() for share in TYPICAL]
+    typical = TYPICAL[int(np.argmin(errors))]
+    root = float(np.sqrt(np.square(sizes).mean())) or 1.0
+    logs = np.log(np.maximum(sizes / root, SMALLEST))
+    shares = _shares(logs - logs.mean(), likeness)
+    if not shares:
+        return Sizes(typical)
+    inverse = np.linalg.inv(np.eye(len(logs)) + sum(share * likeness[name] for name, share in shares.items()))
+    dual = inverse @ (logs - logs.mean())
+    predictions = (
+        logs - logs.mean() - dual / np.diag(inverse)
+    )  # of each by the others (Rasmussen & Williams 2006, eq. 5.12)
+    level = 0.5 * float(np.log(np.exp(2 * predictions).mean()))
+    return Sizes(typical, shares, tuple(targets), tuple(dual.tolist()), level)
+
+
+def _shares(logs: Floats, likeness: Mapping[str, Floats]) -> dict[str, float]:
+    """The shares of the terms that make the `logs` clearly likelier, joined one after the other, the best first."""
+    shares: dict[str, float] = {}
+    unexplained = np.eye(len(logs))
+    best = _likelihood(logs, unexplained)
+    while left := [name for name in likeness if name not in shares]:
+        tried = [(name, share) for name in left for share in SHARES]
+        likelihoods = [_likelihood(logs, unexplained + share * likeness[name]) for name, share in tried]
+        place = int(np.argmax(likelihoods))
+        if likelihoods[place] - best < LIKELIER:
+            break
+        (name, share), best = tried[place], likelihoods[place]
+        shares[name], unexplained = share, unexplained + share * likeness[name]
+    return shares
+
+
+def _likelihood(logs: Floats, covariance: Floats) -> float:
+    """Log likelihood (up to a constant) of `logs` ~ N(0, v · `covariance`) at its best v."""
+    quadratic = float(logs @ np.linalg.solve(covariance, logs)) / len(logs)
+    return -0.5 * len(logs) * float(np.log(max(quadratic, 1e-12))) - 0.5 * float(
+        np.linalg.slogdet(covariance)[1]
+    )

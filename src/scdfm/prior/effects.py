@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +20,9 @@ from safetensors.numpy import save_file
 from scdfm.data.conditions import canonical, targets
 from scdfm.errors import RunError
 from scdfm.files import written_whole
-from scdfm.prior.descriptions import LEAST_TARGETS
-from scdfm.prior.kernel import SIMILAR, ConditionKernel, Encoded, Floats, Weights, every_target
-from scdfm.prior.sizes import Sizes, sized_alike
+from scdfm.prior.descriptions import LEAST_TARGETS, Sizes, sized_alike
+from scdfm.prior.kernel import SIMILAR, ConditionKernel, Encoded, Floats, Weights, blocks, every_target
 
-BLOCK = 2048
-"""Conditions predicted at once."""
 Descriptions = Mapping[str, Mapping[str, npt.NDArray[Any]]]
 """What is known of targets: by the name of a description, the row [F] of each target that it knows."""
 
@@ -74,19 +71,20 @@ class EffectPrior:
 
     def predict(self, conditions: Sequence[str]) -> Floats:
         """The expected shift [C, G] of each condition; 0 for control."""
-        names = list(map(canonical, conditions))
-        blocks = [self._shifts(names[start : start + BLOCK]) for start in range(0, len(names), BLOCK)]
-        return np.concatenate([np.zeros((0, len(self.genes))), *blocks])
+        return self._in_blocks(self._shifts, conditions)
 
     def uncertainty(self, conditions: Sequence[str]) -> Floats:
         """Standard deviation [C, G] of the mean shift around `predict`, without the noise of measuring it."""
-        names = list(map(canonical, conditions))
-        blocks = [self._deviations(names[start : start + BLOCK]) for start in range(0, len(names), BLOCK)]
-        return np.concatenate([np.zeros((0, len(self.genes))), *blocks])
+        return self._in_blocks(self._deviations, conditions)
 
     def doubt(self, conditions: Sequence[str]) -> Floats:
         """Squared length [C] of the error expected of `predict`, over all genes."""
         return np.asarray(np.square(self.uncertainty(conditions)).sum(1))
+
+    def _in_blocks(self, rows_of: Callable[[list[str]], Floats], conditions: Sequence[str]) -> Floats:
+        names = list(map(canonical, conditions))
+        parts = [rows_of(names[part]) for part in blocks(len(names))]
+        return np.concatenate([np.zeros((0, len(self.genes))), *parts])
 
     def _shifts(self, names: list[str]) -> Floats:
         covariance = self._covariance(names, self.sizes.typical)[2]

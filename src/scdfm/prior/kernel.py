@@ -259,14 +259,12 @@ class ConditionKernel:
     def matrix(self, left: Encoded, right: Encoded, weights: Weights) -> Floats:
         """K [C, C'] of encoded conditions; BLOCK of them at a time, for whose terms there is memory."""
         if (n := len(left)) > BLOCK:
-            parts = (slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
             whole = np.empty((n, len(right)))
-            for part in parts:
+            for part in blocks(n):
                 whole[part] = self.matrix(_rows(left, part), right, weights)
             return whole
-        total = weighted(self.terms(left, right), self.further(left, right), weights)
-        settings = 1 - weights.group + weights.group * self.akin(left, right)
-        return np.asarray(total * settings * self.near(left, right))
+        pair = (left, right)
+        return weighted(self.terms(*pair), self.further(*pair), self.akin(*pair), self.near(*pair), weights)
 
     def further(self, left: Encoded, right: Encoded) -> Floats:
         """n + n' [C, C'], the targets beyond the strongest of either (0 of control)."""
@@ -282,11 +280,18 @@ class ConditionKernel:
         return np.array([self.matrix(row, row, weights)[0, 0] for row in rows])
 
 
-def weighted(terms: dict[str, Floats], further: Floats, weights: Weights) -> Floats:
-    """The sum of `terms` [C, C'] with their weights and κ^`further`; terms of weight 0 may be absent from `weights`."""
+def weighted(
+    terms: dict[str, Floats], further: Floats, akin: Floats, near: Floats, weights: Weights
+) -> Floats:
+    """K [C, C'] of its parts; terms of weight 0 may be absent from `weights`."""
     factor = weights.kept**further
     parts = ((1.0 if name in UNSUMMED else factor) * w * terms[name] for name, w in weights.terms.items())
-    return np.asarray(sum(parts))
+    return np.asarray(sum(parts) * (1 - weights.group + weights.group * akin) * near)
+
+
+def blocks(n: int) -> list[slice]:
+    """Up to BLOCK of n conditions at a time."""
+    return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
 
 
 def every_target(conditions: Sequence[str]) -> tuple[str, ...]:

@@ -22,19 +22,18 @@ from scipy.optimize import minimize
 
 from scdfm.data.conditions import CONTROL, canonical, control_of, parse, targets
 from scdfm.errors import DataError
-from scdfm.prior.descriptions import borne_out, left_out
+from scdfm.prior.descriptions import Sizes, borne_out, fitted_sizes, left_out, sized_alike
 from scdfm.prior.effects import Descriptions, EffectPrior, described
 from scdfm.prior.kernel import (
-    BLOCK,
     SIMILAR,
     ConditionKernel,
     Encoded,
     Floats,
     Weights,
+    blocks,
     every_target,
     weighted,
 )
-from scdfm.prior.sizes import Sizes, fitted, sized_alike
 
 PROFILE_COMPONENTS = 20
 LEADING = 40
@@ -300,8 +299,7 @@ class _Choice:
         return left_out(axes, inverse, dual, list(self.groups.values()))
 
     def _covariance(self, weights: Weights) -> Floats:
-        settings = 1 - weights.group + weights.group * self.akin
-        return np.asarray(weighted(self.terms, self.further, weights) * settings * self.near)
+        return weighted(self.terms, self.further, self.akin, self.near, weights)
 
 
 def _sizes(screen: _Screen, kernel: ConditionKernel, weights: Weights, control: Floats) -> Sizes:
@@ -320,7 +318,7 @@ def _sizes(screen: _Screen, kernel: ConditionKernel, weights: Weights, control: 
     sizes = np.array([np.sqrt(np.square(lengths[rows]).mean()) for rows in alone.values()])
     names = [*alone]
     alike = sized_alike(kernel, names, names, screen.genes, control)
-    return fitted(names, sizes, alike, np.concatenate(real), np.concatenate(real) - np.concatenate(own))
+    return fitted_sizes(names, sizes, alike, np.concatenate(real), np.concatenate(real) - np.concatenate(own))
 
 
 def _as_weights(values: Floats, free: Sequence[str]) -> Weights:
@@ -339,7 +337,7 @@ def _whitened(covariance: Floats, noise: Floats, scores: Floats) -> tuple[Floats
     K is overwritten: of thousands of conditions it takes gigabytes.
     """
     root = 1 / np.sqrt(noise)
-    for part in _blocks(len(root)):
+    for part in blocks(len(root)):
         covariance[part] *= np.outer(root[part], root)
     powers, axes = eigh(covariance, overwrite_a=True)
     axes *= root[:, None]
@@ -397,10 +395,5 @@ def _conditioned(axes: Floats, powers: Floats, noise: Floats, values: Floats) ->
     levels, of_level = np.unique(noise, return_inverse=True)  # few: λ is one of NOISE
     inverse = 1 / (powers[:, None] + levels)
     dual = axes @ (inverse[:, of_level] * (axes.T @ values))
-    diagonal = np.concatenate([axes[part] ** 2 @ inverse for part in _blocks(len(axes))])
+    diagonal = np.concatenate([axes[part] ** 2 @ inverse for part in blocks(len(axes))])
     return dual, values - dual / diagonal[:, of_level]
-
-
-def _blocks(n: int) -> list[slice]:
-    """Rows of a square matrix that are changed at once."""
-    return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
