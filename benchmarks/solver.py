@@ -34,7 +34,7 @@ def main() -> None:
     controls = run.controls.X[: args.cells][:, run.controls.columns(run.genes)]
     control = torch.from_numpy(controls.toarray())
     name = args.condition or run.split.test[0]
-    perturbation = torch.from_numpy(run.vocabulary.encode([name]))
+    perturbation = run.encoder.encode([name])
     genes = torch.from_numpy(run.vocabulary.gene_ids(run.genes))
     condition = torch.zeros(len(control), dtype=torch.long)
 

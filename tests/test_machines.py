@@ -201,7 +201,7 @@ class TwoWriters(Machine):
     @rule(number=st.integers(0, 3))
     def lose(self, number: int) -> None:
         if not self.joined:
-            self.writers[0].parts.path(number).unlink(missing_ok=True)
+            self.writers[0].path(number).unlink(missing_ok=True)
 
     @rule(writer=st.integers(0, 1))
     def join(self, writer: int) -> None:

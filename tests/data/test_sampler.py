@@ -62,7 +62,8 @@ def test_shapes_types_and_contents(cells: CellTable) -> None:
     assert batch.perturbation.tokens.dtype == batch.condition.dtype == torch.int64
     assert batch.condition.tolist() == [0] * 8 + [1] * 8
     assert len(set(batch.conditions)) == 2
-    np.testing.assert_array_equal(batch.perturbation.tokens.numpy(), vocabulary.encode(batch.conditions))
+    encoded = ConditionEncoder(vocabulary).encode(batch.conditions)
+    assert torch.equal(batch.perturbation.tokens, encoded.tokens)
     labels = np.array([cells.conditions[code] for code in cells.codes])
     assert labels[rows(batch.target)].tolist() == [batch.conditions[place] for place in batch.condition]
     assert set(labels[rows(batch.control)]) == {"control"}

@@ -87,7 +87,7 @@ def velocity(run: scdfm.Run, arrays: dict[str, torch.Tensor], conditions: list[s
     with torch.no_grad():
         found: torch.Tensor = run.field(
             x_t=arrays["x_t"], t=arrays["t"], control=arrays["control"], genes=arrays["gene_ids"],
-            perturbation=torch.from_numpy(run.vocabulary.encode(conditions)),
+            perturbation=run.encoder.encode(conditions).tokens,
             condition=torch.zeros(len(arrays["t"]), dtype=torch.long),
         )  # fmt: skip
     return found

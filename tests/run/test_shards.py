@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import shutil
 from pathlib import Path
 
 import anndata as ad
@@ -16,7 +17,8 @@ import torch
 import scdfm
 import small
 from scdfm.errors import ConditionError, DataError, RunError, StorageError
-from scdfm.run import blocks, shards
+from scdfm.run import shards
+from scdfm.run.shards import Blocks
 
 generating = importlib.import_module("scdfm.flow.generate")  # the package has a function of this name
 
@@ -233,11 +235,11 @@ def test_a_broken_shard_is_named(run: scdfm.Run, asked: list[str], tmp_path: Pat
     out = tmp_path / "out.h5ad"
     started = shards.shards_of(run, out, asked, None, None, None, 0, resume=False)
     started.predict([0, 1, 2])
-    started.parts.path(1).write_bytes(started.parts.path(2).read_bytes())
+    started.path(1).write_bytes(started.path(2).read_bytes())
     with pytest.raises(RunError, match=r"000001.h5ad holds 5 cells, expected 10 .* remove it and repeat"):
         run.predict_to(out, asked, resume=True)
     assert not list(started.folder.glob("joined*"))
-    started.parts.path(1).unlink()
+    started.path(1).unlink()
     run.predict_to(out, asked, resume=True)
     same(read(out), run.predict(asked))
 
@@ -286,7 +288,7 @@ def test_a_stop_within_a_shard_loses_one_block(
 ) -> None:
     """Every block is kept at once here: what was solved before the stop is not solved again, and the bits are the same."""
     assert not run.field.is_zero
-    monkeypatch.setattr(blocks, "SECONDS", 0.0)
+    monkeypatch.setattr(shards, "SECONDS", 0.0)
     monkeypatch.setattr(generating, "CPU_VALUES", 60)
     solve, solved = generating._solve, []
     stop_after = 7
@@ -312,3 +314,49 @@ def test_a_stop_within_a_shard_loses_one_block(
     assert done + resumed == len(solved) + broken
     same(read(tmp_path / "out.h5ad"), read(tmp_path / "whole.h5ad"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5ad", "whole.h5ad"]
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that the clock shows."""
+    now = [0.0]
+    monkeypatch.setattr(shards, "clock", lambda: now[0])
+    return now
+
+
+def test_blocks_are_written_now_and_then_and_found_by_their_names(tmp_path: Path, time: list[float]) -> None:
+    solved: list[float] = []
+
+    def solve(value: float) -> torch.Tensor:
+        solved.append(value)
+        return torch.full((2, 3), value)
+
+    first = Blocks(tmp_path / "s.blocks")
+    first.of("A/B")("x", lambda: solve(1))
+    assert not first.folder.exists()  # nothing is written of a shard that takes no time
+    time[0] = 30.0
+    first.of("A/B")("y", lambda: solve(2))
+    first.of("A/B")("z", lambda: solve(3))  # after the last file: lost
+    again = Blocks(tmp_path / "s.blocks")
+    found = [again.of("A/B")(name, lambda: solve(4)) for name in "xyz"]
+    assert torch.equal(torch.stack(found)[:, 0, 0], torch.tensor([1.0, 2.0, 4.0]))
+    assert float(again.of("A+B")("x", lambda: solve(5))[0, 0]) == 5.0
+    assert solved == [1, 2, 3, 4, 5]
+    again.remove()
+    assert not again.folder.exists()
+
+
+def test_another_process_may_finish_the_shard_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then its blocks are gone and nobody needs these; a disk that fails is told all the same."""
+
+    def failing(*_: object) -> None:
+        raise StorageError("cannot be written")
+
+    late = Blocks(tmp_path / "s.blocks")
+    late.of("A")("x", lambda: torch.zeros(1))
+    monkeypatch.setattr(shards, "write_tensors", failing)
+    with pytest.raises(StorageError):
+        late.write()
+    monkeypatch.setattr(shards, "write_tensors", lambda *_: (shutil.rmtree(late.folder), failing()))
+    late.write()
+    assert not late.folder.exists()

@@ -14,13 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
-from scdfm.data.conditions import (
-    CONTROL,
-    SCREEN,
-    Condition,
-    control_of,
-    near,
-)
+from scdfm.data.conditions import CONTROL, SCREEN, Condition, control_of, near, parse
 from scdfm.data.conditions import covariates as covariates_of
 from scdfm.data.design import Design
 from scdfm.data.labels import listed
@@ -134,6 +128,16 @@ class CellTable:
         """The rows of a condition's cells, ascending."""
         place = self._place(condition)
         return self._order[self._starts[place] : self._starts[place + 1]]
+
+    def population(self, condition: str) -> npt.NDArray[np.int64]:
+        """The rows of a condition's cells; of `control|KEY=VALUE…`, those of the control cells of these covariates."""
+        parsed = parse(condition)
+        if parsed.perturbations or not parsed.covariates:
+            return self.rows(condition)
+        rows = self.rows(CONTROL)
+        for key, value in parsed.covariates:
+            rows = rows[(self.obs[key].iloc[rows] == value).to_numpy()]
+        return rows
 
     def n_cells(self, condition: str) -> int:
         """The number of cells of a condition."""
@@ -306,10 +310,7 @@ class CellTable:
                 f"condition '{control}' holds the covariates {', '.join(given) or 'none'}; expected {expected}: "
                 f"write it as {listed(self.control_conditions)}"
             )
-        rows = self.rows(CONTROL)
-        for key, value in given.items():
-            rows = rows[(self.obs[key].iloc[rows] == value).to_numpy()]
-        return np.unique(self.match[rows])
+        return np.unique(self.match[self.population(control)])
 
     @cached_property
     def _control_means(self) -> dict[bytes, npt.NDArray[np.float64]]:
@@ -329,8 +330,5 @@ class CellTable:
 
     @cached_property
     def _starts(self) -> npt.NDArray[np.int64]:
-        return _starts(np.bincount(self.codes, minlength=len(self.conditions)))
-
-
-def _starts(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        lengths = np.bincount(self.codes, minlength=len(self.conditions))
+        return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

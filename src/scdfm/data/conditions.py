@@ -272,42 +272,11 @@ class Vocabulary:
         if name not in self._index:
             raise ConditionError(
                 f"'{name}' is unknown: it is not in the panel, and no target of the screen; "
-                f"fit with it in panel.include if the data measure it{self._near(name)}"
+                f"fit with it in panel.include if the data measure it"
+                f"{near(name, self.tokens[len(self.SPECIAL) :])}"
             )
         return self._index[name]
 
     def gene_ids(self, genes: Sequence[str]) -> npt.NDArray[np.int64]:
         """The ids [n] of `genes`."""
         return np.array([self.index(gene) for gene in genes], dtype=np.int64)
-
-    def encode(self, conditions: Sequence[str], slots: int | None = PUBLISHED_SLOTS) -> npt.NDArray[np.int64]:
-        """The token ids [C, P] of canonical `conditions`, P = `slots`, or with None as many as the largest needs.
-
-        As published, a condition fills at least two slots: absent targets among the first two are the control
-        token, so a single is (gene, control). Slots from the third on are `<pad>` where empty; what stands for
-        a condition thus does not depend on the others of its batch.
-        """
-        members = [targets(condition) for condition in conditions]
-        largest = max([self.PUBLISHED_SLOTS, *map(len, members)])
-        slots = largest if slots is None else slots
-        encoded = np.full((len(members), slots), self.PAD, dtype=np.int64)
-        encoded[:, : self.PUBLISHED_SLOTS] = self.CONTROL
-        for row, (condition, names) in enumerate(zip(conditions, members, strict=True)):
-            if len(names) > slots:
-                raise ConditionError(
-                    f"condition '{condition}' has {len(names)} targets, expected at most {slots}; ask for more slots"
-                )
-            for slot, name in enumerate(names):
-                encoded[row, slot] = self._target(name, condition)
-        return encoded
-
-    def _target(self, name: str, condition: str) -> int:
-        if name not in self._index:
-            raise ConditionError(
-                f"target '{name}' of condition '{condition}' is unknown: it is not in the panel, and no target of "
-                f"the screen; fit with it in panel.include if the data measure it{self._near(name)}"
-            )
-        return self._index[name]
-
-    def _near(self, name: str) -> str:
-        return near(name, self.tokens[len(self.SPECIAL) :])

@@ -12,7 +12,7 @@ import torch
 
 from scdfm.condition_tensors import ConditionTensors
 from scdfm.data.cells import CellTable
-from scdfm.data.conditions import CONTROL, SCREEN, Vocabulary, covariates, parse, targets
+from scdfm.data.conditions import CONTROL, SCREEN, Vocabulary, covariates, targets
 from scdfm.data.encoding import ConditionEncoder
 from scdfm.data.panel import GenePanel
 from scdfm.data.split import Split
@@ -120,7 +120,7 @@ class ConditionSampler:
     def _index(self, cells: CellTable, panel: GenePanel) -> None:
         """Keep the panel columns of the part's and the control's rows; know the rows of each condition."""
         controls = cells.rows(CONTROL)
-        rows = [population(cells, condition) for condition in self.conditions]
+        rows = [cells.population(condition) for condition in self.conditions]
         table_rows = np.unique(np.concatenate([controls, *rows]))
         x = subset(cells.X, table_rows, cells.columns(panel.genes))
         fewer = len(panel.genes) < len(cells.genes)
@@ -187,17 +187,6 @@ class _Controls:
         bound = int(n[0]) if (n == n[0]).all() else n
         drawn: Rows = self._rows[first + rng.integers(bound, size=len(targets))]
         return drawn
-
-
-def population(cells: CellTable, condition: str) -> Rows:
-    """The rows of a condition's cells; of `control|KEY=VALUE…`, those of the control cells of these covariates."""
-    parsed = parse(condition)
-    if parsed.perturbations or not parsed.covariates:
-        return cells.rows(condition)
-    rows = cells.rows(CONTROL)
-    for key, value in parsed.covariates:
-        rows = rows[(cells.obs[key].iloc[rows] == value).to_numpy()]
-    return rows
 
 
 def _draw(rng: np.random.Generator, rows: Rows, n: int) -> Rows:

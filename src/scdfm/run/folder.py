@@ -33,20 +33,12 @@ from scdfm.errors import RunError
 from scdfm.files import written_whole
 from scdfm.run.manifest import Manifest
 
-WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, SPREAD, CONTROLS, COUNTS, FEATURES, LOG = (
-    "weights.safetensors",
-    "graph.safetensors",
-    "means.csv",
-    "prior.safetensors",
-    "training_prior.safetensors",
-    "spread.safetensors",
-    "controls.h5ad",
-    "counts.safetensors",
-    "features.safetensors",
-    "log.csv",
-)
-FILES = (WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, SPREAD, CONTROLS, COUNTS, FEATURES)
+FILES = WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, SPREAD, CONTROLS, COUNTS, FEATURES = (
+    "weights.safetensors", "graph.safetensors", "means.csv", "prior.safetensors", "training_prior.safetensors",
+    "spread.safetensors", "controls.h5ad", "counts.safetensors", "features.safetensors",
+)  # fmt: skip
 """What the manifest keeps digests of."""
+LOG = "log.csv"
 REMEDY = "restore it or fit again"
 
 

@@ -127,7 +127,8 @@ def populations(
     keep: gives for a condition what `generate` asks for blocks that may be known from before.
     """
     solved, columns = _solved_genes(run, genes)
-    expression = _expression(run, table, solved)
+    require_genes(run, table, solved)
+    expression = table.X[:, table.columns(solved)]
     own = {name: table.control_rows(name) for name in names}
     start = _start(run, table, solved)
     law = (
@@ -148,16 +149,8 @@ def populations(
         sources.append(rows)
     cells = sp.vstack(blocks, format="csr")
     drawn = np.concatenate(sources)
-    adata = _as_adata(
-        run,
-        names,
-        [solved[place] for place in columns],
-        n_cells,
-        cells,
-        table.obs.iloc[drawn],
-        seed,
-        stored,
-    )
+    returned_genes = [solved[place] for place in columns]
+    adata = _as_adata(run, names, returned_genes, n_cells, cells, table.obs.iloc[drawn], seed, stored)
     if table.filled:
         adata.var["filled"] = adata.var_names.isin(table.filled)
     if unmeasured := run.manifest.unmeasured:
@@ -249,12 +242,6 @@ def _solved_genes(run: Trained, genes: Sequence[str] | None) -> tuple[list[str],
     if run.config.sampling.genes == "joint":
         return requested_genes, list(range(len(requested_genes)))
     return run.genes, [panel[gene] for gene in requested_genes]
-
-
-def _expression(run: Trained, table: CellTable, genes: list[str]) -> sp.csr_matrix:
-    """Control expression [n, genes]."""
-    require_genes(run, table, genes)
-    return table.X[:, table.columns(genes)]
 
 
 def _draw(n_controls: int, n_cells: int, rng: np.random.Generator) -> np.ndarray:

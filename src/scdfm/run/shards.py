@@ -13,6 +13,7 @@ import contextlib
 import os
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,20 +24,21 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
+from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
 from scdfm.data import CellTable
 from scdfm.data.tables import READ_ERRORS, reason
-from scdfm.errors import DataError, RunError
-from scdfm.files import becoming, remove, require_place, written_whole
+from scdfm.errors import DataError, RunError, StorageError
+from scdfm.files import becoming, made, remove, require_place, written_whole
 from scdfm.flow import Keep
 from scdfm.jobs import Parts, begun, part_size
 from scdfm.processes import Place, launched, place, together, wait_for_all
-from scdfm.run.blocks import Blocks
 from scdfm.run.columns import joined
 from scdfm.run.cost import foretell
 from scdfm.run.counts import Counter
 from scdfm.run.extrapolation import extrapolated
+from scdfm.run.folder import write_tensors
 from scdfm.run.predict import condition_names, device_of, populations, starting
 from scdfm.run.trained import Trained
 
@@ -68,12 +70,12 @@ class PredictedFile:
     complete: bool = True
 
 
-@dataclass(frozen=True)
-class Shards:
-    """The shards of one request, the `parts` of it."""
+@dataclass(frozen=True, kw_only=True)
+class Shards(Parts):
+    """The shards of one request."""
 
+    pattern: str = "{:06d}.h5ad"
     run: Trained
-    parts: Parts
     controls: CellTable | None
     n_cells: int
     genes: tuple[str, ...] | None
@@ -82,33 +84,31 @@ class Shards:
     device: str = "auto"
 
     @property
-    def folder(self) -> Path:
-        """Where the shards stand."""
-        return self.parts.folder
-
-    @property
     def joined(self) -> bool:
         """Whether all of them stand in the output, and only the parts are left to go."""
         return (self.folder / FINISHED).is_file()
 
     def missing(self) -> list[int]:
         """Numbers of the shards that are not there yet, though they are needed."""
-        return [] if self.joined else self.parts.missing()
+        return [] if self.joined else super().missing()
 
     def predict(self, numbers: Iterable[int], progress: bool = False) -> None:
         """Write the shards of `numbers`, which any process may do for any of them."""
         for number in tqdm(list(numbers), desc="predict", unit="shard", disable=not progress):
-            blocks = Blocks(self.parts.path(number).with_suffix(".blocks"))
-            predicted = self._populations(self.parts.conditions(number), self.n_cells, blocks.of)
-            with written_whole(self.parts.path(number)) as temporary:
+            blocks = Blocks(self.path(number).with_suffix(".blocks"))
+            predicted = self._populations(self.conditions(number), self.n_cells, blocks.of)
+            with written_whole(self.path(number)) as temporary:
                 predicted.write_h5ad(temporary)
             blocks.remove()
 
     def foretell(self, numbers: Iterable[int], say: Callable[[str], object] | None) -> None:
         """Tell `say` and the log what the shards of `numbers` will take."""
-        names = [name for number in numbers for name in self.parts.conditions(number)]
-        n_genes = len(self.run.genes if self.genes is None else self.genes)
-        foretell(self.run, names, self.n_cells, n_genes, self.parts.size, self._populations, say)
+        names = [name for number in numbers for name in self.conditions(number)]
+        foretell(self.run, names, self.n_cells, self._n_genes, self.size, self._populations, say)
+
+    @property
+    def _n_genes(self) -> int:
+        return len(self.run.genes if self.genes is None else self.genes)
 
     def _populations(
         self, names: Sequence[str], n_cells: int, keep: Callable[[str], Keep] | None = None
@@ -120,14 +120,11 @@ class Shards:
 
     def described(self, out: Path) -> PredictedFile:
         """What `out` holds when all shards are joined in it."""
-        names = self.parts.names
-        n_genes = len(self.run.genes if self.genes is None else self.genes)
         said = ""
         if self.counts:
             said = Counter.of(self.run.count_law, self.run.genes, self.controls or self.run.controls, []).told
-        return PredictedFile(
-            out, len(names) * self.n_cells, n_genes, names, extrapolated(self.run, names), said
-        )
+        n_cells, beyond = len(self.names) * self.n_cells, extrapolated(self.run, self.names)
+        return PredictedFile(out, n_cells, self._n_genes, self.names, beyond, said)
 
     def join(self, out: Path) -> PredictedFile:
         """Write all shards, one in memory at a time, as `out`, and remove them.
@@ -149,7 +146,7 @@ class Shards:
 
     def _read(self, number: int) -> ad.AnnData:
         """A shard that may have come from an earlier process."""
-        path, n_cells = self.parts.path(number), len(self.parts.conditions(number)) * self.n_cells
+        path, n_cells = self.path(number), len(self.conditions(number)) * self.n_cells
         try:
             shard = ad.read_h5ad(path)
         except READ_ERRORS as error:
@@ -168,13 +165,14 @@ class Shards:
 
         obs: list[pd.DataFrame] = []
         reasons: dict[str, str] = {}
-        for number in range(len(self.parts)):
+        in_hdf5 = type(group).__module__.startswith("h5py")
+        for number in range(len(self)):
             shard = self._read(number)
             X = sp.csr_matrix(shard.X)
             if number == 0:
                 first = shard
                 X.indptr = X.indptr.astype(np.int64)  # the whole may hold more values than 32 bits count
-                write_elem(group, "X", X, dataset_kwargs={"compression": "gzip"} if _is_hdf5(group) else {})
+                write_elem(group, "X", X, dataset_kwargs={"compression": "gzip"} if in_hdf5 else {})
             else:
                 sparse_dataset(group["X"]).append(X)
             obs.append(shard.obs)
@@ -182,18 +180,12 @@ class Shards:
             reasons |= dict(zip(said["extrapolated"], said["extrapolated_because"], strict=True))
         table = joined(obs)
         key = self.run.manifest.perturbation_key
-        table[key] = pd.Categorical(table[key], categories=pd.Index(self.parts.names))
+        table[key] = pd.Categorical(table[key], categories=pd.Index(self.names))
         write_elem(group, "obs", table)
         write_elem(group, "var", first.var)
-        beyond = {
-            "extrapolated": np.array(list(reasons), dtype=object),
-            "extrapolated_because": np.array(list(reasons.values()), dtype=object),
-        }
-        write_elem(
-            group,
-            "uns",
-            {"scdfm": first.uns["scdfm"] | beyond},
-        )
+        texts = {"extrapolated": reasons, "extrapolated_because": reasons.values()}
+        beyond = {key: np.array(list(values), dtype=object) for key, values in texts.items()}
+        write_elem(group, "uns", {"scdfm": first.uns["scdfm"] | beyond})
         for name in ("layers", "obsm", "obsp", "varm", "varp"):
             write_elem(group, name, {})
         group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
@@ -232,7 +224,7 @@ def predict_to(
     more = (counts, context, fill_genes, device)
     with together(not torch.cuda.is_available(), LONGEST_WAIT):
         if here.rank == 0:
-            _checked(out, resume, overwrite)
+            _check(out, resume, overwrite)
             shards = shards_of(*request, resume, *more)
         wait_for_all()
         if here.rank > 0:
@@ -285,9 +277,10 @@ def shards_of(
     record["shard"] = size
     finished = (parts / FINISHED).is_file() and out.exists()
     folder = begun(parts, FINISHED if finished else REQUEST, record, resume, place)
-    work = Parts(folder, tuple(names), size, "{:06d}.h5ad")
-    only = None if genes is None else tuple(genes)
-    return Shards(run, work, table, n_cells, only, seed, counts, device)
+    return Shards(
+        folder=folder, names=tuple(names), size=size, run=run, controls=table, n_cells=n_cells,
+        genes=None if genes is None else tuple(genes), seed=seed, counts=counts, device=device,
+    )  # fmt: skip
 
 
 def conditions_at_once(run: Trained, n_cells: int, n_genes: int) -> int:
@@ -300,8 +293,8 @@ def _parts(out: Path) -> Path:
     return out.with_name(f"{out.name}.parts")
 
 
-def _checked(out: Path, resume: bool, overwrite: bool) -> Path:
-    """`out` if it can be written to."""
+def _check(out: Path, resume: bool, overwrite: bool) -> None:
+    """Raise DataError unless `out` can be written to."""
     if out.suffix not in SUFFIXES:
         raise DataError(f"output {out}: expected a name that ends in .h5ad or .zarr; rename it")
     if not out.absolute().parent.is_dir():
@@ -320,7 +313,6 @@ def _checked(out: Path, resume: bool, overwrite: bool) -> Path:
         raise DataError(
             f"output {out}: {parts} holds an unfinished prediction; continue it with --resume, or remove it"
         )
-    return out
 
 
 @contextlib.contextmanager
@@ -338,13 +330,70 @@ def _opened(path: Path) -> Iterator[Any]:
         yield zarr.open_group(path, mode="w", zarr_format=3)
 
 
-def _is_hdf5(group: Any) -> bool:
-    return type(group).__module__.startswith("h5py")
-
-
 def _clear(parts: Path) -> None:
     """Remove the parts of a complete output, what says so last."""
     for path in parts.iterdir():
         if path.name != FINISHED:
             remove(path)
     shutil.rmtree(parts)
+
+
+SECONDS: Final = 20.0
+"""Between two files of blocks."""
+clock: Callable[[], float] = time.monotonic
+
+
+class Blocks:
+    """The blocks of one shard in `folder`, files of some of them by name; what an earlier process left is found again.
+
+    A block is the end of some genes of some cells of one condition, named by all of them (`scdfm.flow.generate`).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = {name: path for path in sorted(folder.glob("*.safetensors")) for name in _names(path)}
+        self.fresh: dict[str, torch.Tensor] = {}
+        self.written = clock()
+
+    def of(self, condition: str) -> Keep:
+        """What `generate` asks for the blocks of a condition."""
+
+        def kept(block: str, solve: Callable[[], torch.Tensor]) -> torch.Tensor:
+            name = f"{condition}/{block}"
+            if name in self.files:
+                with contextlib.suppress(SafetensorError, OSError), safe_open(self.files[name], "pt") as file:
+                    cells: torch.Tensor = file.get_tensor(name)
+                    return cells
+            solved = self.fresh[name] = solve().contiguous()
+            if clock() - self.written >= SECONDS:
+                self.write()
+            return solved
+
+        return kept
+
+    def write(self) -> None:
+        """Write what was solved since the last file; another process may do the same shard."""
+        number = len(set(self.files.values()))
+        path = made(self.folder) / f"{number:06d}-{platform.node()}-{os.getpid()}.safetensors"
+        try:
+            write_tensors(path, self.fresh)
+        except StorageError:
+            if self.folder.is_dir():  # else the other process has finished the shard
+                raise
+        self.files |= dict.fromkeys(self.fresh, path)
+        self.fresh, self.written = {}, clock()
+
+    def remove(self) -> None:
+        """The shard is whole: its blocks go, at the latest with all parts."""
+        with contextlib.suppress(OSError):
+            remove(self.folder)
+
+
+def _names(path: Path) -> list[str]:
+    """The blocks in a file; none where it cannot be read, and they are solved again."""
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError):
+        remove(path)
+        return []

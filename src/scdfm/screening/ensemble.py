@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
@@ -228,10 +228,6 @@ class Calibration:
     def expected_error(self, spread: Floats) -> Floats:
         """The uncertainty [k] of conditions with this `spread` [k]: root mean square error to be expected."""
         return np.asarray(np.sqrt(self.floor**2 + np.square(self.factor * spread)))
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self)
 
 
 def calibrating(

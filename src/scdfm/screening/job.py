@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,7 +203,7 @@ class Job:
             picked = proposed(table, self.store, self.ensemble, self.untreated.whole, self.propose)
         turn = {name: at + 1 for at, name in enumerate(picked)}
         table["proposed"] = [turn.get(name, 0) for name in table["condition"]]
-        write_json(self.store.folder / CALIBRATION, calibration.as_json())
+        write_json(self.store.folder / CALIBRATION, asdict(calibration))
         (self.store.folder / PROPOSED).unlink(missing_ok=True)
         if picked:
             with written_whole(self.store.folder / PROPOSED) as path:

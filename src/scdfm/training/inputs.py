@@ -25,7 +25,6 @@ from scdfm.data.encoding import ConditionEncoder, ConditionSchema
 from scdfm.data.features import COEXPRESSION, FeatureTable, Standardiser, combine, read, table
 from scdfm.data.graph import coexpression_axes
 from scdfm.data.joining import FEWEST_GENES
-from scdfm.data.sampler import population
 from scdfm.data.stored import subset
 from scdfm.errors import ConfigError, DataError, RunError
 from scdfm.run.manifest import FORMAT, FeatureSource, Manifest, versions
@@ -164,7 +163,7 @@ def control_populations(cells: CellTable, split: Split, config: Config) -> tuple
     if option == "never" or (option == "auto" and schema == ConditionSchema()):
         return ()
     enough = config.training.min_cells
-    return tuple(name for name in cells.control_conditions if len(population(cells, name)) >= enough)
+    return tuple(name for name in cells.control_conditions if len(cells.population(name)) >= enough)
 
 
 def require_same_run(manifest: Manifest, expected: Manifest, out: Path) -> None:

@@ -12,7 +12,6 @@ import torch
 
 from scdfm.data import CONTROL, CellTable, Split
 from scdfm.data.conditions import control_of
-from scdfm.data.sampler import population
 from scdfm.data.stored import in_memory, subset
 from scdfm.files import made
 from scdfm.prior import (
@@ -191,7 +190,7 @@ def _expected(
     controls = _control_means(cells, names, columns)
     validated = _validated(learned, split, inputs, controls[n:])
     untouched = [
-        _at_home(cells, cells.take(population(cells, name)).mean(CONTROL)[None, columns], columns)[0]
+        _at_home(cells, cells.take(cells.population(name)).mean(CONTROL)[None, columns], columns)[0]
         for name in inputs.manifest.control_populations
     ]
     means = np.stack([*(controls + np.vstack([own, validated.predict(split.validation)])), *untouched])

@@ -239,7 +239,8 @@ def number_guess(
         units = units_of(distinct)
         numbers = {number_of(part) for text in distinct for part in parts_of(text)}
         if not all(_is_amount(part) for part in numbers):
-            note = f"obs['{column}'] holds texts that are no numbers ({_some(numbers)}): not used"
+            some = ", ".join(map(repr, sorted(numbers)[:3]))
+            note = f"obs['{column}'] holds texts that are no numbers ({some}): not used"
         elif len(numbers) == 1:
             note = f"obs['{column}'] is {numbers.pop()} for every target: not needed"
         elif len(numbers) > most:
@@ -330,7 +331,3 @@ def _is_amount(text: str) -> bool:
     except ValueError:
         return False
     return bool(np.isfinite(value)) and value >= 0
-
-
-def _some(values: set[str], most: int = 3) -> str:
-    return ", ".join(repr(value) for value in sorted(values)[:most])
