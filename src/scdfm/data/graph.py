@@ -27,11 +27,7 @@ _DENSE_ROWS: Final = 512
 
 
 def coexpression_graph(
-    x: Any,
-    k: int = 30,
-    negative_edges: bool = True,
-    faithful: bool = False,
-    parts: Parts = (),
+    x: Any, k: int = 30, negative_edges: bool = True, faithful: bool = False, parts: Parts = ()
 ) -> Bool:
     """True [G, G] where a gene may attend: its k most correlated genes, those it is one of, and itself.
 

@@ -128,10 +128,7 @@ class Spread:
     def _check(self, n_genes: int) -> None:
         """ValueError unless every tensor has the shape of `n_genes` genes, and values that a spread has."""
         n, laws = len(self.donors), (self.marginals, *self.screens.values())
-        shapes = {
-            "deviation": (self.deviation, (n_genes,)),
-            "donors": (self.donors, (max(n, 1), n_genes)),
-        }
+        shapes = {"deviation": (self.deviation, (n_genes,)), "donors": (self.donors, (max(n, 1), n_genes))}
         for end, law in zip(("", *_ends(self.screens)), laws, strict=True):
             shapes |= {
                 f"zeros{end}": (law.zeros, (n_genes,)),
@@ -234,8 +231,7 @@ def _of_seen(own: Marginals, common: Marginals, cells: Floats) -> Marginals:
     """The marginals `own` of genes that LEAST_SEEN of the cells [n, G] hold; those in common of the others."""
     seen = torch.from_numpy((cells > 0).sum(0) >= LEAST_SEEN)
     return Marginals(
-        torch.where(seen, own.zeros, common.zeros),
-        torch.where(seen.unsqueeze(1), own.values, common.values),
+        torch.where(seen, own.zeros, common.zeros), torch.where(seen.unsqueeze(1), own.values, common.values)
     )
 
 

@@ -237,9 +237,7 @@ def gaussian_velocity(x_t: Float[Tensor, "B T"], t: Float[Tensor, " B"]) -> Floa
     return x_t * ((2 * t - 1) / (t**2 + (1 - t) ** 2)).unsqueeze(-1)
 
 
-def straightened(
-    correction: Callable[[Tensor, Tensor], Tensor],
-) -> Callable[[Tensor, Tensor], Tensor]:
+def straightened(correction: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     """The velocity of u = x / a(t), a = √(t² + (1 − t)²), where x moves by `gaussian_velocity` + `correction`.
 
     The Gaussian part is solved exactly, since it only rescales x by a; u and x agree at t = 0 and t = 1.

@@ -200,9 +200,7 @@ def condition_names(
 
 
 def control_table(
-    run: Trained,
-    controls: CellTable | ad.AnnData | str | Path,
-    context: Mapping[str, str] | None = None,
+    run: Trained, controls: CellTable | ad.AnnData | str | Path, context: Mapping[str, str] | None = None
 ) -> CellTable:
     """The control cells of `controls`, of a context where one is given; they must be on the run's scale."""
     scale = run.manifest.scale
