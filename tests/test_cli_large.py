@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import scdfm
-from scdfm.data import streaming
+from scdfm.data import reading
 from scdfm.run import shards
 
 OPTIONS = {
@@ -37,7 +37,7 @@ def test_size_decides_and_the_user_is_told(call, folder, monkeypatch):
     assert call(*asked)[0] == 0
     files = ["evaluate", folder / "p.h5ad", folder / "screen.h5ad", "--run", folder / "run"]
     assert "stay on disk" not in call(*files, "--out", folder / "memory")[2]
-    monkeypatch.setattr(streaming, "STORED_ABOVE", 100)
+    monkeypatch.setattr(reading, "STORED_ABOVE", 100)
     code, _, err = call(*files, "--out", folder / "disk")
     assert (code, "larger than 2 GiB, so its cells stay on disk (--in-memory: do not)" in err) == (0, True)
     assert "stay on disk" not in call(*files, "--out", folder / "chosen", "--in-memory")[2]

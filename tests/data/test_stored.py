@@ -21,9 +21,9 @@ from scdfm.data import (
     Split,
     coexpression_graph,
     read_cells,
+    reading,
     select_genes,
     simulate,
-    streaming,
 )
 from scdfm.data import stored as module
 from scdfm.data.panel import gene_moments
@@ -48,7 +48,7 @@ def path(screen: ad.AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many blocks even of few cells."""
-    for place in ("scdfm.data.stored", "scdfm.data.streaming", "scdfm.data.cells"):
+    for place in ("scdfm.data.stored", "scdfm.data.reading", "scdfm.data.cells"):
         monkeypatch.setattr(f"{place}.BLOCK_ROWS", 37)
 
 
@@ -159,7 +159,7 @@ def test_panel_graph_and_batches_are_the_same_bits(path: Path) -> None:
 
 def test_size_decides_where_nothing_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(read_cells(path).X, sp.csr_matrix)
-    monkeypatch.setattr(streaming, "STORED_ABOVE", 1000)
+    monkeypatch.setattr(reading, "STORED_ABOVE", 1000)
     assert isinstance(read_cells(path).X, StoredMatrix)
     assert isinstance(read_cells(ad.read_h5ad(path)).X, sp.csr_matrix)  # it is in memory already
     backed = ad.read_h5ad(path, backed="r")

@@ -9,8 +9,7 @@ import pytest
 import scdfm
 import small
 from scdfm.errors import DataError
-from scdfm.screening.ensemble import Ensemble
-from scdfm.screening.observed import read_observed
+from scdfm.screening.ensemble import Ensemble, read_observed
 from scdfm.screening.ranking import Ranking
 
 OPTIONS = small.options(

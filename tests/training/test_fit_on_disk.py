@@ -49,7 +49,7 @@ def test_weights_and_predictions(tmp_path: Path) -> None:
 
 def test_no_pass_reads_more_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 20 cells, and a few conditions for validation: however many cells there are, no read takes in more."""
-    for place in ("stored.BLOCK_ROWS", "streaming.BLOCK_ROWS", "cells.BLOCK_ROWS", "graph._BLOCK_ROWS"):
+    for place in ("stored.BLOCK_ROWS", "reading.BLOCK_ROWS", "cells.BLOCK_ROWS", "graph._BLOCK_ROWS"):
         monkeypatch.setattr(f"scdfm.data.{place}", 20)
     monkeypatch.setattr("scdfm.training.start.SPREAD_CELLS", 20)
     monkeypatch.setattr("scdfm.run.counts.LAW_CELLS", 60)

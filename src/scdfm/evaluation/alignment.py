@@ -17,11 +17,10 @@ from scdfm.data.gene_names import Genes, read_genes
 from scdfm.data.kinds import rescaling
 from scdfm.data.labels import spellings
 from scdfm.data.naming import Naming
-from scdfm.data.reading import read_cells
+from scdfm.data.reading import log1p_values, read_cells
 from scdfm.data.source import Source, open_source
 from scdfm.data.stored import Matrix, StoredMatrix, blocks
 from scdfm.data.stored import subset as chosen_cells
-from scdfm.data.streaming import log1p_values
 from scdfm.data.values import LooksLikeCountsError, Reading
 from scdfm.errors import ConditionError, ConfigError, DataError, ScdfmError
 from scdfm.evaluation.pseudobulk import Population, row_means

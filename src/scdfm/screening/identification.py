@@ -22,9 +22,8 @@ from tqdm.auto import tqdm
 from scdfm.errors import ConfigError, RunError
 from scdfm.evaluation.pseudobulk import Floats
 from scdfm.screening.effect import Reference, energy_distance, mean_distance
-from scdfm.screening.ensemble import Ensemble, calibrating
+from scdfm.screening.ensemble import Ensemble, Observed, calibrating, read_observed
 from scdfm.screening.job import untreated
-from scdfm.screening.observed import Observed, read_observed
 from scdfm.screening.space import all_targets, combinations, members
 from scdfm.screening.store import Screen
 from scdfm.seeds import derive, numpy_rng

@@ -27,9 +27,8 @@ from scdfm.evaluation.populations import squared_distances
 from scdfm.evaluation.pseudobulk import Floats
 from scdfm.files import read_names
 from scdfm.screening.effect import Reference, Untreated
-from scdfm.screening.ensemble import Calibration, Ensemble
+from scdfm.screening.ensemble import Calibration, Ensemble, read_observed
 from scdfm.screening.interaction import COLUMNS, informative_genes, of_shifts
-from scdfm.screening.observed import read_observed
 from scdfm.screening.space import members
 from scdfm.screening.store import Shard, Store
 
