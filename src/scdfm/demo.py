@@ -8,7 +8,7 @@ from pathlib import Path
 from scdfm.config import Config
 from scdfm.data import read_cells, simulate
 from scdfm.errors import DataError
-from scdfm.files import new_folder, written_whole
+from scdfm.files import new_folder, write_h5ad
 from scdfm.report import Evaluation, evaluate_files
 from scdfm.training import fit
 
@@ -29,13 +29,11 @@ def run_demo(out: str | Path, *, seed: int = 0, overwrite: bool = False, progres
             )
         shutil.rmtree(out)
     new_folder(out)
-    with written_whole(out / SCREEN) as temporary:
-        simulate(n_genes=120, n_targets=10, seed=seed).write_h5ad(temporary, compression="gzip")
+    write_h5ad(out / SCREEN, simulate(n_genes=120, n_targets=10, seed=seed))
     cells = read_cells(out / SCREEN)
     run = fit(cells, config=Config.preset("tiny").updated({"seed": seed}), out=out / RUN, progress=progress)
     predicted = run.predict(seed=seed, progress=progress)
-    with written_whole(out / PREDICTED) as temporary:
-        predicted.write_h5ad(temporary, compression="gzip")
+    write_h5ad(out / PREDICTED, predicted)
     command = {"command": f"scdfm demo --out {out} --seed {seed}"}
     return evaluate_files(
         predicted, cells, out / REPORT, training=run, name="scdfm", provenance=command, seed=seed

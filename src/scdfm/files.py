@@ -229,6 +229,18 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_csv(path: str | Path, table: Any, *, index: bool = False, index_label: str | None = None) -> None:
+    """Write a DataFrame as CSV with every digit, whole or not at all."""
+    with written_whole(path) as temporary:
+        table.to_csv(temporary, index=index, index_label=index_label)
+
+
+def write_h5ad(path: str | Path, adata: Any, compression: str | None = "gzip") -> None:
+    """Write an AnnData whole or not at all."""
+    with written_whole(path) as temporary:
+        adata.write_h5ad(temporary, compression=compression)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, refusing NaN and infinity (they are not JSON)."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

@@ -166,7 +166,7 @@ def test_sigterm_stops_a_fit_that_validates_at_every_step(cells, config, tmp_pat
 
 def test_a_fit_killed_before_its_inputs_were_written_resumes(cells, config, run, tmp_path):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedStepError):
-        patch.setattr("scdfm.run.folder.write_table", raises(InterruptedStepError()))
+        patch.setattr("scdfm.training.prepared.write_csv", raises(InterruptedStepError()))
         scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["graph.safetensors", "manifest.json"]
     assert_equal_weights(

@@ -19,7 +19,7 @@ from scdfm.config import Config, SplitConfig
 from scdfm.data import CellTable, Split, read_cells
 from scdfm.errors import ConfigError
 from scdfm.evaluation.evaluate import Protocol
-from scdfm.files import new_folder, write_text, written_whole
+from scdfm.files import new_folder, write_csv, write_text
 from scdfm.jobs import begun
 from scdfm.processes import require_one
 
@@ -114,10 +114,8 @@ def benchmark(
     spent = costs(scored)
     page = Page(plan, tables, notes, table, [done.n_genes for done in scored], spent)
     for name in TABLES:
-        with written_whole(out / f"{name}.csv") as temporary:
-            getattr(tables, name).to_csv(temporary, index=False)
-    with written_whole(out / COSTS) as temporary:
-        spent.to_csv(temporary, index=False)
+        write_csv(out / f"{name}.csv", getattr(tables, name))
+    write_csv(out / COSTS, spent)
     write_text(out / MARKDOWN, page.markdown())
     write_text(out / PAGE, page.html())
     if fitted is not None:

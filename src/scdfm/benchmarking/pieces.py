@@ -23,7 +23,7 @@ from scdfm.data import CONTROL, CellTable
 from scdfm.errors import ConditionError, StorageError
 from scdfm.evaluation import BASELINES, CEILING, LOWER_IS_BETTER, PRIOR, evaluate
 from scdfm.evaluation.prior import NO_PRIOR
-from scdfm.files import REMEDY, file_digest, made, system_words, write_json, written_whole
+from scdfm.files import REMEDY, file_digest, made, system_words, write_csv, write_h5ad, write_json
 from scdfm.jobs import TimeLeft, duration
 from scdfm.peers.command import measured
 
@@ -197,8 +197,7 @@ def _predicted(
         return path
     controls = None if run.config.training.keep_controls else cells
     predicted = run.predict(fold.conditions, controls, n_cells=n_cells, genes=genes, seed=piece.seed)
-    with written_whole(path) as temporary:
-        predicted.write_h5ad(temporary, compression="gzip")
+    write_h5ad(path, predicted)
     return predicted
 
 
@@ -262,8 +261,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def write_piece(folder: Path, scored: Scored, key: str) -> None:
     """Leave scores, then the record that declares them whole."""
-    with written_whole(folder / SCORES) as temporary:
-        scored.table.to_csv(temporary, index=False)
+    write_csv(folder / SCORES, scored.table)
     write_json(
         folder / RECORD,
         {

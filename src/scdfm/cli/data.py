@@ -17,11 +17,10 @@ from scdfm.cli.options import (
     Quiet,
     number_or_text,
     require_free,
-    write_h5ad,
 )
 from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
-from scdfm.files import written_whole
+from scdfm.files import write_csv, write_h5ad
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -55,7 +54,7 @@ def join(
     """
     require_free(out, overwrite)
     cells = screen.read_all(data or [])
-    write_h5ad(cells.to_adata(), out)
+    write_h5ad(out, cells.to_adata())
     typer.echo(f"{out}: {cells.n} cells × {len(cells.genes)} genes, {len(cells.conditions) - 1} conditions")
 
 
@@ -114,12 +113,11 @@ def simulate(
     for path in (out, *([features] if kind == "drugs" else [])):
         require_free(path, overwrite)
     screen = simulator(seed=seed, **arguments)
-    write_h5ad(screen, out)
+    write_h5ad(out, screen)
     n_conditions = len(screen.uns["true_means"])
     typer.echo(f"{out}: {screen.n_obs} cells × {screen.n_vars} genes, {n_conditions} conditions")
     if kind == "drugs":
-        with written_whole(features) as temporary:
-            screen.uns["features"].to_csv(temporary, index_label="name")
+        write_csv(features, screen.uns["features"], index=True, index_label="name")
         typer.echo(f"{features}: features of {len(screen.uns['features'])} drugs")
 
 

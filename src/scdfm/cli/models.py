@@ -20,7 +20,6 @@ from scdfm.cli.options import (
     require_free,
     seconds_of,
     warn,
-    write_h5ad,
 )
 from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
@@ -326,7 +325,7 @@ def _submit(
     device: str,
 ) -> None:  # fmt: skip
     """Write a submission and say what is in it."""
-    from scdfm.files import read_names
+    from scdfm.files import read_names, write_h5ad
     from scdfm.run.submission import CONTROL_LABEL, submission
 
     if out.suffix != ".h5ad":
@@ -338,7 +337,7 @@ def _submit(
         source, names, controls, n_cells=cells, gene_axis=genes, copy=copied, context=context or None, seed=seed,
         progress=progress, device=device, say=warn if progress else None,
     )  # fmt: skip
-    write_h5ad(submitted, out)
+    write_h5ad(out, submitted)
     n_control = int((submitted.obs["target"] == CONTROL_LABEL).sum())
     typer.echo(
         f"{out}: {submitted.n_obs - n_control} predicted and {n_control} control cells × {submitted.n_vars} genes\n"

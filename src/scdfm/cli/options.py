@@ -160,11 +160,3 @@ def require_free(path: Path, overwrite: bool) -> None:
     if not path.absolute().parent.is_dir():
         raise DataError(f"output {path}: the folder {path.absolute().parent} does not exist; create it first")
     require_place(path)
-
-
-def write_h5ad(adata: Any, path: Path) -> None:
-    """Write an AnnData whole or not at all."""
-    from scdfm.files import written_whole
-
-    with written_whole(path) as temporary:
-        adata.write_h5ad(temporary, compression="gzip")

@@ -110,7 +110,7 @@ def hits(
     file of one will do, named as its screen.
     """
     from scdfm.evaluation import hits as found_hits
-    from scdfm.files import written_whole
+    from scdfm.files import write_csv
 
     training = None
     if run is not None:
@@ -129,8 +129,7 @@ def hits(
         predicted, cells, training=training, perturbation_key=cells.perturbation_key, control=cells.control, name=name,
         signature=weights, backed=screen.backed,
     )  # fmt: skip
-    with written_whole(out) as path:
-        table.to_csv(path, index=False)
+    write_csv(out, table)
     typer.echo(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
     typer.echo(f"\ntable: {out}")
 

@@ -134,7 +134,7 @@ def identify(
     """Find the perturbation that made a population, or would bring control cells to it."""
     if out is not None:
         require_free(out, overwrite)
-    from scdfm.files import written_whole
+    from scdfm.files import write_csv
     from scdfm.run import Run
     from scdfm.screening import identify
 
@@ -146,8 +146,7 @@ def identify(
         shortlist=shortlist, controls=controls, seed=seed, progress=not quiet,
     )  # fmt: skip
     if out is not None:
-        with written_whole(out) as path:
-            identification.table.to_csv(path, index=False)
+        write_csv(out, identification.table)
     shown = ["rank", "condition", "energy", "mean_distance", "probability", "part"]
     typer.echo(
         identification.table[shown]

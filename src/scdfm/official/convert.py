@@ -35,7 +35,7 @@ from scdfm.data import (
 from scdfm.data.split import UNKNOWN
 from scdfm.data.stored import subset
 from scdfm.errors import ConfigError, DataError, RunError
-from scdfm.files import file_digest, new_folder
+from scdfm.files import file_digest, new_folder, write_csv
 from scdfm.official.parameters import Sizes, never_read, sizes, velocity_field
 from scdfm.run import Run, folder
 from scdfm.run.manifest import FORMAT, Manifest, versions
@@ -318,7 +318,7 @@ def _write_data(out: Path, manifest: Manifest, cells: CellTable, split: Split | 
         )
     if split is not None:
         means = cells.means([CONTROL, *split.train, *split.validation])[manifest.panel]
-        folder.write_table(out / folder.MEANS, means)
+        write_csv(out / folder.MEANS, means, index=True)
 
 
 def _notes(

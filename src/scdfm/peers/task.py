@@ -22,7 +22,7 @@ from scdfm.data.source import open_source
 from scdfm.data.values import to_csr
 from scdfm.errors import DataError
 from scdfm.evaluation.alignment import predicted_names
-from scdfm.files import new_folder, read_text, write_json, written_whole
+from scdfm.files import new_folder, read_text, write_h5ad, write_json
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -67,8 +67,7 @@ def write_task(folder: Path, task: Task) -> None:
     adata.obs = adata.obs[[name for name in columns if name in adata.obs]]
     if (counts := _counts(table, task.genes)) is not None:
         adata.layers[COUNTS] = counts
-    with written_whole(folder / TRAIN) as path:
-        adata.write_h5ad(path)
+    write_h5ad(folder / TRAIN, adata, compression=None)
     write_json(folder / TASK, described(task))
 
 

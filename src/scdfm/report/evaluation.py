@@ -18,7 +18,7 @@ from scdfm.evaluation.alignment import Cells
 from scdfm.evaluation.evaluate import Protocol
 from scdfm.evaluation.summary import models_of
 from scdfm.evaluation.vcc2026.score import ALL
-from scdfm.files import made, write_text, written_whole
+from scdfm.files import made, write_csv, write_text
 from scdfm.report import figures
 from scdfm.report.figures import Illustration
 from scdfm.report.labels import PAPER_NOTE, count, higher_is_better, number, title
@@ -94,8 +94,7 @@ def evaluate_files(
         )
     out_dir = made(Path(out_dir))
     for file, frame in files.items():
-        with written_whole(out_dir / file) as path:
-            frame.to_csv(path, index=False)
+        write_csv(out_dir / file, frame)
     run = None if training is None or isinstance(training, pd.DataFrame) else training
     lines = dict(provenance or {})
     if isinstance(real, CellTable):

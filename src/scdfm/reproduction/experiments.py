@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +14,7 @@ from scdfm.datasets import combosciplex, norman
 from scdfm.datasets.generated import generated_combosciplex, generated_norman
 from scdfm.datasets.screens import TEST
 from scdfm.errors import ConfigError
+from scdfm.files import write_h5ad
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -83,10 +84,7 @@ class Experiment:
         if smoke and data is None:
             path = folder / self.file
             if not path.is_file():
-                from scdfm.files import written_whole
-
-                with written_whole(path) as temporary:
-                    self.generate().write_h5ad(temporary)
+                write_h5ad(path, self.generate(), compression=None)
             return self.read(path)
         return self.read(data)
 
@@ -125,6 +123,4 @@ def experiment_named(name: str, unseen: bool = False) -> Experiment:
         return experiment
     if name != "norman-holdout":
         raise ConfigError(f"--unseen goes with norman-holdout, found experiment '{name}'; leave it out")
-    from dataclasses import replace
-
     return replace(experiment, split=SplitConfig(kind="holdout"))

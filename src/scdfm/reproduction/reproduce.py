@@ -15,7 +15,7 @@ from scdfm.data import CellTable
 from scdfm.datasets import published
 from scdfm.datasets.screens import PUBLISHED_METRICS
 from scdfm.errors import ConfigError
-from scdfm.files import write_text, written_whole
+from scdfm.files import write_csv, write_text
 from scdfm.jobs import begun
 from scdfm.reproduction.check import Check, PublishedFolds, control_check
 from scdfm.reproduction.experiments import (
@@ -145,7 +145,7 @@ def reproduce(
     cells = experiment.table(data, smoke, out)
     plan = Plan(experiment.split, fitted, tuple(range(seeds)), contenders, "paper", METRICS)
     checked = _check(experiment, plan, cells, smoke)
-    _write_csv(out / CHECK, checked.rows)
+    write_csv(out / CHECK, checked.rows)
     if check and not smoke and not unseen:
         checked.require()
     scored = run_pieces(plan, cells, out, progress, _folds(experiment, plan, cells, smoke))
@@ -154,7 +154,7 @@ def reproduce(
     text = "\n\n".join(
         [f"## {name}", checked.text(), markdown(table), *_remarks(experiment, plan, smoke, unseen)]
     )
-    _write_csv(out / TABLE, table)
+    write_csv(out / TABLE, table)
     write_text(out / TEXT, text + "\n")
     return Reproduction(out, checked, tables, table, text)
 
@@ -188,8 +188,3 @@ def _remarks(experiment: Experiment, plan: Plan, smoke: bool, unseen: bool) -> l
             "genes, which other doubles train on); `--unseen` holds genes out altogether."
         )
     return remarks
-
-
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    with written_whole(path) as temporary:
-        table.to_csv(temporary, index=False)

@@ -30,7 +30,7 @@ from torch import nn
 from scdfm.data import CellTable
 from scdfm.data.features import FeatureTable, Standardiser
 from scdfm.errors import RunError
-from scdfm.files import written_whole
+from scdfm.files import write_h5ad, written_whole
 from scdfm.run.manifest import Manifest
 
 FILES = WEIGHTS, GRAPH, MEANS, PRIOR, TRAINING_PRIOR, SPREAD, CONTROLS, COUNTS, FEATURES = (
@@ -89,7 +89,7 @@ def read_features(path: Path, manifest: Manifest) -> tuple[FeatureTable, Standar
 
 
 def read_means(path: Path) -> pd.DataFrame:
-    """The means of `write_table`, names kept as text."""
+    """The means of `files.write_csv` with its index, names kept as text."""
     # A converter keeps names such as 007 or NA as they are; a mean that was not measured is empty.
     return read_table(
         path,
@@ -121,14 +121,7 @@ def write_cells(path: Path, cells: CellTable, rows: np.ndarray, columns: np.ndar
     obs[cells.perturbation_key] = obs[cells.perturbation_key].astype(str)
     genes = pd.Index(cells.genes[columns].astype(object), name="gene")
     adata = ad.AnnData(expression, obs=obs, var=pd.DataFrame(index=genes))
-    with written_whole(path) as temporary:
-        adata.write_h5ad(temporary, compression="gzip")
-
-
-def write_table(path: Path, table: pd.DataFrame, **options: Any) -> None:
-    """Write a table as CSV with every digit, whole or not at all."""
-    with written_whole(path) as temporary:
-        table.to_csv(temporary, **options)
+    write_h5ad(path, adata)
 
 
 def own_file(folder: Path, name: str) -> Path:

@@ -14,6 +14,7 @@ import torch
 from scdfm.data import CONTROL, CellTable, Split, coexpression_graph, vocabulary_graph
 from scdfm.data.conditions import SCREEN, control_of
 from scdfm.data.stored import in_memory, subset
+from scdfm.files import write_csv
 from scdfm.prior import EffectPrior, PriorStart
 from scdfm.run import folder
 from scdfm.run.counts import learned_law
@@ -91,7 +92,7 @@ def _means(cells: CellTable, split: Split, inputs: Inputs, path: Path) -> pd.Dat
     own = {name: cells.control_mean(name)[columns] for name in sorted(settings)}
     if own:
         means = pd.concat([means, pd.DataFrame.from_dict(own, orient="index", columns=genes)])
-    folder.write_table(path, means)
+    write_csv(path, means, index=True)
     return means
 
 

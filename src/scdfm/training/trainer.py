@@ -32,7 +32,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from scdfm.config import Config, TrainingConfig
 from scdfm.errors import InterruptedFitError
-from scdfm.files import written_whole
+from scdfm.files import write_csv
 from scdfm.processes import launched, world_size
 from scdfm.run import folder
 from scdfm.seeds import derive
@@ -230,8 +230,7 @@ class Curves(L.Callback):
 
     def _write(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero and self.rows:
-            with written_whole(self.path) as temporary:
-                pd.DataFrame(self.rows, columns=COLUMNS).to_csv(temporary, index=False)
+            write_csv(self.path, pd.DataFrame(self.rows, columns=COLUMNS))
 
 
 class Interruption(L.Callback):
