@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from scdfm.benchmarking.costs import cost_markdown
+from scdfm.benchmarking.tables import cost_markdown
 from scdfm.files import read_text, write_text, written_whole
 from scdfm.report import markdown
 from screens import RESULTS, gaps, gaps_table

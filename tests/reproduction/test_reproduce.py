@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import scanpy as sc
 
-import scdfm.reproduction.check as checks
+import scdfm.reproduction.reproduce as checks
 from scdfm.benchmarking import Plan
 from scdfm.data import CellTable
 from scdfm.datasets import norman, published
@@ -21,8 +21,8 @@ from scdfm.datasets.screens import PUBLISHED_METRICS
 from scdfm.errors import ConfigError, DataError, RunError
 from scdfm.processes import openmp_threads_kept
 from scdfm.reproduction import EXPERIMENTS, VARIANTS, Reproduction, reproduce
-from scdfm.reproduction.check import PublishedFolds, control_check
 from scdfm.reproduction.experiments import experiment_named
+from scdfm.reproduction.reproduce import PublishedFolds, control_check
 from scdfm.run import Run
 from scdfm.training.module import FlowModule
 

@@ -51,7 +51,7 @@ def test_no_pass_reads_more_than_a_block(tmp_path: Path, monkeypatch: pytest.Mon
     """Blocks of 20 cells, and a few conditions for validation: however many cells there are, no read takes in more."""
     for place in ("stored.BLOCK_ROWS", "reading.BLOCK_ROWS", "cells.BLOCK_ROWS", "graph._BLOCK_ROWS"):
         monkeypatch.setattr(f"scdfm.data.{place}", 20)
-    monkeypatch.setattr("scdfm.training.start.SPREAD_CELLS", 20)
+    monkeypatch.setattr("scdfm.training.prepared.SPREAD_CELLS", 20)
     monkeypatch.setattr("scdfm.run.counts.LAW_CELLS", 60)
     reads: list[int] = []
     read = RowsFile.read

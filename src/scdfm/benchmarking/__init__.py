@@ -2,9 +2,8 @@
 
 from scdfm.benchmarking.benchmark import Benchmark, benchmark
 from scdfm.benchmarking.folds import Fold, Folds
-from scdfm.benchmarking.models import PeerOptions, make_plan
 from scdfm.benchmarking.pieces import Scored, run_piece, run_pieces
-from scdfm.benchmarking.plan import Contender, Piece, Plan
+from scdfm.benchmarking.plan import Contender, PeerOptions, Piece, Plan, make_plan
 from scdfm.benchmarking.tables import Tables, aggregate
 
 __all__ = [

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from scdfm.benchmarking.costs import costs
-from scdfm.benchmarking.models import Models, PeerOptions, make_plan
 from scdfm.benchmarking.page import Page
 from scdfm.benchmarking.pieces import Scored, run_pieces
-from scdfm.benchmarking.plan import Options, Plan
-from scdfm.benchmarking.tables import Tables, aggregate
+from scdfm.benchmarking.plan import Models, Options, PeerOptions, Plan, make_plan
+from scdfm.benchmarking.tables import Tables, aggregate, costs
 from scdfm.config import Config, SplitConfig
 from scdfm.data import CellTable, Split, read_cells
 from scdfm.errors import ConfigError

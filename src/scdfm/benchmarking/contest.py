@@ -32,7 +32,7 @@ Score = Callable[[Answer], pd.DataFrame]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a command: its long table (all NaN where it failed), notes, and what it cost (`costs.COLUMNS`)."""
+    """What came of a command: its long table (all NaN where it failed), notes, and what it cost (`tables.COSTS`)."""
 
     table: pd.DataFrame
     notes: tuple[str, ...]

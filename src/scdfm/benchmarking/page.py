@@ -10,9 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from scdfm.benchmarking.costs import cost_markdown, cost_rows, cost_text
 from scdfm.benchmarking.plan import Contender, Plan
-from scdfm.benchmarking.tables import ALL, Tables, is_prior
+from scdfm.benchmarking.tables import ALL, Tables, cost_markdown, cost_rows, cost_text, is_prior
 from scdfm.config import SplitConfig
 from scdfm.data import CellTable, Split
 from scdfm.evaluation import PRIOR
@@ -51,7 +50,7 @@ class Page:
     n_genes: Sequence[int]
     """Scored genes of each fold."""
     spent: pd.DataFrame
-    """What models cost (`costs.costs`)."""
+    """What models cost (`tables.costs`)."""
 
     @cached_property
     def parts(self) -> list[Part]:

@@ -45,7 +45,7 @@ FAILED = "failed"
 @dataclass(frozen=True)
 class Scored:
     """A finished piece: its long table (COLUMNS), notes on what was left out, the number of scored genes, and what a
-    model cost (`costs.COLUMNS`)."""
+    model cost (`tables.COSTS`)."""
 
     piece: Piece
     table: pd.DataFrame
@@ -88,11 +88,7 @@ def run_piece(plan: Plan, piece: Piece, fold: Fold, cells: CellTable, folder: Pa
     """Score one piece; a contender with a config is fitted and predicts first, with its run left in `folder`, and a
     command is run."""
     made(folder)
-    options: dict[str, Any] = {
-        "control": cells.control, "protocol": plan.protocol, "training": fold.training, "metrics": plan.metrics,
-        "perturbation_key": cells.perturbation_key, "seed": fold.number,
-    }  # fmt: skip
-    table, notes, cost = _rows(plan, piece, fold, cells, folder, options)
+    table, notes, cost = _rows(plan, piece, fold, cells, folder)
     seed = NO_SEED if piece.seed is None else piece.seed
     beside = np.where(table["model"] == piece.name, "", "" if piece.contender is None else piece.name)
     table = table.assign(fold=piece.fold, seed=seed, beside=beside)[list(COLUMNS)]
@@ -100,18 +96,19 @@ def run_piece(plan: Plan, piece: Piece, fold: Fold, cells: CellTable, folder: Pa
 
 
 def _rows(
-    plan: Plan, piece: Piece, fold: Fold, cells: CellTable, folder: Path, options: Mapping[str, Any]
+    plan: Plan, piece: Piece, fold: Fold, cells: CellTable, folder: Path
 ) -> tuple[pd.DataFrame, list[str], dict[str, Any]]:
     """The scores of a piece, notes, and what it cost; empty where no work of a model was done."""
     contender = piece.contender
     cost: dict[str, Any] = {}
+    options: dict[str, Any] = {"protocol": plan.protocol, "metrics": plan.metrics}
     if contender is None:
-        table = _evaluate(None, fold, fold.conditions, **options)
+        table = scores_of(None, fold, fold.conditions, **options)
         return table, list(table.attrs["notes"]), cost
     if contender.command is not None:
 
         def scored(answer: Answer) -> pd.DataFrame:
-            return _evaluate(
+            return scores_of(
                 answer.cells, fold, answer.conditions, name=piece.name,
                 references=len(answer.conditions) < len(fold.conditions), **options,
             )  # fmt: skip
@@ -120,7 +117,7 @@ def _rows(
         return outcome.table, list(outcome.notes), outcome.cost
     if contender.config is None:
         held, notes = _held(plan, piece, fold, cells)
-        table = _evaluate(
+        table = scores_of(
             prediction_path(piece), fold, held, name=piece.name, references=len(held) < len(fold.conditions),
             **options,
         )  # fmt: skip
@@ -131,15 +128,19 @@ def _rows(
             cost = taken()
         prior = _untrained(run, cells)
         notes = [NO_PRIOR] if prior is None else []
-        table = _evaluate(
+        table = scores_of(
             predicted, fold, fold.conditions, name=piece.name, references=False, check_scale=False,
             prior=prior, **options,
         )  # fmt: skip
     return table, [*notes, *(note for note in table.attrs["notes"] if note not in notes)], cost
 
 
-def _evaluate(predicted: Any, fold: Fold, conditions: Sequence[str], **options: Any) -> pd.DataFrame:
+def scores_of(predicted: Any, fold: Fold, conditions: Sequence[str], **options: Any) -> pd.DataFrame:
     """The long table of `evaluate` over the fold's groups, notes joined."""
+    options |= {
+        "control": fold.cells.control, "perturbation_key": fold.cells.perturbation_key, "training": fold.training,
+        "seed": fold.number,
+    }  # fmt: skip
     tables = [
         evaluate(predicted, fold.cells, conditions=group, **options) for group in fold.groups(conditions)
     ]

@@ -19,8 +19,7 @@ from scdfm.evaluation.ceiling import CEILING, DUPLICATE
 from scdfm.evaluation.prior import PRIOR
 from scdfm.evaluation.pseudobulk import Floats
 from scdfm.evaluation.registry import LOWER_IS_BETTER, NEUTRAL, RANGES
-from scdfm.evaluation.vcc2026.anchors import MEAN_RESPONSE
-from scdfm.evaluation.vcc2026.score import ALL, REPLICATE
+from scdfm.evaluation.vcc2026.score import ALL, MEAN_RESPONSE, REPLICATE
 from scdfm.seeds import numpy_rng
 
 RIVALS = (*BASELINES, MEAN_RESPONSE)

@@ -1,7 +1,11 @@
-"""Evaluate and leave everything in a folder: scores, summary, the report as one HTML file, figures as PNG and SVG."""
+"""Evaluate and leave everything in a folder: scores, summary, the report as one HTML file, figures as PNG and SVG.
+
+`Page` is what stands where in the report, as plain values that the template only has to place.
+"""
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +23,24 @@ from scdfm.evaluation.evaluate import Protocol
 from scdfm.evaluation.summary import models_of
 from scdfm.evaluation.vcc2026.score import ALL
 from scdfm.files import made, write_csv, write_text
+from scdfm.plots import model_colours
 from scdfm.report import figures
 from scdfm.report.figures import Illustration
-from scdfm.report.labels import PAPER_NOTE, count, higher_is_better, number, title
-from scdfm.report.page import Page, condition_rows, html
+from scdfm.report.labels import MEANINGS, MODELS, PAPER_NOTE, count, higher_is_better, number, title
 from scdfm.report.populations import Populations
-from scdfm.report.results import blocks, headline, metric_results, positions, verdict
+from scdfm.report.results import (
+    Block,
+    MetricResult,
+    Verdict,
+    blocks,
+    headline,
+    metric_results,
+    positions,
+    verdict,
+)
+from scdfm.report.shell import HOME, Fact, render
 from scdfm.report.shell import provenance as facts_of
-from scdfm.report.tables import plain, scaled_summary, score_table
+from scdfm.report.tables import ScoreTable, plain, scaled_summary, score_table
 
 if TYPE_CHECKING:
     from scdfm.run import Run
@@ -142,7 +156,8 @@ def write(
     pictures = made(out_dir / "figures")
     for illustration in page.illustrations:
         illustration.write(pictures)
-    write_text(out_dir / "report.html", html(page))
+    text = render((HOME, "report.html"), {"page": page}, script=(HOME, "script.js"))
+    write_text(out_dir / "report.html", text)
     return out_dir / "report.html"
 
 
@@ -282,3 +297,98 @@ def _facts(table: pd.DataFrame, model: str, populations: Populations | None) -> 
         ]  # fmt: skip
     facts.append(f"protocol {table.attrs.get('protocol', 'unknown')}")
     return [tuple(fact.split(" ", 1)) for fact in facts]  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything a report says. Sections whose content is empty or None are left out."""
+
+    model: str
+    verdict: Verdict
+    facts: Sequence[tuple[str, str]]
+    notes: Sequence[str]
+    scores: ScoreTable
+    scaled: ScoreTable | None
+    results: Sequence[MetricResult]
+    duel: Sequence[MetricResult]
+    duel_verdict: Verdict | None
+    strata: Sequence[Block]
+    condition_rows: Sequence[ConditionRow]
+    metric_panels: Sequence[Illustration]
+    overview: Sequence[Illustration]
+    headline: str
+    close_ups: Sequence[tuple[str, Sequence[Illustration]]]
+    heat_map: Illustration | None
+    training: Illustration | None
+    provenance: Sequence[Fact]
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """The colour of each model, as in the figures."""
+        return model_colours([self.model, *self.scores.models])
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether the table holds what the run predicts before training."""
+        return any(result.prior is not None for result in self.results)
+
+    @property
+    def sections(self) -> list[tuple[str, str]]:
+        """Anchors and names of the sections that are there."""
+        sections = [
+            ("scores", "Scores", True), ("standing", "Baselines and ceiling", True),
+            ("duel", "The other model", bool(self.duel)), ("conditions", "Conditions", True),
+            ("populations", "Populations", bool(self.close_ups)), ("training", "Training", self.training is not None),
+            ("provenance", "Provenance", True), ("glossary", "Metrics", True),
+        ]  # fmt: skip
+        return [(anchor, name) for anchor, name, there in sections if there]
+
+    @property
+    def mute(self) -> dict[str, str]:
+        """The metrics that cannot tell anything on this screen, and why."""
+        return {row.metric: row.mute for row in self.results if row.mute}
+
+    @property
+    def glossary(self) -> list[tuple[str, str]]:
+        """The metrics of this page in words."""
+        return [(title(metric), MEANINGS[metric]) for metric in self.scores.metrics if metric in MEANINGS]
+
+    @property
+    def models(self) -> list[tuple[str, str]]:
+        """The references of this page in words."""
+        return [(model, MODELS[model]) for model in self.scores.models if model in MODELS]
+
+    @property
+    def illustrations(self) -> list[Illustration]:
+        """Every figure of the page."""
+        single = [item for item in (self.heat_map, self.training) if item is not None]
+        return [
+            *self.metric_panels,
+            *self.overview,
+            *(item for _, items in self.close_ups for item in items),
+            *single,
+        ]
+
+
+@dataclass(frozen=True)
+class ConditionRow:
+    """One condition in the table of all: `cells` holds (number for sorting, text) of each metric."""
+
+    name: str
+    n_cells: int
+    cells: Sequence[tuple[str, str]]
+
+
+def condition_rows(table: pd.DataFrame, scores: ScoreTable, model: str) -> list[ConditionRow]:
+    """Every condition's scores of `model`, in the order of the table."""
+    own = table[table["model"] == model]
+    values = dict(zip(zip(own["condition"], own["metric"], strict=True), own["value"], strict=True))
+    rows = []
+    for name, n_cells in own.groupby("condition", sort=False)["n_cells"].first().items():
+        row = [
+            (float(values.get((name, metric), math.nan)), scores.decimals[metric])
+            for metric in scores.metrics
+        ]
+        cells = [("" if math.isnan(value) else repr(value), number(value, places)) for value, places in row]
+        rows.append(ConditionRow(str(name), int(n_cells), cells))
+    return rows

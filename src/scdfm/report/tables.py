@@ -155,19 +155,9 @@ def plain(summary: pd.DataFrame, metrics: Sequence[str] | None = None, width: in
         "– defined on no condition": any(cell.mean == number(math.nan, 0) for cell in table.cells.values()),
     }
     parts = ["\n".join(line.rstrip() for line in block) for block in blocks]
-    return (
-        "\n\n".join(
-            [
-                *parts,
-                *(
-                    ["   ".join(note for note, needed in notes.items() if needed)]
-                    if any(notes.values())
-                    else []
-                ),
-            ]
-        )
-        + "\n"
-    )
+    if any(notes.values()):
+        parts.append("   ".join(note for note, needed in notes.items() if needed))
+    return "\n\n".join(parts) + "\n"
 
 
 def _column(table: ScoreTable, metric: str) -> list[str]:

@@ -20,8 +20,7 @@ from scdfm.training.checkpoint import CHECKPOINTS, LAST, last_good, read_checkpo
 from scdfm.training.inputs import Features, Inputs, prepare, require_same_run
 from scdfm.training.machine import Stopwatch, require_machine, require_memory, steps_within
 from scdfm.training.module import FlowModule
-from scdfm.training.prepared import Prepared
-from scdfm.training.start import lineage_of
+from scdfm.training.prepared import Prepared, lineage_of
 from scdfm.training.steps import StepData
 from scdfm.training.trainer import run_loop
 from scdfm.training.transfer import carried_weights, require_kin, tuned

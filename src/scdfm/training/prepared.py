@@ -1,9 +1,14 @@
-"""What a fit makes of its cells before the first step: in memory for training, in the run folder for prediction."""
+"""What a fit makes of its cells before the first step: in memory for training, in the run folder for prediction.
+
+Graph, means, control cells, and where the flow starts from the prior, which training conditions alone teach.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +19,31 @@ import torch
 from scdfm.data import CONTROL, CellTable, Split, coexpression_graph, vocabulary_graph
 from scdfm.data.conditions import SCREEN, control_of
 from scdfm.data.stored import in_memory, subset
-from scdfm.files import write_csv
-from scdfm.prior import EffectPrior, PriorStart
+from scdfm.files import made, write_csv
+from scdfm.prior import (
+    EffectPrior,
+    LearnedPrior,
+    PriorStart,
+    Spread,
+    filled_shifts,
+    fit_spread,
+    learn_prior,
+)
+from scdfm.prior.kernel import Floats, every_target
+from scdfm.prior.spread import variances_around
 from scdfm.run import folder
 from scdfm.run.counts import learned_law
-from scdfm.seeds import numpy_rng
+from scdfm.run.manifest import Ancestor, Manifest
+from scdfm.seeds import numpy_rng, torch_rng
+from scdfm.training.checkpoint import CHECKPOINTS
 from scdfm.training.inputs import Inputs
-from scdfm.training.start import prior_start
+from scdfm.training.transfer import WORTH, Earlier, Joined, best_of
+
+SPREAD_CELLS = 4000
+"""Training cells whose spread is learned."""
+START = "start.safetensors"
+JUDGED = ("worth", "error", "fresh_error")
+"""What is kept of a prior of two screens."""
 
 
 @dataclass(frozen=True)
@@ -132,3 +155,206 @@ def lent(
             dense[np.ix_(mine, genes)] = in_memory(subset(cells.X, drawn, columns[genes])).toarray()
             lacking[genes] = False
     return sp.csr_matrix(dense)
+
+
+def prior_start(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> PriorStart:
+    """The start of the fit's conditions: read where it was learned before, else learned and written.
+
+    The prior that is kept for prediction knows the validation conditions too; they start from what the training
+    conditions alone let expect, here as whenever they are predicted.
+    """
+    names = (*split.train, *split.validation, *inputs.manifest.control_populations)
+    if (out / CHECKPOINTS / START).is_file():
+        tensors = folder.read_tensors(out / CHECKPOINTS / START)
+        spread = Spread.load(out / folder.SPREAD, len(inputs.panel.genes))
+        return PriorStart.around(
+            spread, names, *(tensors[name] for name in ("expected", "controls", "doubt"))
+        )
+    sample = _spread_sample(cells, split.train, inputs)
+    spread = fit_spread(
+        sample.cells,
+        sample.conditions,
+        sample.means,
+        sample.settings,
+        torch_rng(inputs.manifest.seed, "zeros"),
+    )
+    spread.save(out / folder.SPREAD)
+    variances = sample.variances()
+    learned = _learned(cells, split.train, variances, inputs)
+    earlier, worth, verdict = None, 0.0, {}
+    if (before := _earlier(inputs, cells)) is not None:
+        earlier, joined = _joined(cells, split, variances, inputs, learned, before)
+        learned, worth = joined.learned, joined.worth
+        verdict = {name: torch.tensor(getattr(joined, name)) for name in JUDGED}
+    final = learned
+    if split.validation:
+        final = _learned(cells, (*split.train, *split.validation), variances, inputs, earlier, worth)
+        learned.prior.save(out / folder.TRAINING_PRIOR)
+    final.prior.save(out / folder.PRIOR)
+    expected, controls, doubts = (
+        torch.as_tensor(part).float() for part in _expected(cells, split, inputs, learned)
+    )
+    made(out / CHECKPOINTS)
+    tensors = {"expected": expected, "controls": controls, "doubt": doubts} | verdict
+    folder.write_tensors(out / CHECKPOINTS / START, tensors)
+    return PriorStart.around(spread, names, expected, controls, doubts)
+
+
+def _learned(
+    cells: CellTable,
+    names: Sequence[str],
+    variances: Floats,
+    inputs: Inputs,
+    earlier: Earlier | None = None,
+    worth: float = 0.0,
+) -> LearnedPrior:
+    """The prior of some conditions, and of those of an `earlier` screen, whose means are worth so many cells at most."""
+    shifts, controls = _shifts(cells, names, cells.columns(inputs.panel.genes))
+    counts = np.array([cells.n_cells(name) for name in names], dtype=np.float64)
+    described, genes = inputs.encoder.descriptions, inputs.panel.genes
+    if np.isnan(shifts).any():
+        shifts = filled_shifts(names, shifts, counts, variances, genes, described, controls)
+    if earlier is not None and worth:
+        names = (*names, *earlier.names)
+        shifts, controls = np.vstack([shifts, earlier.shifts]), np.vstack([controls, earlier.controls])
+        counts = np.concatenate([counts, 1 / (1 / np.maximum(earlier.cells, 1) + 1 / worth)])
+    return learn_prior(names, shifts, counts.tolist(), variances, genes, described, controls)
+
+
+def _earlier(inputs: Inputs, cells: CellTable) -> Earlier | None:
+    """The measured means of the run that the fit starts from; none of the same cells, or where it keeps none."""
+    parent = inputs.parent
+    if parent is None or folder.MEANS not in parent.manifest.digests:
+        return None
+    if parent.manifest.data["digest"] == inputs.manifest.data["digest"]:
+        return None
+    earlier = Earlier.of(parent, inputs.panel.genes)
+    return earlier if earlier.names else None
+
+
+def _joined(
+    cells: CellTable, split: Split, variances: Floats, inputs: Inputs, fresh: LearnedPrior, earlier: Earlier
+) -> tuple[Earlier, Joined]:
+    """The prior of both screens, as far as it expects left-out training conditions better, and validation ones no worse.
+
+    Genes that the earlier screen lacks take the shifts that the new screen lets expect of its conditions.
+    """
+    columns = cells.columns(inputs.panel.genes)
+    control = cells.mean(CONTROL)[columns]
+    settings = {
+        control_of(name): np.where(np.isnan(row), control, row)
+        for name, row in zip(earlier.names, earlier.controls, strict=True)
+    }
+    descriptions = inputs.encoder.descriptions
+    wide = fresh.prior.knowing(every_target(earlier.names), descriptions, settings)
+    earlier = earlier.filled(wide.predict(earlier.names), control)
+    shifts, _ = _shifts(cells, split.train, columns)
+    joint = [(worth, _learned(cells, split.train, variances, inputs, earlier, worth)) for worth in WORTH]
+    best = best_of(fresh, joint, shifts)
+    if best.worth and split.validation:
+        real, controls = _shifts(cells, split.validation, columns)
+        both, alone = (
+            np.square(_validated(one, split, inputs, controls).predict(split.validation) - real).sum()
+            for one in (best.learned, fresh)
+        )
+        if both > alone:
+            best = best._replace(learned=fresh, worth=0.0, error=best.fresh_error)
+    return earlier, best
+
+
+def _shifts(cells: CellTable, names: Sequence[str], columns: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Measured mean shifts [C, G], and means [C, G] of the control cells that they are from.
+
+    A shift is NaN of a gene that was not measured.
+    """
+    means, controls = cells.means(names).to_numpy()[:, columns], _control_means(cells, names, columns)
+    return np.asarray(means - controls), controls
+
+
+def _control_means(cells: CellTable, names: Sequence[str], columns: npt.NDArray[np.int64]) -> Floats:
+    """Means [C, G] of the conditions' control cells; of genes that their screen did not measure, of all that did."""
+    return _at_home(cells, np.stack([cells.control_mean(name)[columns] for name in names]), columns)
+
+
+def _at_home(cells: CellTable, means: Floats, columns: npt.NDArray[np.int64]) -> Floats:
+    """`means` [C, G] of control cells, with those of all control cells in the place of NaN."""
+    lacking = np.isnan(means)
+    return np.where(lacking, cells.mean(CONTROL)[columns], means) if lacking.any() else means
+
+
+def _validated(learned: LearnedPrior, split: Split, inputs: Inputs, controls: Floats) -> EffectPrior:
+    """The prior of training conditions, with places for what validation conditions hold; `controls` [C, G] are theirs."""
+    settings = {control_of(name): row for name, row in zip(split.validation, controls, strict=True)}
+    return learned.prior.knowing(every_target(split.validation), inputs.encoder.descriptions, settings)
+
+
+def lineage_of(manifest: Manifest, out: Path) -> list[Ancestor]:
+    """The lineage of a finished fit in `out`, with what the earlier run's means were worth."""
+    start = out / CHECKPOINTS / START
+    tensors = folder.read_tensors(start) if start.is_file() else {}
+    if not manifest.lineage or not set(JUDGED) <= tensors.keys():
+        return manifest.lineage
+    values = {name: float(tensors[name]) for name in JUDGED}
+    return [manifest.lineage[0].model_copy(update=values), *manifest.lineage[1:]]
+
+
+def _expected(
+    cells: CellTable, split: Split, inputs: Inputs, learned: LearnedPrior
+) -> tuple[Floats, Floats, Floats]:
+    """Means [C, G], means of their control cells [C, G] and doubts [C] of training, validation and control conditions."""
+    options, columns = inputs.manifest.config.flow, cells.columns(inputs.panel.genes)
+    own = learned.left_out if options.prior_means == "leave_one_out" else learned.prior.predict(split.train)
+    names, n = (*split.train, *split.validation), len(split.train)
+    controls = _control_means(cells, names, columns)
+    validated = _validated(learned, split, inputs, controls[n:])
+    untouched = [
+        _at_home(cells, cells.take(cells.population(name)).mean(CONTROL)[None, columns], columns)[0]
+        for name in inputs.manifest.control_populations
+    ]
+    means = np.stack([*(controls + np.vstack([own, validated.predict(split.validation)])), *untouched])
+    doubts = [np.zeros(n), validated.doubt(split.validation), np.zeros(len(untouched))]
+    return means, np.stack([*controls, *untouched]), np.concatenate(doubts)
+
+
+class SpreadSample(NamedTuple):
+    """Training cells [n, G] whose spread is learned, the condition of each, means [C, G] and control populations [C].
+
+    Cells and means are NaN of genes that were not measured.
+    """
+
+    cells: Floats
+    conditions: npt.NDArray[np.int64]
+    means: Floats
+    settings: list[str]
+
+    def variances(self) -> Floats:
+        """Variance of each gene [G] around the means, unbiased within each condition."""
+        counts = np.bincount(self.conditions)
+        unbiased = len(self.cells) / max(len(self.cells) - len(counts), 1)
+        return np.asarray(variances_around(self.cells, self.means[self.conditions]) * unbiased)
+
+
+def _spread_sample(cells: CellTable, names: Sequence[str], inputs: Inputs) -> SpreadSample:
+    """As many training cells of each condition as come to SPREAD_CELLS, drawn by the config's seed.
+
+    Where no condition has two cells, their control populations tell the spread.
+    """
+    rng = numpy_rng(inputs.manifest.seed, "spread")
+    columns = cells.columns(inputs.panel.genes)
+    populations = {name: cells.rows(name) for name in names if cells.n_cells(name) > 1}
+    means = cells.means(list(populations)).to_numpy()[:, columns]
+    if not populations:
+        populations = {name: cells.control_rows(name) for name in _one_of_each_control(cells, names)}
+        means = np.stack([cells.control_mean(name)[columns] for name in populations])
+    each = max(2, SPREAD_CELLS // len(populations))
+    rows = [rng.permutation(group)[:each] for group in populations.values()]
+    values = in_memory(subset(cells.X, np.concatenate(rows), columns)).toarray().astype(np.float64)
+    conditions = np.repeat(np.arange(len(rows)), [len(drawn) for drawn in rows])
+    if cells.measured:
+        values[~np.stack([cells.measures(name)[columns] for name in populations])[conditions]] = np.nan
+    return SpreadSample(values, conditions, means, [control_of(name) for name in populations])
+
+
+def _one_of_each_control(cells: CellTable, names: Sequence[str]) -> list[str]:
+    """The first condition of each population of control cells."""
+    return list({cells.control_rows(name).tobytes(): name for name in reversed(names)}.values())

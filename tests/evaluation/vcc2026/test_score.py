@@ -8,7 +8,9 @@ import pytest
 
 from scdfm.errors import ConditionError, ConfigError, DataError
 from scdfm.evaluation import evaluate, read_counts, scaled, summarise
-from scdfm.evaluation.registry import ERROR, PDS, VCC_METRICS
+from scdfm.evaluation.registry import ERROR, JACCARD, PDS, VCC_METRICS
+from scdfm.evaluation.vcc2026.metrics import side_of
+from scdfm.evaluation.vcc2026.score import anchors, halves, replicates
 
 TEST = ["G003", "G004", "G005", "G006"]
 
@@ -110,3 +112,29 @@ def test_summary_is_the_aggregate(table):
     own = table[table["model"] == "model"].groupby("metric")["value"].mean()
     for metric in VCC_METRICS:
         assert mean["model", metric] == pytest.approx(own[metric], rel=1e-12)
+
+
+def test_halves_are_disjoint_and_of_one_size(real):
+    counts = read_counts(real)
+    rows = {**counts.rows, "G003": counts.rows["G003"][:7], "G004": counts.rows["G004"][:1]}
+    a, b = halves(rows, counts.order, 3)
+    assert len(a["G003"]) == len(b["G003"]) == 3
+    assert not {"G004"} & {*a, *b}
+    for name in a:
+        assert not set(a[name]) & set(b[name])
+        assert set(a[name]) | set(b[name]) <= set(rows[name])
+    again, _ = halves(rows, counts.order, 3)
+    other, _ = halves(rows, counts.order, 4)
+    assert all(np.array_equal(a[name], again[name]) for name in a)
+    assert not np.array_equal(a["control"], other["control"])
+
+
+def test_the_anchor_depends_on_the_seed_alone(real):
+    counts = read_counts(real)
+    side = side_of(counts, counts.rows, counts.conditions)
+    one, two, three = (anchors(replicates(counts, side, seed, splits=2)) for seed in (0, 0, 1))
+    assert one.equals(two)
+    assert not one.equals(three)
+    found = one.set_index("metric").loc[JACCARD]
+    assert found["replicate_min"] <= found["replicate"] <= found["replicate_max"]
+    assert 0.2 < found["replicate"] < 1
