@@ -47,38 +47,22 @@ if TYPE_CHECKING:
     from scdfm.training import fit
 
 _HOMES = {
-    "Config": "scdfm.config",
-    "DataConfig": "scdfm.options",
-    "CellTable": "scdfm.data",
-    "Split": "scdfm.data",
-    "additive_split": "scdfm.data",
-    "column_split": "scdfm.data",
-    "combinations_split": "scdfm.data",
-    "covariate_split": "scdfm.data",
-    "file_split": "scdfm.data",
-    "holdout_split": "scdfm.data",
-    "join_screens": "scdfm.data",
-    "make_split": "scdfm.data",
-    "read_cells": "scdfm.data",
-    "simulate": "scdfm.data",
-    "ScdfmError": "scdfm.errors",
-    "differences": "scdfm.evaluation",
-    "evaluate": "scdfm.evaluation",
-    "evaluate_against": "scdfm.evaluation",
-    "hits": "scdfm.evaluation",
-    "read_counts": "scdfm.evaluation",
-    "scaled": "scdfm.evaluation",
-    "summarise": "scdfm.evaluation",
-    "benchmark": "scdfm.benchmarking",
-    "Run": "scdfm.run",
-    "Identification": "scdfm.screening",
-    "Screen": "scdfm.screening",
-    "identify": "scdfm.screening",
-    "interactions": "scdfm.screening",
-    "screen": "scdfm.screening",
-    "fit": "scdfm.training",
-}
-
+    "scdfm.benchmarking": ("benchmark",),
+    "scdfm.config": ("Config",),
+    "scdfm.data": (
+        "CellTable", "Split", "additive_split", "column_split", "combinations_split", "covariate_split", "file_split",
+        "holdout_split", "join_screens", "make_split", "read_cells", "simulate",
+    ),
+    "scdfm.errors": ("ScdfmError",),
+    "scdfm.evaluation": (
+        "differences", "evaluate", "evaluate_against", "hits", "read_counts", "scaled", "summarise",
+    ),
+    "scdfm.options": ("DataConfig",),
+    "scdfm.run": ("Run",),
+    "scdfm.screening": ("Identification", "Screen", "identify", "interactions", "screen"),
+    "scdfm.training": ("fit",),
+}  # fmt: skip
+"""Where each public name stands."""
 _MODULES = {"datasets": "scdfm.datasets", "features": "scdfm.data.features"}
 
 __all__ = [
@@ -120,9 +104,10 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("importlib.metadata").version("scdfm")
     if name in _MODULES:
         return importlib.import_module(_MODULES[name])
-    if name not in _HOMES:
-        raise AttributeError(f"module 'scdfm' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'scdfm' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

@@ -93,13 +93,12 @@ def made_of(plan: Plan, contender: Contender) -> dict[str, Any]:
         for word in (*command, *contender.files.values())
         if contender.peer is None or word not in command
     ]
-    made: dict[str, Any] = {
+    return {
         "command": command if contender.peer is None else contender.peer.digest(),
         "files": [file_digest(path) if path.is_file() else str(path) for path in files],
         "budget": plan.budget,
         "cells": plan.command_cells,
     }
-    return made
 
 
 def _cost(ran: Ran, contender: Contender, task: Task) -> dict[str, Any]:

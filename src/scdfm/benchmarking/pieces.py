@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from scdfm.benchmarking.plan import Piece, Plan
 from scdfm.data import CONTROL, CellTable
 from scdfm.errors import ConditionError, StorageError
 from scdfm.evaluation import BASELINES, CEILING, LOWER_IS_BETTER, PRIOR, evaluate
+from scdfm.evaluation.alignment import few
 from scdfm.evaluation.prior import NO_PRIOR
 from scdfm.files import REMEDY, file_digest, made, system_words, write_csv, write_h5ad, write_json
 from scdfm.jobs import TimeLeft, duration
@@ -163,9 +164,8 @@ def _held(plan: Plan, piece: Piece, fold: Fold, cells: CellTable) -> tuple[tuple
         )
     notes = []
     if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         notes.append(
-            f"scored on {len(held)} of {len(fold.conditions)} test conditions; not predicted: {shown}"
+            f"scored on {len(held)} of {len(fold.conditions)} test conditions; not predicted: {few(missing, 5)}"
         )
     if len(plan.folds) > 1 and "{fold}" not in str(piece.contender.predictions):
         notes.append(
@@ -251,13 +251,10 @@ def piece_key(plan: Plan, piece: Piece, fold: Fold, data: str) -> str:
 def file_digest_of(path: Path) -> str:
     """sha256 of a file, or of all files of a folder (a .zarr store)."""
     if path.is_dir():
-        parts = [f"{part.relative_to(path)} {file_digest(part)}" for part in _files(path)]
+        files = sorted(part for part in path.rglob("*") if part.is_file())
+        parts = [f"{part.relative_to(path)} {file_digest(part)}" for part in files]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return file_digest(path)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    yield from sorted(part for part in folder.rglob("*") if part.is_file())
 
 
 def write_piece(folder: Path, scored: Scored, key: str) -> None:

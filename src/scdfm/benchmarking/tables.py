@@ -20,7 +20,7 @@ from scdfm.data.conditions import targets
 from scdfm.evaluation import BASELINES, CEILING, DUPLICATE, LOWER_IS_BETTER, PRIOR, interval
 from scdfm.evaluation.pseudobulk import Floats
 from scdfm.evaluation.registry import NEUTRAL, RANGES
-from scdfm.evaluation.summary import ANYWHERE, REFERENCES, gains
+from scdfm.evaluation.summary import ANYWHERE, REFERENCES, gains, order_of
 from scdfm.report.labels import count
 
 ALL, BEST = "all", "best baseline"
@@ -30,7 +30,6 @@ COSTS: Final = (
 )  # fmt: skip
 """Of a model in a fold: seconds allowed, of clock, of CPU; peak resident memory, and size of its environment, MiB; training
 steps; parameters; what its cells are; conditions asked for and predicted; share of values cut at 0; why it failed."""
-KINDS = {1: "single", 2: "double", 3: "triple"}
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,7 @@ def _first(table: pd.DataFrame) -> pd.DataFrame:
 
 def kind(condition: str) -> str:
     """single, double, triple, 4 targets, ..."""
-    n = len(targets(condition))
-    return KINDS.get(n, f"{n} targets")
+    return order_of(targets(condition))
 
 
 def parts(conditions: pd.Series[str]) -> list[str]:

@@ -90,7 +90,7 @@ def align(
         [f"control cells are those of the same {', '.join(table.design.match)}"] if truth.matched else []
     )
     if predicted is None:
-        scored = _chosen(conditions, measured, measured)
+        scored = chosen(conditions, measured, measured)
         return Pair(None, truth, scored, measured, tuple(matched))
     prediction_notes: list[str] = []
     if isinstance(predicted, CellTable):
@@ -98,15 +98,23 @@ def align(
     else:
         claim, prediction_notes = _read(predicted, key, predicted_key, naming, table, subset, backed)
     _check_declared(predicted, table)
-    genes, notes = _common_genes(claim, truth)
+    genes, notes = shared_genes(claim.genes, truth.genes), []
+    theirs = set(claim.genes.tolist())
+    if len(genes) < len(theirs):
+        foreign = sorted(theirs - set(genes))
+        notes.append(
+            f"{len(foreign)} predicted genes are not in the real cells and not scored: {few(foreign)}"
+        )
+    if len(genes) < len(truth.genes):
+        notes.append(f"{len(truth.genes) - len(genes)} real genes are not predicted and not scored")
     notes += prediction_notes + matched
     claim, truth = _restricted(claim, genes), _restricted(truth, genes)
     common, unmeasured = _common_conditions(claim, measured)
     if unmeasured:
         notes.append(
-            f"{len(unmeasured)} predicted conditions are not measured and not scored: {_few(unmeasured)}"
+            f"{len(unmeasured)} predicted conditions are not measured and not scored: {few(unmeasured)}"
         )
-    scored = _chosen(conditions, common, measured)
+    scored = chosen(conditions, common, measured)
     if check_scale:
         _check_scale(claim, truth, scored, training_control)
     return Pair(claim, truth, scored, measured, tuple(notes))
@@ -280,23 +288,16 @@ def _check_declared(predicted: Cells, real: CellTable) -> None:
         )
 
 
-def _common_genes(predicted: Population, real: Population) -> tuple[list[str], list[str]]:
-    theirs = set(predicted.genes.tolist())
-    common = [gene for gene in real.genes.tolist() if gene in theirs]
+def shared_genes(predicted: np.ndarray, real: np.ndarray) -> list[str]:
+    """The genes of both, in the order of the real ones; DataError below two."""
+    theirs = set(predicted.tolist())
+    common = [gene for gene in real.tolist() if gene in theirs]
     if len(common) < 2:
         raise DataError(
             f"prediction and real cells share {len(common)} gene names, expected at least 2 (prediction: "
-            f"{_few(predicted.genes)}; real: {_few(real.genes)}); use the same kind of names in both"
+            f"{few(predicted)}; real: {few(real)}); use the same kind of names in both"
         )
-    notes = []
-    if len(common) < len(theirs):
-        foreign = sorted(theirs - set(common))
-        notes.append(
-            f"{len(foreign)} predicted genes are not in the real cells and not scored: {_few(foreign)}"
-        )
-    if len(common) < len(real.genes):
-        notes.append(f"{len(real.genes) - len(common)} real genes are not predicted and not scored")
-    return common, notes
+    return common
 
 
 def _restricted(population: Population, genes: list[str]) -> Population:
@@ -315,15 +316,16 @@ def _common_conditions(predicted: Population, measured: Sequence[str]) -> tuple[
     scored = [c for c in claimed if c in real_conditions]
     if not scored:
         raise ConditionError(
-            f"prediction and real cells share no condition (prediction: {_few(claimed)}; real: {_few(measured)}); "
+            f"prediction and real cells share no condition (prediction: {few(claimed)}; real: {few(measured)}); "
             f"expected the same names: check perturbation_key and control"
         )
     return scored, [c for c in claimed if c not in real_conditions]
 
 
-def _chosen(
+def chosen(
     conditions: Sequence[str] | None, scored: Sequence[str], measured: Sequence[str]
 ) -> tuple[str, ...]:
+    """Of the `scored` conditions those that are named, or all; ConditionError where one is not among them."""
     if conditions is None:
         return tuple(scored)
     names = [canonical(name) for name in conditions]
@@ -379,6 +381,6 @@ def _spread(rows: np.ndarray, n: int) -> np.ndarray:
     return rows if len(rows) <= n else rows[np.linspace(0, len(rows) - 1, n).astype(int)]
 
 
-def _few(names: Sequence[str] | np.ndarray, most: int = 3) -> str:
-    shown = ", ".join(str(name) for name in list(names)[:most])
-    return shown + (", ..." if len(names) > most else "")
+def few(names: Sequence[str] | np.ndarray, most: int = 3) -> str:
+    """The first names, and dots where there are more."""
+    return ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,15 +24,14 @@ class Halves:
 
     def moments(self, population: Population, conditions: Sequence[str]) -> tuple[Moments, Moments]:
         """Moments [K, A] of the predicting and of the compared cells; NaN where there are none."""
-        return _moments(population, self.predicting, conditions), _moments(
-            population, self.compared, conditions
-        )
-
-
-def _moments(population: Population, rows: dict[str, Rows], conditions: Sequence[str]) -> Moments:
-    stats = moments(Population(population.X, population.genes, rows), conditions)
-    empty = np.array([not len(rows[c]) for c in conditions])[:, None]
-    return Moments(*(np.where(empty, np.nan, values) for values in (stats.mean, stats.variance, stats.zero)))
+        sides = []
+        for rows in (self.predicting, self.compared):
+            stats = moments(replace(population, rows=rows), conditions)
+            empty = np.array([not len(rows[c]) for c in conditions])
+            for values in (stats.mean, stats.variance, stats.zero):
+                values[empty] = np.nan
+            sides.append(stats)
+        return sides[0], sides[1]
 
 
 def disjoint_halves(population: Population, conditions: Sequence[str], seed: int) -> Halves:

@@ -63,13 +63,15 @@ def hits(
     n = len(pair.conditions)
     if n < FEWEST:
         raise ConfigError(f"hits: {n} scored conditions, expected at least {FEWEST}: rank a larger library")
-    weights = None if signature is None else _weights(signature, pair.real.genes.tolist())
+    ranked_by: dict[str, Floats | None] = {"effect": None}
+    if signature is not None:
+        ranked_by["signature"] = _weights(signature, pair.real.genes.tolist())
     shifts = _shifts(pair, training, name)
     shifts |= _prior_shifts(predicted, pair, training, seed)
     rows = []
-    for score in ("effect", *(["signature"] if weights is not None else [])):
+    for score, weight in ranked_by.items():
         scores = {
-            model: _score(shift, noise, weights if score == "signature" else None)
+            model: np.einsum("kg,kg->k", shift, shift) - noise if weight is None else shift @ weight
             for model, (shift, noise) in shifts.items()
         }
         true = _first(scores.pop("real"), max(1, round(share_of_hits * n)))
@@ -115,10 +117,6 @@ def _with_noise(
     n = np.array([population.n_cells(c) for c in conditions])
     shift = np.where(n[:, None] > 0, stats.mean - controls.mean, np.nan)
     return shift, stats.variance.sum(axis=1) / np.maximum(n - 1, 1)
-
-
-def _score(shift: Floats, noise: Floats, weights: Floats | None) -> Floats:
-    return np.asarray(np.einsum("kg,kg->k", shift, shift) - noise if weights is None else shift @ weights)
 
 
 def _weights(signature: Mapping[str, float], genes: list[str]) -> Floats:

@@ -132,7 +132,7 @@ def _told(failed: dict[str, str]) -> list[str]:
     ]
 
 
-def _given_means(training: Fitted | pd.DataFrame | None) -> pd.DataFrame | None:
+def given_means(training: Fitted | pd.DataFrame | None) -> pd.DataFrame | None:
     """The table of means that is given, or that a run holds; ConfigError for anything else."""
     if training is None or isinstance(training, pd.DataFrame):
         return training
@@ -145,7 +145,7 @@ def _given_means(training: Fitted | pd.DataFrame | None) -> pd.DataFrame | None:
 
 def training_control_of(training: Fitted | pd.DataFrame | None) -> pd.Series[float] | None:
     """The control row of a table of training means, if there is one."""
-    table = _given_means(training)
+    table = given_means(training)
     if table is None or CONTROL not in table.index:
         return None
     return pd.Series(table.to_numpy()[table.index == CONTROL][0], index=table.columns)
@@ -155,7 +155,7 @@ def training_means(
     training: Fitted | pd.DataFrame | None, pair: Pair, control: Floats
 ) -> tuple[Training, list[str]]:
     """The training conditions' means over the aligned genes, and notes on where they come from."""
-    genes, table = pair.real.genes.tolist(), _given_means(training)
+    genes, table = pair.real.genes.tolist(), given_means(training)
     if table is None:
         predicted = set(pair.conditions) | (set(pair.predicted.rows) if pair.predicted else set())
         names = tuple(c for c in pair.measured if c not in predicted)

@@ -275,9 +275,13 @@ def _strata(table: pd.DataFrame, attrs: Mapping[Hashable, Any], by: str) -> dict
     raise ConfigError(f"strata by '{by}': expected targets, effect or cells")
 
 
+def order_of(names: tuple[str, ...]) -> str:
+    """single, double, triple, 4 targets, ..."""
+    return {1: "single", 2: "double", 3: "triple"}.get(len(names), f"{len(names)} targets")
+
+
 def _kind(names: tuple[str, ...], seen: set[str]) -> str:
-    order = {1: "single", 2: "double", 3: "triple"}.get(len(names), f"{len(names)} targets")
-    return f"{order}, {sum(name in seen for name in names)} of {len(names)} seen"
+    return f"{order_of(names)}, {sum(name in seen for name in names)} of {len(names)} seen"
 
 
 def _thirds(values: dict[str, float], what: str) -> dict[str, str]:

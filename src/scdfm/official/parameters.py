@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from scdfm.config import ModelConfig
+from scdfm.data.labels import listed
 from scdfm.errors import ConfigError, RunError
 from scdfm.model import VelocityField
+from scdfm.options import checked
 
 GENE_HEADS = 8
 """Heads of the gene encoder: always 8, whatever those of the blocks are."""
@@ -129,14 +130,11 @@ def velocity_field(
     unknown or of a wrong shape, ConfigError for options that can't be.
     """
     tensors = {name.removeprefix("state."): torch.as_tensor(value) for name, value in state.items()}
-    config = _config(
-        backbone=backbone,
-        perturbation=perturbation,
-        width=_table(tensors).shape[1],
-        heads=int(n_heads),
-        gene_heads=GENE_HEADS,
-        layers=int(n_layers),
-    )
+    options = {
+        "backbone": backbone, "perturbation": perturbation, "width": _table(tensors).shape[1], "heads": int(n_heads),
+        "gene_heads": GENE_HEADS, "layers": int(n_layers),
+    }  # fmt: skip
+    config = checked(ModelConfig, options, "official parameters (check them against the checkpoint)")
     own = own_state(tensors, config.layers, backbone, perturbation)
     graph = None if graph_masked is None else ~torch.as_tensor(graph_masked).bool()
     n_perturbations = len(own["drug_table.table.weight"]) if perturbation == "drugs" else None
@@ -212,7 +210,7 @@ class _Source:
         """Raise RunError unless everything was found and everything else is known to be unused."""
         unknown = [n for n in self.official if n not in self.read and not n.startswith(ignored)]
         problems = [
-            f"{len(names)} {kind}, first {_listed(names)}"
+            f"{len(names)} {kind}, first {listed(names)}"
             for kind, names in (("missing", self.missing), ("unknown", unknown))
             if names
         ]
@@ -245,11 +243,6 @@ def _perceiver_block(source: _Source, ours: str, theirs: str) -> dict[str, Tenso
     return own
 
 
-def _listed(names: list[str], most: int = 10) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def _table(tensors: Mapping[str, Tensor]) -> Tensor:
     """The gene table [V, d], whose shape and type are those of the field."""
     name = "encoder.embedding.weight"
@@ -258,15 +251,3 @@ def _table(tensors: Mapping[str, Tensor]) -> Tensor:
             f"official parameters: expected a table of numbers '{name}' [V, d]; check the checkpoint"
         )
     return tensors[name]
-
-
-def _config(**options: Any) -> ModelConfig:
-    try:
-        return ModelConfig(**options)
-    except ValidationError as error:
-        item = error.errors()[0]
-        label = f"{item['loc'][0]} {item['input']!r}: " if item["loc"] else ""
-        complaint = item["msg"].removeprefix("Value error, ")
-        raise ConfigError(
-            f"official parameters: {label}{complaint}; check it against the checkpoint"
-        ) from error

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from scdfm.errors import ScdfmError
 from scdfm.jobs import duration
 from scdfm.peers.task import LOG
 
@@ -25,10 +24,6 @@ busy machine a command that works may wait for long."""
 _THREADS: Final = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA")
 ONE_CORE: Final = {f"{name}_NUM_THREADS": "1" for name in _THREADS} | {"CUDA_VISIBLE_DEVICES": ""}
 POLL: Final = 0.1
-
-
-class CommandError(ScdfmError):
-    """A command that did not do what was asked of it."""
 
 
 @dataclass(frozen=True)

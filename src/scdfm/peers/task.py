@@ -21,7 +21,7 @@ from scdfm.data.gene_names import read_genes
 from scdfm.data.source import open_source
 from scdfm.data.values import to_csr
 from scdfm.errors import DataError
-from scdfm.evaluation.alignment import predicted_names
+from scdfm.evaluation.alignment import few, predicted_names
 from scdfm.files import new_folder, read_text, write_h5ad, write_json
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def read_answer(folder: Path, task: Task) -> Answer:
     if not held:
         raise DataError(f"{PREDICTED} holds none of the {len(task.conditions)} conditions asked for")
     if foreign := sorted(set(names) - {*task.conditions, CONTROL}):
-        notes.append(f"{len(foreign)} conditions were not asked for and are not scored ({_few(foreign)})")
+        notes.append(f"{len(foreign)} conditions were not asked for and are not scored ({few(foreign)})")
     kept = np.isin(names.astype(str), held)
     X, names = X[kept], names[kept]
     if not np.isfinite(X.data).all():
@@ -179,7 +179,7 @@ def read_answer(folder: Path, task: Task) -> Answer:
     X.eliminate_zeros()
     if missing := [name for name in task.conditions if name not in held]:
         notes.append(
-            f"scored on {len(held)} of {len(task.conditions)} test conditions; not predicted: {_few(missing)}"
+            f"scored on {len(held)} of {len(task.conditions)} test conditions; not predicted: {few(missing)}"
         )
     facts, more = _facts(folder)
     obs = pd.DataFrame({key: names.astype(str)}, index=[str(i) for i in range(len(names))])
@@ -198,7 +198,7 @@ def _of_genes(adata: AnnData, genes: Sequence[str]) -> tuple[sp.csr_matrix, list
     if (places < 0).any():
         missing = [gene for gene, place in zip(genes, places, strict=True) if place < 0]
         raise DataError(
-            f"{PREDICTED} lacks {len(missing)} of the {len(genes)} genes asked for ({_few(missing)}); expected all of them"
+            f"{PREDICTED} lacks {len(missing)} of the {len(genes)} genes asked for ({few(missing)}); expected all of them"
         )
     try:
         X = sp.csr_matrix(adata.X, dtype=np.float32)[:, places]
@@ -206,7 +206,7 @@ def _of_genes(adata: AnnData, genes: Sequence[str]) -> tuple[sp.csr_matrix, list
         raise DataError(f"X of {PREDICTED} is no matrix of numbers ({error})") from error
     foreign = sorted(set(index) - set(genes))
     return X, [
-        f"{len(foreign)} genes were not asked for and are not scored ({_few(foreign)})"
+        f"{len(foreign)} genes were not asked for and are not scored ({few(foreign)})"
     ] if foreign else []
 
 
@@ -219,7 +219,3 @@ def _facts(folder: Path) -> tuple[dict[str, Any], list[str]]:
     except (OSError, ValueError, RecursionError) as error:
         return {}, [f"{FACTS} cannot be read ({error}) and is left out"]
     return (facts, []) if isinstance(facts, dict) else ({}, [f"{FACTS} is no JSON object and is left out"])
-
-
-def _few(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

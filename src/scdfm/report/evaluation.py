@@ -113,19 +113,10 @@ def evaluate_files(
     lines = dict(provenance or {})
     if isinstance(real, CellTable):
         lines["real cells"] = {"path": real.source, "digest": real.digest()}
-    page = write(
-        out_dir,
-        table,
-        seen[0] if seen else None,
-        run=run,
-        model=name,
-        against=rival,
-        provenance=lines,
-        seed=seed,
-    )
-    verdicts = [verdict(metric_results(table, name, seed, of), name) for of in dict.fromkeys((None, rival))]
+    page = compose(table, name, seen[0] if seen else None, run, lines, seed, rival)
+    verdicts = [one for one in (page.verdict, page.duel_verdict) if one is not None]
     said = "\n".join(textwrap.fill(f"{one.sentence} {one.trained}".rstrip(), 100) for one in verdicts)
-    return Evaluation(page, f"{text}\n{said}", table, summary)
+    return Evaluation(page.write(out_dir), f"{text}\n{said}", table, summary)
 
 
 def write(
@@ -152,13 +143,7 @@ def write(
     """
     model = subject(table, model)
     page = compose(table, model, populations, run, dict(provenance or {}), seed, against)
-    out_dir = Path(out_dir)
-    pictures = made(out_dir / "figures")
-    for illustration in page.illustrations:
-        illustration.write(pictures)
-    text = render((HOME, "report.html"), {"page": page}, script=(HOME, "script.js"))
-    write_text(out_dir / "report.html", text)
-    return out_dir / "report.html"
+    return page.write(Path(out_dir))
 
 
 def subject(table: pd.DataFrame, model: str | None) -> str:
@@ -321,6 +306,15 @@ class Page:
     heat_map: Illustration | None
     training: Illustration | None
     provenance: Sequence[Fact]
+
+    def write(self, folder: Path) -> Path:
+        """Leave `report.html`, one self-contained file, and `figures/` in `folder`; returns the path of the page."""
+        pictures = made(folder / "figures")
+        for illustration in self.illustrations:
+            illustration.write(pictures)
+        path = folder / "report.html"
+        write_text(path, render((HOME, "report.html"), {"page": self}, script=(HOME, "script.js")))
+        return path
 
     @property
     def colours(self) -> dict[str, str]:

@@ -259,7 +259,7 @@ class Block:
     rows: Sequence[Group]
 
 
-def blocks(table: pd.DataFrame, model: str, results: Sequence[MetricResult], seed: int = 0) -> list[Block]:
+def blocks(table: pd.DataFrame, model: str, results: Sequence[MetricResult]) -> list[Block]:
     """Every grouping that `table` (as `evaluate` gave it, with its attrs) allows."""
     n = table.loc[table["model"] == model, "condition"].nunique()
     available = {
@@ -275,19 +275,17 @@ def blocks(table: pd.DataFrame, model: str, results: Sequence[MetricResult], see
             heading_of,
             head,
             [heading(result.metric) for result in shown],
-            _groups(table, by, model, shown, seed),
+            _groups(table, by, model, shown),
         )
         for by, (heading_of, head) in WAYS.items()
         if available[by] and (by == "targets" or n >= FEWEST)
     ]
 
 
-def _groups(
-    table: pd.DataFrame, by: str, model: str, shown: Sequence[MetricResult], seed: int
-) -> list[Group]:
+def _groups(table: pd.DataFrame, by: str, model: str, shown: Sequence[MetricResult]) -> list[Group]:
     part = table[table["metric"].isin([result.metric for result in shown])]
     part.attrs = table.attrs
-    summary = stratified(part, by, seed=seed)
+    summary = stratified(part, by)
     groups = []
     for stratum, rows in summary.groupby("stratum", sort=False):
         size = int((rows["n"] + rows["n_undefined"]).max())

@@ -23,7 +23,7 @@ from scdfm.prior import PriorStart
 from scdfm.seeds import derive, torch_rng
 from scdfm.training.checkpoint import diverged, require_finite
 from scdfm.training.steps import ValidationBatch, place
-from scdfm.training.validation import JUDGED, SCORES, validate
+from scdfm.training.validation import JUDGED, SCORES, population, score
 
 BACKEND = "inductor"
 VARIANTS = 64
@@ -175,11 +175,11 @@ class FlowModule(L.LightningModule):
     def validation_step(self, batch: ValidationBatch, batch_idx: int) -> None:
         """Generate one validation condition and keep its scores."""
         try:
-            scores = validate(self.field, batch, self.config, self.gene_ids, self._start([batch.name]))
+            cells = population(self.field, batch, self.config, self.gene_ids, self._start([batch.name]))
         except TrainingError:
             raise self._diverged("the populations generated to validate are not finite") from None
         at = place(batch_idx, len(self.scores), self.global_rank, self.trainer.world_size)
-        self.scores[at] = torch.cat([scores, torch.ones(1)])
+        self.scores[at] = torch.cat([score(cells, batch), torch.ones(1)])
 
     def _diverged(self, what: str) -> TrainingError:
         return diverged(what, Path(self.trainer.default_root_dir), self.global_step, self.config)

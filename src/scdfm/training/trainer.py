@@ -274,17 +274,14 @@ class Interruption(L.Callback):
         raise stopped(trainer.global_step, trainer.global_step, self.last)
 
     def _asked_anywhere(self, trainer: L.Trainer) -> bool:
-        return self.asked if trainer.world_size == 1 else any_process(trainer, self.asked)
+        if trainer.world_size == 1:
+            return self.asked
+        return bool(trainer.strategy.reduce_boolean_decision(self.asked, all=False))
 
 
 def _validates(trainer: L.Trainer) -> bool:
     """Whether the step just taken is one that ends in a validation, or in a checkpoint where nothing validates."""
     return trainer.global_step % int(trainer.val_check_interval or 1) == 0
-
-
-def any_process(trainer: L.Trainer, said: bool) -> bool:
-    """Whether any process of the fit says so."""
-    return bool(trainer.strategy.reduce_boolean_decision(said, all=False))
 
 
 def stopped(step: int, saved_step: int, last: Path) -> InterruptedFitError:

@@ -31,20 +31,13 @@ JUDGED = SCORES[:3]
 """Scores that decide between trained and untrained weights: smaller is better."""
 
 
-def validate(
-    field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, start: Start
-) -> Tensor:
-    """SCORES [4] of one generated validation condition; `genes` [G] are the panel's tokens, as many as `start` has.
-
-    Raises TrainingError for cells that are no numbers.
-    """
-    return score(population(field, batch, config, genes, start), batch)
-
-
 def population(
     field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, start: Start
 ) -> Tensor:
-    """Cells [M, g] of one validation condition; of one condition with the same noise, whatever the field."""
+    """Cells [M, g] generated for one validation condition; of one condition with the same noise, whatever the field.
+
+    genes [G] are the panel's tokens, as many as `start` has. Raises TrainingError for cells that are no numbers.
+    """
     return generate(
         field, control=batch.control, perturbation=batch.perturbation,
         condition=torch.zeros(len(batch.control), dtype=torch.long, device=batch.control.device),
@@ -129,7 +122,7 @@ def worth_keeping(gains: Mapping[str, Gain], own: Mapping[str, Gain]) -> bool:
 
 @dataclass(frozen=True)
 class Jury:
-    """The validation conditions of a finished fit that started from the prior; `genes` [G] as in `validate`."""
+    """The validation conditions of a finished fit that started from the prior; `genes` [G] as in `population`."""
 
     batches: Sequence[ValidationBatch]
     config: Config

@@ -12,10 +12,12 @@ import pandas as pd
 import scipy.sparse as sp
 from tqdm.auto import tqdm
 
-from scdfm.data.conditions import CONTROL, canonical, near
-from scdfm.errors import ConditionError, ConfigError, DataError
+from scdfm.data.conditions import CONTROL, canonical
+from scdfm.errors import ConditionError, DataError
 from scdfm.evaluation import baselines
+from scdfm.evaluation.alignment import chosen, shared_genes
 from scdfm.evaluation.baselines import Training
+from scdfm.evaluation.prior import given_means
 from scdfm.evaluation.pseudobulk import Floats, Rows
 from scdfm.evaluation.registry import ERROR, FOLD_ERROR, VCC_METRICS, VCC_SCORED, checked
 from scdfm.evaluation.vcc2026.counts import Counts
@@ -98,17 +100,11 @@ def _same_genes(predicted: Counts | None, real: Counts) -> tuple[Counts | None, 
     """Both over the genes they share, in the order of the real ones, and what was left out."""
     if predicted is None:
         return None, real, []
-    theirs = set(predicted.genes.tolist())
-    common = [gene for gene in real.genes.tolist() if gene in theirs]
-    if len(common) < 2:
-        raise DataError(
-            f"prediction and real cells share {len(common)} gene names, expected at least 2 (prediction: "
-            f"{predicted.genes[0]}; real: {real.genes[0]}); use the same kind of names in both"
-        )
+    common, theirs = shared_genes(predicted.genes, real.genes), len(predicted.genes)
     notes = []
-    if len(common) < max(len(theirs), len(real.genes)):
+    if len(common) < max(theirs, len(real.genes)):
         notes.append(
-            f"scored on the {len(common)} genes that both have ({len(theirs)} predicted, {len(real.genes)} real): "
+            f"scored on the {len(common)} genes that both have ({theirs} predicted, {len(real.genes)} real): "
             "depth and counts per million are those of these genes; the challenge itself wants the same genes in both"
         )
     return predicted.restricted(common), real.restricted(common), notes
@@ -127,16 +123,7 @@ def _scored(
             f"{', '.join(measured[:5]) or 'none'}); expected the same names: check perturbation_key and control"
         )
     if conditions is not None:
-        names = tuple(dict.fromkeys(canonical(c) for c in conditions))
-        for c in names:
-            if c not in scored:
-                lacking = "predicted" if c in measured else "measured"
-                raise ConditionError(
-                    f"condition '{c}' is not {lacking}{near(c, scored)}; leave it out of conditions"
-                )
-        if not names:
-            raise ConditionError("conditions is empty; name at least one, or leave it out to score all")
-        scored = tuple(sorted(names))
+        scored = tuple(sorted(chosen(conditions, scored, measured)))
     notes = []
     unmeasured = len(claimed) - len(set(claimed) & set(measured))
     if unmeasured:
@@ -152,14 +139,9 @@ def _training(
     training: Any, predicted: Counts | None, real: Counts, scored: Sequence[str]
 ) -> tuple[str, ...]:
     """Conditions whose real counts simple rules may use: those of `training`, or those not predicted."""
-    if training is None:
+    if (table := given_means(training)) is None:
         taken = set(scored) | (set(predicted.conditions) if predicted else set())
         return tuple(c for c in real.conditions if c not in taken)
-    table = training if isinstance(training, pd.DataFrame) else getattr(training, "means", None)
-    if not isinstance(table, pd.DataFrame):
-        raise ConfigError(
-            f"training: expected None, a Run or a table of means (conditions × genes), found {type(training).__name__}"
-        )
     names = {canonical(str(label)) for label in table.index} - set(scored)
     return tuple(c for c in real.conditions if c in names)
 
