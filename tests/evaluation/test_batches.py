@@ -12,9 +12,8 @@ from scipy.stats import mannwhitneyu
 from scdfm.data import CellTable, read_cells
 from scdfm.evaluation import evaluate
 from scdfm.evaluation.alignment import align
-from scdfm.evaluation.expression import against_control
+from scdfm.evaluation.expression import _beside_control, against_control
 from scdfm.evaluation.pseudobulk import control_moments, halved_controls
-from scdfm.evaluation.responders import _beside_control
 
 GENES = 60
 SIZES = {

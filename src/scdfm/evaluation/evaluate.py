@@ -23,7 +23,7 @@ from scdfm.evaluation.ceiling import (
     half_against_all,
     interpolated_duplicate,
 )
-from scdfm.evaluation.expression import RankTests, against_control
+from scdfm.evaluation.expression import FDR, RankTests, against_control, score_responders
 from scdfm.evaluation.metrics import Standard, effect_weights, score_means, top_genes
 from scdfm.evaluation.populations import score_populations
 from scdfm.evaluation.prior import (
@@ -43,12 +43,11 @@ from scdfm.evaluation.pseudobulk import (
     control_moments,
     halved_controls,
     moments,
+    own_genes,
     row_means,
 )
 from scdfm.evaluation.registry import METRICS, RESPONDERS, WEIGHTED, checked
-from scdfm.evaluation.responders import score_responders
 from scdfm.evaluation.vcc2026.counts import Counts, counted, log1p_cells, refuse_options
-from scdfm.evaluation.vcc2026.metrics import own_genes
 from scdfm.evaluation.vcc2026.score import RESERVED, score
 
 Protocol = Literal["scdfm", "paper", "vcc2026"]
@@ -252,7 +251,7 @@ def _setting(
         centre=trained.centre(pair.conditions),
         scored=scored,
         top=top_genes(prominence),
-        significant=(np.zeros_like(prominence, dtype=bool) if tests is None else tests.fdr[:, scored] < 0.05),
+        significant=(np.zeros_like(prominence, dtype=bool) if tests is None else tests.fdr[:, scored] < FDR),
         noise=real.select(np.arange(len(n_cells) + 1) > 0).error(n_cells, scored),
         weight=effect_weights(np.ones_like(prominence) if tests is None else tests.z[:, scored]),
         targeted=np.asarray(own_genes(pair.conditions, pair.real.genes).any(axis=0)),

@@ -19,7 +19,7 @@ from scdfm.data.conditions import CONTROL
 from scdfm.data.stored import stacked, subset
 from scdfm.evaluation import metrics as formulas
 from scdfm.evaluation.alignment import Pair
-from scdfm.evaluation.expression import SMALL, RankTests, against_control
+from scdfm.evaluation.expression import FDR, SMALL, RankTests, against_control
 from scdfm.evaluation.metrics import discrimination
 from scdfm.evaluation.pseudobulk import Floats, Population, moments
 from scdfm.evaluation.ranks import Distance
@@ -47,7 +47,6 @@ NAMES: Final = (
     "pr_auc",
     "roc_auc",
 )
-FDR: Final = 0.05
 
 
 @dataclass(frozen=True)

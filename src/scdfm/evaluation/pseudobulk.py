@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scdfm.data.cells import Stratum
-from scdfm.data.conditions import CONTROL, control_of
+from scdfm.data.conditions import CONTROL, control_of, targets
 from scdfm.data.stored import Matrix
 from scdfm.seeds import numpy_rng
 
@@ -82,6 +82,15 @@ class Moments:
     def select(self, mask: NDArray[np.bool_]) -> Moments:
         """The moments of some of the conditions."""
         return Moments(self.mean[mask], self.variance[mask], self.zero[mask])
+
+
+def own_genes(conditions: Sequence[str], genes: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """The genes that a condition targets, [K, A]."""
+    place = {gene: i for i, gene in enumerate(genes.tolist())}
+    own = np.zeros((len(conditions), len(genes)), dtype=bool)
+    for k, condition in enumerate(conditions):
+        own[k, [place[target] for target in targets(condition) if target in place]] = True
+    return own
 
 
 def taken(X: Matrix, rows: Rows) -> sparse.csr_matrix:

@@ -25,9 +25,8 @@ from scdfm.evaluation.vcc2026.score import ALL
 from scdfm.files import made, write_csv, write_text
 from scdfm.plots import model_colours
 from scdfm.report import figures
-from scdfm.report.figures import Illustration
+from scdfm.report.figures import Illustration, Populations
 from scdfm.report.labels import MEANINGS, MODELS, PAPER_NOTE, count, higher_is_better, number, title
-from scdfm.report.populations import Populations
 from scdfm.report.results import (
     Block,
     MetricResult,

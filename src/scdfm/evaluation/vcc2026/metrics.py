@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 from threadpoolctl import threadpool_limits
 
-from scdfm.data.conditions import CONTROL, targets
-from scdfm.evaluation.expression import n_threads, tested
-from scdfm.evaluation.pseudobulk import Floats, Population, Rows, taken
+from scdfm.data.conditions import CONTROL
+from scdfm.evaluation.expression import FDR, n_threads, tested
+from scdfm.evaluation.pseudobulk import Floats, Population, Rows, own_genes, taken
 from scdfm.evaluation.registry import DENOMINATOR, FIDELITY, FOLD_ERROR, JACCARD, NUMERATOR, PDS, REACH
 from scdfm.evaluation.vcc2026.counts import Counts
 
@@ -32,7 +32,6 @@ PROFILE_TOTAL: Final = 5e4
 GATE: Final = 5.0
 """Counts per million that a gene must exceed in the control cells to be tested."""
 PSEUDOCOUNT: Final = 1e-9
-SIGNIFICANT: Final = 0.05
 _BLOCK: Final = 32  # cells whose leave-one-out profiles are dense at once: they stay in cache
 PURITY: Final = 0.9
 """Share of right directions that a ranking must keep (direction reach)."""
@@ -52,7 +51,7 @@ class Tests:
     @cached_property
     def significant(self) -> NDArray[np.bool_]:
         """Genes with an FDR below 0.05 [K, A]."""
-        return np.nan_to_num(self.fdr, nan=1.0) < SIGNIFICANT
+        return np.nan_to_num(self.fdr, nan=1.0) < FDR
 
 
 @dataclass(frozen=True)
@@ -148,15 +147,6 @@ def _tests(
         p_value[:, kept] = tested(population, conditions, CONTROL)[0][:, kept]
         fdr[:, kept] = false_discovery_control(p_value[:, kept], axis=1)
     return Tests(kept, p_value, fdr, fold)
-
-
-def own_genes(conditions: Sequence[str], genes: NDArray[np.str_]) -> NDArray[np.bool_]:
-    """The genes that a condition targets, [K, A]."""
-    place = {gene: i for i, gene in enumerate(genes.tolist())}
-    own = np.zeros((len(conditions), len(genes)), dtype=bool)
-    for k, condition in enumerate(conditions):
-        own[k, [place[target] for target in targets(condition) if target in place]] = True
-    return own
 
 
 def compared(predicted: Side, real: Side, genes: NDArray[np.str_]) -> dict[str, Floats]:

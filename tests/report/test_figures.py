@@ -11,7 +11,7 @@ from scdfm.data import CellTable
 from scdfm.evaluation import evaluate
 from scdfm.evaluation.alignment import align
 from scdfm.report import figures
-from scdfm.report.populations import Populations
+from scdfm.report.figures import Populations
 
 
 @pytest.fixture(scope="module")
