@@ -15,6 +15,7 @@ from scdfm.cli.options import (
     DataArguments,
     Overwrite,
     Quiet,
+    Seed,
     number_or_text,
     require_free,
 )
@@ -61,7 +62,7 @@ def join(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for screen, run, predictions and report.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -97,7 +98,7 @@ def simulate(
     shared: Annotated[
         float | None, typer.Option(help="cell-types: share of an effect that all have.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a simulated screen whose true means are known; `drugs` also writes OUT.features.csv."""

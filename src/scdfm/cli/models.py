@@ -10,9 +10,11 @@ import typer
 
 from scdfm.cli.app import app
 from scdfm.cli.options import (
+    Controls,
     DataArguments,
     Overwrite,
     Quiet,
+    Seed,
     cells_of,
     config_of,
     names_of,
@@ -169,10 +171,7 @@ def predict(
         bool,
         typer.Option("--all", help="Every condition of the run's split; of all contexts, with --context."),
     ] = False,
-    controls: Annotated[
-        Path | None,
-        typer.Option(help="File with control cells; without it those stored with the run."),
-    ] = None,
+    controls: Controls = None,
     context: Annotated[
         list[str] | None,
         typer.Option(
@@ -221,7 +220,7 @@ def predict(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu or cuda.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    seed: Seed = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the prediction that was interrupted at --out.")
     ] = False,

@@ -22,6 +22,10 @@ DataArguments = Annotated[
 ]
 DataArgument = Annotated[Path, typer.Argument(help="Screen as .h5ad or .zarr.", show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
+Controls = Annotated[
+    Path | None, typer.Option(help="File with control cells; without it those stored with the run.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 
 

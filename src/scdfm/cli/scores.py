@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from scdfm.cli.app import app
-from scdfm.cli.options import DataArgument, Quiet, pairs_of, seconds_of, warn
+from scdfm.cli.options import DataArgument, Quiet, Seed, pairs_of, seconds_of, warn
 from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
 
@@ -50,7 +50,7 @@ def evaluate(
             help="Column of obs with the predictions' conditions, where it is another than the real cells'."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
     """Score predictions beside simple baselines and write tables and a report.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scdfm.cli.app import app
-from scdfm.cli.options import Overwrite, Quiet, names_of, require_free
+from scdfm.cli.options import Controls, Overwrite, Quiet, Seed, names_of, require_free
 from scdfm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,10 +57,8 @@ def screen(
     keep_cells: Annotated[
         bool, typer.Option("--keep-cells", help="Keep the predicted cells, not only means.")
     ] = False,
-    controls: Annotated[
-        Path | None, typer.Option(help="File with control cells; without it those stored with the run.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    controls: Controls = None,
+    seed: Seed = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the screen in --out, or rank a finished one anew.")
     ] = False,
@@ -123,11 +121,9 @@ def identify(
         int, typer.Option(help="Cells predicted for each candidate that is compared cell by cell.")
     ] = 128,
     shortlist: Annotated[int, typer.Option(help="Candidates compared cell by cell.")] = 20,
-    controls: Annotated[
-        Path | None, typer.Option(help="File with control cells; without it those stored with the run.")
-    ] = None,
+    controls: Controls = None,
     out: Annotated[Path | None, typer.Option(help="Table of every candidate to write (.csv).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
