@@ -34,19 +34,9 @@ _DISCRIMINATION: Final[dict[str, Distance]] = {
     "discrimination_score_cosine": "cosine",
 }
 NAMES: Final = (
-    "mse_delta",
-    "mae_delta",
-    *_DISCRIMINATION,
-    *_OVERLAP,
-    "de_spearman_sig",
-    "de_direction_match",
-    "de_spearman_lfc_sig",
-    "de_sig_genes_recall",
-    "de_nsig_counts_real",
-    "de_nsig_counts_pred",
-    "pr_auc",
-    "roc_auc",
-)
+    "mse_delta", "mae_delta", *_DISCRIMINATION, *_OVERLAP, "de_spearman_sig", "de_direction_match",
+    "de_spearman_lfc_sig", "de_sig_genes_recall", "de_nsig_counts_real", "de_nsig_counts_pred", "pr_auc", "roc_auc",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

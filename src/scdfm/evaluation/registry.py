@@ -11,24 +11,10 @@ from scdfm.data.conditions import near
 from scdfm.errors import ConfigError
 
 POINTWISE: Final = (
-    "l2",
-    "mse",
-    "mae",
-    "pearson_delta",
-    "ds",
-    "ds_signed",
-    "de_spearman",
-    "pearson_delta_hat",
-    "pearson_delta_hat_20",
-    "mse_weighted",
-    "pearson_delta_weighted",
-    "r2_delta_weighted",
-    "mse_corrected",
-    "pearson_delta_split",
-    "ds_cosine",
-    "centroid_accuracy",
-    "transpose_rank",
-)
+    "l2", "mse", "mae", "pearson_delta", "ds", "ds_signed", "de_spearman", "pearson_delta_hat",
+    "pearson_delta_hat_20", "mse_weighted", "pearson_delta_weighted", "r2_delta_weighted", "mse_corrected",
+    "pearson_delta_split", "ds_cosine", "centroid_accuracy", "transpose_rank",
+)  # fmt: skip
 WEIGHTED: Final = ("mse_weighted", "pearson_delta_weighted", "r2_delta_weighted")
 """Pointwise metrics that weigh genes by their test against control."""
 DISTRIBUTION: Final = ("energy", "mmd", "wasserstein", "variance_error", "zero_fraction_error")
@@ -47,20 +33,9 @@ NUMERATOR, DENOMINATOR = "expr_mse_unbiased_capped", "expr_distance_unbiased"
 VCC_DIAGNOSTICS: Final = (NUMERATOR, DENOMINATOR, "expr_mse_unbiased", "expr_real_mass_ratio")
 """Parts of `expr_mse_unbiased_capped_norm`, and checks of it; not scored by themselves."""
 VCC_METRICS: Final = (*VCC_SCORED, *VCC_DIAGNOSTICS)
-LOWER_IS_BETTER: Final = frozenset(
-    {
-        "l2",
-        "mse",
-        "mae",
-        "mse_delta",
-        "mae_delta",
-        "mse_weighted",
-        "mse_corrected",
-        *DISTRIBUTION,
-        ERROR,
-        FOLD_ERROR,
-    }
-)
+LOWER_IS_BETTER: Final = frozenset({
+    "l2", "mse", "mae", "mse_delta", "mae_delta", "mse_weighted", "mse_corrected", *DISTRIBUTION, ERROR, FOLD_ERROR,
+})  # fmt: skip
 NEUTRAL: Final = frozenset({"de_nsig_counts_real", "de_nsig_counts_pred", *VCC_DIAGNOSTICS})
 """Counts and parts of other metrics, without a better or worse."""
 _CORRELATIONS: Final = (
@@ -72,18 +47,9 @@ _CORRELATIONS: Final = (
     "de_spearman",
 )
 _SHARES: Final = (
-    "ds",
-    "ds_signed",
-    "ds_cosine",
-    "centroid_accuracy",
-    "transpose_rank",
-    "zero_fraction_error",
-    *RESPONDERS,
-    PDS,
-    REACH,
-    FIDELITY,
-    JACCARD,
-)
+    "ds", "ds_signed", "ds_cosine", "centroid_accuracy", "transpose_rank", "zero_fraction_error", *RESPONDERS, PDS,
+    REACH, FIDELITY, JACCARD,
+)  # fmt: skip
 _UNBIASED: Final = ("energy", "mmd", "mse_corrected", ERROR)
 RANGES: Final[dict[str, tuple[float, float]]] = {
     **dict.fromkeys(LOWER_IS_BETTER - set(_UNBIASED), (0.0, np.inf)),
