@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import scdfm
-from scdfm.evaluation.registry import LOWER_IS_BETTER, METRICS, RANGES, RESPONDERS, VCC_SCORED
+from scdfm.evaluation.metrics import LOWER_IS_BETTER, METRICS, RANGES, RESPONDERS, VCC_SCORED
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

@@ -18,8 +18,8 @@ import pandas as pd
 from scdfm.benchmarking.pieces import NO_SEED, Scored
 from scdfm.data.conditions import targets
 from scdfm.evaluation import BASELINES, CEILING, DUPLICATE, LOWER_IS_BETTER, PRIOR, interval
+from scdfm.evaluation.metrics import NEUTRAL, RANGES
 from scdfm.evaluation.pseudobulk import Floats
-from scdfm.evaluation.registry import NEUTRAL, RANGES
 from scdfm.evaluation.summary import ANYWHERE, REFERENCES, gains, order_of
 from scdfm.report.labels import count
 

@@ -24,7 +24,16 @@ from scdfm.evaluation.ceiling import (
     interpolated_duplicate,
 )
 from scdfm.evaluation.expression import FDR, RankTests, against_control, score_responders
-from scdfm.evaluation.metrics import Standard, effect_weights, score_means, top_genes
+from scdfm.evaluation.metrics import (
+    METRICS,
+    RESPONDERS,
+    WEIGHTED,
+    Standard,
+    checked,
+    effect_weights,
+    score_means,
+    top_genes,
+)
 from scdfm.evaluation.populations import score_populations
 from scdfm.evaluation.prior import (
     PRIOR,
@@ -46,7 +55,6 @@ from scdfm.evaluation.pseudobulk import (
     own_genes,
     row_means,
 )
-from scdfm.evaluation.registry import METRICS, RESPONDERS, WEIGHTED, checked
 from scdfm.evaluation.vcc2026.counts import Counts, counted, log1p_cells, refuse_options
 from scdfm.evaluation.vcc2026.score import RESERVED, score
 

@@ -21,8 +21,8 @@ from scdfm.data.conditions import CONTROL
 from scdfm.evaluation.alignment import Pair
 from scdfm.evaluation.ceiling import CEILING, Halves
 from scdfm.evaluation.expression import n_threads
+from scdfm.evaluation.metrics import DISTRIBUTION
 from scdfm.evaluation.pseudobulk import Floats, Population, Rows, row_moments, taken
-from scdfm.evaluation.registry import DISTRIBUTION
 from scdfm.seeds import derive, numpy_rng
 
 SCALES = (0.5, 1.0, 2.0, 4.0)

@@ -16,9 +16,9 @@ from scdfm.data.conditions import targets
 from scdfm.errors import ConfigError, DataError
 from scdfm.evaluation.baselines import BASELINES, NO_CHANGE, TRAINING_MEAN
 from scdfm.evaluation.ceiling import CEILING, DUPLICATE
+from scdfm.evaluation.metrics import LOWER_IS_BETTER, NEUTRAL, RANGES
 from scdfm.evaluation.prior import PRIOR
 from scdfm.evaluation.pseudobulk import Floats
-from scdfm.evaluation.registry import LOWER_IS_BETTER, NEUTRAL, RANGES
 from scdfm.evaluation.vcc2026.score import ALL, MEAN_RESPONSE, REPLICATE
 from scdfm.seeds import numpy_rng
 

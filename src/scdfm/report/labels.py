@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scdfm.evaluation.registry import LOWER_IS_BETTER, NEUTRAL
+from scdfm.evaluation.metrics import LOWER_IS_BETTER, NEUTRAL
 
 TITLES: dict[str, str] = {
     "l2": "L2",

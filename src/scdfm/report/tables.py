@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from scdfm.evaluation.ceiling import CEILING, DUPLICATE
-from scdfm.evaluation.registry import NEUTRAL
+from scdfm.evaluation.metrics import NEUTRAL
 from scdfm.evaluation.vcc2026.score import RESERVED, scaled
 from scdfm.report.labels import heading, higher_is_better, number, title
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import false_discovery_control, mannwhitneyu
 
 from scdfm.evaluation import evaluate, read_counts, scaled
-from scdfm.evaluation.registry import ERROR, FIDELITY, FOLD_ERROR, JACCARD, PDS, REACH, VCC_METRICS
+from scdfm.evaluation.metrics import ERROR, FIDELITY, FOLD_ERROR, JACCARD, PDS, REACH, VCC_METRICS
 from scdfm.evaluation.vcc2026.metrics import compared, discrimination, jackknife, profiles, ratio, side_of
 
 # cell-eval2 0.20.0's `baseline --preset vcc2026` on the golden real cells (dispersed, seed 0).

@@ -8,7 +8,7 @@ import pytest
 
 from scdfm.errors import ConditionError, ConfigError, DataError
 from scdfm.evaluation import evaluate, read_counts, scaled, summarise
-from scdfm.evaluation.registry import ERROR, JACCARD, PDS, VCC_METRICS
+from scdfm.evaluation.metrics import ERROR, JACCARD, PDS, VCC_METRICS
 from scdfm.evaluation.vcc2026.metrics import side_of
 from scdfm.evaluation.vcc2026.score import anchors, halves, replicates
 

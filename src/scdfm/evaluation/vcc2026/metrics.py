@@ -23,8 +23,8 @@ from threadpoolctl import threadpool_limits
 
 from scdfm.data.conditions import CONTROL
 from scdfm.evaluation.expression import FDR, n_threads, tested
+from scdfm.evaluation.metrics import DENOMINATOR, FIDELITY, FOLD_ERROR, JACCARD, NUMERATOR, PDS, REACH
 from scdfm.evaluation.pseudobulk import Floats, Population, Rows, own_genes, taken
-from scdfm.evaluation.registry import DENOMINATOR, FIDELITY, FOLD_ERROR, JACCARD, NUMERATOR, PDS, REACH
 from scdfm.evaluation.vcc2026.counts import Counts
 
 PROFILE_TOTAL: Final = 5e4

@@ -17,9 +17,9 @@ from scdfm.errors import ConditionError, DataError
 from scdfm.evaluation import baselines
 from scdfm.evaluation.alignment import chosen, shared_genes
 from scdfm.evaluation.baselines import Training
+from scdfm.evaluation.metrics import ERROR, FOLD_ERROR, VCC_METRICS, VCC_SCORED, checked
 from scdfm.evaluation.prior import given_means
 from scdfm.evaluation.pseudobulk import Floats, Rows, own_genes
-from scdfm.evaluation.registry import ERROR, FOLD_ERROR, VCC_METRICS, VCC_SCORED, checked
 from scdfm.evaluation.vcc2026.counts import Counts
 from scdfm.evaluation.vcc2026.metrics import Side, compared, fold_errors, profiles, ratio, side_of
 from scdfm.seeds import numpy_rng
