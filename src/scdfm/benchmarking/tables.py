@@ -22,6 +22,7 @@ from scdfm.evaluation.metrics import NEUTRAL, RANGES
 from scdfm.evaluation.pseudobulk import Floats
 from scdfm.evaluation.summary import ANYWHERE, REFERENCES, gains, order_of
 from scdfm.report.labels import count
+from scdfm.report.tables import piped
 
 ALL, BEST = "all", "best baseline"
 COSTS: Final = (
@@ -227,10 +228,7 @@ def _whole(number: float) -> str:
 def cost_markdown(table: pd.DataFrame) -> str:
     """`cost_rows` as Markdown; empty where there are none."""
     rows = cost_rows(table)
-    if not rows:
-        return ""
-    head, *body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join([head, "|---|---|" + "---:|" * (len(rows[0]) - 3) + "---|", *body]) + "\n"
+    return piped(rows, "|---|---|" + "---:|" * (len(rows[0]) - 3) + "---|") if rows else ""
 
 
 def cost_text(table: pd.DataFrame) -> str:

@@ -108,17 +108,17 @@ def _best(part: pd.DataFrame, metric: str) -> list[str]:
 def markdown(summary: pd.DataFrame, metrics: Sequence[str] | None = None, intervals: bool = False) -> str:
     """`summary` as a Markdown table: best in bold, the number of undefined conditions in brackets."""
     table = score_table(summary, metrics)
-    lines = [["model", *(table.heads[metric] for metric in table.metrics)]]
+    rows = [["model", *table.heads.values()]]
     for model in table.models:
-        lines.append(
-            [
-                _escaped(model),
-                *(_in_markdown(table.cells.get((model, metric)), intervals) for metric in table.metrics),
-            ]
-        )
-    rule = "|---|" + "---:|" * len(table.metrics)
-    head, *body = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([head, rule, *body]) + "\n"
+        cells = [table.cells.get((model, metric)) for metric in table.metrics]
+        rows.append([model, *(_in_markdown(cell, intervals) for cell in cells)])
+    return piped(rows, "|---|" + "---:|" * len(table.metrics))
+
+
+def piped(rows: Sequence[Sequence[str]], rule: str) -> str:
+    """Rows of a Markdown table, the first of headings, with `rule` below it."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows]
+    return "".join([*lines[:1], f"{rule}\n", *lines[1:]])
 
 
 def _in_markdown(cell: Cell | None, intervals: bool) -> str:
@@ -133,10 +133,6 @@ def _in_markdown(cell: Cell | None, intervals: bool) -> str:
 def _undefined(cell: Cell) -> str:
     """How many conditions have no value; where none has one, the dash says it."""
     return f" [{cell.undefined} undefined]" if cell.undefined and cell.mean != number(math.nan, 0) else ""
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def plain(summary: pd.DataFrame, metrics: Sequence[str] | None = None, width: int = 100) -> str:

@@ -28,6 +28,7 @@ from scdfm.errors import ConfigError, DataError
 from scdfm.evaluation.baselines import NO_CHANGE
 from scdfm.files import write_csv, write_text
 from scdfm.jobs import begun
+from scdfm.report.tables import piped
 from scdfm.reproduction.experiments import (
     SCORED_GENES,
     SMOKE_FOLDS,
@@ -199,17 +200,15 @@ def markdown(table: pd.DataFrame) -> str:
     """The table of `beside_published` as Markdown, one section a part."""
     sections = []
     for part, rows in table.groupby("part", sort=False):
-        lines = [
-            f"### {part}", "", "| source | model | " + " | ".join(HEADS.values()) + " |", "|---" * (2 + len(HEADS)) + "|",
-        ]  # fmt: skip
+        lines = [["source", "model", *HEADS.values()]]
         for (source, model), scores in rows.groupby(["source", "model"], sort=False):
             by_metric = scores.set_index("metric")
             cells = [
                 _cell(name, *by_metric.loc[name, ["value", "low", "high"]].astype(float)) for name in HEADS
             ]
-            lines.append(f"| {source} | {model} | " + " | ".join(cells) + " |")
-        sections.append("\n".join(lines))
-    return "\n\n".join(sections) + "\n"
+            lines.append([str(source), str(model), *cells])
+        sections.append(f"### {part}\n\n" + piped(lines, "|---" * (2 + len(HEADS)) + "|"))
+    return "\n".join(sections)
 
 
 def _cell(metric: str, value: float, low: float, high: float) -> str:
