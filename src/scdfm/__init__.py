@@ -32,15 +32,7 @@ if TYPE_CHECKING:
         simulate,
     )
     from scdfm.errors import ScdfmError
-    from scdfm.evaluation import (
-        differences,
-        evaluate,
-        evaluate_against,
-        hits,
-        read_counts,
-        scaled,
-        summarise,
-    )
+    from scdfm.evaluation import differences, evaluate, evaluate_against, hits, read_counts, scaled, summarise
     from scdfm.options import DataConfig
     from scdfm.run import Run
     from scdfm.screening import Identification, Screen, identify, interactions, screen

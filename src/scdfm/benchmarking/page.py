@@ -154,10 +154,7 @@ class Page:
                 lines += [f"## {part.name} ({part.n_conditions} conditions, counted in every fold)", ""]
             lines.append(markdown(summary[summary["part"] == part.name], intervals=True))
             if part.gains:
-                lines += [
-                    "| model | metric | against | gain (95 % interval) | |",
-                    "|---|---|---|---:|---|",
-                ]
+                lines += ["| model | metric | against | gain (95 % interval) | |", "|---|---|---|---:|---|"]
                 lines += [_gain_row(gain, part.scores.decimals[gain.metric]) for gain in part.gains]
                 lines.append("")
         if self.costs:

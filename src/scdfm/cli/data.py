@@ -134,10 +134,7 @@ def _simulator(kind: str, given: dict[str, Any]) -> tuple[Callable[..., AnnData]
         ),
         "doses": (simulate_doses, {"targets": "n_drugs", "doses": "n_doses"}),
         "drugs": (simulate_drugs, {"targets": "n_drugs", "shuffled": "shuffled"}),
-        "cell-types": (
-            simulate_cell_types,
-            {"targets": "n_targets", "types": "n_types", "shared": "shared"},
-        ),
+        "cell-types": (simulate_cell_types, {"targets": "n_targets", "types": "n_types", "shared": "shared"}),
     }
     if kind not in kinds:
         raise ConfigError(f"--kind {kind}: expected one of {', '.join(kinds)}")

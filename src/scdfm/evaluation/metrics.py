@@ -337,10 +337,7 @@ def score_means(
         "de_spearman": lambda: de_spearman(p, r, control, standard.significant),
         "pearson_delta_hat": lambda: pearson_delta(p, r, o, o),
         "pearson_delta_hat_20": lambda: pearson_delta(
-            on_top(p, standard.top),
-            on_top(r, standard.top),
-            origin_on_top,
-            origin_on_top,
+            on_top(p, standard.top), on_top(r, standard.top), origin_on_top, origin_on_top
         ),
         "mse_weighted": lambda: mse_weighted(p, r, standard.weight),
         "pearson_delta_weighted": lambda: pearson_weighted(

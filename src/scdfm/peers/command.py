@@ -152,10 +152,7 @@ def measured() -> Iterator[Callable[[], dict[str, Any]]]:
     begun, used = time.monotonic(), time.process_time()
 
     def usage() -> dict[str, Any]:
-        taken = {
-            "seconds": round(time.monotonic() - begun, 1),
-            "cpu": round(time.process_time() - used, 1),
-        }
+        taken = {"seconds": round(time.monotonic() - begun, 1), "cpu": round(time.process_time() - used, 1)}
         return taken | ({"peak_mib": _peak()} if reset else {})
 
     yield usage

@@ -272,10 +272,7 @@ def blocks(table: pd.DataFrame, model: str, results: Sequence[MetricResult]) -> 
     shown = [scored[metric] for metric in SHOWN if metric in scored] or list(scored.values())[:5]
     return [
         Block(
-            heading_of,
-            head,
-            [heading(result.metric) for result in shown],
-            _groups(table, by, model, shown),
+            heading_of, head, [heading(result.metric) for result in shown], _groups(table, by, model, shown)
         )
         for by, (heading_of, head) in WAYS.items()
         if available[by] and (by == "targets" or n >= FEWEST)

@@ -11,15 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scdfm.config import Config
-from scdfm.data import (
-    CONTROL,
-    CellTable,
-    GenePanel,
-    Split,
-    Vocabulary,
-    select_genes,
-    targets,
-)
+from scdfm.data import CONTROL, CellTable, GenePanel, Split, Vocabulary, select_genes, targets
 from scdfm.data.conditions import SCREEN, covariates
 from scdfm.data.encoding import ConditionEncoder, ConditionSchema
 from scdfm.data.features import COEXPRESSION, FeatureTable, Standardiser, combine, read, table

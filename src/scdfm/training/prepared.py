@@ -20,15 +20,7 @@ from scdfm.data import CONTROL, CellTable, Split, coexpression_graph, vocabulary
 from scdfm.data.conditions import SCREEN, control_of
 from scdfm.data.stored import in_memory, subset
 from scdfm.files import made, write_csv
-from scdfm.prior import (
-    EffectPrior,
-    LearnedPrior,
-    PriorStart,
-    Spread,
-    filled_shifts,
-    fit_spread,
-    learn_prior,
-)
+from scdfm.prior import EffectPrior, LearnedPrior, PriorStart, Spread, filled_shifts, fit_spread, learn_prior
 from scdfm.prior.kernel import Floats, every_target
 from scdfm.prior.spread import variances_around
 from scdfm.run import folder
