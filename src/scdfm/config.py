@@ -338,16 +338,12 @@ class Config(Section):
     split: SplitConfig = SplitConfig()
 
     @model_validator(mode="after")
-    def _trained(self) -> Config:
+    def _possible(self) -> Config:
         if not self.training.max_steps and self.flow.source != "prior":
             raise ValueError(
                 f"training.max_steps 0 needs flow.source 'prior': a flow from '{self.flow.source}' knows nothing before it "
                 "is trained"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _guided(self) -> Config:
         if self.sampling.guidance != 1 and not self.training.condition_dropout:
             raise ValueError(
                 f"sampling.guidance {self.sampling.guidance:g} needs a model that was trained without some conditions: "

@@ -19,17 +19,9 @@ from typing import Any
 
 from scdfm.errors import ConditionError, DataError, DiskFullError, ScdfmError, StorageError
 
-NO_ROOM = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
-BROKEN = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EIO,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENODEV,
-)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = tuple(map(os.strerror, _FULL))
+BROKEN = (*_FULL, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENODEV)
 """What the system says of a place where nothing can be read or written, whoever asks."""
 PART = ".part"
 """In the name of a file that is not finished."""

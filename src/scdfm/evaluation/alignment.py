@@ -359,14 +359,12 @@ def _check_scale(
         shares = np.array([predicted.n_cells(c) for c in labels], dtype=float)
         means = [row_means(predicted.X, predicted.rows[c]) for c in labels]
         claim = np.average(means, axis=0, weights=shares)
+    shares = shares / shares.sum()
     samples = [
         _spread(real.rows[c], max(1, int(SCALE_CELLS * share)))
-        for c, share in zip(labels, shares / shares.sum(), strict=True)
+        for c, share in zip(labels, shares, strict=True)
     ]
-    each = [
-        np.full(len(rows), share / len(rows))
-        for rows, share in zip(samples, shares / shares.sum(), strict=True)
-    ]
+    each = [np.full(len(rows), share / len(rows)) for rows, share in zip(samples, shares, strict=True)]
     scale = rescaling(claim, real.X[np.concatenate(samples)], np.concatenate(each))
     if scale is not None:
         raise DataError(

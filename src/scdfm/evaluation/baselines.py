@@ -104,15 +104,8 @@ def indicators(conditions: Sequence[str], settings: Sequence[tuple[str, str]]) -
     return np.array(columns, dtype=np.float64).reshape(len(conditions), len(settings))
 
 
-NO_CHANGE, TRAINING_MEAN, ADDITIVE, RIDGE, LOW_RANK, COVARIANCE = (
-    "no change",
-    "training mean",
-    "additive",
-    "ridge",
-    "low-rank linear",
-    "covariance",
-)
-BASELINES = (NO_CHANGE, TRAINING_MEAN, ADDITIVE, RIDGE, LOW_RANK, COVARIANCE)
+BASELINES = ("no change", "training mean", "additive", "ridge", "low-rank linear", "covariance")
+NO_CHANGE, TRAINING_MEAN, ADDITIVE, RIDGE, LOW_RANK, COVARIANCE = BASELINES
 PENALTIES = tuple(float(10.0**e) for e in np.arange(-3, 3.01, 0.25))
 """Ridge penalties that leave-one-out chooses from."""
 

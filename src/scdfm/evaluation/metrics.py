@@ -136,9 +136,9 @@ def top_genes(score: Floats, n: int = 20) -> NDArray[np.int64]:
     return np.argsort(-score, axis=1, kind="stable")[:, :n]
 
 
-def spearman(x: Floats, y: Floats) -> float:
-    """Spearman correlation of two vectors; NaN below three values or where either is constant."""
-    if len(x) < 3:
+def spearman(x: Floats, y: Floats, fewest: int = 3) -> float:
+    """Spearman correlation of two vectors; NaN below `fewest` values or where either is constant."""
+    if len(x) < fewest:
         return float("nan")
     return float(pearson(rankdata(x)[None], rankdata(y)[None])[0])
 

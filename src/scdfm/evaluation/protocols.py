@@ -13,7 +13,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
-from scipy.stats import false_discovery_control, rankdata
+from scipy.stats import false_discovery_control
 
 from scdfm.data.conditions import CONTROL
 from scdfm.data.stored import stacked, subset
@@ -150,7 +150,7 @@ def _expression(predicted: Side, real: Side, names: Sequence[str], release: Rele
     )
     x, y = predicted.ratio, real.ratio
     values["de_spearman_lfc_sig"] = np.array(
-        [_rank_correlation(x[k, keep], y[k, keep]) for k, keep in enumerate(true)]
+        [formulas.spearman(x[k, keep], y[k, keep], 2) for k, keep in enumerate(true)]
     )
     ranked = [_ranked(side.log_ratio, side.fdr) for side in (predicted, real)]
     for name, (kind, k) in _OVERLAP.items():
@@ -163,13 +163,7 @@ def _expression(predicted: Side, real: Side, names: Sequence[str], release: Rele
 def _counts_agree(real: Floats, predicted: Floats, release: Release) -> float:
     """Spearman over conditions of the numbers of significant genes, the same for every condition."""
     present = (real > 0) | ((predicted > 0) if release == "0.5.42" else False)
-    return _rank_correlation(real[present], predicted[present]) if present.any() else 1.0
-
-
-def _rank_correlation(x: Floats, y: Floats) -> float:
-    if len(x) < 2:
-        return float("nan")
-    return float(formulas.pearson(rankdata(x)[None], rankdata(y)[None])[0])
+    return formulas.spearman(real[present], predicted[present], 2) if present.any() else 1.0
 
 
 def _ranked(log_ratio: Floats, fdr: Floats) -> list[NDArray[np.int64]]:
