@@ -58,37 +58,11 @@ _HOMES = {
 _MODULES = {"datasets": "scdfm.datasets", "features": "scdfm.data.features"}
 
 __all__ = [
-    "CellTable",
-    "Config",
-    "DataConfig",
-    "Identification",
-    "Run",
-    "ScdfmError",
-    "Screen",
-    "Split",
-    "additive_split",
-    "benchmark",
-    "column_split",
-    "combinations_split",
-    "covariate_split",
-    "differences",
-    "evaluate",
-    "evaluate_against",
-    "file_split",
-    "fit",
-    "hits",
-    "holdout_split",
-    "identify",
-    "interactions",
-    "join_screens",
-    "make_split",
-    "read_cells",
-    "read_counts",
-    "scaled",
-    "screen",
-    "simulate",
-    "summarise",
-]
+    "CellTable", "Config", "DataConfig", "Identification", "Run", "ScdfmError", "Screen", "Split", "additive_split",
+    "benchmark", "column_split", "combinations_split", "covariate_split", "differences", "evaluate",
+    "evaluate_against", "file_split", "fit", "hits", "holdout_split", "identify", "interactions", "join_screens",
+    "make_split", "read_cells", "read_counts", "scaled", "screen", "simulate", "summarise",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -7,18 +7,6 @@ from scdfm.benchmarking.plan import Contender, PeerOptions, Piece, Plan, make_pl
 from scdfm.benchmarking.tables import Tables, aggregate
 
 __all__ = [
-    "Benchmark",
-    "Contender",
-    "Fold",
-    "Folds",
-    "PeerOptions",
-    "Piece",
-    "Plan",
-    "Scored",
-    "Tables",
-    "aggregate",
-    "benchmark",
-    "make_plan",
-    "run_piece",
-    "run_pieces",
-]
+    "Benchmark", "Contender", "Fold", "Folds", "PeerOptions", "Piece", "Plan", "Scored", "Tables", "aggregate",
+    "benchmark", "make_plan", "run_piece", "run_pieces",
+]  # fmt: skip

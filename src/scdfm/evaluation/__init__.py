@@ -12,25 +12,7 @@ from scdfm.evaluation.vcc2026.counts import Counts, read_counts
 from scdfm.evaluation.vcc2026.score import scaled
 
 __all__ = [
-    "BASELINES",
-    "CEILING",
-    "DISTRIBUTION",
-    "DUPLICATE",
-    "LOWER_IS_BETTER",
-    "METRICS",
-    "POINTWISE",
-    "PRIOR",
-    "Counts",
-    "calibration",
-    "differences",
-    "evaluate",
-    "evaluate_against",
-    "harm",
-    "hits",
-    "interval",
-    "position",
-    "read_counts",
-    "scaled",
-    "stratified",
-    "summarise",
-]
+    "BASELINES", "CEILING", "DISTRIBUTION", "DUPLICATE", "LOWER_IS_BETTER", "METRICS", "POINTWISE", "PRIOR",
+    "Counts", "calibration", "differences", "evaluate", "evaluate_against", "harm", "hits", "interval", "position",
+    "read_counts", "scaled", "stratified", "summarise",
+]  # fmt: skip

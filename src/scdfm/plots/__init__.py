@@ -5,15 +5,6 @@ from scdfm.plots.scores import effect_sizes, metric_dots, position_track, rankin
 from scdfm.plots.style import model_colours, render
 
 __all__ = [
-    "cell_map",
-    "effect_sizes",
-    "heat_map",
-    "metric_dots",
-    "model_colours",
-    "position_track",
-    "ranking",
-    "render",
-    "shift_scatter",
-    "training_curves",
-    "violins",
-]
+    "cell_map", "effect_sizes", "heat_map", "metric_dots", "model_colours", "position_track", "ranking", "render",
+    "shift_scatter", "training_curves", "violins",
+]  # fmt: skip

@@ -189,9 +189,7 @@ class Curves(L.Callback):
         self.path, self.every = path, max(20, max_steps // MOST_ROWS)
         self.rows: list[dict[str, float]] = []
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *rest: Any) -> None:
         """Add the losses of this step."""
         step = trainer.global_step
         if step % self.every == 0 or step == 1:
@@ -250,17 +248,13 @@ class Interruption(L.Callback):
     def _ask(self, *_: object) -> None:
         self.asked = True
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *rest: Any) -> None:
         """Stop after a validation, which saved."""
         step = trainer.global_step
         if step and _validates(trainer) and self._asked_anywhere(trainer):
             self._stop(trainer)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *rest: Any) -> None:
         """Save and stop, unless a validation is to follow: a checkpoint of now would lack it."""
         step = trainer.global_step
         if step < trainer.max_steps and not _validates(trainer) and self._asked_anywhere(trainer):
