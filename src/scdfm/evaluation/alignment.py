@@ -348,7 +348,7 @@ def _check_scale(
 ) -> None:
     """Refuse a prediction that the real cells fit far better after another normalisation total, or in another base.
 
-    The mean per gene, of control cells if there are any, is compared with the real cells (`data.scales.rescaling`).
+    The mean per gene, of control cells if there are any, is compared with the real cells (`data.kinds.rescaling`).
     """
     labels, shares, claim = list(conditions), np.ones(len(conditions)), None
     if CONTROL in predicted.rows:

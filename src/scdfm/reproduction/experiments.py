@@ -50,7 +50,7 @@ SMOKE_FOLDS: Final = 1
 class Experiment:
     """One published experiment.
 
-    `published` names data set and split of its rows (`scdfm.datasets.published`), `parts` maps each published
+    `published` names data set and split of its rows (`scdfm.datasets.published()`), `parts` maps each published
     part to a part of the benchmark's tables. `apart`: singles and doubles are ranked among themselves.
     """
 
