@@ -42,10 +42,9 @@ class CellTable:
     Treat it as read-only. `X` is CSR float32 [N, A], or a StoredMatrix of such rows on disk, log1p of counts per
     `scale.target_sum`; `obs` has one row a cell, with the canonical condition as a categorical in column
     `perturbation_key`; `codes` [N] are places in `conditions`; `spelling` maps a condition to its label in the file,
-    whose words are those of `naming`; `notes` say what was left out, and which labels may mean something else.
+    whose words are those of `naming`; `notes` say what was left out, or read otherwise than its owner may think.
     `subset` and `min_genes` chose the cells of the file, as `read_cells` was asked.
     All untreated cells are the one condition `control`; `match` [N] is the code of each cell's control-matching group.
-    `notes` say what was read otherwise than its owner may think.
     """
 
     X: Matrix

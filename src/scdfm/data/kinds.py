@@ -30,12 +30,8 @@ Kind = Literal[
 Floats = npt.NDArray[np.float64]
 
 MOST: Final[dict[Values, float]] = {
-    "log1p": 20.0,
-    "log2": 30.0,
-    "log10": 9.0,
-    "log1p-twice": 3.1,
-    "linear": 1e9,
-}
+    "log1p": 20.0, "log2": 30.0, "log10": 9.0, "log1p-twice": 3.1, "linear": 1e9,
+}  # fmt: skip
 """The largest value of each: that of about a thousand million counts; log1p is held to 480 million."""
 UNDO: Final[dict[Values, Callable[[Floats], Floats]]] = {
     "log1p": np.expm1,

@@ -132,7 +132,8 @@ class ConditionSampler:
         """One batch, drawn from `rng` if it is given, else from the sampler's own."""
         rng = rng or self.rng
         places = self._chosen(rng)
-        target = np.concatenate([_draw(rng, self._rows[place], self.n_cells) for place in places])
+        rows_of = [self._rows[place] for place in places]
+        target = np.concatenate([rows[rng.integers(len(rows), size=self.n_cells)] for rows in rows_of])
         control = self._controls.draw(rng, target)
         conditions = tuple(self.conditions[place] for place in places)
         return Batch(
@@ -187,7 +188,3 @@ class _Controls:
         bound = int(n[0]) if (n == n[0]).all() else n
         drawn: Rows = self._rows[first + rng.integers(bound, size=len(targets))]
         return drawn
-
-
-def _draw(rng: np.random.Generator, rows: Rows, n: int) -> Rows:
-    return rows[rng.integers(len(rows), size=n)]

@@ -15,14 +15,8 @@ from scdfm.errors import DataError, ScdfmError
 
 # What h5py, zarr and anndata raise on files that are truncated, of another kind or of another version.
 READ_ERRORS: Final = (
-    OSError,
-    KeyError,
-    ValueError,
-    TypeError,
-    RuntimeError,
-    AttributeError,
-    NotImplementedError,
-)
+    OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError,
+)  # fmt: skip
 BYTE_ORDER_MARK: Final = "\ufeff"
 UNREADABLE: Final = "unreadable"
 """Key in a table's attrs: the columns that could not be read, each with the reason."""

@@ -8,12 +8,5 @@ from scdfm.datasets.remote import REMOTES, SETS, download, download_set
 from scdfm.datasets.screens import combosciplex, combosciplex_split, norman, published
 
 __all__ = [
-    "REMOTES",
-    "SETS",
-    "combosciplex",
-    "combosciplex_split",
-    "download",
-    "download_set",
-    "norman",
-    "published",
-]
+    "REMOTES", "SETS", "combosciplex", "combosciplex_split", "download", "download_set", "norman", "published",
+]  # fmt: skip

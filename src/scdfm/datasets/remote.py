@@ -31,43 +31,33 @@ class Remote:
 
 
 REMOTES: Final = {
-    "norman": Remote(
-        "norman",
-        "norman.h5ad",
-        "https://ndownloader.figshare.com/files/43390776",
-        "https://doi.org/10.6084/m9.figshare.24688110",
-    ),
-    "combosciplex": Remote(
-        "combosciplex",
-        "combosciplex.h5ad",
-        "https://ndownloader.figshare.com/files/44229635",
-        "https://doi.org/10.6084/m9.figshare.25062230",
-    ),
-    "go-annotations": Remote(
-        "go-annotations",
-        "goa_human_2024-06-17.gaf.gz",
-        "https://release.geneontology.org/2024-06-17/annotations/goa_human.gaf.gz",
-        "https://geneontology.org/docs/download-go-annotations/",
-        "gzip",
-        b"\x1f\x8b",
-    ),
-    "go-ontology": Remote(
-        "go-ontology",
-        "go-basic_2024-06-17.obo",
-        "https://release.geneontology.org/2024-06-17/ontology/go-basic.obo",
-        "https://geneontology.org/docs/download-ontology/",
-        "OBO",
-        b"format-version:",
-    ),
-    "gene-names": Remote(
-        "gene-names",
-        "hgnc_complete_set.txt",
-        "https://storage.googleapis.com/public-download-files/hgnc/tsv/tsv/hgnc_complete_set.txt",
-        "https://www.genenames.org/download/",
-        "HGNC",
-        b"hgnc_id",
-    ),
-}
+    one.name: one
+    for one in (
+        Remote(
+            "norman", "norman.h5ad", "https://ndownloader.figshare.com/files/43390776",
+            "https://doi.org/10.6084/m9.figshare.24688110",
+        ),
+        Remote(
+            "combosciplex", "combosciplex.h5ad", "https://ndownloader.figshare.com/files/44229635",
+            "https://doi.org/10.6084/m9.figshare.25062230",
+        ),
+        Remote(
+            "go-annotations", "goa_human_2024-06-17.gaf.gz",
+            "https://release.geneontology.org/2024-06-17/annotations/goa_human.gaf.gz",
+            "https://geneontology.org/docs/download-go-annotations/", "gzip", b"\x1f\x8b",
+        ),
+        Remote(
+            "go-ontology", "go-basic_2024-06-17.obo",
+            "https://release.geneontology.org/2024-06-17/ontology/go-basic.obo",
+            "https://geneontology.org/docs/download-ontology/", "OBO", b"format-version:",
+        ),
+        Remote(
+            "gene-names", "hgnc_complete_set.txt",
+            "https://storage.googleapis.com/public-download-files/hgnc/tsv/tsv/hgnc_complete_set.txt",
+            "https://www.genenames.org/download/", "HGNC", b"hgnc_id",
+        ),
+    )
+}  # fmt: skip
 SETS: Final = {"go": ("go-annotations", "go-ontology", "gene-names")}
 """Files that go together: the annotations and the ontology of one release of GO, and what genes are called."""
 

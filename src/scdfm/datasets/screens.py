@@ -50,14 +50,9 @@ NORMAN_SUM: Final = 1e4
 NO_GENE: Final = "ctrl"
 _NO_GENES: Final = re.compile(r"(ctrl|control|NegCtrl\d*|non-targeting|)", re.IGNORECASE)
 TEST: Final = (
-    "Panobinostat+Crizotinib",
-    "Panobinostat+Curcumin",
-    "Panobinostat+SRT1720",
-    "Panobinostat+Sorafenib",
-    "SRT2104+Alvespimycin",
-    "control+Alvespimycin",
-    "control+Dacinostat",
-)
+    "Panobinostat+Crizotinib", "Panobinostat+Curcumin", "Panobinostat+SRT1720", "Panobinostat+Sorafenib",
+    "SRT2104+Alvespimycin", "control+Alvespimycin", "control+Dacinostat",
+)  # fmt: skip
 """The published test conditions of ComboSciPlex."""
 COMBOSCIPLEX_COLUMNS: Final = ("condition", "perturbation")
 DRUG_COLUMNS: Final = ("Drug1", "Drug2")

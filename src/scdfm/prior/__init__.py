@@ -14,14 +14,6 @@ from scdfm.prior.spread import Spread, fit_spread
 from scdfm.prior.start import PriorStart, gaussian_velocity
 
 __all__ = [
-    "EffectPrior",
-    "LearnedPrior",
-    "Marginals",
-    "PriorStart",
-    "Shrinkage",
-    "Spread",
-    "filled_shifts",
-    "fit_spread",
-    "gaussian_velocity",
-    "learn_prior",
-]
+    "EffectPrior", "LearnedPrior", "Marginals", "PriorStart", "Shrinkage", "Spread", "filled_shifts", "fit_spread",
+    "gaussian_velocity", "learn_prior",
+]  # fmt: skip

@@ -235,17 +235,8 @@ class EffectPrior:
 
 
 _ARRAYS = (
-    "dual",
-    "own",
-    "own_dual",
-    "components",
-    "responses",
-    "noise",
-    "scale",
-    "axes",
-    "powers",
-    "control",
-)
+    "dual", "own", "own_dual", "components", "responses", "noise", "scale", "axes", "powers", "control",
+)  # fmt: skip
 _KERNEL_ARRAYS = ("profiles", "controls")
 _KERNEL_WORDS = ("targets", "covariates", "dose_reference", "profile_length2", "settings", "controls_length2")
 

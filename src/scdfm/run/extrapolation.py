@@ -75,8 +75,10 @@ class _Seen:
     def reasons(self, condition: Condition) -> list[str]:
         """Why a condition is an extrapolation, in words."""
         said = [why for p in condition.perturbations for why in self._of_target(p, condition)]
-        said += filter(None, [self.run.contexts.get(control_of(str(condition)))])
-        if not any(p.dose != 0 for p in condition.perturbations) and not self._control_trained(condition):
+        control = control_of(str(condition))
+        said += filter(None, [self.run.contexts.get(control)])
+        trained = control in self.run.manifest.control_populations
+        if not trained and not any(p.dose != 0 for p in condition.perturbations):
             said.append("control cells were not trained as a condition")
         usual = self.run.manifest.conditions.time_reference
         if condition.time is None and condition.perturbations and usual is not None and self._all_timed:
@@ -140,9 +142,6 @@ class _Seen:
             graph = self.run.config.graph.enabled
             sources.append("its place in the gene graph" if graph else "its gene's vector")
         return " and ".join(sources)
-
-    def _control_trained(self, condition: Condition) -> bool:
-        return str(Condition((), condition.covariates)) in self.run.manifest.control_populations
 
     @cached_property
     def _all_timed(self) -> bool:

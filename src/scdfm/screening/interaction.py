@@ -61,13 +61,8 @@ def distance_correlation(x: Distances, y: Distances) -> float:
 GENES: Final = 500
 """Genes that take part: those with the largest sum of squared shifts over the singles."""
 ADDITIVE, SYNERGY, SUPPRESSION, REDUNDANCY, EPISTASIS, NEOMORPHISM = CLASSES = (
-    "additive",
-    "synergy",
-    "suppression",
-    "redundancy",
-    "epistasis",
-    "neomorphism",
-)
+    "additive", "synergy", "suppression", "redundancy", "epistasis", "neomorphism",
+)  # fmt: skip
 NEOMORPHIC_FIT: Final = 0.6
 """Below this distance correlation of fit and double, the singles do not explain the double: neomorphism."""
 EPISTATIC_DOMINANCE: Final = math.log10(4)
