@@ -42,6 +42,13 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
+def config_of(preset: str) -> scdfm.Config:
+    """The preset; of so few conditions one validates, as a tenth says, where the preset names no share."""
+    config = scdfm.Config.preset(preset)
+    unnamed = config.split.validation_fraction is None
+    return config.updated({"split": {"validation_fraction": 0.1}}) if unnamed else config
+
+
 def cells() -> scdfm.CellTable:
     """A screen of more genes than one step of the preset `default` draws."""
     screen = scdfm.simulate(n_genes=130, n_targets=6, cells_per_condition=16, n_controls=40, seed=11)
@@ -66,13 +73,13 @@ def watched() -> Iterator[list[dict[str, float]]]:
 def trace(out: Path) -> list[dict[str, float]]:
     """Losses of the first 20 steps of the preset `default`."""
     with watched() as losses:
-        scdfm.fit(cells(), config=scdfm.Config.preset("default").updated(TRACED), out=out, progress=False)
+        scdfm.fit(cells(), config=config_of("default").updated(TRACED), out=out, progress=False)
     return losses
 
 
 def predictions(preset: str, out: Path) -> dict[str, dict[str, list[float]]]:
     """Mean and deviation of a few genes in the predicted test conditions of a small fit of a preset."""
-    config = scdfm.Config.preset(preset)
+    config = config_of(preset)
     if config.training.max_steps:
         config = config.updated(SMALL)
     run = scdfm.fit(cells(), config=config, out=out, progress=False)

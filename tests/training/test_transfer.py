@@ -17,7 +17,7 @@ from scdfm.training.transfer import SLOWER
 
 OPTIONS = {
     "panel": {"n_genes": 80}, "graph": {"k": 5}, "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
-    "flow": {"genes_per_step": 24}, "split": {"kind": "none"},
+    "flow": {"genes_per_step": 24}, "split": {"kind": "none", "validation_fraction": 0.1},
     "training": {"max_steps": 4, "warmup_steps": 1, "validate_every": 2, "conditions_per_batch": 2,
                  "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu", "keep": "last", "ema_decay": 0.0},
     "sampling": {"steps": 2, "cells": 20},
