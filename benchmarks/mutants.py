@@ -81,6 +81,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "data/knowledge.py": ("tests/data/test_knowledge.py",),
     "data/cells.py": ("tests/data/test_sampler.py", "tests/training/test_steps.py"),
     "data/sampler.py": ("tests/data/test_sampler.py", "tests/training/test_steps.py"),
+    "data/validation.py": ("tests/data/test_splits.py",),
+    "training/fit.py": ("tests/training/test_validation.py",),
     "run/predict.py": (
         "tests/run/test_predict.py",
         "tests/training/test_conditions.py::test_a_held_out_cell_type_starts_from_its_own_controls",
