@@ -61,6 +61,11 @@ def test_the_published_split(published: ad.AnnData) -> None:
         "Alvespimycin+SRT2104", "Alvespimycin", "Dacinostat",
     }  # fmt: skip
     assert set(split.train) == set(table.conditions) - set(split.test) - {CONTROL}
+    drugs = [f"D{i}" for i in range(8)]
+    pairs = [f"{a}+{b}" for place, a in enumerate(drugs) for b in drugs[place + 1 :]]
+    assert (
+        len(combosciplex_split([*split.test, *drugs, *pairs]).validation) == 5
+    )  # as every split of a small screen
     with pytest.raises(
         ConditionError, match="combosciplex split: test condition 'Alvespimycin' is not measured"
     ):

@@ -147,7 +147,7 @@ def peers(
     `install` fetches packages (1 to 3 GB each) into $SCDFM_PEERS, else the user's cache folder. `check` installs what is
     missing and fits each for 20 steps on a tiny screen; it ends with code 2 where one fails.
     """
-    from scdfm.peers.bundled import PEERS, environments, install, peer
+    from scdfm.peers.bundled import PEERS, check, environments, install, peer
 
     if action not in ("install", "check", "list"):
         raise ConfigError(f"peers {action}: expected install, check or list")
@@ -157,8 +157,6 @@ def peers(
     good = True
     for one in methods:
         if action == "check":
-            from scdfm.peers.bundled import check
-
             checked = check(one)
             good = good and checked.good
             words = checked.words

@@ -139,7 +139,7 @@ def combosciplex(path: str | Path | AnnData | None = None, progress: bool = True
 
 
 def combosciplex_split(
-    conditions: CellTable | Iterable[str], validation_fraction: float = 0.1, seed: int = 0
+    conditions: CellTable | Iterable[str], validation_fraction: float | None = None, seed: int = 0
 ) -> Split:
     """The published split: TEST is tested, all else trains, validation is taken out of training."""
     return named_split(conditions, TEST, validation_fraction, seed, kind="combosciplex")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -98,16 +98,8 @@ def align(
     else:
         claim, prediction_notes = _read(predicted, key, predicted_key, naming, table, subset, backed)
     _check_declared(predicted, table)
-    genes, notes = shared_genes(claim.genes, truth.genes), []
-    theirs = set(claim.genes.tolist())
-    if len(genes) < len(theirs):
-        foreign = sorted(theirs - set(genes))
-        notes.append(
-            f"{len(foreign)} predicted genes are not in the real cells and not scored: {few(foreign)}"
-        )
-    if len(genes) < len(truth.genes):
-        notes.append(f"{len(truth.genes) - len(genes)} real genes are not predicted and not scored")
-    notes += prediction_notes + matched
+    genes = shared_genes(claim.genes, truth.genes)
+    notes = [*_unshared(claim, truth, genes), *prediction_notes, *matched]
     claim, truth = _restricted(claim, genes), _restricted(truth, genes)
     common, unmeasured = _common_conditions(claim, measured)
     if unmeasured:
@@ -286,6 +278,15 @@ def _check_declared(predicted: Cells, real: CellTable) -> None:
             f"prediction is normalised to {ours:g} counts per cell, the real cells to {theirs:g}; "
             f"read both with the same target_sum"
         )
+
+
+def _unshared(predicted: Population, real: Population, genes: Sequence[str]) -> Iterator[str]:
+    """What is said of genes that are not among the shared `genes`."""
+    foreign = sorted(set(predicted.genes.tolist()).difference(genes))
+    if foreign:
+        yield f"{len(foreign)} predicted genes are not in the real cells and not scored: {few(foreign)}"
+    if len(genes) < len(real.genes):
+        yield f"{len(real.genes) - len(genes)} real genes are not predicted and not scored"
 
 
 def shared_genes(predicted: np.ndarray, real: np.ndarray) -> list[str]:

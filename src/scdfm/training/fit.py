@@ -130,8 +130,8 @@ def _unjudged(inputs: Inputs, config: Config) -> bool:
     Who asks for no validation at all gets the last weights.
     """
     validation = inputs.manifest.split["validation"]
-    judges = config.flow.source == "prior" and config.training.keep == "best"
-    return judges and 0 < len(validation) == len(unknown(inputs.encoder, validation))
+    against_prior = config.flow.source == "prior" and config.training.keep == "best"
+    return against_prior and 0 < len(validation) == len(unknown(inputs.encoder, validation))
 
 
 def _require_overwritable(out: Path, resume: bool, parent: Trained | None) -> None:
