@@ -22,10 +22,11 @@ def test_it_gets_the_folder_and_one_core(tmp_path):
 
 
 def test_seconds_and_memory_are_those_of_its_processes(tmp_path):
-    busy = "import time; x = bytearray(200 << 20)\nwhile time.process_time() < 0.6: pass"
+    # Memory is looked at every POLL: what is held stays for ten looks after the last page was touched.
+    busy = "import time; x = bytearray(200 << 20); end = time.process_time() + 1\nwhile time.process_time() < end: pass"
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', {busy!r}])"
     ran = run_command((*PYTHON, child), tmp_path, 60)
-    assert 0.5 < ran.cpu < 30
+    assert 1 < ran.cpu < 30
     if ran.peak is not None:  # this process, with torch, is larger
         assert 200 < ran.peak < 300
 
