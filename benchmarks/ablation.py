@@ -24,16 +24,7 @@ from scdfm.benchmarking import Benchmark, Contender, benchmark
 from scdfm.evaluation import LOWER_IS_BETTER, interval
 from scdfm.reproduction import VARIANTS
 
-METRICS = (
-    "l2",
-    "mae",
-    "pearson_delta",
-    "ds",
-    "de_spearman",
-    "pearson_delta_hat",
-    "pearson_delta_hat_20",
-    "energy",
-)
+METRICS = ("l2", "mae", "pearson_delta", "ds", "de_spearman", "pearson_delta_hat", "pearson_delta_hat_20", "energy")
 FULL = "full"
 # `cpu` is for two cores; `gpu` has half the published width, which an accelerator fits in minutes.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -63,9 +54,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Run every piece that is not there yet; print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("screen", type=Path)
     parser.add_argument("--setting", choices=SETTINGS, default="cpu")
     parser.add_argument("--seeds", type=int, default=3)
@@ -121,10 +110,7 @@ def _cell(mean: float, low: float, high: float) -> str:
 
 def _table(head: str, rows: list[str]) -> str:
     arrows = [f"{name} {'↓' if name in LOWER_IS_BETTER else '↑'}" for name in METRICS]
-    return (
-        "\n".join([f"| {head} | " + " | ".join(arrows) + " |", "|---" * (1 + len(METRICS)) + "|", *rows])
-        + "\n"
-    )
+    return "\n".join([f"| {head} | " + " | ".join(arrows) + " |", "|---" * (1 + len(METRICS)) + "|", *rows]) + "\n"
 
 
 if __name__ == "__main__":

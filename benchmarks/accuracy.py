@@ -66,32 +66,18 @@ def studies(args: argparse.Namespace, models: list[Contender]) -> dict[str, Call
 
     def on(cells: Any, split: Any, folds: Sequence[int], name: str, protocol: Any = "scdfm") -> Benchmark:
         return scdfm.benchmark(
-            cells,
-            split,
-            folds,
-            range(args.seeds),
-            out=args.out / name,
-            models=models,
-            protocol=protocol,
-            resume=True,
+            cells, split, folds, range(args.seeds), out=args.out / name, models=models, protocol=protocol, resume=True
         )
 
     def simulated() -> list[Benchmark]:
         return [
-            on(
-                scdfm.read_cells(scdfm.simulate(interaction="strong", seed=seed)),
-                "additive",
-                [0],
-                f"simulated{seed}",
-            )
+            on(scdfm.read_cells(scdfm.simulate(interaction="strong", seed=seed)), "additive", [0], f"simulated{seed}")
             for seed in range(3 - small)
         ]
 
     def holdout() -> list[Benchmark]:
         cells = scdfm.read_cells(args.screen)
-        return [
-            on(cells, unseen_targets(cells, draw), [0], f"holdout{draw}") for draw in range(3 - 2 * small)
-        ]
+        return [on(cells, unseen_targets(cells, draw), [0], f"holdout{draw}") for draw in range(3 - 2 * small)]
 
     def norman() -> list[Benchmark]:
         if args.norman is None:
@@ -101,9 +87,7 @@ def studies(args: argparse.Namespace, models: list[Contender]) -> dict[str, Call
 
     return {
         "additive": lambda: [on(args.screen, "additive", range(5), "additive")],
-        "additive-paper": lambda: [
-            on(args.screen, "additive", range(5 - 4 * small), "additive-paper", "paper")
-        ],
+        "additive-paper": lambda: [on(args.screen, "additive", range(5 - 4 * small), "additive-paper", "paper")],
         "holdout": holdout,
         "combinations": lambda: [on(args.screen, "combinations", range(2 - small), "combinations")],
         "norman": norman,
@@ -157,16 +141,7 @@ def side_by_side(parts: Sequence[str], jobs: int, out: Path) -> None:
     """Fit what the parts need in processes of one thread each, `jobs` at a time; their pages are scratch."""
 
     def one(part: str) -> int:
-        command = [
-            sys.executable,
-            *sys.argv,
-            "--jobs",
-            "1",
-            "--parts",
-            part,
-            "--results",
-            str(out / "pages" / part),
-        ]
+        command = [sys.executable, *sys.argv, "--jobs", "1", "--parts", part, "--results", str(out / "pages" / part)]
         return subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False).returncode
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -177,9 +152,7 @@ def side_by_side(parts: Sequence[str], jobs: int, out: Path) -> None:
 
 def main() -> None:
     """Run the parts asked for; write one page."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("screen", type=Path)
     options.add_argument("--norman", type=Path)
     options.add_argument("--size", choices=("full", "small"), default="full")
@@ -193,9 +166,7 @@ def main() -> None:
     args.out = args.out or Path(f"runs/accuracy-{args.size}")
     models = contenders(args.size, args.max_steps)
     known = studies(args, models)
-    parts = (
-        args.parts.split(",") if args.parts else [name for name in known if name != "norman" or args.norman]
-    )
+    parts = args.parts.split(",") if args.parts else [name for name in known if name != "norman" or args.norman]
     if unknown := [name for name in parts if name not in known]:
         options.error(f"part '{unknown[0]}': expected some of {', '.join(known)}")
     if args.jobs > 1:

@@ -51,9 +51,7 @@ def one_round(
     known = [*singles, *measured]
     # Of a target that is no measured gene nothing is known but by training on it.
     sure = [name for name in known if set(name.split("+")) <= set(cells.genes)]
-    validation = tuple(
-        numpy_rng(seed, "campaign", "validation", len(measured)).choice(sure, 6, replace=False).tolist()
-    )
+    validation = tuple(numpy_rng(seed, "campaign", "validation", len(measured)).choice(sure, 6, replace=False).tolist())
     train = tuple(name for name in known if name not in validation)
     split = scdfm.Split("campaign", 0, train, validation, tuple(test))
     steps = {"training": {"max_steps": args.max_steps, "validate_every": args.max_steps}, "seed": seed}
@@ -75,13 +73,7 @@ def one_round(
     proposals: list[str] = []
     if len(pool) >= args.batch:
         screen = scdfm.screen(
-            run,
-            out=folder / "screen",
-            conditions=pool,
-            cells=args.cells,
-            propose=args.batch,
-            seed=seed,
-            resume=True,
+            run, out=folder / "screen", conditions=pool, cells=args.cells, propose=args.batch, seed=seed, resume=True
         )
         proposals = [name for name in screen.proposed if name in pool]
     found = {
@@ -115,10 +107,7 @@ def campaign(cells: scdfm.CellTable, seed: int, arm: str, args: argparse.Namespa
 
 def markdown(table: pd.DataFrame) -> str:
     """Error after each round, and the paired difference of the arms."""
-    lines = [
-        "| doubles | measure | chosen | random | chosen − random (95 % interval) |",
-        "|---|---|---|---|---|",
-    ]
+    lines = ["| doubles | measure | chosen | random | chosen − random (95 % interval) |", "|---|---|---|---|---|"]
     for score in ("model", "ridge"):
         wide = table.pivot_table(index=["doubles", "seed"], columns="arm", values=score)
         for doubles, part in wide.groupby("doubles"):
@@ -135,9 +124,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 def main() -> None:
     """Run every round that is not there yet; print and keep the curve."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("screen", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)

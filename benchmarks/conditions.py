@@ -91,9 +91,7 @@ def evaluated(n: int, n_genes: int, cells: int, out: Path) -> dict[str, dict[str
     training = pd.DataFrame(means, index=["control", *singles], columns=[f"g{i}" for i in range(n_genes)])
     return {
         "evaluate": timed(
-            lambda: evaluate_files(
-                predicted, scdfm.read_cells(real, "perturbation"), out / "scores", training=training
-            )
+            lambda: evaluate_files(predicted, scdfm.read_cells(real, "perturbation"), out / "scores", training=training)
         )
     }
 
@@ -108,9 +106,7 @@ def screened(n: int, n_genes: int, cells: int, out: Path) -> dict[str, dict[str,
 
 def fitted(cells: Any, n_genes: int, out: Path) -> scdfm.Run:
     """A run of the preset `instant` on every condition."""
-    config = scdfm.Config.preset("instant").updated(
-        {"panel": {"n_genes": n_genes}, "split": {"kind": "none"}}
-    )
+    config = scdfm.Config.preset("instant").updated({"panel": {"n_genes": n_genes}, "split": {"kind": "none"}})
     if isinstance(cells, Path):
         cells = scdfm.read_cells(cells, "perturbation")
     scdfm.fit(cells, config=config, out=out / "run", progress=False)
@@ -124,9 +120,7 @@ def measured(stage: str, n: int, n_genes: int, n_cells: int) -> dict[str, dict[s
         shifts = rng.standard_normal((n, 30)) @ rng.standard_normal((30, n_genes)) * 0.1
         shifts += rng.standard_normal(shifts.shape) * 0.1
         genes = [f"g{i}" for i in range(n_genes)]
-        return {
-            stage: timed(lambda: learn_prior(names_of(n), shifts, [CELLS] * n, np.full(n_genes, 0.1), genes))
-        }
+        return {stage: timed(lambda: learn_prior(names_of(n), shifts, [CELLS] * n, np.full(n_genes, 0.1), genes))}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         if stage in ("evaluate", "screen"):
@@ -170,9 +164,7 @@ def page(found: dict[str, dict[str, float]]) -> str:
     lines = [f"# Growth in conditions and genes\n{hardware('cpu')}, one thread; {date}. Processor seconds; memory is the "
              "peak of the whole process.\n", "| stage | sizes | seconds | GiB | **exponent** | of the last two |",
              "|---|---|---|---|---:|---:|"]  # fmt: skip
-    for stage in sorted(
-        {name for name, *_ in points}, key=lambda name: (STAGES.index(name.split(",")[0]), name)
-    ):
+    for stage in sorted({name for name, *_ in points}, key=lambda name: (STAGES.index(name.split(",")[0]), name)):
         own = [tuple(rest) for name, *rest in points if name == stage]
         groups = [
             [[point for point in own if point[at] == other] for other in sorted({point[at] for point in own})]
@@ -181,9 +173,7 @@ def page(found: dict[str, dict[str, float]]) -> str:
         together = [point for group in groups[1] if len(group) > 1 for point in group]
         for group in groups[0]:
             if len(group) > 1 or group[0] not in together:
-                lines.append(
-                    row(stage, sorted((n, c["cpu"], c["GiB"]) for n, _, c in group), f"{group[0][1]:,} genes")
-                )
+                lines.append(row(stage, sorted((n, c["cpu"], c["GiB"]) for n, _, c in group), f"{group[0][1]:,} genes"))
         for group in groups[1]:
             if len(group) > 1:
                 sizes = sorted((genes, c["cpu"], c["GiB"]) for _, genes, c in group)
@@ -193,14 +183,10 @@ def page(found: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     """Measure what is missing, each in a process of its own, and write the page."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conditions", type=int, nargs="+", default=[100, 300, 1000])
     parser.add_argument("--genes", type=int, nargs="+", default=[500])
-    parser.add_argument(
-        "--cells", type=int, default=CELLS, help="cells of a condition, of evaluate and screen"
-    )
+    parser.add_argument("--cells", type=int, default=CELLS, help="cells of a condition, of evaluate and screen")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -214,16 +200,9 @@ def main() -> None:
     record = args.out / "conditions.json"
     found: dict[str, Any] = json.loads(record.read_text()) if record.is_file() else {}
     end = "" if args.cells == CELLS else f" {args.cells}"
-    for key in (
-        f"{stage} {n} {genes}{end}" for genes in args.genes for n in args.conditions for stage in args.stages
-    ):
+    for key in (f"{stage} {n} {genes}{end}" for genes in args.genes for n in args.conditions for stage in args.stages):
         if key not in found:
-            environment = {
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "OPENBLAS_NUM_THREADS": "1",
-                "TQDM_DISABLE": "1",
-            }
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
             command = [sys.executable, __file__, "--one", key]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
             _, *size = key.split()

@@ -51,15 +51,9 @@ class Screen:
 
 def screens(folder: Path) -> Iterator[Screen]:
     """The real ones."""
-    kang = scdfm.read_cells(
-        folder / "kang_pbmc.h5ad", "group_id", "ctrl", target_sum=10_000, covariates=["cluster_id"]
-    )
+    kang = scdfm.read_cells(folder / "kang_pbmc.h5ad", "group_id", "ctrl", target_sum=10_000, covariates=["cluster_id"])
     yield Screen(
-        "Kang: five cell types under interferon β",
-        "kang",
-        kang,
-        "cluster_id",
-        {"model": {"perturbation": "drugs"}},
+        "Kang: five cell types under interferon β", "kang", kang, "cluster_id", {"model": {"perturbation": "drugs"}}
     )
     mcfaline = scdfm.read_cells(
         folder / "perturbench_devel.h5ad", subset={"dataset": "mcfaline23"}, covariates=["cell_type"]
@@ -69,9 +63,7 @@ def screens(folder: Path) -> Iterator[Screen]:
 
 def simulated() -> tuple[Screen, ad.AnnData, tuple[str, ...]]:
     """Six lines of ten targets, and the two of them that are known by control cells only."""
-    adata = simulate_cell_types(
-        n_genes=300, n_targets=10, n_types=6, cells_per_condition=60, n_controls=300, seed=0
-    )
+    adata = simulate_cell_types(n_genes=300, n_targets=10, n_types=6, cells_per_condition=60, n_controls=300, seed=0)
     cells = scdfm.read_cells(adata, covariates=["cell_type"])
     return Screen("Six simulated lines", "simulated", cells, "cell_type", {}), adata, ("type2", "type5")
 
@@ -111,9 +103,7 @@ def scored(screen: Screen, held: str, config: scdfm.Config, out: Path) -> tuple[
     table = run.read_controls(controls_of(screen, held), {screen.key: held}, target_sum=None)
     given = {"controls": table, "seed": config.seed}
     split = covariate_split(screen.cells, screen.key, held, validation_fraction=0)
-    asked = [
-        name for name in split.test if {name.split("|")[0]} <= {one.split("|")[0] for one in cells.conditions}
-    ]
+    asked = [name for name in split.test if {name.split("|")[0]} <= {one.split("|")[0] for one in cells.conditions}]
     found = run.predict(asked, **given)
     scores = scdfm.evaluate(
         found,
@@ -152,17 +142,13 @@ def of_truth(seeds: int, config: scdfm.Config, out: Path) -> pd.DataFrame:
         genes = run.genes
         trained = [name for name in run.means.index if name != CONTROL]
         for line in held:
-            asked = [
-                name for name in truth.index if name.endswith(f"={line}") and not name.startswith(CONTROL)
-            ]
+            asked = [name for name in truth.index if name.endswith(f"={line}") and not name.startswith(CONTROL)]
             own = truth.loc[f"{CONTROL}|{screen.key}={line}", genes].to_numpy()
             given = {"controls": controls_of(screen, line), "context": {screen.key: line}, "seed": seed}
             found = run.predict(asked, **given)
             means = {_named(config): np.stack([mean_of(found, name) for name in asked])}
             columns = screen.cells.columns(genes)
-            matched = {
-                name: screen.cells.control_mean(name)[columns] for name in screen.cells.control_conditions
-            }
+            matched = {name: screen.cells.control_mean(name)[columns] for name in screen.cells.control_conditions}
             training = Training(
                 tuple(trained), run.means.loc[trained].to_numpy(), run.means.loc[CONTROL].to_numpy(), tuple(genes), matched
             )  # fmt: skip
@@ -172,13 +158,7 @@ def of_truth(seeds: int, config: scdfm.Config, out: Path) -> pd.DataFrame:
                 for name, row in zip(asked, values, strict=True):
                     real = truth.loc[name, genes].to_numpy()
                     rows.append(
-                        (
-                            model,
-                            seed,
-                            name,
-                            np.linalg.norm(row - real),
-                            np.corrcoef(row - own, real - own)[0, 1],
-                        )
+                        (model, seed, name, np.linalg.norm(row - real), np.corrcoef(row - own, real - own)[0, 1])
                     )
     return pd.DataFrame(rows, columns=["model", "seed", "condition", "l2", "pearson_delta"])
 
@@ -195,17 +175,13 @@ def truth_table(table: pd.DataFrame) -> str:
         by_seed = part.groupby("seed")["l2"].mean()
         shown = part[["l2", "pearson_delta"]].mean()
         if shown.notna().any():
-            lines.append(
-                f"| {model} | {shown['l2']:.3f} | {shown['pearson_delta']:.3f} | ±{by_seed.std():.3f} |"
-            )
+            lines.append(f"| {model} | {shown['l2']:.3f} | {shown['pearson_delta']:.3f} | ±{by_seed.std():.3f} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Hold out each context in turn; write one page."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("data", type=Path)
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--preset", default="instant")

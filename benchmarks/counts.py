@@ -29,9 +29,7 @@ from scdfm.seeds import numpy_rng
 
 def main() -> None:
     """Fit, predict twice, compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("screen", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--perturbation-key", default="perturbation")
@@ -41,9 +39,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--cells", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--set", action="append", default=[], help="further options of the fit: section.key=value"
-    )
+    parser.add_argument("--set", action="append", default=[], help="further options of the fit: section.key=value")
     args = parser.parse_args()
     cells = scdfm.read_cells(
         args.screen, args.perturbation_key, target_sum=args.target_sum, layer=args.layer, min_cells=20
@@ -91,9 +87,7 @@ def back_to_log1p(counted: ad.AnnData) -> ad.AnnData:
     return found
 
 
-def real_and_predicted(
-    cells: scdfm.CellTable, logged: ad.AnnData, counted: ad.AnnData, test: list[str]
-) -> str:
+def real_and_predicted(cells: scdfm.CellTable, logged: ad.AnnData, counted: ad.AnnData, test: list[str]) -> str:
     """Rows of the first table, averaged over the test conditions."""
     columns = cells.columns(list(counted.var_names))
     rows = []
@@ -104,9 +98,7 @@ def real_and_predicted(
         real = np.rint(np.expm1(X[known][:, columns].toarray()) / factor[known, None])
         mine = (counted.obs.iloc[:, 0] == name).to_numpy()
         predicted = counted.X[mine].toarray()
-        by_hand = np.rint(
-            np.expm1(logged.X[mine].toarray()) / counted.obs["size_factor"].to_numpy()[mine, None]
-        )
+        by_hand = np.rint(np.expm1(logged.X[mine].toarray()) / counted.obs["size_factor"].to_numpy()[mine, None])
         for what, found in (("counts", predicted), ("log1p values, rounded", by_hand)):
             rows.append({
                 "": what,

@@ -66,9 +66,7 @@ def write_screen(folder: Path, n_cells: int, n_genes: int, n_conditions: int, se
     each = (n_cells - n_control) // n_conditions
     genes = [f"G{i:04d}" for i in range(n_genes)]
     names = [f"G{2 * k:04d}+G{2 * k + 1:04d}" for k in range(n_conditions)]
-    effects = rng.normal(0, 0.5, (2 * n_conditions, n_genes)) * (
-        rng.random((2 * n_conditions, n_genes)) < 0.1
-    )
+    effects = rng.normal(0, 0.5, (2 * n_conditions, n_genes)) * (rng.random((2 * n_conditions, n_genes)) < 0.1)
     labels = ["control"] * n_control + [name for name in names for _ in range(each)]
     size = 0
     for file, strength in (("real", 1.0), ("predicted", 0.6)):
@@ -76,9 +74,7 @@ def write_screen(folder: Path, n_cells: int, n_genes: int, n_conditions: int, se
         blocks = [cells(rng, base, n_control), *(cells(rng, base * np.exp(shift), each) for shift in shifts)]
         X = sparse.csr_matrix(sparse.vstack(blocks))
         size += X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
-        obs = pd.DataFrame(
-            {"perturbation": pd.Categorical(labels)}, index=[f"c{i}" for i in range(len(labels))]
-        )
+        obs = pd.DataFrame({"perturbation": pd.Categorical(labels)}, index=[f"c{i}" for i in range(len(labels))])
         ad.AnnData(X, obs=obs, var=pd.DataFrame(index=genes)).write_h5ad(folder / f"{file}.h5ad")
     singles = [np.asarray(cells(rng, base * np.exp(effect), 50).mean(0)).ravel() for effect in effects]
     obs = pd.DataFrame(index=[f"G{k:04d}" for k in range(2 * n_conditions)])
@@ -96,9 +92,7 @@ def measured(python: str, script: str, folder: Path) -> dict[str, float]:
 
 def main() -> None:
     """Write the screen, run both, print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("cells", 24_000), ("genes", 5_000), ("conditions", 100)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--cell-eval", help="interpreter with cell-eval 0.8.2; left out: scdfm alone")
@@ -106,9 +100,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         size = write_screen(folder, args.cells, args.genes, args.conditions)
-        print(
-            f"{args.cells} cells x {args.genes} genes x {args.conditions} conditions, data {size / 1e9:.2f} GB"
-        )
+        print(f"{args.cells} cells x {args.genes} genes x {args.conditions} conditions, data {size / 1e9:.2f} GB")
         runs = {"scdfm": measured(sys.executable, OURS, folder)}
         if args.cell_eval:
             runs["cell-eval 0.8.2 full"] = measured(args.cell_eval, THEIRS, folder)

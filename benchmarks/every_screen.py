@@ -70,19 +70,13 @@ def dose_response(seed: int, small: bool) -> Case:
     cells = scdfm.read_cells(screen, "drug", dose_key="dose")
     steps = sorted({float(doses(name)[0] or 0) for name in cells.conditions if name != "control"})
     held = {steps[2], steps[4]}
-    split = _split(
-        cells, [name for name in cells.conditions if name != "control" and doses(name)[0] in held], seed
-    )
+    split = _split(cells, [name for name in cells.conditions if name != "control" and doses(name)[0] in held], seed)
     means = cells.means()
-    rules = {
-        name: rule for name, rule in _rules(cells, split).items() if name in ("no change", "training mean")
-    } | {
+    rules = {name: rule for name, rule in _rules(cells, split).items() if name in ("no change", "training mean")} | {
         "nearest dose": pd.DataFrame({name: nearest_dose(name, split, means) for name in split.test}).T,
         "interpolation": pd.DataFrame({name: interpolated(name, split, means) for name in split.test}).T,
     }
-    return Case(
-        cells, split, screen.uns["true_means"], {"scdfm": None}, rules, {"model": {"perturbation": "drugs"}}
-    )
+    return Case(cells, split, screen.uns["true_means"], {"scdfm": None}, rules, {"model": {"perturbation": "drugs"}})
 
 
 def unseen_drugs(seed: int, small: bool) -> Case:
@@ -93,9 +87,7 @@ def unseen_drugs(seed: int, small: bool) -> Case:
     cells = scdfm.read_cells(screen, "drug")
     split = scdfm.holdout_split(cells, fold=seed, held_out_targets=len(cells.conditions) // 4, seed=seed)
     told, shuffled = (features.table(adata.uns["features"]) for adata in (screen, other))
-    rules = {
-        name: rule for name, rule in _rules(cells, split).items() if name in ("no change", "training mean")
-    }
+    rules = {name: rule for name, rule in _rules(cells, split).items() if name in ("no change", "training mean")}
     rules["ridge on features"] = ridge_on_features(cells, split, told)
     models = {"scdfm": told, "scdfm, shuffled features": shuffled}
     return Case(cells, split, screen.uns["true_means"], models, rules, {"model": {"perturbation": "drugs"}})
@@ -144,15 +136,12 @@ def interpolated(name: str, split: scdfm.Split, means: pd.DataFrame) -> pd.Serie
     return (1 - weight) * means.loc[below[1]] + weight * means.loc[above[1]]
 
 
-def ridge_on_features(
-    cells: scdfm.CellTable, split: scdfm.Split, table: features.FeatureTable
-) -> pd.DataFrame:
+def ridge_on_features(cells: scdfm.CellTable, split: scdfm.Split, table: features.FeatureTable) -> pd.DataFrame:
     """Ridge regression (λ 1) of shifts on standardised features, for the test."""
     trained = [*split.train, *split.validation]
     scaled = table.standardiser(trained)(table)
     z, new = (
-        np.column_stack([scaled.restricted(names).values, np.ones(len(names))])
-        for names in (trained, split.test)
+        np.column_stack([scaled.restricted(names).values, np.ones(len(names))]) for names in (trained, split.test)
     )
     shift = cells.means(trained).to_numpy() - cells.mean("control")
     weights = np.linalg.solve(z.T @ z + np.diag([*np.ones(z.shape[1] - 1), 1e-6]), z.T @ shift)
@@ -194,9 +183,7 @@ def scored(case: Case, means: pd.DataFrame, model: str) -> pd.DataFrame:
         shift, guess = real - control, found - control
         rows.append((model, name, "l2", float(np.linalg.norm(found - real))))
         rows.append((model, name, "mae", float(np.abs(found - real).mean())))
-        told = (
-            float(np.corrcoef(shift, guess)[0, 1]) if model != "no change" and guess.std() else float("nan")
-        )
+        told = float(np.corrcoef(shift, guess)[0, 1]) if model != "no change" and guess.std() else float("nan")
         rows.append((model, name, "pearson_delta", told))
     return pd.DataFrame(rows, columns=["model", "condition", "metric", "value"])
 
@@ -214,9 +201,7 @@ def score_case(case: Case, seed: int, out: Path, options: dict[str, object]) -> 
 
 def main() -> None:
     """Fit and score the parts that are asked for; one page each."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--parts", default=",".join(PARTS))
     options.add_argument("--size", choices=("full", "small"), default="full")
     options.add_argument("--seeds", type=int, default=3)
@@ -231,9 +216,7 @@ def main() -> None:
     out = args.out or Path(f"runs/every_screen-{args.size}")
     for part in args.parts.split(","):
         title, make = PARTS[part]
-        tables = [
-            score_case(make(seed, small), seed, out / f"{part}{seed}", settings) for seed in range(args.seeds)
-        ]
+        tables = [score_case(make(seed, small), seed, out / f"{part}{seed}", settings) for seed in range(args.seeds)]
         steps = scdfm.Config().updated(settings).training.max_steps
         text = f"{args.seeds} simulated screens, {steps} steps each; scored against the true means of the simulation."
         models = [name for name in tables[0]["model"].unique() if str(name).startswith("scdfm")]

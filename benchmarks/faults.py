@@ -155,10 +155,7 @@ class Bench:
             ended = self.run((*command.arguments, "--out", f"trial/{command.out}"))
             found.append(digests(self.trial))
         first, second = found
-        same = {
-            name: second.get(name) == value and not name.endswith(command.timed)
-            for name, value in first.items()
-        }
+        same = {name: second.get(name) == value and not name.endswith(command.timed) for name, value in first.items()}
         return {name: value * same[name] for name, value in first.items()}, ended.operations
 
     def clear(self) -> None:
@@ -166,9 +163,7 @@ class Bench:
         shutil.rmtree(self.trial, ignore_errors=True)
         self.trial.mkdir()
 
-    def disturbed(
-        self, command: Command, expected: dict[str, str], k: int, shift: int
-    ) -> tuple[str, str, list[str]]:
+    def disturbed(self, command: Command, expected: dict[str, str], k: int, shift: int) -> tuple[str, str, list[str]]:
         """What failed, how it went on, and what must not be: empty where the command endured it."""
         self.clear()
         line = (*command.arguments, "--out", f"trial/{command.out}")
@@ -176,16 +171,12 @@ class Bench:
         wrong = [] if ended.one_line or ended.code == 0 else [f"left with {ended.code}: {ended.said[-600:]}"]
         wrong += self._left()
         how = "went through"
-        if (
-            ended.code or digests(self.trial).keys() != expected.keys()
-        ):  # parts that could not be cleared away
+        if ended.code or digests(self.trial).keys() != expected.keys():  # parts that could not be cleared away
             how = "goes on"
             if (again := self.run((*line, *command.again), ENOUGH - 1)).code:
                 how = "refused, then done anew"
                 wrong += (
-                    []
-                    if again.one_line and "remove" in again.said
-                    else [f"again: {again.code}: {again.said[-600:]}"]
+                    [] if again.one_line and "remove" in again.said else [f"again: {again.code}: {again.said[-600:]}"]
                 )
                 self.clear()
                 self.run(line)
@@ -202,9 +193,7 @@ class Bench:
         for path in (self.folder / "tmp").iterdir():
             path.unlink() if path.is_file() else shutil.rmtree(path)
         broken = [path for path in files if path not in scratch and not kills.is_whole(path)]
-        return [f"left behind: {path.name}" for path in scratch] + [
-            f"half written: {path.name}" for path in broken
-        ]
+        return [f"left behind: {path.name}" for path in scratch] + [f"half written: {path.name}" for path in broken]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -253,9 +242,7 @@ def report(rows: list[dict[str, Any]]) -> str:
         ]
         lines.append(f"| {name} | " + " | ".join(map(str, counts)) + " |")
     wrong = [
-        f"- {row['command']}, {row['k']}, {row['failed']!r}: {'; '.join(row['wrong'])}"
-        for row in rows
-        if row["wrong"]
+        f"- {row['command']}, {row['k']}, {row['failed']!r}: {'; '.join(row['wrong'])}" for row in rows if row["wrong"]
     ]
     varying = sorted({f"{row['command']}: {one}" for row in rows for one in row["varying"]})
     said = f"\nNot compared, since two undisturbed runs differ in them: {', '.join(varying) or 'none'}.\n"
@@ -268,9 +255,7 @@ HOWS = ("goes on", "refused, then done anew", "went through")
 
 def main() -> None:
     """Disturb the commands, write the page, fail where one did not endure it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commands", default=",".join(COMMANDS), help="Separated by commas.")
     parser.add_argument("--every", type=int, default=1, help="Only every so-many-th operation.")
     parser.add_argument("--shift", type=int, default=0)
@@ -280,9 +265,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="faults-", dir=args.work) as name:
         folder = Path(name).resolve()
         if SHIM not in os.environ:
-            sys.exit(
-                subprocess.run([sys.executable, *sys.argv], env=preloaded(folder), check=False).returncode
-            )
+            sys.exit(subprocess.run([sys.executable, *sys.argv], env=preloaded(folder), check=False).returncode)
         (folder / "work").mkdir()
         args.out.mkdir(parents=True, exist_ok=True)
         record = args.out / "faults.json"
@@ -294,7 +277,9 @@ def main() -> None:
             if row["wrong"]:
                 print(row, file=sys.stderr, flush=True)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    text = f"# The k-th file operation fails\n`python benchmarks/faults.py`, {date}; {len(rows)} points.\n\n{report(rows)}"
+    text = (
+        f"# The k-th file operation fails\n`python benchmarks/faults.py`, {date}; {len(rows)} points.\n\n{report(rows)}"
+    )
     (args.out / "faults.md").write_text(text, encoding="utf-8")
     print(text)
     if any(row["wrong"] for row in rows):

@@ -54,9 +54,7 @@ def errors(
 ) -> dict[str, tuple[float, float]]:
     """By condition that the run can predict from the controls of `cells`: L2 of means, correlation of shifts."""
     asked = [name for name in names if name not in unknown(run.encoder, names)]
-    table = of_genes(
-        cells.select([CONTROL]), [gene for gene in run.genes if gene in set(cells.genes.tolist())]
-    )
+    table = of_genes(cells.select([CONTROL]), [gene for gene in run.genes if gene in set(cells.genes.tolist())])
     lacking = not set(run.genes) <= set(table.genes.tolist())
     found = run.predict(asked, table, n_cells=CELLS, seed=seed, fill_genes=lacking)
     columns = cells.columns(genes)
@@ -64,10 +62,7 @@ def errors(
     for name in asked:
         mean = np.asarray(found[found.obs[run.manifest.perturbation_key] == name, genes].X.mean(0)).ravel()
         real = cells.mean(name)[columns]
-        scored[name] = (
-            float(np.linalg.norm(mean - real)),
-            float(np.corrcoef(mean - control, real - control)[0, 1]),
-        )
+        scored[name] = (float(np.linalg.norm(mean - real)), float(np.corrcoef(mean - control, real - control)[0, 1]))
     return scored
 
 
@@ -90,9 +85,7 @@ def _shared(n_genes: int) -> int:
     return n_genes - round(0.4 * n_genes)
 
 
-def one_seed(
-    seed: int, both: Sequence[scdfm.CellTable], args: argparse.Namespace
-) -> tuple[list[Row], list[str]]:
+def one_seed(seed: int, both: Sequence[scdfm.CellTable], args: argparse.Namespace) -> tuple[list[Row], list[str]]:
     """The errors of every model for each number of measured conditions, and what the earlier means were worth."""
     rng = numpy_rng(seed, "finetune")
     config = scdfm.Config.preset("instant").updated(
@@ -132,9 +125,7 @@ def one_seed(
 
 def main() -> None:
     """Fit, carry, score; write one page."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("first", type=Path)
     options.add_argument("second", type=Path)
     options.add_argument("--seeds", type=int, default=3)

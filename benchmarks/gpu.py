@@ -53,9 +53,7 @@ def settings(seconds: float) -> Namespace:
 def step(form: str, device: str, seconds: float) -> dict[str, Any]:
     """A training step in one form, beside the plain formulation in the same precision."""
     options = (
-        FORMS[form]
-        if device == "cuda"
-        else {key: value for key, value in FORMS[form].items() if key != "compile"}
+        FORMS[form] if device == "cuda" else {key: value for key, value in FORMS[form].items() if key != "compile"}
     )
     case = GPU_TRAINING["train-published"] if device == "cuda" else SMALL
     return {"case": vars(case), **training(case, device, options, settings(seconds))}
@@ -101,18 +99,13 @@ def demo(device: str, seconds: float) -> dict[str, Any]:
         scores = scdfm.evaluate(predicted, cells, training=run, name="scdfm")
         took["evaluate_s"] = time.perf_counter() - begun
     means = scdfm.summarise(scores).pivot(index="model", columns="metric", values="mean")
-    return took | {
-        "l2": float(means.loc["scdfm", "l2"]),
-        "l2 of additive": float(means.loc["additive", "l2"]),
-    }
+    return took | {"l2": float(means.loc["scdfm", "l2"]), "l2 of additive": float(means.loc["additive", "l2"])}
 
 
 def equality(device: str, seconds: float) -> dict[str, Any]:
     """Largest difference of predictions on the device from those on the CPU, of one run."""
     with tempfile.TemporaryDirectory() as folder:
-        run = scdfm.fit(
-            screen(device), config=config(device, 20, keep="last"), out=f"{folder}/run", progress=False
-        )
+        run = scdfm.fit(screen(device), config=config(device, 20, keep="last"), out=f"{folder}/run", progress=False)
         here, there = (
             scdfm.Run.load(run.path).predict(n_cells=32, device=name).X.toarray() for name in (device, "cpu")
         )
@@ -145,10 +138,7 @@ def page(found: dict[str, Any], device: str, left: list[str]) -> str:
     found = {name: row for name, row in found.items() if name not in failed}
     small = "" if device == "cuda" else " Small sizes on a CPU: these numbers test the script alone."
     parts = [f"# On a GPU\n{hardware(device)}; torch {torch.__version__}; {date}.{small}\n\n{TARGETS}"]
-    for head, first, columns in (
-        ("A training step", "train", STEP_COLUMNS),
-        ("Sampling", "sample", SAMPLING_COLUMNS),
-    ):
+    for head, first, columns in (("A training step", "train", STEP_COLUMNS), ("Sampling", "sample", SAMPLING_COLUMNS)):
         if chosen := {name: row for name, row in found.items() if name.startswith(first)}:
             parts.append(f"## {head}\n{table(chosen, columns)}")
     for name in ("demo", "equality", "seeds"):
@@ -164,9 +154,7 @@ def page(found: dict[str, Any], device: str, left: list[str]) -> str:
 
 def main() -> None:
     """Do what is missing while there is time, and write the page after each part."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--seconds", type=float, default=470)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -196,9 +184,7 @@ def main() -> None:
             found[name] = {"failed": str(error).splitlines()[0] if str(error) else type(error).__name__}
             print(f"{name} failed: {error}", flush=True)
         write_json(record, found)
-        write_text(
-            args.out / ("gpu.md" if args.device == "cuda" else "gpu-cpu.md"), page(found, args.device, left)
-        )
+        write_text(args.out / ("gpu.md" if args.device == "cuda" else "gpu-cpu.md"), page(found, args.device, left))
     print(page(found, args.device, left))
 
 

@@ -59,9 +59,7 @@ def step(backbone: str, cells: int, genes: int) -> Callable[[], Any]:
     of, batch = field(backbone), inputs(cells, genes)
 
     def taken() -> None:
-        loss = flow_loss(
-            of(**batch), batch["control"] - batch["x_t"], batch["x_t"], batch["control"], batch["t"]
-        )
+        loss = flow_loss(of(**batch), batch["control"] - batch["x_t"], batch["x_t"], batch["control"], batch["t"])
         loss.total.backward()
 
     return taken
@@ -98,9 +96,7 @@ def population(conditions: int) -> Callable[[], Any]:
     """16 cells of each of so many conditions, as `generate` solves them."""
     of, given = field("differential_perceiver"), inputs(16 * conditions, 200, conditions)
     known = {name: given[name] for name in ("control", "perturbation", "condition", "genes")}
-    return lambda: generate(
-        of, **known, sampling=SamplingConfig(), genes_per_step=100, rng=torch_rng(0, "growth")
-    )
+    return lambda: generate(of, **known, sampling=SamplingConfig(), genes_per_step=100, rng=torch_rng(0, "growth"))
 
 
 BACKBONES = {"published": "differential_perceiver", "linear": "linear"}
@@ -140,9 +136,7 @@ def exponents(sizes: tuple[int, ...], costs: list[float]) -> tuple[float, float]
 
 def main() -> None:
     """Measure the curves that are missing and write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", nargs="+", choices=(*COUNTS, *CURVES), default=(*COUNTS, *CURVES))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -168,10 +162,7 @@ def main() -> None:
     text = f"# How cost grows\n{hardware('cpu')}; {date}. Processor seconds, or GFLOP of one cell's evaluation.\n\n"
     text += "| cost | sizes | costs | **exponent** | of the last doubling |\n|---|---|---|---:|---:|\n"
     for name, curve in found.items():
-        sizes, costs = (
-            ", ".join(map(str, curve["sizes"])),
-            ", ".join(f"{cost:.3g}" for cost in curve["costs"]),
-        )
+        sizes, costs = (", ".join(map(str, curve["sizes"])), ", ".join(f"{cost:.3g}" for cost in curve["costs"]))
         text += f"| {name} | {sizes} | {costs} | {curve['exponent']:.2f} | {curve['last']:.2f} |\n"
     write_text(args.out / "growth.md", text)
     print(text)

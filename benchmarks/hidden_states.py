@@ -113,9 +113,7 @@ def one_seed(seed: int, args: argparse.Namespace) -> pd.DataFrame:
         rows[f"default {steps}"] = fitted(cells, split, seed, args, args.out / f"{seed}-{steps}", steps)
     scores = {name: judged(run, truth, split) for name, run in rows.items()}
     with without_response():
-        rows["no response"] = run = fitted(
-            cells, split, seed, args, args.out / f"{seed}-without", args.steps[0]
-        )
+        rows["no response"] = run = fitted(cells, split, seed, args, args.out / f"{seed}-without", args.steps[0])
         scores["no response"] = judged(run, truth, split)
     scores["again"] = {name: _compared(_of(again, name), truth, name) for name in split.test}
     found = {row: pd.DataFrame(values).T.mean() for row, values in scores.items()}
@@ -126,9 +124,7 @@ def one_seed(seed: int, args: argparse.Namespace) -> pd.DataFrame:
 
 def judged(run: scdfm.Run, truth: scdfm.CellTable, split: Split) -> dict[str, dict[str, float]]:
     """Scores of a run's populations, by test condition."""
-    predicted = run.predict(
-        list(split.test), n_cells=CELLS, seed=0, genes=[str(gene) for gene in truth.genes]
-    )
+    predicted = run.predict(list(split.test), n_cells=CELLS, seed=0, genes=[str(gene) for gene in truth.genes])
     return {
         name: _compared(predicted[predicted.obs["perturbation"] == name].X.toarray(), truth, name)
         for name in split.test
@@ -145,10 +141,7 @@ def _compared(generated: npt.NDArray[np.float32], truth: scdfm.CellTable, name: 
 
 def page(scores: pd.DataFrame) -> str:
     """One row a seed and row, as Markdown."""
-    lines = [
-        "| seed | row | kept | " + " | ".join(COLUMNS) + " |",
-        "|---:|---|---:|" + "---:|" * len(COLUMNS),
-    ]
+    lines = ["| seed | row | kept | " + " | ".join(COLUMNS) + " |", "|---:|---|---:|" + "---:|" * len(COLUMNS)]
     for _, row in scores.iterrows():
         values = " | ".join(f"{row[name]:.3f}" for name in COLUMNS)
         lines.append(f"| {row['seed']} | {row['row']} | {row['kept']} | {values} |")
@@ -157,9 +150,7 @@ def page(scores: pd.DataFrame) -> str:
 
 def main() -> None:
     """Fit, score, write the page."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--steps", type=lambda text: [int(part) for part in text.split(",")], default=[1000])
     options.add_argument("--set", action="append", default=[], metavar="section.key=value")

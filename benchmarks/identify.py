@@ -50,9 +50,7 @@ def ridge_place(run: scdfm.Run, names: list[str], mean: np.ndarray, answer: str)
     return int((distance < distance[names.index(answer)]).sum()) + 1
 
 
-def searched(
-    cells: scdfm.CellTable, run: scdfm.Run, tests: list[str], args: argparse.Namespace
-) -> pd.DataFrame:
+def searched(cells: scdfm.CellTable, run: scdfm.Run, tests: list[str], args: argparse.Namespace) -> pd.DataFrame:
     """One row for each test double: its rank, its probability, ridge's rank, number of candidates."""
     targets = sorted({part for name in tests for part in name.split("+")})
     if not args.norman_subset:
@@ -87,12 +85,7 @@ def wilson(hits: int, n: int) -> str:
 def markdown(table: pd.DataFrame) -> str:
     """Accuracy beside chance and ridge."""
     n, candidates = len(table), int(table["candidates"].iloc[0])
-    lines = [
-        f"{n} doubles among {candidates:,} candidates",
-        "",
-        "| search | top 1 | top 5 |",
-        "|---|---|---|",
-    ]
+    lines = [f"{n} doubles among {candidates:,} candidates", "", "| search | top 1 | top 5 |", "|---|---|---|"]
     for label, column in (("scdfm", "rank"), ("ridge, by mean", "ridge")):
         hits = [wilson(int((table[column] <= k).sum()), n) for k in (1, 5)]
         lines.append(f"| {label} | {hits[0]} | {hits[1]} |")
@@ -104,9 +97,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 def main() -> None:
     """Fit if need be, screen, search, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("screen", type=Path)
     parser.add_argument("--norman-subset", action="store_true")
     parser.add_argument("--run", type=Path)

@@ -58,10 +58,7 @@ def write(path: Path, n: int) -> None:
         del file["obs"]
         table = pd.DataFrame(columns, index=barcodes)
         write_elem(file, "obs", table)
-        texts = {
-            "assay": np.array(["10x", "Parse"], dtype=object)[rng.integers(0, 2, n)],
-            "barcode": barcodes,
-        }
+        texts = {"assay": np.array(["10x", "Parse"], dtype=object)[rng.integers(0, 2, n)], "barcode": barcodes}
         for name, values in texts.items():
             write_elem(file["obs"], name, values)
         file["obs"].attrs["column-order"] = [*columns, *texts]

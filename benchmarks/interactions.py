@@ -26,16 +26,7 @@ from scdfm.evaluation import baselines
 from scdfm.screening.interaction import informative_genes
 from scdfm.seeds import numpy_rng
 
-SCORES = (
-    "c",
-    "magnitude",
-    "dominance",
-    "dcor_singles",
-    "dcor_double",
-    "dcor_fit",
-    "dcor_residual",
-    "departure",
-)
+SCORES = ("c", "magnitude", "dominance", "dcor_singles", "dcor_double", "dcor_fit", "dcor_residual", "departure")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -55,13 +46,7 @@ def one_fold(cells: scdfm.CellTable, fold: int, args: argparse.Namespace) -> pd.
     singles = [name for name in run.split.train if "+" not in name]
     tests = [name for name in run.split.test if all(part in singles for part in name.split("+"))]
     screen = scdfm.screen(
-        run,
-        out=args.out / f"screen{fold}",
-        conditions=tests,
-        cells=args.cells,
-        resume=True,
-        progress=True,
-        say=print,
+        run, out=args.out / f"screen{fold}", conditions=tests, cells=args.cells, resume=True, progress=True, say=print
     )
     known = run.means
     wanted = list(dict.fromkeys([*screen.conditions]))
@@ -81,17 +66,14 @@ def one_fold(cells: scdfm.CellTable, fold: int, args: argparse.Namespace) -> pd.
     return pd.concat([part.assign(model=model, fold=fold) for model, part in parts.items()]).reset_index()
 
 
-def agreement(
-    table: pd.DataFrame, model: str, score: str, rng: np.random.Generator
-) -> tuple[float, float, float]:
+def agreement(table: pd.DataFrame, model: str, score: str, rng: np.random.Generator) -> tuple[float, float, float]:
     """Spearman correlation of a model's score with the measured one, and its 95 % interval over doubles."""
     columns = ["c1", "c2"] if score == "c" else [score]
     index = ["fold", "condition"]
     mine = table[table["model"] == model].set_index(index)[columns]
     real = table[table["model"] == "measured"].set_index(index)[columns].reindex(mine.index)
     groups = {
-        name: np.flatnonzero(mine.index.get_level_values(1) == name)
-        for name in set(mine.index.get_level_values(1))
+        name: np.flatnonzero(mine.index.get_level_values(1) == name) for name in set(mine.index.get_level_values(1))
     }
     names = sorted(groups)
     a, b = mine.to_numpy(), real.to_numpy()
@@ -115,9 +97,7 @@ def markdown(table: pd.DataFrame) -> str:
         rng = numpy_rng(0, "interactions", model)
         cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*agreement(table, model, score, rng)) for score in SCORES]
         kinds = table[table["model"] == model].set_index(["fold", "condition"])["kind"]
-        lines.append(
-            f"| {model} | " + " | ".join(cells) + f" | {(kinds == real.reindex(kinds.index)).mean():.0%} |"
-        )
+        lines.append(f"| {model} | " + " | ".join(cells) + f" | {(kinds == real.reindex(kinds.index)).mean():.0%} |")
     most = real.value_counts(normalize=True)
     lines.append("| additive | " + " | ".join("–" for _ in SCORES) + f" | {most.get('additive', 0):.0%} |")
     return "\n".join(lines) + f"\n\nmeasured classes: {real.value_counts().to_dict()}\n"
@@ -156,17 +136,13 @@ def against_authors(effects: Path, authors: Path) -> str:
     for key in rows[0]:
         mine, other = np.array([row[key] for row in rows]).T
         rank, linear = spearmanr(mine, other).statistic, np.corrcoef(mine, other)[0, 1]
-        lines.append(
-            f"| {key} | {rank:.2f} | {linear:.2f} | {np.median(mine):.2f} | {np.median(other):.2f} |"
-        )
+        lines.append(f"| {key} | {rank:.2f} | {linear:.2f} | {np.median(mine):.2f} | {np.median(other):.2f} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Score every fold that is not there yet; print and keep the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("screen", type=Path, nargs="?")
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--runs", type=Path)

@@ -44,9 +44,7 @@ LAWS: dict[str, tuple[Callable[[np.random.Generator, int], np.ndarray], float]] 
 
 def main() -> None:
     """Count over draws, and write the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--targets", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
@@ -77,10 +75,7 @@ def laws(draws: int, seed: int) -> str:
             held["Student's t"].append(share([t_interval(v) for v in values], mean))
             held["bootstrap-t"].append(share([bootstrap_t(v, rng) for v in values], mean))
             held["interval"].append(share([interval(v, n_bootstrap=400) for v in values], mean))
-        rows += [
-            [name if rule == "Student's t" else "", rule, *map(written, found)]
-            for rule, found in held.items()
-        ]
+        rows += [[name if rule == "Student's t" else "", rule, *map(written, found)] for rule, found in held.items()]
     return "## Coverage by law\n\n" + markdown(["law", "rule", *(f"n = {n}" for n in SIZES)], rows)
 
 
@@ -114,9 +109,7 @@ def screen(targets: int, draws: int, seed: int) -> str:
     """Coverage of paired differences, and how often a difference that is none is called one."""
     pairs = targets * (targets - 1) // 2
     cells = read_cells(
-        simulate(
-            n_genes=150, n_targets=targets, n_doubles=pairs, cells_per_condition=30, truth_cells=1, seed=seed
-        )
+        simulate(n_genes=150, n_targets=targets, n_doubles=pairs, cells_per_condition=30, truth_cells=1, seed=seed)
     )
     doubles = [c for c in cells.conditions if "+" in c]
     singles = [c for c in cells.conditions if "+" not in c and c != "control"]
@@ -149,9 +142,7 @@ def equal_models(cells: CellTable, doubles: list[str], seed: int) -> pd.DataFram
         noisy = np.maximum(means + size * rng.normal(size=means.shape), 0).astype(np.float32)
         obs = pd.DataFrame({"perturbation": doubles}, index=[f"p{i}" for i in range(len(doubles))])
         prediction = ad.AnnData(noisy, obs=obs, var=pd.DataFrame(index=cells.genes.astype(object)))
-        parts.append(
-            evaluate(prediction, cells, name=model, metrics=METRICS, references=False, check_scale=False)
-        )
+        parts.append(evaluate(prediction, cells, name=model, metrics=METRICS, references=False, check_scale=False))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -33,9 +33,7 @@ OPTIONS = {"panel": {"n_genes": 2000}, "sampling": {"cells": 100}}
 
 def main() -> None:
     """Fit, score, and write the page."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.25)

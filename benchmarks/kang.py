@@ -50,13 +50,7 @@ def main() -> None:
         f"{settings['training']['max_steps']} steps. One condition is scored to a cell type, so that ranks among "
         "conditions (ds) say nothing and intervals are over cell types."
     )
-    write_page(
-        args,
-        "kang",
-        "Kang: the interferon response of an unseen cell type",
-        text,
-        *pooled(scores, ["default"]),
-    )
+    write_page(args, "kang", "Kang: the interferon response of an unseen cell type", text, *pooled(scores, ["default"]))
 
 
 if __name__ == "__main__":

@@ -61,14 +61,7 @@ def commands() -> list[Command]:
     """fit, predict (of the undisturbed fit) and benchmark."""
     options = tuple(part for setting in SETTINGS for part in ("--set", setting))
     tables = ("scores.csv", "summary.csv", "differences.csv", "benchmark.md")
-    files = (
-        "manifest.json",
-        "weights.safetensors",
-        "graph.safetensors",
-        "means.csv",
-        "controls.h5ad",
-        "log.csv",
-    )
+    files = ("manifest.json", "weights.safetensors", "graph.safetensors", "means.csv", "controls.h5ad", "log.csv")
     scored = ("--models", "tiny", "--folds", "0,1", "--seeds", "1", "--cells", "20", "--metrics", "l2,mae")
     return [
         Command("fit", ("fit", "screen.h5ad", "--quiet", *options), "run", ("--resume",), files),
@@ -88,18 +81,7 @@ class Bench:
         self.begun: dict[str, float] = {}
         self.took: dict[str, float] = {}
         self.expected: dict[str, dict[str, str]] = {}
-        screen = (
-            "simulate",
-            "screen.h5ad",
-            "--genes",
-            "50",
-            "--targets",
-            "5",
-            "--cells",
-            "12",
-            "--controls",
-            "30",
-        )
+        screen = ("simulate", "screen.h5ad", "--genes", "50", "--targets", "5", "--cells", "12", "--controls", "30")
         self.finish(screen)
 
     def start(self, arguments: tuple[str, ...]) -> ForkServerProcess:
@@ -247,14 +229,10 @@ def report(table: pd.DataFrame) -> str:
 
 def main() -> None:
     """Run the kills, write table and summary, fail where anything was broken or differs."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--commands", default=",".join(NAMES), help="Those that are killed, separated by commas."
-    )
+    parser.add_argument("--commands", default=",".join(NAMES), help="Those that are killed, separated by commas.")
     parser.add_argument("--work", type=Path, help="Folder to work in; without it a temporary one.")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()

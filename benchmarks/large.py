@@ -118,9 +118,7 @@ def predict_stage(folder: Path, conditions: int) -> dict[str, Any]:
     import scdfm
 
     if not (folder / "small" / "weights.safetensors").is_file():
-        screen = scdfm.simulate(
-            n_genes=2000, n_targets=TARGETS, n_doubles=0, cells_per_condition=8, truth_cells=8
-        )
+        screen = scdfm.simulate(n_genes=2000, n_targets=TARGETS, n_doubles=0, cells_per_condition=8, truth_cells=8)
         config = scdfm.Config.preset("tiny").with_settings(
             ["training.max_steps=1", "training.warmup_steps=0", "panel.n_genes=2000", "graph.enabled=false",
              "model.width=8", "model.heads=1", "model.gene_heads=1", "model.layers=1", "flow.genes_per_step=100",
@@ -135,11 +133,7 @@ def predict_stage(folder: Path, conditions: int) -> dict[str, Any]:
     start = time.perf_counter()
     written = run.predict_to(out, asked, n_cells=64, overwrite=True)
     seconds = time.perf_counter() - start
-    return {
-        "cells": written.n_cells,
-        "file GB": out.stat().st_size / 1e9,
-        "cells/s": written.n_cells / seconds,
-    }
+    return {"cells": written.n_cells, "file GB": out.stat().st_size / 1e9, "cells/s": written.n_cells / seconds}
 
 
 def evaluate_stage(folder: Path) -> dict[str, Any]:
@@ -154,9 +148,7 @@ def evaluate_stage(folder: Path) -> dict[str, Any]:
 def run_stage(arguments: list[str]) -> dict[str, Any]:
     """A stage in a process of its own: what it reports, its peak resident memory and its time."""
     start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, __file__, *arguments], check=True, stdout=subprocess.PIPE, text=True
-    )
+    done = subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=subprocess.PIPE, text=True)
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return report | {"wall s": time.perf_counter() - start}
 
@@ -185,9 +177,7 @@ def measure(n_cells: int, args: argparse.Namespace) -> list[tuple[str, dict[str,
 
 def main() -> None:
     """Measure every size and write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--genes", type=int, default=5000)
     parser.add_argument("--steps", type=int, default=100)
@@ -213,9 +203,7 @@ def main() -> None:
         for stage, found in measure(n_cells, args):
             more = ", ".join(f"{name} {value:.3g}" for name, value in found.items()
                              if name not in ("peak GiB", "wall s"))  # fmt: skip
-            lines.append(
-                f"| {n_cells:,} | {stage} | {found['peak GiB']:.2f} | {found['wall s']:.0f} | {more} |"
-            )
+            lines.append(f"| {n_cells:,} | {stage} | {found['peak GiB']:.2f} | {found['wall s']:.0f} | {more} |")
             args.out.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

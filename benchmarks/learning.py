@@ -88,9 +88,7 @@ def read(screen: str, args: argparse.Namespace) -> tuple[CellTable, SplitConfig 
     return mcfaline.read(args.real), SplitConfig(kind="covariate", covariate=mcfaline.KEY)
 
 
-def fit_one(
-    screen: str, name: str, seed: int, models: list[Contender], folder: Path, args: argparse.Namespace
-) -> None:
+def fit_one(screen: str, name: str, seed: int, models: list[Contender], folder: Path, args: argparse.Namespace) -> None:
     """The fit of one piece, left where `run` looks for it."""
     cells, split = read(screen, args)
     model = next(one for one in models if one.name == name)
@@ -103,9 +101,7 @@ def fit_beside(screens: list[str], models: list[Contender], args: argparse.Names
     for screen in screens:  # the benchmark begins its folder, with what needs no fit
         run(screen, BASELINES_ALONE, args.out / f"{screen}-{args.steps}", args)
     end = time.monotonic() + (float("inf") if args.seconds is None else args.seconds)
-    todo = [
-        (screen, model.name, seed) for screen in screens for seed in range(args.seeds) for model in models
-    ]
+    todo = [(screen, model.name, seed) for screen in screens for seed in range(args.seeds) for model in models]
     running: dict[subprocess.Popen[bytes], str] = {}
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     while (todo or running) and time.monotonic() < end:
@@ -141,10 +137,7 @@ def curves(folder: Path) -> pd.DataFrame:
 
 def curves_table(table: pd.DataFrame) -> str:
     """Scores at steps 500 · 2ⁿ and at each fit's last validation, means over the seeds that got there."""
-    lines = [
-        "| model | step | seeds | " + " | ".join(VALIDATED) + " |",
-        "|---|---:|---:|" + "---:|" * len(VALIDATED),
-    ]
+    lines = ["| model | step | seeds | " + " | ".join(VALIDATED) + " |", "|---|---:|---:|" + "---:|" * len(VALIDATED)]
     for model, part in table.groupby("model", sort=False):
         last = part["step"].max()
         shown = [step for step in sorted(part["step"].unique()) if _is_double(int(step)) or step == last]
@@ -199,14 +192,10 @@ def telling(paired: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     """Fit what is missing; write one page."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("screen", type=Path)
     options.add_argument("--real", type=Path, help="perturbench_devel.h5ad")
-    options.add_argument(
-        "--screens", help=f"some of {','.join(SCREENS)} (default: those whose file is given)"
-    )
+    options.add_argument("--screens", help=f"some of {','.join(SCREENS)} (default: those whose file is given)")
     options.add_argument("--sources", default=",".join(SOURCES), help="empty: the prior alone")
     options.add_argument("--ablation", action="store_true")
     options.add_argument("--seeds", type=int, default=3)
@@ -216,12 +205,8 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=Path("runs/learning"))
     options.add_argument("--results", type=Path, default=RESULTS)
     options.add_argument("--show", action="store_true", help="fit nothing, write the page of what is there")
-    options.add_argument(
-        "--jobs", type=int, default=0, help="fit so many pieces at once before they are scored"
-    )
-    options.add_argument(
-        "--seconds", type=float, help="with --jobs: stop all fits after so long, score nothing"
-    )
+    options.add_argument("--jobs", type=int, default=0, help="fit so many pieces at once before they are scored")
+    options.add_argument("--seconds", type=float, help="with --jobs: stop all fits after so long, score nothing")
     options.add_argument("--piece", help=argparse.SUPPRESS)
     args = options.parse_args()
     screens = args.screens.split(",") if args.screens else SCREENS[: 3 if args.real else 1]

@@ -32,26 +32,14 @@ def main() -> None:
     folds = 1 if args.size == "small" else args.folds
     settings, seeds, out = sized(args, "mcfaline")
     done = scdfm.benchmark(
-        cells,
-        SplitConfig(kind="covariate", covariate=KEY),
-        range(folds),
-        seeds,
-        options=settings,
-        out=out,
-        resume=True,
+        cells, SplitConfig(kind="covariate", covariate=KEY), range(folds), seeds, options=settings, out=out, resume=True
     )
     text = (
         f"{len(cells.conditions) - 1} pairs of a line and a gene, 30% of them held out in each of {folds} folds, {seeds} "
         f"seeds, {settings['training']['max_steps']} steps. None of the nine genes is among the 500 that are measured."
     )
     parts = [done.scores[done.scores["fold"] == fold] for fold in range(folds)]
-    write_page(
-        args,
-        "mcfaline",
-        "McFaline-Figueroa: unseen pairs of line and gene",
-        text,
-        *pooled(parts, ["default"]),
-    )
+    write_page(args, "mcfaline", "McFaline-Figueroa: unseen pairs of line and gene", text, *pooled(parts, ["default"]))
 
 
 if __name__ == "__main__":

@@ -89,16 +89,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
 }
 """The tests that mirror each file."""
-LIBRARIES = (
-    "torch",
-    "lightning",
-    "scanpy",
-    "pytest",
-    "pandas",
-    "scipy.stats",
-    "sklearn.decomposition",
-    "beartype",
-)
+LIBRARIES = ("torch", "lightning", "scanpy", "pytest", "pandas", "scipy.stats", "sklearn.decomposition", "beartype")
 ENOUGH = 3
 """Failed tests after which a mutant's run ends."""
 PATIENCE = 900
@@ -187,18 +178,8 @@ def _run(tree: Path, tests: list[str], report: Path) -> None:
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     failed = Failed()
-    options = [
-        "-q",
-        "--tb=no",
-        f"--maxfail={ENOUGH}",
-        "-p",
-        "no:cacheprovider",
-        "-W",
-        "ignore:Module already imported",
-    ]
-    code = pytest.main(
-        [*options, *(test for test in tests if (tree / test.split("::")[0]).exists())], plugins=[failed]
-    )
+    options = ["-q", "--tb=no", f"--maxfail={ENOUGH}", "-p", "no:cacheprovider", "-W", "ignore:Module already imported"]
+    code = pytest.main([*options, *(test for test in tests if (tree / test.split("::")[0]).exists())], plugins=[failed])
     if code in (0, 1) or failed.names:
         report.write_text("\n".join(failed.names))
 
@@ -222,9 +203,7 @@ def table(found: dict[str, list[str]]) -> str:
         "Made by `python benchmarks/mutants.py`, which changes one text at a time in a copy of the tree and runs the tests "
         f"that mirror its file until {ENOUGH} have failed; the golden files are left out."
     )
-    counted = (
-        f"**{killed} of the {len(found)}** mutants that were run are killed; the list has {len(listed())}."
-    )
+    counted = f"**{killed} of the {len(found)}** mutants that were run are killed; the list has {len(listed())}."
     head = ["| mutant | file | tests that fail first |", "|---|---|---|"]
     return "\n".join(
         ["# Mutants: does a test notice a line that is wrong?", "", about, "", counted, "", *head, *rows, ""]
@@ -233,9 +212,7 @@ def table(found: dict[str, list[str]]) -> str:
 
 def main() -> None:
     """Run the mutants that are asked for and write the page of all that are known."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[""], help="mutants whose name holds one of these texts")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args()
@@ -251,15 +228,9 @@ def main() -> None:
         digests = {mutant.what: digest(tree, mutant) for mutant in mutants}
         known = {what: row for what, row in known.items() if row["digest"] == digests.get(what)}
         left = [
-            mutant
-            for mutant in mutants
-            if mutant.what not in known and any(w in mutant.what for w in options.only)
+            mutant for mutant in mutants if mutant.what not in known and any(w in mutant.what for w in options.only)
         ]
-        if (
-            red := killers(tree, sorted({test for mutant in left for test in TESTS[mutant.file]}))
-            if left
-            else []
-        ):
+        if red := killers(tree, sorted({test for mutant in left for test in TESTS[mutant.file]})) if left else []:
             raise SystemExit(f"tests fail without any mutant: {', '.join(red)}")
         for mutant in left:
             path = tree / mutant.path

@@ -47,9 +47,7 @@ def one_seed(cells: scdfm.CellTable, seed: int, max_steps: int | None, out: Path
 
 def main() -> None:
     """Fit and score every seed; print one row per model."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--max-steps", type=int)

@@ -59,9 +59,7 @@ def noted(folder: Path) -> list[str]:
 
 def figure(folders: dict[str, Path], path: Path) -> None:
     """L2 error beside CPU seconds, a panel for each benchmark; rules that cost nothing are lines."""
-    drawn, axes = plt.subplots(
-        1, len(folders), figsize=(5.2 * len(folders), 4), squeeze=False, layout="constrained"
-    )
+    drawn, axes = plt.subplots(1, len(folders), figsize=(5.2 * len(folders), 4), squeeze=False, layout="constrained")
     for ax, (name, folder) in zip(axes[0], folders.items(), strict=True):
         means = scores_of(folder).query("metric == 'l2'").groupby("model")["value"].mean()
         seconds = costs_of(folder).groupby("model")["cpu"].mean()
@@ -73,15 +71,7 @@ def figure(folders: dict[str, Path], path: Path) -> None:
             ax.annotate(model, (seconds[model], means[model]), textcoords="offset points", fontsize=8, **away)
         for rule in means.index.intersection(["no change", "additive", "ridge", "ceiling"]):
             ax.axhline(means[rule], color="0.7", linewidth=0.8, zorder=0)
-            ax.text(
-                0.01,
-                means[rule],
-                rule,
-                transform=ax.get_yaxis_transform(),
-                fontsize=7,
-                color="0.4",
-                va="bottom",
-            )
+            ax.text(0.01, means[rule], rule, transform=ax.get_yaxis_transform(), fontsize=7, color="0.4", va="bottom")
         ax.set(xlabel="CPU seconds", ylabel="L2 error (lower is better)", title=name, yscale="log")
         ax.set_xlim(0, 1.6 * seconds.max())
     with written_whole(path) as temporary:
@@ -90,21 +80,15 @@ def figure(folders: dict[str, Path], path: Path) -> None:
 
 def main() -> None:
     """Write the page and its figure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmarks", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     folders = {name: Path(folder) for name, _, folder in (text.partition("=") for text in args.benchmarks)}
     path = args.results / "peers.md"
-    words = (
-        read_text(path).partition("<!-- tables -->")[0] if path.is_file() else "# Published methods, live\n\n"
-    )
+    words = read_text(path).partition("<!-- tables -->")[0] if path.is_file() else "# Published methods, live\n\n"
     pages = [section(name, folder) for name, folder in folders.items()]
-    write_text(
-        path, words + "\n".join(["<!-- tables -->", f"![L2 error beside CPU seconds]({FIGURE})", "", *pages])
-    )
+    write_text(path, words + "\n".join(["<!-- tables -->", f"![L2 error beside CPU seconds]({FIGURE})", "", *pages]))
     figure(folders, args.results / FIGURE)
 
 

@@ -8,15 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scdfm.evaluation.populations import (
-    Axes,
-    Sample,
-    Truth,
-    energy_and_mmd,
-    mean_error,
-    principal_axes,
-    wasserstein,
-)
+from scdfm.evaluation.populations import Axes, Sample, Truth, energy_and_mmd, mean_error, principal_axes, wasserstein
 from scdfm.seeds import derive, numpy_rng
 
 Cells = npt.NDArray[np.float32]
@@ -37,12 +29,7 @@ FACTOR = 3.0
 
 
 def compare(
-    predicted: Cells,
-    real: Cells,
-    control: Cells,
-    axes: Axes | None = None,
-    seed: int = 0,
-    classify: bool = True,
+    predicted: Cells, real: Cells, control: Cells, axes: Axes | None = None, seed: int = 0, classify: bool = True
 ) -> dict[str, float]:
     """How far generated cells are from real ones: METRICS, and EQUAL, some of them after the means are made equal.
 
@@ -168,9 +155,7 @@ def correlations(cells: Cells) -> npt.NDArray[np.float64]:
     return np.asarray(unit.T @ unit)
 
 
-def response(
-    predicted: Cells, real: Cells, control: Cells, seed: int, equal: bool = False
-) -> tuple[float, float]:
+def response(predicted: Cells, real: Cells, control: Cells, seed: int, equal: bool = False) -> tuple[float, float]:
     """Error of the share of responders, and 1-Wasserstein distance along the real shift, see `compare`.
 
     `equal` puts the predicted cells at the mean of the half that the shift does not come from: along it, the mean of all

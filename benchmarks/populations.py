@@ -95,14 +95,11 @@ class Halved:
     def halves(self) -> tuple[scdfm.CellTable, scdfm.CellTable]:
         """Cells that fit and cells that judge, of every condition half."""
         orders = [
-            numpy_rng(self.seed, "halves", name).permutation(self.cells.rows(name))
-            for name in self.cells.conditions
+            numpy_rng(self.seed, "halves", name).permutation(self.cells.rows(name)) for name in self.cells.conditions
         ]
         fits = [order[: len(order) // 2] for order in orders]
         judges = [order[len(order) // 2 :] for order in orders]
-        return self.cells.take(np.sort(np.concatenate(fits))), self.cells.take(
-            np.sort(np.concatenate(judges))
-        )
+        return self.cells.take(np.sort(np.concatenate(fits))), self.cells.take(np.sort(np.concatenate(judges)))
 
     @cached_property
     def split(self) -> scdfm.Split:
@@ -159,9 +156,7 @@ class Halved:
         control, found = self.drawn(self.halves[1], CONTROL, 1000), []
         kept = self.fitted(row, steps).manifest.result["step"] if row in FITTED else None
         for name, cells in populations.items():
-            scores = compare(
-                cells, self.drawn(self.halves[1], name, self.n_cells), control, self.axes, self.seed
-            )
+            scores = compare(cells, self.drawn(self.halves[1], name, self.n_cells), control, self.axes, self.seed)
             found += [(name, metric, None if np.isnan(value) else value) for metric, value in scores.items()]
             found.append((name, KEPT, kept))
         return found
@@ -255,12 +250,7 @@ def _number(value: float) -> str:
 def section(screen: str, scores: pd.DataFrame) -> str:
     """One screen as Markdown."""
     gaps = beside_prior(scores) if "prior" in set(scores["model"]) else None
-    lines = [
-        f"## {screen}",
-        "",
-        f"{scores['condition'].nunique()} conditions, {scores['seed'].nunique()} seeds.",
-        "",
-    ]
+    lines = [f"## {screen}", "", f"{scores['condition'].nunique()} conditions, {scores['seed'].nunique()} seeds.", ""]
     for title, metrics in (("As generated", METRICS), ("After the means are made equal", EQUAL)):
         shown = (*metrics, KEPT) if metrics is METRICS else metrics
         lines += [f"{title}:", "", means_table(scores, shown), ""]
@@ -271,18 +261,14 @@ def section(screen: str, scores: pd.DataFrame) -> str:
 
 def arguments() -> argparse.Namespace:
     """The command line, `lines` among it: the rows with their steps."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("data", type=Path)
     options.add_argument("--screens", default=",".join(SCREENS))
     options.add_argument("--rows", default=",".join(ROWS))
     options.add_argument("--budgets", default="250,1000,4000", help="training steps of the fitted rows")
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--set", action="append", default=[], metavar="section.key=value")
-    options.add_argument(
-        "--cells", type=int, default=150, help="cells of a condition, generated and real, at most"
-    )
+    options.add_argument("--cells", type=int, default=150, help="cells of a condition, generated and real, at most")
     options.add_argument("--conditions", type=int, default=10)
     options.add_argument("--jobs", type=int, default=1, help="screens and seeds at once, each on one thread")
     options.add_argument("--out", type=Path, default=Path("runs/populations"))

@@ -79,9 +79,7 @@ def assigned(pairs: Sequence[str], known: Sequence[str]) -> dict[str, float]:
 
 def main() -> None:
     """Print one row for each kind of split."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("screen", type=Path)
     options.add_argument("--splits", choices=("inner", "outer"), default="inner")
     options.add_argument("--expected", nargs="*", default=[], metavar="NAME=VALUE")
@@ -97,9 +95,7 @@ def main() -> None:
     print("|---|---:|---:|---:|---|")
     for kind, rows in found.items():
         each = ", ".join(f"{row[0]:.3f}" for row in rows)
-        print(
-            f"| {args.splits} {kind} | " + " | ".join(f"{x:.3f}" for x in np.mean(rows, 0)) + f" | {each} |"
-        )
+        print(f"| {args.splits} {kind} | " + " | ".join(f"{x:.3f}" for x in np.mean(rows, 0)) + f" | {each} |")
 
 
 if __name__ == "__main__":

@@ -113,9 +113,7 @@ def main() -> None:
         f"Between drugs lies {told:.4f} of the variance within lines; with permuted labels {permuted:.4f} on average and "
         f"{highest:.4f} at most."
     )
-    write_page(
-        args, "sciplex", "sci-Plex 3: unseen drugs by their fingerprints", text, *pooled([scores], ["scdfm"])
-    )
+    write_page(args, "sciplex", "sci-Plex 3: unseen drugs by their fingerprints", text, *pooled([scores], ["scdfm"]))
 
 
 if __name__ == "__main__":

@@ -59,9 +59,7 @@ def killed(args: argparse.Namespace, names: list[str], seconds: float) -> str:
 
 def main() -> None:
     """Screen, compare, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--pairs", type=int, default=500)
     parser.add_argument("--cells", type=int, default=32)

@@ -36,9 +36,7 @@ def parser(doc: str | None, name: str, seeds: int = 3) -> argparse.ArgumentParse
     made.add_argument("--size", choices=("full", "small"), default="full")
     made.add_argument("--seeds", type=int, default=seeds, help="fits with seeds 0, 1, ... (small: one)")
     made.add_argument("--max-steps", type=int, help="training steps instead of the size's")
-    made.add_argument(
-        "--out", type=Path, help=f"folder of the pieces, continued; without it runs/{name}-SIZE"
-    )
+    made.add_argument("--out", type=Path, help=f"folder of the pieces, continued; without it runs/{name}-SIZE")
     made.add_argument("--results", type=Path, default=RESULTS, help="folder of the page")
     return made
 

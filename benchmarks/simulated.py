@@ -25,26 +25,19 @@ def one_seed(seed: int, max_steps: int, out: Path) -> pd.DataFrame:
     config = scdfm.Config.preset("default").updated({"seed": seed, "training": {"max_steps": max_steps}})
     start = time.perf_counter()
     run = scdfm.fit(cells, split, config, out=out / f"run{seed}", resume=True)
-    print(
-        f"seed {seed}: {max_steps} steps in {time.perf_counter() - start:.0f} s, {len(split.test)} test doubles"
-    )
+    print(f"seed {seed}: {max_steps} steps in {time.perf_counter() - start:.0f} s, {len(split.test)} test doubles")
     predicted = run.predict(n_cells=100, seed=seed, progress=True)
     return scdfm.evaluate(predicted, cells, training=run, name="scdfm", seed=seed).assign(seed=seed)
 
 
 def main() -> None:
     """Fit and score every seed; print one row per model."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--max-steps", type=int, default=800)
     parser.add_argument("--out", type=Path, default=Path("runs/simulated"))
     args = parser.parse_args()
-    show(
-        pd.concat([one_seed(seed, args.max_steps, args.out) for seed in range(args.seeds)]),
-        args.out / "metrics.csv",
-    )
+    show(pd.concat([one_seed(seed, args.max_steps, args.out) for seed in range(args.seeds)]), args.out / "metrics.csv")
 
 
 if __name__ == "__main__":

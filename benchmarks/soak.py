@@ -38,9 +38,7 @@ SETTINGS = (
 
 def main() -> None:
     """Run the soak and write its three files."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=120)
     parser.add_argument("--every", type=float, default=5, help="Seconds between samples.")
     parser.add_argument("--work", type=Path, help="Folder for sources and run; without it a temporary one.")
@@ -61,9 +59,7 @@ def main() -> None:
 def soak(folder: Path, seconds: float, every: float) -> tuple[pd.DataFrame, int]:
     """The samples of a fit of `seconds` in `folder`, and the code it left with after SIGTERM."""
     sources = folder / "src"
-    shutil.copytree(
-        Path(scdfm.__file__).parent, sources / "scdfm", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(Path(scdfm.__file__).parent, sources / "scdfm", ignore=shutil.ignore_patterns("__pycache__"))
     environment = {**os.environ, "PYTHONPATH": str(sources), "OMP_NUM_THREADS": "1"}
     scdfm_command = [sys.executable, "-m", "scdfm"]
     simulate = [*scdfm_command, "simulate", "screen.h5ad", "--genes", "150", "--targets", "6"]
@@ -82,9 +78,7 @@ def soak(folder: Path, seconds: float, every: float) -> tuple[pd.DataFrame, int]
     return pd.DataFrame(rows), code
 
 
-def watch(
-    process: subprocess.Popen[bytes], curves: Path, seconds: float, every: float
-) -> list[dict[str, float]]:
+def watch(process: subprocess.Popen[bytes], curves: Path, seconds: float, every: float) -> list[dict[str, float]]:
     """One row each `every` seconds from the first validation on, until `seconds` are over or the process ends."""
     while not curves.exists() and process.poll() is None:
         time.sleep(0.2)
@@ -130,9 +124,7 @@ def report(samples: pd.DataFrame, code: int) -> str:
                                       f"{files.iloc[-1]:.0f} at the end",
         "exit code after SIGTERM": f"{code}",
     }  # fmt: skip
-    return (
-        "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]) + "\n"
-    )
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]) + "\n"
 
 
 def figure(samples: pd.DataFrame) -> bytes:

@@ -23,9 +23,7 @@ TRIED = [("euler", 20), ("euler", 100), ("midpoint", 4), ("midpoint", 8), ("midp
 
 def main() -> None:
     """Print one row per solver and number of steps."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--cells", type=int, default=24)
     parser.add_argument("--condition")
@@ -41,9 +39,7 @@ def main() -> None:
     def population(solver: str, steps: int) -> torch.Tensor:
         options = run.config.sampling.model_copy(update={"solver": solver, "steps": steps, "clamp": False})
         size = run.config.flow.genes_per_step
-        return generate(
-            run.field, control, perturbation, condition, genes, options, size, torch_rng(0, "noise")
-        )
+        return generate(run.field, control, perturbation, condition, genes, options, size, torch_rng(0, "noise"))
 
     reference = population("midpoint", 300)
     print("| solver | steps | evaluations | cell | population mean |\n|---|---:|---:|---:|---:|")

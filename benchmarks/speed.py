@@ -54,9 +54,7 @@ SPARE = 1.5e9
 class Worker:
     """One form in a process of its own."""
 
-    def __init__(
-        self, form: str, case: Case, device: str, options: dict[str, Any], limit: int | None
-    ) -> None:
+    def __init__(self, form: str, case: Case, device: str, options: dict[str, Any], limit: int | None) -> None:
         task = {"form": form, "case": asdict(case), "device": device, "options": options, "limit": limit}
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "speed_worker.py"), json.dumps(task)],
@@ -168,9 +166,7 @@ def sampling(case: Case, device: str, options: dict[str, Any], args: argparse.Na
         times: list[tuple[float, float, float]] = []
         start = time.monotonic()
         while len(times) < args.repeats and (not times or time.monotonic() - start < 60 * args.minutes):
-            times.append(
-                (ask(plain, PUBLISHED, "plain"), ask(own, DEFAULT, "own"), ask(own, PUBLISHED, "same"))
-            )
+            times.append((ask(plain, PUBLISHED, "plain"), ask(own, DEFAULT, "own"), ask(own, PUBLISHED, "same")))
         ask(own, PAPER, "euler")
         ends = {name: np.load(f"{folder}/{name}.npy") for name in ("plain", "own", "same", "euler")}
         memory = [worker.ask("memory")["gb"] for worker in (plain, own)]
@@ -198,10 +194,7 @@ def data(case: Case, device: str, options: dict[str, Any], args: argparse.Namesp
         own.ask("fed", cells=case.cells)
         rounds = []
         for _ in range(args.repeats):
-            still, fed = (
-                own.ask("step", cells=case.cells)["seconds"],
-                own.ask("fed", cells=case.cells)["seconds"],
-            )
+            still, fed = (own.ask("step", cells=case.cells)["seconds"], own.ask("fed", cells=case.cells)["seconds"])
             rounds.append((own.ask("assemble", cells=case.cells)["seconds"], still, fed))
     finally:
         own.close()
@@ -237,9 +230,7 @@ def rows(device: str) -> dict[str, tuple[Measure, Case]]:
 
 def main() -> None:
     """Measure the rows that are missing and write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
@@ -263,10 +254,7 @@ def main() -> None:
             print(f"{name} …", flush=True)
             measure, case = known[name]
             measured = measure(case, args.device, options, args)
-            stamp = {
-                "hardware": hardware(args.device),
-                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            }
+            stamp = {"hardware": hardware(args.device), "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
             found[name] = {"case": asdict(case), **stamp, "torch": torch.__version__, **measured}
             write_json(record, found)
     text = tables(found)

@@ -68,7 +68,5 @@ def table(chosen: dict[str, Any], columns: list[Column]) -> str:
     lines = ["| " + " | ".join(titles) + " |", "|---" + "|---:" * (len(titles) - 1) + "|"]
     for name, row in chosen.items():
         sizes = [str(row["case"][key]) for key in ("tokens", "genes", "cells", "width", "layers")]
-        lines.append(
-            "| " + " | ".join([name, *sizes, *(format(row[key], f) for key, _, f in columns)]) + " |"
-        )
+        lines.append("| " + " | ".join([name, *sizes, *(format(row[key], f) for key, _, f in columns)]) + " |")
     return "\n".join(lines)

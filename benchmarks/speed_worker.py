@@ -164,9 +164,7 @@ class Own:
     def loss(self, batch: dict[str, Tensor], noise: Tensor, target: Tensor) -> Tensor:
         """The loss of a step."""
         n_conditions = len(batch["perturbation"])
-        return flow_loss(
-            self.velocity(batch), target - noise, batch["x_t"], target, batch["t"], n_conditions
-        ).total
+        return flow_loss(self.velocity(batch), target - noise, batch["x_t"], target, batch["t"], n_conditions).total
 
     def population(self, batch: dict[str, Tensor], rng: torch.Generator, sampling: SamplingConfig) -> Tensor:
         """The end of the flow [B, T], as a prediction solves it."""

@@ -42,7 +42,9 @@ def row(cells: scdfm.CellTable, runs: list[scdfm.Run], out: Path, n_cells: int) 
     error = np.linalg.norm(screen.means(tests).to_numpy() - truth, axis=1)
     doubt = table["uncertainty"].to_numpy(np.float64)
     ratio = np.sqrt(np.mean(np.square(error / doubt)))
-    text = f"{ratio:.2f} | {np.mean(error <= doubt):.0%} | {screen.calibration['n']} {screen.calibration['conditions']} |"
+    text = (
+        f"{ratio:.2f} | {np.mean(error <= doubt):.0%} | {screen.calibration['n']} {screen.calibration['conditions']} |"
+    )
     if np.ptp(doubt) == 0:
         return f"– (the spread says nothing) | {text}"
     rng = numpy_rng(0, "uncertainty")
@@ -53,9 +55,7 @@ def row(cells: scdfm.CellTable, runs: list[scdfm.Run], out: Path, n_cells: int) 
 
 def main() -> None:
     """Fit what is missing, screen, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("screen", type=Path)
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--fold", type=int, default=0)

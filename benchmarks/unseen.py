@@ -65,9 +65,7 @@ class Task:
             known = [target for target in every_target(self.names) if target in features]
             rows = features.standardiser(known)(features).rows_of()
         shifts = self.means - self.controls
-        learned = learn_prior(
-            self.names, shifts, self.counts, self.variances, self.genes, rows, self.controls
-        )
+        learned = learn_prior(self.names, shifts, self.counts, self.variances, self.genes, rows, self.controls)
         prior = learned.prior if sized else replace(learned.prior, sizes=Sizes())
         return prior.knowing(every_target(self.tests), rows)
 
@@ -146,9 +144,7 @@ def table(found: list[dict[str, float]], against: str) -> list[str]:
 
 def known_of_genes(data: Path, names: Sequence[str]) -> FeatureTable:
     """GO with its parents, by the names of a screen."""
-    files = [
-        str(data / f"{name}.tsv.gz") for name in ("go_human_annotations", "go_parents", "human_gene_names")
-    ]
+    files = [str(data / f"{name}.tsv.gz") for name in ("go_human_annotations", "go_parents", "human_gene_names")]
     return read(f"go:{','.join(files)}", names=names)
 
 
@@ -228,9 +224,7 @@ def norman(args: argparse.Namespace) -> Iterator[str]:
                 rows = features.standardiser(known)(features).rows_of()
             given = [names[row] for row in kept]
             # How many cells stand behind a fold change is not in the file: noise is left to the likelihood.
-            prior = learn_prior(
-                given, shifts[kept], [100] * len(kept), np.ones(len(genes)), genes, rows
-            ).prior
+            prior = learn_prior(given, shifts[kept], [100] * len(kept), np.ones(len(genes)), genes, rows).prior
             expected = prior.knowing([target], rows).predict([target])[0]
             errors[name][at] = np.linalg.norm(shifts[out] - expected)
     mean_error = errors["mean of the others"]
@@ -293,9 +287,7 @@ def drugs(cells: scdfm.CellTable, smiles: dict[str, str], draws: int, held: int)
     for draw in range(draws):
         out = set(numpy_rng(draw, "drugs").choice(everyone, held, replace=False).tolist())
         tests = [name for name in names if targets(name)[0] in out]
-        one = task(
-            cells, [name for name in names if targets(name)[0] not in out], tests, cells.genes.tolist()
-        )
+        one = task(cells, [name for name in names if targets(name)[0] not in out], tests, cells.genes.tolist())
         priors = {
             "no features": one.prior(None), "structure": one.prior(features),
             "structure of other drugs": one.prior(shuffled(features, draw, everyone)),
@@ -308,9 +300,7 @@ def drugs(cells: scdfm.CellTable, smiles: dict[str, str], draws: int, held: int)
 
 def ljp005(args: argparse.Namespace) -> Iterator[str]:
     """59 drugs at six doses: doses left out (a sixth, never a drug's lowest or highest), and drugs left out."""
-    cells, smiles = l1000(
-        args.data / "ljp005_A375_59drugs_6doses.h5ad", perturbation_key="drug", dose_key="dose"
-    )
+    cells, smiles = l1000(args.data / "ljp005_A375_59drugs_6doses.h5ad", perturbation_key="drug", dose_key="dose")
     names = [name for name in cells.conditions if targets(name)]
     rows = []
     for draw in range(args.draws):
@@ -318,13 +308,9 @@ def ljp005(args: argparse.Namespace) -> Iterator[str]:
         for name in names:
             doses.setdefault(targets(name)[0], []).append((float(name.partition("@")[2]), name))
         rng = numpy_rng(draw, "doses")
-        tests = [
-            sorted(some)[1 + int(rng.integers(len(some) - 2))][1] for some in doses.values() if len(some) > 2
-        ]
+        tests = [sorted(some)[1 + int(rng.integers(len(some) - 2))][1] for some in doses.values() if len(some) > 2]
         one = task(cells, [name for name in names if name not in set(tests)], tests, cells.genes.tolist())
-        found = (
-            {"prior": one.predicted(one.prior(None))} | one.rules() | {"interpolation": _interpolated(one)}
-        )
+        found = {"prior": one.predicted(one.prior(None))} | one.rules() | {"interpolation": _interpolated(one)}
         rows.append({name: _mean(values) for name, values in found.items()})
     yield f"\n**doses left out**, {args.draws} draws\n"
     yield from table(rows, "prior")
@@ -369,9 +355,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
 
 def main() -> None:
     """Print one section for each part."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("screen", type=Path)
     options.add_argument("data", type=Path)
     options.add_argument("--parts", default=",".join(PARTS))

@@ -41,18 +41,11 @@ def fits(cells: scdfm.CellTable, draw: int, args: argparse.Namespace) -> Iterato
     genes = select_genes(cells, split, config.panel).genes
     go = known_of_genes(args.data, [*everyone, *genes])
     other = shuffled(go, draw, everyone)
-    for name, features in {
-        NONE: None,
-        "GO": go,
-        "GO of other genes": other,
-        "both": combine([go, other]),
-    }.items():
+    for name, features in {NONE: None, "GO": go, "GO of other genes": other, "both": combine([go, other])}.items():
         folder = args.out / f"{draw}-{name.replace(' ', '-')}-{args.steps}"
         record = folder.with_suffix(".json")
         if not record.is_file():
-            run = scdfm.fit(
-                cells, split, config, out=folder, features=features, progress=False, resume=folder.exists()
-            )
+            run = scdfm.fit(cells, split, config, out=folder, features=features, progress=False, resume=folder.exists())
             row = {"features": name, "kept": int(run.manifest.result.get("step", 0))}
             for label, one in (("prior", run.untrained()), ("default", run)):
                 assert one is not None
@@ -64,21 +57,14 @@ def fits(cells: scdfm.CellTable, draw: int, args: argparse.Namespace) -> Iterato
 
 def l2(run: scdfm.Run, cells: scdfm.CellTable) -> dict[str, float]:
     """Mean L2 of the test conditions, singles and doubles apart."""
-    scores = scdfm.evaluate(
-        run.predict(n_cells=CELLS), cells, metrics=["l2"], references=False, progress=False
-    )
+    scores = scdfm.evaluate(run.predict(n_cells=CELLS), cells, metrics=["l2"], references=False, progress=False)
     several = scores["condition"].str.contains("+", regex=False)
-    return {
-        name: float(scores["value"][which].mean())
-        for name, which in (("singles", ~several), ("doubles", several))
-    }
+    return {name: float(scores["value"][which].mean()) for name, which in (("singles", ~several), ("doubles", several))}
 
 
 def main() -> None:
     """Fit what is missing; print a table for singles and one for doubles."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("screen", type=Path)
     options.add_argument("data", type=Path)
     options.add_argument("--draws", type=int, default=8)
@@ -91,11 +77,7 @@ def main() -> None:
     for part in ("singles", "doubles"):
         print(f"\n**{part}**, {args.draws} draws, {args.steps} steps\n")
         rows = [
-            {
-                f"{row['features']}, {label}": row[label][part]
-                for row in draw
-                for label in ("prior", "default")
-            }
+            {f"{row['features']}, {label}": row[label][part] for row in draw for label in ("prior", "default")}
             for draw in draws
         ]
         print("\n".join(table(rows, f"{NONE}, prior")))

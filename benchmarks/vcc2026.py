@@ -85,9 +85,7 @@ def write_pair(folder: Path, n_cells: int, n_genes: int, n_conditions: int, seed
     stored = 0
     for name, shift in (("real", effects), ("pred", 0.6 * effects + wrong)):
         rates = [base * np.exp(one) for one in shift]
-        X = sparse.vstack(
-            [cells(rng, base, n_controls), *(cells(rng, rate, each) for rate in rates)], format="csr"
-        )
+        X = sparse.vstack([cells(rng, base, n_controls), *(cells(rng, rate, each) for rate in rates)], format="csr")
         obs = pd.DataFrame({"target": labels}, index=[f"c{i}" for i in range(len(labels))])
         ad.AnnData(X, obs=obs, var=pd.DataFrame(index=genes)).write_h5ad(folder / f"{name}.h5ad")
         stored += X.nnz

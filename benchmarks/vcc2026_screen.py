@@ -30,9 +30,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     start = time.perf_counter()
-    split = scdfm.additive_split(
-        scdfm.read_cells(options.screen, target_sum=1e4, layer=options.layer), options.fold
-    )
+    split = scdfm.additive_split(scdfm.read_cells(options.screen, target_sum=1e4, layer=options.layer), options.fold)
     real = read_counts(options.screen, layer=options.layer)
     training = pd.DataFrame(index=[*split.train, *split.validation])
     shared = {"protocol": "vcc2026", "training": training, "conditions": split.test, "seed": options.seed}

@@ -138,18 +138,14 @@ def run_case(case: str, folder: Path, steps: int) -> None:
     predicted = run.predict(asked)
     tell(f"predict {len(asked)} conditions × {predicted.n_obs // len(asked)} cells")
     table = scdfm.evaluate(predicted, cells, training=run, conditions=asked)
-    scored = table[
-        (table["metric"] == "l2") & ~table["model"].isin([CEILING, DUPLICATE])
-    ]  # three cells have no half
+    scored = table[(table["metric"] == "l2") & ~table["model"].isin([CEILING, DUPLICATE])]  # three cells have no half
     assert np.isfinite(scored["value"]).all(), scored[~np.isfinite(scored["value"])]
     tell(f"evaluate {len(asked)} conditions")
 
 
 def main() -> None:
     """Make each screen, run it in a child, write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--predicted", type=int, default=300, help="conditions of the challenge")
     parser.add_argument("--steps", type=int, default=20)

@@ -22,26 +22,9 @@ author = "the scdfm authors"
 version = release = metadata.version("scdfm")
 root_doc = "docs/index"
 include_patterns = ["docs/**", "benchmarks/results/*", "CHANGELOG.md", "CONTRIBUTING.md"]
-exclude_patterns = [
-    ".venv*",
-    ".git",
-    "build",
-    "src",
-    "tests",
-    "demo",
-    "docs/_*",
-    "**/*.csv",
-    "**/*.png",
-    "**/*.py",
-]
+exclude_patterns = [".venv*", ".git", "build", "src", "tests", "demo", "docs/_*", "**/*.csv", "**/*.png", "**/*.py"]
 
-extensions = [
-    "myst_nb",
-    "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
-    "sphinx_copybutton",
-    "sphinx_design",
-]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx_copybutton", "sphinx_design"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 

@@ -94,9 +94,7 @@ def _command(name: str, command: Any) -> list[str]:
         differing = [
             f"`{_flags(one)}` is `{one.show_default}` unless given"
             for one in command.params
-            if one.name in READING
-            and isinstance(one.show_default, str)
-            and one.show_default != _usual(one.name)
+            if one.name in READING and isinstance(one.show_default, str) and one.show_default != _usual(one.name)
         ]
         lines += [f"Here {'; '.join(differing)}."] if differing else []
         lines.append("")
@@ -183,9 +181,7 @@ def _entries(kind: type, section: str, properties: dict[str, Any], module: Any) 
     meanings, lines = _meanings(module, kind.__name__), []
     for name, schema in properties.items():
         differing = [
-            (preset, PRESETS[preset][section][name])
-            for preset in PRESETS
-            if name in PRESETS[preset].get(section, {})
+            (preset, PRESETS[preset][section][name]) for preset in PRESETS if name in PRESETS[preset].get(section, {})
         ]
         differing = [(preset, value) for preset, value in differing if value != schema.get("default")]
         lines += _entry(f"{section}.{name}", schema, meanings[name], differing)
@@ -206,11 +202,7 @@ def _meanings(module: Any, name: str) -> dict[str, str]:
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
     found = {}
     for field, below in itertools.pairwise(body):
-        if (
-            isinstance(field, ast.AnnAssign)
-            and isinstance(below, ast.Expr)
-            and isinstance(below.value, ast.Constant)
-        ):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             found[field.target.id] = inspect.cleandoc(below.value.value)  # type: ignore[union-attr]
     return found
 
@@ -239,9 +231,7 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
-    return (
-        f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
-    )
+    return f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _prose(text: str) -> str:

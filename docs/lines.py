@@ -13,9 +13,7 @@ PLACE = re.compile(r"`(?P<path>[\w/]+\.py):(?P<line>\d+) (?P<name>\w+)`")
 
 def mended(text: str) -> str:
     """The text with every place at the line where its name is defined; KeyError for a name that is nowhere."""
-    return PLACE.sub(
-        lambda found: f"`{found['path']}:{line_of(found['path'], found['name'])} {found['name']}`", text
-    )
+    return PLACE.sub(lambda found: f"`{found['path']}:{line_of(found['path'], found['name'])} {found['name']}`", text)
 
 
 def line_of(path: str, name: str) -> int:

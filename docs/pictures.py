@@ -76,9 +76,7 @@ def _populations(panels: np.ndarray, cells: dict[str, np.ndarray], inks: tuple[s
 def _bars(panel: Axes, l2: pd.Series, n: int, inks: tuple[str, str, str]) -> None:
     colours = {"scdfm": PREDICTED, "ceiling": inks[1]}
     values = [float(l2[row]) for row in ROWS]
-    bars = panel.barh(
-        ROWS[::-1], values[::-1], color=[colours.get(row, inks[2]) for row in ROWS[::-1]], height=0.7
-    )
+    bars = panel.barh(ROWS[::-1], values[::-1], color=[colours.get(row, inks[2]) for row in ROWS[::-1]], height=0.7)
     panel.bar_label(bars, fmt="%.2f", padding=3, fontsize=11.5, color=inks[0])
     panel.set_title(f"L2 error, {n} doubles", loc="left", fontsize=12, fontweight="bold")
     panel.set(xticks=[], xlim=(0, max(values) * 1.18))

@@ -26,13 +26,7 @@ GENES = 6
 
 # All that the preset says, but for what would take long; whichever weights are kept, they are the last.
 TRACED: dict[str, Any] = {
-    "training": {
-        "max_steps": 20,
-        "validate_every": 20,
-        "validation_cells": 4,
-        "accelerator": "cpu",
-        "keep": "last",
-    }
+    "training": {"max_steps": 20, "validate_every": 20, "validation_cells": 4, "accelerator": "cpu", "keep": "last"}
 }
 SMALL: dict[str, Any] = {
     "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 2},
@@ -88,8 +82,7 @@ def predictions(preset: str, out: Path) -> dict[str, dict[str, list[float]]]:
     of_condition = table.groupby(predicted.obs["perturbation"], observed=True)
     found = {"mean": of_condition.mean(), "deviation": of_condition.std()}
     return {
-        name: {what: [float(x) for x in values.loc[name]] for what, values in found.items()}
-        for name in run.split.test
+        name: {what: [float(x) for x in values.loc[name]] for what, values in found.items()} for name in run.split.test
     }
 
 

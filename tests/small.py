@@ -9,13 +9,7 @@ from anndata import AnnData
 
 import scdfm
 
-SCREEN: dict[str, Any] = {
-    "n_genes": 50,
-    "n_targets": 5,
-    "cells_per_condition": 12,
-    "n_controls": 30,
-    "seed": 3,
-}
+SCREEN: dict[str, Any] = {"n_genes": 50, "n_targets": 5, "cells_per_condition": 12, "n_controls": 30, "seed": 3}
 OPTIONS: dict[str, dict[str, Any]] = {
     "panel": {"n_genes": 30},
     "graph": {"k": 5},
@@ -38,9 +32,7 @@ def screen(**over: Any) -> AnnData:
 
 def options(**over: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Options of a fit of seconds; `over`: tables of them, whose entries stand instead."""
-    return {
-        name: OPTIONS.get(name, {}) | over.get(name, {}) for name in (*OPTIONS, *over.keys() - OPTIONS.keys())
-    }
+    return {name: OPTIONS.get(name, {}) | over.get(name, {}) for name in (*OPTIONS, *over.keys() - OPTIONS.keys())}
 
 
 def config(**over: dict[str, Any]) -> scdfm.Config:

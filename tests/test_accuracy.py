@@ -61,8 +61,7 @@ def screen(kind: str, seed: int, n_cells: int, stream: str = "screen") -> ad.Ann
         answers.append(chosen)
         blocks.append(cells.clip(0).astype(np.float32))
     obs = pd.DataFrame(
-        {"perturbation": labels, "answers": np.concatenate(answers)},
-        index=[f"c{i}" for i in range(len(labels))],
+        {"perturbation": labels, "answers": np.concatenate(answers)}, index=[f"c{i}" for i in range(len(labels))]
     )
     return ad.AnnData(np.concatenate(blocks), obs=obs, var=pd.DataFrame(index=names))
 
@@ -94,9 +93,7 @@ def fitted(kind: str, seed: int, out: Path, steps: int = STEPS) -> scdfm.Run:
 
 def judged(kind: str, runs: Sequence[scdfm.Run], seed: int = 1) -> list[Scores]:
     """Of each seed's run the populations of its test conditions, beside cells that it never saw; means over conditions."""
-    return [
-        _scores(run, screen(kind, place, 300, "truth"), seed) for place, run in zip(SEEDS, runs, strict=True)
-    ]
+    return [_scores(run, screen(kind, place, 300, "truth"), seed) for place, run in zip(SEEDS, runs, strict=True)]
 
 
 def _scores(run: scdfm.Run, truth: ad.AnnData, seed: int) -> Scores:
@@ -107,9 +104,7 @@ def _scores(run: scdfm.Run, truth: ad.AnnData, seed: int) -> Scores:
         cells = predicted[predicted.obs["perturbation"] == name].to_df()[list(truth.var_names)].to_numpy()
         answers = real.obs["answers"].to_numpy()
         near, far = real.X[~answers].mean(0), real.X[answers].mean(0)
-        shares = [
-            ((x - near) @ (far - near) > 0.75 * ((far - near) ** 2).sum()).mean() for x in (cells, real.X)
-        ]
+        shares = [((x - near) @ (far - near) > 0.75 * ((far - near) ** 2).sum()).mean() for x in (cells, real.X)]
         distance = float(energy(torch.from_numpy(cells), torch.from_numpy(real.X)))
         found.append((distance, abs(shares[0] - shares[1])))
     return Scores(*np.mean(found, axis=0))

@@ -132,9 +132,7 @@ def test_curves_of_unfinished_fits_are_shown(script, tmp_path) -> None:
         run = tmp_path / "fold0" / f"source_gaussian-seed{seed}" / "run"
         run.mkdir(parents=True)
         step = np.arange(250, steps + 1, 250)
-        scores = {
-            name: np.where(step % 500 == 0, step / 1000 + seed, np.nan) for name in learning.VALIDATED[1:]
-        }
+        scores = {name: np.where(step % 500 == 0, step / 1000 + seed, np.nan) for name in learning.VALIDATED[1:]}
         pd.DataFrame({"step": step, "loss": 1.0, **scores}).to_csv(run / "log.csv", index=False)
     page = learning.section("norman-like", tmp_path, ["source gaussian"], 2000)
     assert "| source gaussian | 500 | 2 | – | 1 | 1 | 1 |" in page

@@ -67,9 +67,7 @@ def run(screen, tmp_path_factory):
     out = tmp_path_factory.mktemp("cli-run") / "run"
     cells = scdfm.read_cells(screen)
     config = scdfm.Config().with_settings([value for value in SMALL if "=" in value])
-    return scdfm.fit(
-        cells, config=config.updated({"training": {"max_steps": 4}}), out=out, progress=False
-    ).path
+    return scdfm.fit(cells, config=config.updated({"training": {"max_steps": 4}}), out=out, progress=False).path
 
 
 def test_fit_predict_evaluate_from_the_command_line(call, screen, tmp_path):
@@ -80,9 +78,7 @@ def test_fit_predict_evaluate_from_the_command_line(call, screen, tmp_path):
     assert "training" in out
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert (manifest["seed"], manifest["config"]["split"]["fold"]) == (2, 1)
-    code, out, _ = call(
-        "predict", tmp_path / "run", "--out", tmp_path / "p.h5ad", "--test", "--cells", 6, "--quiet"
-    )
+    code, out, _ = call("predict", tmp_path / "run", "--out", tmp_path / "p.h5ad", "--test", "--cells", 6, "--quiet")
     assert code == 0
     predicted = ad.read_h5ad(tmp_path / "p.h5ad")
     assert sorted(predicted.obs["perturbation"].unique()) == manifest["split"]["test"]
@@ -98,9 +94,7 @@ def test_fit_predict_evaluate_from_the_command_line(call, screen, tmp_path):
     tables = [(tmp_path / name / "scores.csv").read_bytes() for name in ("score", "quiet")]
     assert tables[0] == tables[1]
     scores = pd.read_csv(tmp_path / "score" / "scores.csv")
-    assert {"mine", "prior", "no change", "training mean", "additive", "ridge", "ceiling"} <= set(
-        scores["model"]
-    )
+    assert {"mine", "prior", "no change", "training mean", "additive", "ridge", "ceiling"} <= set(scores["model"])
     assert "\nprior " in out
     assert "Beside the prior alone: " in " ".join(out.split())
     assert {"l2", "mse", "mae", "pearson_delta", "ds", "ds_signed", "pearson_delta_hat", "energy"} <= set(
@@ -116,15 +110,7 @@ def test_a_toml_split_with_a_subset_is_what_is_held_out(call, screen, tmp_path):
     b, a = double.split("+")
     (tmp_path / "split.toml").write_text(f'test = ["{a}+{b}"]\n')
     code, _, _ = call(
-        "fit",
-        screen,
-        "--out",
-        tmp_path / "run",
-        "--split",
-        tmp_path / "split.toml",
-        "--subset",
-        "batch=odd",
-        *SMALL,
+        "fit", screen, "--out", tmp_path / "run", "--split", tmp_path / "split.toml", "--subset", "batch=odd", *SMALL
     )
     assert code == 0
     run = scdfm.Run.load(tmp_path / "run")
@@ -162,15 +148,7 @@ def test_names_come_from_files_too_commas_and_all(tmp_path):
 def test_predict_chooses_by_name_and_by_pairs(call, run, tmp_path):
     targets = scdfm.Run.load(run).manifest.targets[:3]
     code, _, _ = call(
-        "predict",
-        run,
-        "--out",
-        tmp_path / "p.h5ad",
-        "--all-pairs-of",
-        ",".join(targets),
-        "--cells",
-        3,
-        "--quiet",
+        "predict", run, "--out", tmp_path / "p.h5ad", "--all-pairs-of", ",".join(targets), "--cells", 3, "--quiet"
     )
     assert code == 0
     assert ad.read_h5ad(tmp_path / "p.h5ad").obs["perturbation"].nunique() == 3
@@ -178,16 +156,7 @@ def test_predict_chooses_by_name_and_by_pairs(call, run, tmp_path):
     assert (code, "exists; choose another name, or pass --overwrite" in err) == (2, True)
     names = f"{targets[1]}+{targets[0]},{targets[2]}"
     code, _, _ = call(
-        "predict",
-        run,
-        "--out",
-        tmp_path / "p.h5ad",
-        "--conditions",
-        names,
-        "--cells",
-        2,
-        "--overwrite",
-        "--quiet",
+        "predict", run, "--out", tmp_path / "p.h5ad", "--conditions", names, "--cells", 2, "--overwrite", "--quiet"
     )
     assert code == 0
     assert list(ad.read_h5ad(tmp_path / "p.h5ad").obs["perturbation"].cat.categories) == sorted(
@@ -293,9 +262,7 @@ def test_a_prediction_that_cannot_be_is_refused_in_one_line(call, run, tmp_path,
 
 
 def test_simulate_writes_a_screen_that_opens(call, tmp_path):
-    code, out, _ = call(
-        "simulate", tmp_path / "s.h5ad", "--genes", 60, "--targets", 4, "--cells", 10, "--controls", 20
-    )
+    code, out, _ = call("simulate", tmp_path / "s.h5ad", "--genes", 60, "--targets", 4, "--cells", 10, "--controls", 20)
     assert code == 0
     adata = ad.read_h5ad(tmp_path / "s.h5ad")
     assert f"{adata.n_obs} cells × 60 genes" in out
@@ -337,31 +304,13 @@ def test_help_imports_nothing_heavy():
 
 
 def test_a_fit_that_keeps_the_prior_says_so(call, screen, tmp_path):
-    wild = [
-        "--set",
-        "training.learning_rate=0.1",
-        "--set",
-        "training.warmup_steps=0",
-        "--set",
-        "training.ema_decay=0",
-    ]
+    wild = ["--set", "training.learning_rate=0.1", "--set", "training.warmup_steps=0", "--set", "training.ema_decay=0"]
     code, out, _ = call("fit", screen, "--out", tmp_path / "a", "--split", "additive", *SMALL, *wild)
     assert code == 0
     assert "weights kept: step 0" in out
-    assert re.search(
-        r"training over the prior, 1 validation condition: energy .* the prior alone is kept", out
-    )
+    assert re.search(r"training over the prior, 1 validation condition: energy .* the prior alone is kept", out)
     code, out, _ = call(
-        "fit",
-        screen,
-        "--out",
-        tmp_path / "b",
-        "--split",
-        "additive",
-        *SMALL,
-        *wild,
-        "--set",
-        "training.keep=last",
+        "fit", screen, "--out", tmp_path / "b", "--split", "additive", *SMALL, *wild, "--set", "training.keep=last"
     )
     assert (code, "step 0:" in out) == (0, False)
 
@@ -369,10 +318,7 @@ def test_a_fit_that_keeps_the_prior_says_so(call, screen, tmp_path):
 def test_named_targets_go_with_a_split_of_the_command_line(call, screen, tmp_path):
     target = sorted(scdfm.read_cells(screen).conditions)[0].split("+")[0]
     (tmp_path / "c.toml").write_text(f'[split]\ntargets = ["{target}"]\n', encoding="utf-8-sig")
-    for where, given in (
-        ("a", ("--set", f'split.targets=["{target}"]')),
-        ("b", ("--config", tmp_path / "c.toml")),
-    ):
+    for where, given in (("a", ("--set", f'split.targets=["{target}"]')), ("b", ("--config", tmp_path / "c.toml"))):
         code, _, err = call(
             "fit", screen, "--out", tmp_path / where, "--split", "holdout", *given, *SMALL, "--max-steps", 1
         )
@@ -387,13 +333,9 @@ def test_real_cells_are_read_as_the_run_read_them(call, tmp_path):
     adata.obs["gene"] = adata.obs["gene"].astype(str).replace({"control": "NT"})
     adata.write_h5ad(tmp_path / "s.h5ad")
     reading = ("--perturbation-key", "gene", "--control", "NT", "--layer", "counts", "--target-sum", 5000)
-    code, _, err = call(
-        "fit", tmp_path / "s.h5ad", "--out", tmp_path / "run", *reading, *SMALL, "--max-steps", 1
-    )
+    code, _, err = call("fit", tmp_path / "s.h5ad", "--out", tmp_path / "run", *reading, *SMALL, "--max-steps", 1)
     assert code == 0, err
-    code, _, err = call(
-        "predict", tmp_path / "run", "--test", "--cells", 6, "--out", tmp_path / "p.h5ad", "--quiet"
-    )
+    code, _, err = call("predict", tmp_path / "run", "--test", "--cells", 6, "--out", tmp_path / "p.h5ad", "--quiet")
     assert code == 0, err
     code, _, err = call(
         "evaluate",
@@ -413,9 +355,7 @@ def test_real_cells_are_read_as_the_run_read_them(call, tmp_path):
     run = scdfm.Run.load(tmp_path / "run")
     by_hand = scdfm.evaluate(tmp_path / "p.h5ad", cells, training=run, metrics=["l2"])
     first = scores[(scores["model"] == "model") & (scores["metric"] == "l2")]["value"].to_numpy()
-    np.testing.assert_allclose(
-        first, by_hand.query("model == 'model' and metric == 'l2'")["value"], rtol=1e-6
-    )
+    np.testing.assert_allclose(first, by_hand.query("model == 'model' and metric == 'l2'")["value"], rtol=1e-6)
     code, _, err = call(
         "evaluate", tmp_path / "p.h5ad", tmp_path / "s.h5ad", "--run", tmp_path / "run", "--out", tmp_path / "f",
         "--layer", "nowhere",
@@ -464,7 +404,5 @@ def test_a_fit_on_everything(call, screen, tmp_path):
     assert (code, "the run's split keeps no test condition" in err) == (2, True)
     trained = scdfm.Run.load(tmp_path / "run").split.train[0]
     assert call("predict", tmp_path / "run", "--out", tmp_path / "p.h5ad", "--conditions", trained)[0] == 0
-    code, _, err = call(
-        "benchmark", screen, "--out", tmp_path / "bench", "--split", "none", "--models", "instant"
-    )
+    code, _, err = call("benchmark", screen, "--out", tmp_path / "bench", "--split", "none", "--models", "instant")
     assert (code, "keeps no test condition, expected some to score" in err) == (2, True)

@@ -23,9 +23,7 @@ OPTIONS = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
-    screen = scdfm.simulate(
-        n_genes=30, n_targets=4, cells_per_condition=8, n_controls=20, truth_cells=8, seed=3
-    )
+    screen = scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=8, n_controls=20, truth_cells=8, seed=3)
     screen.write_h5ad(folder / "screen.h5ad")
     config = scdfm.Config().updated(OPTIONS)
     scdfm.fit(scdfm.read_cells(screen), config=config, out=folder / "run", progress=False)
@@ -57,7 +55,5 @@ def test_a_prediction_is_resumed_as_zarr(call, folder, monkeypatch):
     code, said, _ = call("predict", folder / "run", "--out", out, "--test", "--quiet", "--resume")
     run = scdfm.Run.load(folder / "run")
     assert code == 0
-    assert (
-        f"{4 * len(run.split.test)} cells × {len(run.genes)} genes, {len(run.split.test)} conditions" in said
-    )
+    assert f"{4 * len(run.split.test)} cells × {len(run.genes)} genes, {len(run.split.test)} conditions" in said
     assert (ad.read_zarr(out).X != run.predict().X).nnz == 0

@@ -17,9 +17,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 def test_reproduce_smoke_prints_the_table_and_says_where_it_is(call: Call, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, printed, told = call(
-        "reproduce", "norman-additive", "--smoke", "--out", out, "--set", "sampling.cells=4"
-    )
+    code, printed, told = call("reproduce", "norman-additive", "--smoke", "--out", out, "--set", "sampling.cells=4")
     assert code == 0, told
     assert "protocol check" in printed
     assert "| published | scDFM | 1.7043 |" in printed
@@ -36,9 +34,7 @@ def test_a_converted_checkpoint_predicts(call: Call, tmp_path: Path) -> None:
     screen.write_h5ad(tmp_path / "norman.h5ad")
     tokens = ["<pad>", "<cls>", "<mask>", "control", *screen.var_names]
     (tmp_path / "vocab.json").write_text(json.dumps({name: place for place, name in enumerate(tokens)}))
-    state = reference.random_state(
-        "differential_perceiver", n_tokens=len(tokens), width=16, n_heads=2, n_layers=1
-    )
+    state = reference.random_state("differential_perceiver", n_tokens=len(tokens), width=16, n_heads=2, n_layers=1)
     torch.save({"iteration": 9, "model_state_dict": state}, tmp_path / "model.pt")
     code, printed, told = call(
         "convert-official", tmp_path / "model.pt", "--vocab", tmp_path / "vocab.json", "--data", tmp_path / "norman.h5ad",
@@ -48,18 +44,11 @@ def test_a_converted_checkpoint_predicts(call: Call, tmp_path: Path) -> None:
     assert "93 tensors: 85 read, 8 that the official forward pass never reads" in printed
     assert "graph built from the training cells of split additive, fold 1" in printed
     assert printed.rstrip().endswith(f"run {tmp_path / 'run'}: 60 genes, 64 tokens")
-    code, _, told = call(
-        "predict", tmp_path / "run", "--test", "--cells", 2, "--out", tmp_path / "p.h5ad", "--quiet"
-    )
+    code, _, told = call("predict", tmp_path / "run", "--test", "--cells", 2, "--out", tmp_path / "p.h5ad", "--quiet")
     assert code == 0, told
     assert ad.read_h5ad(tmp_path / "p.h5ad").shape == (2 * 7, 60)
     code, _, told = call(
-        "convert-official",
-        tmp_path / "model.pt",
-        "--vocab",
-        tmp_path / "vocab.json",
-        "--out",
-        tmp_path / "none",
+        "convert-official", tmp_path / "model.pt", "--vocab", tmp_path / "vocab.json", "--out", tmp_path / "none"
     )
     assert (code, told.count("\n")) == (2, 1)
     assert "expected the official mask (--graph MASK.pt) or the data (--data FILE)" in told

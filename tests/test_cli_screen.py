@@ -95,10 +95,7 @@ def test_a_file_declares_what_flags_do_and_flags_go_over_it(screen: Path, tmp_pa
     over = shown(screen, "--config", tmp_path / "c.toml", "--covariates", "none", "--subset", "batch=2")
     assert over.splitlines()[1:] == ["Y@10|time=6: [0]"]
     declared = DataConfig.load(tmp_path / "c.toml", DataConfig(control="DMSO"))
-    assert read_cells(screen, **declared.options()).conditions[1:] == (
-        "X@0.5|line=a|time=24",
-        "X@10|line=b|time=24",
-    )
+    assert read_cells(screen, **declared.options()).conditions[1:] == ("X@0.5|line=a|time=24", "X@10|line=b|time=24")
     # Of the same file, Config takes the rest.
     assert Config.load(tmp_path / "c.toml") == Config(seed=7)
 
@@ -126,18 +123,13 @@ def test_the_declaration_holds_every_option_of_read_cells() -> None:
     parameters = inspect.signature(read_cells).parameters
     assert set(DataConfig.model_fields) == set(parameters) - {"path_or_adata", "backed"}
     for name, field in DataConfig.model_fields.items():
-        assert (field.get_default(call_default_factory=True) or None) == (parameters[name].default or None), (
-            name
-        )
+        assert (field.get_default(call_default_factory=True) or None) == (parameters[name].default or None), name
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            ["--match-controls", "line,batch", "--covariates", "line"],
-            "of line=b, batch=2 have no control cells",
-        ),
+        (["--match-controls", "line,batch", "--covariates", "line"], "of line=b, batch=2 have no control cells"),
         (["--control-fallback", "some"], "control_fallback: Input should be 'error' or 'all'"),
         (["--covariates", "lime"], "covariate column 'lime' is not in obs"),
         (["--covariates", "line,line"], "column 'line' is named twice"),
@@ -215,15 +207,7 @@ def test_a_run_reads_its_screen_again_as_a_part_of_a_mixed_file(call, mixed) -> 
     assert (run.manifest.subset, run.manifest.min_genes) == ({"dataset": "a"}, 1)
     said = {}
     for name, options in (("mixed", ()), ("cut", ("--subset", "none"))):
-        asked = (
-            "evaluate",
-            mixed / "p.h5ad",
-            mixed / f"{name}.h5ad",
-            "--run",
-            mixed / "run",
-            "--metrics",
-            "l2",
-        )
+        asked = ("evaluate", mixed / "p.h5ad", mixed / f"{name}.h5ad", "--run", mixed / "run", "--metrics", "l2")
         code, _, error = call(*asked, "--out", mixed / f"scores_{name}", *options, "--quiet")
         assert code == 0, error
         said[name] = pd.read_csv(mixed / f"scores_{name}" / "scores.csv")["value"]

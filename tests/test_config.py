@@ -18,12 +18,7 @@ def test_presets_are_valid_and_survive_json(name):
 def test_paper_preset_carries_the_published_figures():
     paper = Config.preset("paper")
     assert (paper.model.width, paper.model.heads, paper.model.layers, paper.model.dropout) == (512, 8, 4, 0.1)
-    assert (paper.panel.n_genes, paper.flow.genes_per_step, paper.graph.k, paper.mmd.weight) == (
-        5000,
-        1000,
-        30,
-        0.5,
-    )
+    assert (paper.panel.n_genes, paper.flow.genes_per_step, paper.graph.k, paper.mmd.weight) == (5000, 1000, 30, 0.5)
     options = paper.training
     assert (options.optimizer, options.learning_rate, options.min_learning_rate) == ("adam", 5e-5, 1e-6)
     assert (options.max_steps, options.conditions_per_batch, options.cells_per_condition) == (100_000, 1, 96)
@@ -76,11 +71,7 @@ def test_a_file_goes_over_the_preset(tmp_path):
     path = tmp_path / "options.toml"
     path.write_text("seed = 4\n[training]\nmax_steps = 7\n")
     config = Config.load(path, Config.preset("tiny"))
-    assert (config.seed, config.training.max_steps, config.model.width) == (
-        4,
-        7,
-        Config.preset("tiny").model.width,
-    )
+    assert (config.seed, config.training.max_steps, config.model.width) == (4, 7, Config.preset("tiny").model.width)
 
 
 def test_bad_files_and_presets_are_refused(tmp_path):

@@ -12,17 +12,7 @@ import pytest
 
 import scdfm
 
-LINUX = (
-    "fork",
-    "forkpty",
-    "sysconf",
-    "sched_getaffinity",
-    "preadv",
-    "pread",
-    "register_at_fork",
-    "getuid",
-    "statvfs",
-)
+LINUX = ("fork", "forkpty", "sysconf", "sched_getaffinity", "preadv", "pread", "register_at_fork", "getuid", "statvfs")
 """Calls of os that Windows, or macOS, or both lack."""
 OPTIONS = {
     "model": {"width": 8, "heads": 1, "gene_heads": 1, "layers": 1},
@@ -34,9 +24,7 @@ OPTIONS = {
 @pytest.fixture(scope="module")
 def screen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("screen") / "screen.h5ad"
-    adata = scdfm.simulate(
-        n_genes=20, n_targets=4, cells_per_condition=12, n_controls=40, truth_cells=5, seed=0
-    )
+    adata = scdfm.simulate(n_genes=20, n_targets=4, cells_per_condition=12, n_controls=40, truth_cells=5, seed=0)
     adata.write_h5ad(path)
     return path
 

@@ -58,9 +58,7 @@ def test_the_stimulated_cells_of_an_unseen_cell_type(benchmark, shared, tmp_path
     assert len(cells.conditions) == 1 + 5
     split = scdfm.make_split(
         cells,
-        scdfm.Config()
-        .updated({"split": {"kind": "covariate", "covariate": "cluster_id", "value": "B cells"}})
-        .split,
+        scdfm.Config().updated({"split": {"kind": "covariate", "covariate": "cluster_id", "value": "B cells"}}).split,
     )
     assert split.test == ("stim|cluster_id=B cells",)
     run = fitted(cells, split, tmp_path / "run")
@@ -69,11 +67,7 @@ def test_the_stimulated_cells_of_an_unseen_cell_type(benchmark, shared, tmp_path
     sources = cells.obs.loc[predicted.obs["source_control"], "cluster_id"]
     assert set(sources.astype(str)) == {"B cells"}
     table = scdfm.evaluate(predicted, cells, training=run, metrics=["l2", "mse", "pearson_delta", "energy"])
-    assert (
-        defined(table, "ceiling", "l2")
-        < defined(table, "training mean", "l2")
-        < defined(table, "no change", "l2")
-    )
+    assert defined(table, "ceiling", "l2") < defined(table, "training mean", "l2") < defined(table, "no change", "l2")
     assert defined(table, "model", "l2") > 0
     # The other types' answer moved by this type's own controls: the simple rules use the matching ones.
     own = cells.control_mean("stim|cluster_id=B cells") - cells.mean("control")
@@ -152,9 +146,7 @@ def test_doses_between_measured_ones_are_predicted(benchmark, tmp_path) -> None:
     assert scores["scdfm"] < 0.6 * scores["training mean"]
 
 
-def test_unseen_drugs_are_predicted_from_features_that_tell_and_not_from_shuffled_ones(
-    benchmark, tmp_path
-) -> None:
+def test_unseen_drugs_are_predicted_from_features_that_tell_and_not_from_shuffled_ones(benchmark, tmp_path) -> None:
     scores = learned(benchmark("every_screen"), "drugs", tmp_path)["l2"]
     assert scores["scdfm"] < 0.75 * scores["training mean"]
     assert scores["scdfm, shuffled features"] > 0.95 * scores["training mean"]
@@ -175,15 +167,11 @@ def test_pages_hold_the_command_and_every_paired_difference(benchmark, tmp_path,
         for model, offset in (("no change", 3.0), ("scdfm", 1.0), ("ceiling", 0.0))
         for name, value in zip("ABCDEFGHIJ", range(1, 11), strict=True)
     ]
-    table = pd.DataFrame(rows, columns=["model", "condition", "metric", "value"]).assign(
-        seed=0, beside="", n_cells=1
-    )
+    table = pd.DataFrame(rows, columns=["model", "condition", "metric", "value"]).assign(seed=0, beside="", n_cells=1)
     summary, paired = screens.pooled([table], ["scdfm"])
     assert paired[["model", "against", "improvement"]].to_numpy().tolist() == [["scdfm", "no change", 2.0]]
     monkeypatch.setattr(sys, "argv", ["benchmarks/kang.py", "screen.h5ad", "--size", "small"])
-    args = screens.parser("", "kang").parse_args(
-        ["screen.h5ad", "--size", "small", "--results", str(tmp_path)]
-    )
+    args = screens.parser("", "kang").parse_args(["screen.h5ad", "--size", "small", "--results", str(tmp_path)])
     path = screens.write_page(args, "kang", "Title", "text", summary, paired)
     assert path.name == "kang_small.md"
     page = path.read_text()

@@ -19,14 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
     not sys.platform.startswith("linux") or shutil.which("cc") is None, reason="needs Linux and a C compiler"
 )
 def test_work_endures_that_a_file_operation_fails(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(ROOT / "benchmarks" / "faults.py"),
-        "--commands",
-        "fit,predict",
-        "--every",
-        "60",
-    ]
+    command = [sys.executable, str(ROOT / "benchmarks" / "faults.py"), "--commands", "fit,predict", "--every", "60"]
     command += ["--work", str(tmp_path), "--out", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(Path(scdfm.__file__).parents[1])}
     done = subprocess.run(
@@ -38,9 +31,7 @@ def test_work_endures_that_a_file_operation_fails(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [
-        line
-        for line in (tmp_path / "faults.md").read_text().splitlines()
-        if line.startswith(("| fit", "| predict"))
+        line for line in (tmp_path / "faults.md").read_text().splitlines() if line.startswith(("| fit", "| predict"))
     ]
     assert len(rows) == 2
     for row in rows:

@@ -51,9 +51,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_how_much_is_needed(tmp_path, e
     path = tmp_path / "table.csv"
     path.write_text("old")
     with (
-        pytest.raises(
-            DiskFullError, match=r"table.csv cannot be written.*more than the 1,234 bytes"
-        ) as raised,
+        pytest.raises(DiskFullError, match=r"table.csv cannot be written.*more than the 1,234 bytes") as raised,
         written_whole(path) as temporary,
     ):
         temporary.write_bytes(b"x" * 1234)
@@ -142,9 +140,7 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
     assert file_split(tmp_path / "split.toml", ["A", "B", "C"]).test == ("A",)
 
 
-def test_folders_that_the_system_does_not_open_are_not_flushed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_that_the_system_does_not_open_are_not_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = os.open
 
     def without_folders(path: Any, *given: Any, **options: Any) -> int:

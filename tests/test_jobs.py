@@ -27,9 +27,7 @@ def test_a_folder_is_begun_once_and_resumed_with_the_same_request(tmp_path: Path
         begun(folder, "job.json", RECORD, resume=True)
 
 
-@pytest.mark.parametrize(
-    "text", ['{"shard": 0}', '{"shard": "4"}', '{"shard": null}', '{"other": 4}', "[]", "["]
-)
+@pytest.mark.parametrize("text", ['{"shard": 0}', '{"shard": "4"}', '{"shard": null}', '{"other": 4}', "[]", "["])
 def test_a_record_that_tells_no_size_of_parts_is_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "job.json").write_text(text)
     assert part_size(tmp_path / "job.json") is None
@@ -56,12 +54,7 @@ def test_the_others_wait_for_the_first(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_every_part_is_done_by_one_process(tmp_path: Path) -> None:
     parts = Parts(tmp_path, tuple("ABCDEFG"), 2, "{:03d}.txt")
-    assert [parts.conditions(part) for part in range(len(parts))] == [
-        ("A", "B"),
-        ("C", "D"),
-        ("E", "F"),
-        ("G",),
-    ]
+    assert [parts.conditions(part) for part in range(len(parts))] == [("A", "B"), ("C", "D"), ("E", "F"), ("G",)]
     parts.path(1).write_text("done")
     assert parts.missing() == [0, 2, 3]
     shared = [Place(rank, 3).mine(parts.missing()) for rank in range(3)]
@@ -77,15 +70,10 @@ def test_every_part_is_done_by_one_process(tmp_path: Path) -> None:
         ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"}, Place(2, 4)),
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, Place()),
         ({"RANK": "0", "WORLD_SIZE": "2", "SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4"}, Place(0, 2)),
-        (
-            {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "8"},
-            Place(),
-        ),  # an array may do other things
+        ({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "8"}, Place()),  # an array may do other things
     ],
 )
-def test_the_place_of_a_process(
-    environment: dict[str, str], expected: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_place_of_a_process(environment: dict[str, str], expected: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -116,8 +104,6 @@ def test_the_time_left_is_that_of_the_same_kind() -> None:
     assert left.remaining() is None
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(40, "40 s"), (600, "10 min"), (9000, "2.5 h"), (200_000, "2.3 days")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (600, "10 min"), (9000, "2.5 h"), (200_000, "2.3 days")])
 def test_durations_in_words(seconds, text):
     assert duration(seconds) == text

@@ -230,9 +230,7 @@ def ranked() -> pd.DataFrame:
 
 
 def screened(out: Path, **options: Any) -> scdfm.Screen:
-    return scdfm.screen(
-        reference(0), out=out, targets=reference(0).manifest.targets[:3], cells=3, shard=3, **options
-    )
+    return scdfm.screen(reference(0), out=out, targets=reference(0).manifest.targets[:3], cells=3, shard=3, **options)
 
 
 class RankedAnew(Machine):
@@ -273,14 +271,7 @@ class RankedAnew(Machine):
 
 def scored(out: Path, folds: list[int], resume: bool = True) -> pd.DataFrame:
     found = scdfm.benchmark(
-        cells(),
-        out=out,
-        folds=folds,
-        seeds=1,
-        models="baselines",
-        metrics=["l2"],
-        resume=resume,
-        progress=False,
+        cells(), out=out, folds=folds, seeds=1, models="baselines", metrics=["l2"], resume=resume, progress=False
     )
     return found.scores
 

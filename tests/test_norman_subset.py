@@ -39,9 +39,7 @@ def scored(shared, tmp_path_factory):
         out = folder / "predicted.h5ad"
         scdfm_command(patch, "predict", folder / "run", "--test", "--out", out, "--cells", 20, "--quiet")
     with pytest.MonkeyPatch.context() as patch:
-        scdfm_command(
-            patch, "evaluate", out, data, *subset, "--run", folder / "run", "--out", folder / "score"
-        )
+        scdfm_command(patch, "evaluate", out, data, *subset, "--run", folder / "run", "--out", folder / "score")
     return folder
 
 

@@ -19,9 +19,7 @@ from scdfm.training.module import FlowModule
 
 @pytest.fixture(scope="module")
 def cells() -> scdfm.CellTable:
-    return scdfm.read_cells(
-        small.screen(n_genes=24, n_targets=4, cells_per_condition=8, n_controls=20, truth_cells=4)
-    )
+    return scdfm.read_cells(small.screen(n_genes=24, n_targets=4, cells_per_condition=8, n_controls=20, truth_cells=4))
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +38,7 @@ def test_a_cell_that_fits_is_run_twice(cells: scdfm.CellTable, run: scdfm.Run) -
     np.testing.assert_array_equal(values(run), before)
 
 
-def test_the_working_folder_changes(
-    cells: scdfm.CellTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_working_folder_changes(cells: scdfm.CellTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = small.run(Path("run"), cells)
     found = scdfm.screen(run, out="found", targets=run.manifest.targets[:2], cells=2)
@@ -59,9 +55,7 @@ def test_ctrl_c_in_a_cell_that_fits(
     cells: scdfm.CellTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: bool
 ) -> None:
     """Also where the folder is moved before the fit goes on: which weights are the best so far is not forgotten."""
-    options = small.options(
-        training={"max_steps": 6, "validate_every": 1, "keep": "best", "learning_rate": 0.3}
-    )
+    options = small.options(training={"max_steps": 6, "validate_every": 1, "keep": "best", "learning_rate": 0.3})
     config = scdfm.Config().updated(options)
     whole = scdfm.fit(cells, config=config, out=tmp_path / "whole", progress=False)
     step = FlowModule.training_step
@@ -72,17 +66,12 @@ def test_ctrl_c_in_a_cell_that_fits(
         return step(self, *given)  # type: ignore[arg-type]
 
     out = tmp_path / "run"
-    with (
-        mock.patch.object(FlowModule, "training_step", stops),
-        pytest.raises(InterruptedFitError, match="resume"),
-    ):
+    with mock.patch.object(FlowModule, "training_step", stops), pytest.raises(InterruptedFitError, match="resume"):
         scdfm.fit(cells, config=config, out=out, progress=False)
     if moved:
         out = out.rename(tmp_path / "moved")
     run = scdfm.fit(cells, config=config, out=out, resume=True, progress=False)
-    assert (run.path / "weights.safetensors").read_bytes() == (
-        whole.path / "weights.safetensors"
-    ).read_bytes()
+    assert (run.path / "weights.safetensors").read_bytes() == (whole.path / "weights.safetensors").read_bytes()
     assert run.manifest.result == whole.manifest.result
 
 

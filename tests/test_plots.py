@@ -44,9 +44,7 @@ def summary() -> pd.DataFrame:
 
 
 def shifts(n: int) -> pd.DataFrame:
-    return pd.DataFrame(
-        rng().normal(size=(n, 12)), index=[f"A{at}+B{at}" for at in range(n)], columns=GENES[:12]
-    )
+    return pd.DataFrame(rng().normal(size=(n, 12)), index=[f"A{at}+B{at}" for at in range(n)], columns=GENES[:12])
 
 
 def cells(n: int, mean: float, n_genes: int = 4) -> pd.DataFrame:
@@ -56,21 +54,13 @@ def cells(n: int, mean: float, n_genes: int = 4) -> pd.DataFrame:
 def log() -> pd.DataFrame:
     steps = np.arange(1, 401)
     validated = np.where(steps % 100 == 0, 3.0 - steps / 400, np.nan)
-    return pd.DataFrame(
-        {"step": steps, "loss": 1 / steps, "cfm": 1 / steps, "mmd": np.nan, "val_l2": validated}
-    )
+    return pd.DataFrame({"step": steps, "loss": 1 / steps, "cfm": 1 / steps, "mmd": np.nan, "val_l2": validated})
 
 
 def draw(name: str) -> Figure:
-    scores = pd.DataFrame(
-        rng().random((30, 2)), index=[f"C{at}" for at in range(30)], columns=["scdfm", "ridge"]
-    )
+    scores = pd.DataFrame(rng().random((30, 2)), index=[f"C{at}" for at in range(30)], columns=["scdfm", "ridge"])
     positions = pd.DataFrame(
-        {
-            "model": ["scdfm", "ridge"] * 2,
-            "metric": ["l2", "l2", "ds", "ds"],
-            "position": [0.4, 0.6, -2.0, np.nan],
-        }
+        {"model": ["scdfm", "ridge"] * 2, "metric": ["l2", "l2", "ds", "ds"], "position": [0.4, 0.6, -2.0, np.nan]}
     )
     real = pd.Series(rng().standard_t(3, 200), GENES)
     points = {name: rng().normal(size=(50, 2)) for name in ("control", "real", "predicted")}
@@ -124,9 +114,7 @@ def test_priors_share_a_colour_and_stand_out_by_their_mark() -> None:
     models = ["default", "prior (default)", "prior (tiny)", "tiny"]
     colours = plots.model_colours(models)
     assert colours["prior (default)"] == colours["prior (tiny)"] == REFERENCES["prior"]
-    assert [colours[name] for name in ("default", "tiny")] == list(plots.model_colours(["a", "b"]).values())[
-        -2:
-    ]
+    assert [colours[name] for name in ("default", "tiny")] == list(plots.model_colours(["a", "b"]).values())[-2:]
     table = pd.DataFrame(
         {"model": ["scdfm", "prior"], "metric": "l2", "mean": [1.0, 2.0], "low": 0.5, "high": 2.5, "n": 9}
     )
@@ -138,11 +126,7 @@ def test_priors_share_a_colour_and_stand_out_by_their_mark() -> None:
     track = plots.position_track(
         pd.DataFrame({"model": ["scdfm", "prior"], "metric": "l2", "position": [0.5, 0.4]}), "scdfm"
     )
-    corners = [
-        len(points.get_paths()[0].vertices)
-        for points in track.axes[0].collections
-        if len(points.get_offsets())
-    ]
+    corners = [len(points.get_paths()[0].vertices) for points in track.axes[0].collections if len(points.get_offsets())]
     assert corners[1] == 5  # a closed square, turned
     assert corners[0] > 5
 
@@ -150,12 +134,7 @@ def test_priors_share_a_colour_and_stand_out_by_their_mark() -> None:
 def test_metric_dots_stand_at_the_means() -> None:
     figure = plots.metric_dots(summary(), ["ds"], {"ds": "DS ↑"})
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert [(float(dot.get_xdata()[0]), float(dot.get_ydata()[0])) for dot in dots] == [
-        (1, 3),
-        (2, 2),
-        (3, 1),
-        (4, 0),
-    ]
+    assert [(float(dot.get_xdata()[0]), float(dot.get_ydata()[0])) for dot in dots] == [(1, 3), (2, 2), (3, 1), (4, 0)]
     bars = [line for line in figure.axes[0].lines if line.get_marker() != "o"]
     assert [list(bar.get_xdata()) for bar in bars] == [[0.5, 2.0], [1.5, 3.0], [2.5, 4.0], [3.5, 5.0]]
     assert {"DS ↑", *MODELS} <= set(texts(figure))
@@ -173,9 +152,7 @@ def test_position_outside_the_picture_is_told() -> None:
 
 @pytest.mark.parametrize("higher", [True, False])
 def test_ranking_shows_the_ends_of_many_conditions(higher: bool) -> None:
-    scores = pd.DataFrame(
-        {"scdfm": np.linspace(0, 1, 500), "ridge": 0.5}, index=[f"C{at:03d}" for at in range(500)]
-    )
+    scores = pd.DataFrame({"scdfm": np.linspace(0, 1, 500), "ridge": 0.5}, index=[f"C{at:03d}" for at in range(500)])
     figure = plots.ranking(scores, "scdfm", "ridge", higher_is_better=higher, most=10)
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     expected = [*range(5), *range(495, 500)]

@@ -31,9 +31,9 @@ Call = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def screen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("terminated") / "screen.h5ad"
-    scdfm.simulate(
-        n_genes=24, n_targets=4, cells_per_condition=8, n_controls=20, truth_cells=4, seed=3
-    ).write_h5ad(path)
+    scdfm.simulate(n_genes=24, n_targets=4, cells_per_condition=8, n_controls=20, truth_cells=4, seed=3).write_h5ad(
+        path
+    )
     return path
 
 
@@ -51,9 +51,7 @@ def terminated_at(place: int, function: Callable[..., Any]) -> Callable[..., Any
     return counted
 
 
-def test_a_prediction_goes_on(
-    call: Call, screen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prediction_goes_on(call: Call, screen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells, config = scdfm.read_cells(screen), scdfm.Config().with_settings(SMALL)
     run = scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
     names = ",".join(run.manifest.targets)
@@ -75,33 +73,13 @@ def test_a_prediction_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "place"),
-    [(FlowModule, "training_step", 3), (pieces, "evaluate", 2)],
-    ids=["fit", "score"],
+    ("owner", "name", "place"), [(FlowModule, "training_step", 3), (pieces, "evaluate", 2)], ids=["fit", "score"]
 )
 def test_a_benchmark_goes_on(
-    call: Call,
-    screen: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    owner: Any,
-    name: str,
-    place: int,
+    call: Call, screen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, place: int
 ) -> None:
     settings = [word for setting in SMALL for word in ("--set", setting)]
-    line = [
-        "benchmark",
-        screen,
-        "--folds",
-        "0",
-        "--seeds",
-        "2",
-        "--metrics",
-        "l2",
-        "--quiet",
-        *settings,
-        "--out",
-    ]
+    line = ["benchmark", screen, "--folds", "0", "--seeds", "2", "--metrics", "l2", "--quiet", *settings, "--out"]
     assert call(*line, tmp_path / "whole")[0] == 0
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, terminated_at(place, getattr(owner, name)))

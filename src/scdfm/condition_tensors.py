@@ -67,9 +67,7 @@ class ConditionTensors:
         """The same conditions with everything but their covariates left out."""
         return replace(self, dropped=torch.ones(len(self), dtype=torch.bool, device=self.tokens.device))
 
-    def thinned(
-        self, rng: torch.Generator, conditions: float = 0.0, identities: float = 0.0
-    ) -> ConditionTensors:
+    def thinned(self, rng: torch.Generator, conditions: float = 0.0, identities: float = 0.0) -> ConditionTensors:
         """A share of the conditions dropped, and of the described slots' identities, as training does it.
 
         Where a target's own vector is sometimes hidden, its features must learn to speak alone.

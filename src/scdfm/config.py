@@ -14,17 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from scdfm.errors import ConfigError
-from scdfm.options import (
-    SCREENS,
-    TABLE,
-    DataConfig,
-    Section,
-    checked,
-    merged,
-    read_toml,
-    screens_of,
-    table_of,
-)
+from scdfm.options import SCREENS, TABLE, DataConfig, Section, checked, merged, read_toml, screens_of, table_of
 from scdfm.presets import PRESETS
 
 Positive = Annotated[float, Field(gt=0)]
@@ -97,9 +87,7 @@ class ModelConfig(Section):
             if self.width % getattr(self, name):
                 raise ValueError(f"width {self.width} is not a multiple of {name} {getattr(self, name)}")
         if self.backbone == "perceiver" and self.attention == "softmax":
-            raise ValueError(
-                "attention 'softmax' has no effect on backbone 'perceiver', which has no differential map"
-            )
+            raise ValueError("attention 'softmax' has no effect on backbone 'perceiver', which has no differential map")
         if self.latents is not None and self.backbone != "linear":
             raise ValueError(
                 f"latents {self.latents} has no effect on backbone '{self.backbone}'; it belongs to 'linear'"
@@ -217,9 +205,7 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _ordered(self) -> TrainingConfig:
         if self.min_learning_rate > self.learning_rate:
-            raise ValueError(
-                f"min_learning_rate {self.min_learning_rate} exceeds learning_rate {self.learning_rate}"
-            )
+            raise ValueError(f"min_learning_rate {self.min_learning_rate} exceeds learning_rate {self.learning_rate}")
         if self.weight_decay and self.optimizer == "adam":
             raise ValueError("weight_decay has no effect on optimizer 'adam'; set it to 0 or choose 'adamw'")
         return self
@@ -255,9 +241,7 @@ class SamplingConfig(Section):
 class SplitConfig(Section):
     """Which conditions are kept for the test, and which of the rest for validation."""
 
-    kind: Literal["additive", "holdout", "combinations", "covariate", "column", "file", "named", "none"] = (
-        "additive"
-    )
+    kind: Literal["additive", "holdout", "combinations", "covariate", "column", "file", "named", "none"] = "additive"
     """How test conditions are chosen; docs/faq.md says which kind answers which question."""
     fold: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Which of the splits of this kind; it decides the test conditions."""
@@ -310,12 +294,7 @@ class SplitConfig(Section):
 
     @model_validator(mode="after")
     def _sources(self) -> SplitConfig:
-        for kind, name in (
-            ("column", "column"),
-            ("file", "path"),
-            ("named", "test"),
-            ("covariate", "covariate"),
-        ):
+        for kind, name in (("column", "column"), ("file", "path"), ("named", "test"), ("covariate", "covariate")):
             if (self.kind == kind) != (getattr(self, name) is not None):
                 raise ValueError(f"split.{name} goes with split.kind = '{kind}', and only with it")
         for kind, name in (("holdout", "targets"), ("covariate", "value")):
@@ -388,9 +367,7 @@ class Config(Section):
             for parent in parents:
                 inner = inner.setdefault(parent, {})
                 if not isinstance(inner, dict):
-                    raise ConfigError(
-                        f"--set {setting}: '{parent}' was set to a value before; keep one of the two"
-                    )
+                    raise ConfigError(f"--set {setting}: '{parent}' was set to a value before; keep one of the two")
             inner[leaf] = _value(text)
         return self.updated(values, where="--set")
 

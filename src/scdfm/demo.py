@@ -35,6 +35,4 @@ def run_demo(out: str | Path, *, seed: int = 0, overwrite: bool = False, progres
     predicted = run.predict(seed=seed, progress=progress)
     write_h5ad(out / PREDICTED, predicted)
     command = {"command": f"scdfm demo --out {out} --seed {seed}"}
-    return evaluate_files(
-        predicted, cells, out / REPORT, training=run, name="scdfm", provenance=command, seed=seed
-    )
+    return evaluate_files(predicted, cells, out / REPORT, training=run, name="scdfm", provenance=command, seed=seed)

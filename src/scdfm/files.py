@@ -63,9 +63,7 @@ def becoming(path: Path, temporary: Path, size: int | None = None) -> Iterator[N
             if words is None or isinstance(error, ScdfmError):
                 raise
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", RuntimeWarning
-                )  # of coroutines that nobody waits for any more
+                warnings.simplefilter("ignore", RuntimeWarning)  # of coroutines that nobody waits for any more
                 traceback.clear_frames(error.__traceback__)  # what they hold would complain of the disk later
             if words in NO_ROOM:
                 raise DiskFullError(_full(path, written, size)) from error
@@ -206,9 +204,7 @@ def read_names(path: Path, what: str) -> list[str]:
     try:
         lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConditionError(
-            f"{what} {path} cannot be read ({error}); expected a text of one name a line"
-        ) from error
+        raise ConditionError(f"{what} {path} cannot be read ({error}); expected a text of one name a line") from error
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise ConditionError(f"{what} {path} holds no name; expected one a line")
@@ -259,9 +255,7 @@ def new_folder(path: str | Path) -> Path:
         if path.exists() and not path.is_dir():
             raise DataError(f"output {path}: expected a folder to create, found a file; choose another --out")
         if path.is_dir() and any(not _is_part(entry) for entry in path.iterdir()):
-            raise DataError(
-                f"output folder {path} exists and is not empty; choose another --out, or remove it first"
-            )
+            raise DataError(f"output folder {path} exists and is not empty; choose another --out, or remove it first")
         path.mkdir(parents=True, exist_ok=True)
     except DataError:
         raise

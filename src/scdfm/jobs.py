@@ -25,9 +25,7 @@ PROBE_SHARE: Final = 0.04
 """... or it holds this share of the work."""
 
 
-def begun(
-    folder: str | Path, name: str, record: Mapping[str, Any], resume: bool, place: Place | None = None
-) -> Path:
+def begun(folder: str | Path, name: str, record: Mapping[str, Any], resume: bool, place: Place | None = None) -> Path:
     """A new folder that keeps `record` in the JSON file `name`, or with `resume` the one that was begun with that record.
 
     A folder without the file begins anew. Of several processes the first begins it, and the others wait for that.
@@ -44,9 +42,7 @@ def begun(
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{folder / name} cannot be read as JSON ({error}); choose another --out") from error
     if differing := [
-        _difference(key, recorded.get(key), value)
-        for key, value in record.items()
-        if recorded.get(key) != value
+        _difference(key, recorded.get(key), value) for key, value in record.items() if recorded.get(key) != value
     ]:
         raise RunError(
             f"--resume {folder}: this folder was started with other {' and '.join(differing)}; "

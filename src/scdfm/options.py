@@ -49,9 +49,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(base)
     for key, value in over.items():
         inner = values.get(key)
-        values[key] = (
-            merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
-        )
+        values[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
     return values
 
 
@@ -159,9 +157,7 @@ class DataConfig(Section):
     @classmethod
     def load(cls, path: str | Path, base: DataConfig | None = None) -> DataConfig:
         """The table `[data]` of a TOML file over `base`; its other tables are `Config.load`'s."""
-        return (base or cls()).updated(
-            table_of(read_toml(path), path), f"config file {path}, table [{TABLE}]"
-        )
+        return (base or cls()).updated(table_of(read_toml(path), path), f"config file {path}, table [{TABLE}]")
 
     def updated(self, values: Mapping[str, Any], where: str) -> DataConfig:
         """This declaration with `values` put over it; ConfigError names the key."""
@@ -169,9 +165,7 @@ class DataConfig(Section):
 
     def options(self) -> dict[str, Any]:
         """The options of `read_cells`."""
-        return {name: getattr(self, name) for name in type(self).model_fields} | {
-            "subset": self.subset or None
-        }
+        return {name: getattr(self, name) for name in type(self).model_fields} | {"subset": self.subset or None}
 
 
 class Screens(NamedTuple):
@@ -187,9 +181,7 @@ def screens_of(path: str | Path) -> Screens:
     """The tables `[screens.NAME]` of a TOML file, checked; none where it has none."""
     where = f"config file {path}, table [{SCREENS}]"
     screens = read_toml(path).get(SCREENS, {})
-    genes = (
-        screens.pop("genes") if isinstance(screens, dict) and isinstance(screens.get("genes"), str) else None
-    )
+    genes = screens.pop("genes") if isinstance(screens, dict) and isinstance(screens.get("genes"), str) else None
     if not isinstance(screens, dict) or not all(isinstance(one, dict) for one in screens.values()):
         raise ConfigError(f"{where}: expected a table [{SCREENS}.NAME] for each screen")
     if genes not in (None, *JOINED_ON):
@@ -198,14 +190,10 @@ def screens_of(path: str | Path) -> Screens:
     for name, one in screens.items():
         if not isinstance(one.get("file"), str):
             raise ConfigError(f"{where}: '{name}' names no file; expected file = \"SCREEN.h5ad\"")
-        DataConfig().updated(
-            {key: value for key, value in one.items() if key != "file"}, f"{where}, '{name}'"
-        )
+        DataConfig().updated({key: value for key, value in one.items() if key != "file"}, f"{where}, '{name}'")
     for name, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
-            raise ConfigError(
-                f"{where}: '{name}' has the weight {weight!r}; expected a number above 0 such as 2.0"
-            )
+            raise ConfigError(f"{where}: '{name}' has the weight {weight!r}; expected a number above 0 such as 2.0")
     return Screens(screens, genes, {name: float(weight) for name, weight in weights.items()})
 
 

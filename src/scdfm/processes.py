@@ -145,9 +145,7 @@ def wait_for_all() -> None:
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(
-            torch.zeros(1)
-        )  # on the CPU whatever the device: barrier() would ask for one
+        torch.distributed.all_reduce(torch.zeros(1))  # on the CPU whatever the device: barrier() would ask for one
 
 
 def in_turn(make: Callable[[], T]) -> T:

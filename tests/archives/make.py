@@ -40,13 +40,7 @@ TINY: dict[str, Any] = {
                  "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu", "keep": "last"},
     "sampling": {"steps": 1, "cells": 6},
 }  # fmt: skip
-BENCHMARK: dict[str, Any] = {
-    "models": ["instant"],
-    "folds": [0],
-    "seeds": 1,
-    "metrics": ["l2", "mae"],
-    "n_cells": 6,
-}
+BENCHMARK: dict[str, Any] = {"models": ["instant"], "folds": [0], "seeds": 1, "metrics": ["l2", "mae"], "n_cells": 6}
 
 
 def instant() -> scdfm.Config:
@@ -68,19 +62,16 @@ def stopped_fit(cells: scdfm.CellTable, out: Path) -> None:
             raise KeyboardInterrupt
         return step(self, *given)
 
-    with (
-        mock.patch.object(FlowModule, "training_step", stops),
-        contextlib.suppress(scdfm.errors.InterruptedFitError),
-    ):
+    with mock.patch.object(FlowModule, "training_step", stops), contextlib.suppress(scdfm.errors.InterruptedFitError):
         scdfm.fit(cells, config=config(), out=out, progress=False)
 
 
 def make(folder: Path) -> None:
     """Write the archive `folder`, which must not be there."""
     folder.mkdir()
-    scdfm.simulate(
-        n_genes=24, n_targets=4, cells_per_condition=8, n_controls=20, truth_cells=4, seed=3
-    ).write_h5ad(folder / "screen.h5ad", compression="gzip")
+    scdfm.simulate(n_genes=24, n_targets=4, cells_per_condition=8, n_controls=20, truth_cells=4, seed=3).write_h5ad(
+        folder / "screen.h5ad", compression="gzip"
+    )
     cells = scdfm.read_cells(folder / "screen.h5ad")
     run = scdfm.fit(cells, config=instant(), out=folder / "run", progress=False)
     names = sorted(run.manifest.targets)[:3]
@@ -105,8 +96,6 @@ if __name__ == "__main__":
     if len(sys.argv) != 2 or (HERE / sys.argv[1]).exists():
         sys.exit("usage: python tests/archives/make.py NAME, of an archive that is not there yet")
     warnings.filterwarnings("ignore")
-    with (
-        tempfile.TemporaryDirectory() as place
-    ):  # files keep the path they were made at: none of somebody's home
+    with tempfile.TemporaryDirectory() as place:  # files keep the path they were made at: none of somebody's home
         make(Path(place) / sys.argv[1])
         shutil.copytree(Path(place) / sys.argv[1], HERE / sys.argv[1])

@@ -45,9 +45,7 @@ def test_a_run_predicts_what_it_did(archive: Path) -> None:
     run = scdfm.Run.load(archive / "run")
     same(run.predict(names, seed=1), expected)
     other = run.predict(names, seed=2)
-    assert (
-        np.isclose(other.X.toarray(), expected.X.toarray(), atol=1e-4).mean() < 0.99
-    )  # what the comparison can tell
+    assert np.isclose(other.X.toarray(), expected.X.toarray(), atol=1e-4).mean() < 0.99  # what the comparison can tell
 
 
 def test_a_run_of_the_last_format_before_the_first_release_is_one_of_today(archive: Path) -> None:

@@ -108,10 +108,7 @@ class Bench:
         return self.run_with(edit, source=source)
 
     def weights_with(
-        self,
-        change: Callable[[dict[str, Any]], Any],
-        file: str = "weights.safetensors",
-        source: Path | None = None,
+        self, change: Callable[[dict[str, Any]], Any], file: str = "weights.safetensors", source: Path | None = None
     ) -> Path:
         """A copy of the good run with other tensors that its manifest vouches for."""
 
@@ -136,9 +133,7 @@ class Case:
 def signed(run: Path) -> Path:
     """`run` after its manifest took the digests of the files as they are."""
     values = json.loads((run / "manifest.json").read_text())
-    values["digests"] = {
-        name: file_digest(run / name) for name in values["digests"] if (run / name).is_file()
-    }
+    values["digests"] = {name: file_digest(run / name) for name in values["digests"] if (run / name).is_file()}
     (run / "manifest.json").write_text(json.dumps(values))
     return run
 
@@ -151,9 +146,7 @@ def truncated(path: Path, share: float = 0.5) -> None:
 
 def simulated(seed: int) -> ad.AnnData:
     """A screen of seconds: 14 genes, 3 singles, 3 doubles."""
-    adata = scdfm.simulate(
-        n_genes=14, n_targets=3, cells_per_condition=6, n_controls=10, truth_cells=2, seed=seed
-    )
+    adata = scdfm.simulate(n_genes=14, n_targets=3, cells_per_condition=6, n_controls=10, truth_cells=2, seed=seed)
     adata.obs["batch"] = np.where(np.arange(adata.n_obs) % 2, "odd", "even")
     adata.obs["part"] = ["test" if "+" in name else "train" for name in adata.obs["perturbation"].astype(str)]
     return adata
@@ -182,8 +175,6 @@ def relabelled(names: dict[str, Any]) -> Callable[[ad.AnnData], None]:
         known = conditions(adata)
         mapping = {known[int(key)] if key.isdecimal() else key: value for key, value in names.items()}
         labels = adata.obs["perturbation"].astype(object)
-        adata.obs["perturbation"] = pd.Series(
-            [mapping.get(label, label) for label in labels], adata.obs.index
-        )
+        adata.obs["perturbation"] = pd.Series([mapping.get(label, label) for label in labels], adata.obs.index)
 
     return change

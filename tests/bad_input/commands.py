@@ -33,16 +33,7 @@ def inspect(change: Change) -> Callable[[Bench], Sequence[Any]]:
 
 def screen(*words: Any, run: Any = None) -> Callable[[Bench], Sequence[Any]]:
     """`scdfm screen` with more words."""
-    return lambda bench: [
-        "screen",
-        run or bench.run,
-        "--out",
-        bench.folder / "s",
-        "--cells",
-        "3",
-        "--quiet",
-        *words,
-    ]
+    return lambda bench: ["screen", run or bench.run, "--out", bench.folder / "s", "--cells", "3", "--quiet", *words]
 
 
 def ranked(name: str, content: str | bytes) -> Callable[[Bench], Sequence[Any]]:

@@ -26,9 +26,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     targets = runs[0].manifest.targets
     scdfm.screen(runs[0], out=folder / "screened", targets=targets, cells=3)
     designed(3).write_h5ad(folder / "designed.h5ad")
-    cells = scdfm.read_cells(
-        folder / "designed.h5ad", covariates=["cell_type"], dose_key="dose", time_key="time"
-    )
+    cells = scdfm.read_cells(folder / "designed.h5ad", covariates=["cell_type"], dose_key="dose", time_key="time")
     features = pd.DataFrame({"a": range(3), "b": [1.0, 0.0, 1.0]}, index=targets)
     runs.append(
         scdfm.fit(

@@ -31,9 +31,7 @@ def column(
         kept = (adata.obs["perturbation"] == "control") & (not everywhere)
         mixed = new.where(~kept, old)
         texts = any(isinstance(value, str) for value in mixed)
-        adata.obs[name] = (
-            mixed.map(str, na_action="ignore").astype("category") if texts else mixed.astype(float)
-        )
+        adata.obs[name] = mixed.map(str, na_action="ignore").astype("category") if texts else mixed.astype(float)
 
     return lambda bench: bench.fit(*(words or DESIGN), data=bench.screen_with(edit, bench.designed))
 

@@ -27,14 +27,7 @@ FILES = ("scores.csv", "summary.csv", "differences.csv", "benchmark.md", "benchm
 
 
 def run(cells, out, **options):
-    given = {
-        "split": "holdout",
-        "folds": [0, 1],
-        "seeds": 1,
-        "models": "tiny",
-        "metrics": METRICS,
-        "progress": False,
-    }
+    given = {"split": "holdout", "folds": [0, 1], "seeds": 1, "models": "tiny", "metrics": METRICS, "progress": False}
     return scdfm.benchmark(cells, out=out, options=SMALL, **{**given, **options})  # fmt: skip
 
 
@@ -61,9 +54,7 @@ def test_every_baseline_and_part_is_in_the_table(whole):
 
 
 def test_a_piece_is_what_fit_predict_and_evaluate_give(whole, cells, tmp_path):
-    config = scdfm.Config.preset("tiny").with_settings(
-        [*SMALL, "split.kind=holdout", "split.fold=1", "seed=0"]
-    )
+    config = scdfm.Config.preset("tiny").with_settings([*SMALL, "split.kind=holdout", "split.fold=1", "seed=0"])
     fitted = scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
     predicted = fitted.predict(seed=0)
     means = cells.means(["control", *fitted.split.train, *fitted.split.validation])
@@ -75,9 +66,7 @@ def test_a_piece_is_what_fit_predict_and_evaluate_give(whole, cells, tmp_path):
     ours = whole.scores[(whole.scores["fold"] == 1) & (whole.scores["beside"] == "")]
     columns = ["model", "condition", "metric"]
     theirs = table.set_index(columns)["value"].sort_index()
-    pd.testing.assert_series_equal(
-        ours.set_index(columns)["value"].sort_index(), theirs, rtol=1e-6, check_exact=False
-    )
+    pd.testing.assert_series_equal(ours.set_index(columns)["value"].sort_index(), theirs, rtol=1e-6, check_exact=False)
 
 
 class Killed(BaseException):
@@ -133,9 +122,7 @@ def test_finished_pieces_are_read_not_done_again(whole, cells, tmp_path, capsys)
     lines = capsys.readouterr().err.splitlines()
     assert [line.startswith(f"[{i}/4] ") for i, line in enumerate(lines, 1)] == [True] * 4
     assert [line.endswith("finished before") for line in lines] == [True, True, True, False]
-    assert (
-        tmp_path / "out" / "fold0" / "tiny-seed0" / "run" / "weights.safetensors"
-    ).stat().st_mtime_ns == before
+    assert (tmp_path / "out" / "fold0" / "tiny-seed0" / "run" / "weights.safetensors").stat().st_mtime_ns == before
     assert contents(again.path) == contents(whole.path)
 
 
@@ -229,9 +216,7 @@ def test_a_split_made_by_hand(cells, tmp_path):
     singles = [name for name in cells.conditions[1:] if "+" not in name]
     doubles = [name for name in cells.conditions if "+" in name]
     split = scdfm.Split("mine", 0, (*singles, *doubles[2:]), (), tuple(doubles[:2]))
-    config = scdfm.Config.preset("tiny").with_settings(
-        [*SMALL, "training.max_steps=2", "flow.source=gaussian"]
-    )
+    config = scdfm.Config.preset("tiny").with_settings([*SMALL, "training.max_steps=2", "flow.source=gaussian"])
     found = run(cells, tmp_path / "out", split=split, folds=None, models=Contender("short fit", config))
     assert set(found.scores["condition"]) == set(split.test)
     trained = scdfm.Run.load(tmp_path / "out" / "fold0" / "short_fit-seed0" / "run")
@@ -242,9 +227,7 @@ def test_a_split_made_by_hand(cells, tmp_path):
 
 
 def test_a_run_without_control_cells_has_its_prior_from_those_of_the_screen(cells, tmp_path):
-    config = scdfm.Config.preset("tiny").with_settings(
-        [*SMALL, "training.max_steps=2", "training.keep_controls=0"]
-    )
+    config = scdfm.Config.preset("tiny").with_settings([*SMALL, "training.max_steps=2", "training.keep_controls=0"])
     found = run(cells, tmp_path / "out", folds=[0], models=Contender("bare", config), metrics=["l2"])
     fitted = scdfm.Run.load(tmp_path / "out" / "fold0" / "bare-seed0" / "run")
     before = fitted.untrained().predict(fitted.split.test, cells, seed=0)

@@ -25,14 +25,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "peers.md"
 
 
 def run(cells, out, models, **options):
-    given = {
-        "split": "additive",
-        "folds": [0],
-        "seeds": 1,
-        "metrics": METRICS,
-        "progress": False,
-        "n_cells": 12,
-    }
+    given = {"split": "additive", "folds": [0], "seeds": 1, "metrics": METRICS, "progress": False, "n_cells": 12}
     given |= {"peers": PeerOptions(60.0)}
     return scdfm.benchmark(cells, out=out, models=models, **given | options)
 
@@ -63,9 +56,7 @@ def answers(screen, cells, tmp_path_factory):
     leave("negative", changed(0, -0.5))
     leave("nan", changed(0, np.nan))
     leave("genes", predicted[:, :40].copy())
-    leave(
-        "partial", predicted[(predicted.obs["perturbation"].astype(str) != split.test[0]).to_numpy()].copy()
-    )
+    leave("partial", predicted[(predicted.obs["perturbation"].astype(str) != split.test[0]).to_numpy()].copy())
     return place
 
 
@@ -82,8 +73,7 @@ def mine(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(cells, answers, mine, tmp_path_factory):
     stubs = {
-        name: copies(answers / name / "predicted.h5ad")
-        for name in ("good", "negative", "nan", "genes", "partial")
+        name: copies(answers / name / "predicted.h5ad") for name in ("good", "negative", "nan", "genes", "partial")
     }
     stubs["mine"] = f"{shlex.quote(sys.executable)} {shlex.quote(str(mine))}"
     stubs["silent"] = "true"
@@ -93,9 +83,9 @@ def whole(cells, answers, mine, tmp_path_factory):
 
 
 def means(found, metric="l2"):
-    return found.summary[(found.summary["part"] == "all") & (found.summary["metric"] == metric)].set_index(
-        "model"
-    )["mean"]
+    return found.summary[(found.summary["part"] == "all") & (found.summary["metric"] == metric)].set_index("model")[
+        "mean"
+    ]
 
 
 def costs_of(found):
@@ -130,13 +120,10 @@ def test_what_is_repaired_is_scored_and_told(whole):
     assert l2["good"] == 0
     assert l2["negative"] < 0.1 * l2["no change"]
     assert any(
-        note.startswith("negative, fold 0:") and "below 0 (lowest -0.5), cut at 0" in note
-        for note in whole.notes
+        note.startswith("negative, fold 0:") and "below 0 (lowest -0.5), cut at 0" in note for note in whole.notes
     )
     assert costs.loc["partial", "predicted"] == costs.loc["partial", "asked"] - 1
-    assert any(
-        re.match(r"partial, fold 0: scored on \d+ of \d+ test conditions", note) for note in whole.notes
-    )
+    assert any(re.match(r"partial, fold 0: scored on \d+ of \d+ test conditions", note) for note in whole.notes)
     beside = whole.scores[whole.scores["beside"] == "partial"]
     assert "no change" in set(beside["model"])  # the simple rules on the same conditions
 
@@ -211,9 +198,7 @@ def test_a_disk_that_fails_is_no_failure_of_the_method(cells, answers, tmp_path,
     with pytest.raises(ScdfmError, match="Input/output error"):
         run(cells, tmp_path / "out", f"command:good={copies(answers / 'good' / 'predicted.h5ad')}")
     monkeypatch.undo()
-    again = run(
-        cells, tmp_path / "out", f"command:good={copies(answers / 'good' / 'predicted.h5ad')}", resume=True
-    )
+    again = run(cells, tmp_path / "out", f"command:good={copies(answers / 'good' / 'predicted.h5ad')}", resume=True)
     assert np.isfinite(means(again)["good"])
     read = Path.read_text
 
@@ -222,16 +207,9 @@ def test_a_disk_that_fails_is_no_failure_of_the_method(cells, answers, tmp_path,
 
     monkeypatch.setattr(Path, "read_text", unreadable)
     with pytest.raises(StorageError, match=r"piece.json cannot be read \(Input/output error\)"):
-        run(
-            cells,
-            tmp_path / "out",
-            f"command:good={copies(answers / 'good' / 'predicted.h5ad')}",
-            resume=True,
-        )
+        run(cells, tmp_path / "out", f"command:good={copies(answers / 'good' / 'predicted.h5ad')}", resume=True)
     monkeypatch.undo()
-    denied = run(
-        cells, tmp_path / "denied", "command:mine=sh -c 'echo Input/output error; exit 1'"
-    )  # its own words
+    denied = run(cells, tmp_path / "denied", "command:mine=sh -c 'echo Input/output error; exit 1'")  # its own words
     assert any("ended with code 1: Input/output error" in note for note in denied.notes)
 
 
@@ -247,10 +225,7 @@ def test_a_script_that_changed_is_run_anew(cells, answers, tmp_path):
 
 def test_a_command_that_hangs_is_a_row(cells, tmp_path):
     found = run(cells, tmp_path / "out", ["command:slow=sh -c 'sleep 60'"], peers=PeerOptions(0.2))
-    assert any(
-        "slow, fold 0: no score: ended after" in note and "far past its budget" in note
-        for note in found.notes
-    )
+    assert any("slow, fold 0: no score: ended after" in note and "far past its budget" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -282,9 +257,7 @@ def test_a_peer_that_is_not_installed_is_refused_before_any_work(cells, tmp_path
 def test_names_are_separated_and_commas_of_a_command_stay():
     from scdfm.benchmarking import make_plan
 
-    made = make_plan(
-        models="scdfm,prior,ridge,command:a=run --x 1,2,command:b=other,file:c=p.h5ad", seeds=1
-    ).contenders
+    made = make_plan(models="scdfm,prior,ridge,command:a=run --x 1,2,command:b=other,file:c=p.h5ad", seeds=1).contenders
     assert [one.name for one in made] == ["scdfm", "a", "b", "c"]
     assert made[0].config == scdfm.Config.preset("default")
     assert made[1].command == ("run", "--x", "1,2")

@@ -18,9 +18,7 @@ COLUMNS = ["l2", "mse", "mae", "pearson_delta", "ds", "pearson_delta_hat", "pear
 
 
 def script(*arguments: object) -> str:
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)], check=True, capture_output=True, text=True
-    ).stdout
+    return subprocess.run([sys.executable, *map(str, arguments)], check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +35,7 @@ def screen(shared, tmp_path_factory):
         doub_labels=doubles[touching], lfc_s=bundle["lfc_s"][alone, :1200], lfc_d=bundle["lfc_d"][touching, :1200],
     )  # fmt: skip
     maker = shared / "tools" / "make_norman_like.py"
-    script(
-        maker, folder / "screen.h5ad", "--effects", folder / "effects.npz", "--cells", 40, "--controls", 150
-    )
+    script(maker, folder / "screen.h5ad", "--effects", folder / "effects.npz", "--cells", 40, "--controls", 150)
     return folder / "screen.h5ad"
 
 
@@ -54,11 +50,7 @@ def test_benchmark_reproduces_the_table(screen, shared, tmp_path):
     theirs = np.array([expected[name] for name in ROWS])
     # the script gives a number to what has no answer: correlations with the centre itself
     theirs[np.isnan(ours)] = np.nan
-    assert (
-        np.isnan(ours).sum() == 3
-    )  # no change: no shift; training mean: no difference from the centre, twice
+    assert np.isnan(ours).sum() == 3  # no change: no shift; training mean: no difference from the centre, twice
     np.testing.assert_allclose(ours, theirs, atol=5.001e-5, rtol=0)
     measured = {name for name in scdfm.read_cells(screen).conditions if "+" in name}
-    assert found.scores["condition"].nunique() < len(
-        measured
-    )  # some doubles lack a single and are not scored
+    assert found.scores["condition"].nunique() < len(measured)  # some doubles lack a single and are not scored

@@ -38,11 +38,7 @@ def test_one_fold_and_seed_is_the_summary_of_evaluate(values):
 def test_one_fold_and_seed_is_the_pairing_of_evaluate(values):
     models = ["no change", "additive", "ridge", "m"]
     scores = pd.concat(
-        [
-            rows(name, values[i] * (1 + i), metric=metric)
-            for i, name in enumerate(models)
-            for metric in ("l2", "ds")
-        ]
+        [rows(name, values[i] * (1 + i), metric=metric) for i, name in enumerate(models) for metric in ("l2", "ds")]
     )
     scores.loc[(scores["model"] == "additive") & scores["condition"].isin(CONDITIONS[:8]), "value"] = np.nan
     ours, theirs = differences(scores), evaluation.differences(scores)

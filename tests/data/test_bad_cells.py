@@ -26,9 +26,7 @@ GENES = ["G0", "G1", "G2", "G3"]
 
 def adata(x: Any = None, labels: list[Any] | None = None, genes: list[str] | None = None) -> ad.AnnData:
     values = np.random.default_rng(0).random((6, 4)).astype(np.float32) if x is None else x
-    obs = pd.DataFrame(
-        {"perturbation": labels or LABELS, "line": ["K562"] * 6}, index=[f"c{i}" for i in range(6)]
-    )
+    obs = pd.DataFrame({"perturbation": labels or LABELS, "line": ["K562"] * 6}, index=[f"c{i}" for i in range(6)])
     return ad.AnnData(values, obs=obs, var=pd.DataFrame(index=genes or GENES))
 
 
@@ -98,11 +96,7 @@ IN_MEMORY: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
         {},
         "condition 'A.': expected targets joined by '.', found an empty one; rename it",
     ),
-    "label doubled": (
-        lambda: adata(labels=["control", "A+A", "A", "A", "B", "A"]),
-        {},
-        "names target 'A' twice",
-    ),
+    "label doubled": (lambda: adata(labels=["control", "A+A", "A", "A", "B", "A"]), {}, "names target 'A' twice"),
     "genes repeated": (
         repeated_genes,
         {},
@@ -147,25 +141,13 @@ IN_MEMORY: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
         r"0.5 for gene 'G0' in cell 'c0' \(24 such values\); expected raw counts",
     ),
     "all zero": (lambda: adata(np.zeros((6, 4))), {}, "holds only zeros"),
-    "all zero, sparse counts": (
-        lambda: adata(sp.csr_matrix((6, 4))),
-        {"target_sum": 1e4},
-        "holds only zeros",
-    ),
+    "all zero, sparse counts": (lambda: adata(sp.csr_matrix((6, 4))), {"target_sum": 1e4}, "holds only zeros"),
     "no cells": (lambda: adata()[:0], {}, "holds no cells"),
     "no genes": (lambda: adata()[:, :0], {}, "holds no genes"),
     "no X": (no_x, {}, "AnnData has no X, no other layer"),
     "no such layer": (adata, {"layer": "counts"}, "no layer 'counts'; its layers are none"),
-    "complex": (
-        lambda: adata(np.full((6, 4), 1 + 1j)),
-        {},
-        "values of type complex128; expected real numbers",
-    ),
-    "texts": (
-        lambda: adata(np.full((6, 4), "a", dtype=object)),
-        {},
-        "values of type object; expected real numbers",
-    ),
+    "complex": (lambda: adata(np.full((6, 4), 1 + 1j)), {}, "values of type complex128; expected real numbers"),
+    "texts": (lambda: adata(np.full((6, 4), "a", dtype=object)), {}, "values of type object; expected real numbers"),
     "a list for X": (Stranger, {}, "X is a list; expected a dense, CSR or CSC matrix"),
     "subset column": (adata, {"subset": {"cell": "K562"}}, "subset column 'cell' is not in obs"),
     "subset value": (
@@ -188,19 +170,11 @@ IN_MEMORY: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
         {"subset": {"perturbation": "A"}},
         "no cell of obs column 'perturbation' is labelled 'control'",
     ),
-    "target sum zero": (
-        adata,
-        {"target_sum": 0},
-        "target_sum 0: expected None, 'median' or a positive number",
-    ),
+    "target sum zero": (adata, {"target_sum": 0}, "target_sum 0: expected None, 'median' or a positive number"),
     "target sum infinite": (adata, {"target_sum": float("inf")}, "target_sum inf"),
     "target sum true": (adata, {"target_sum": True}, "target_sum True"),
     "target sum text": (adata, {"target_sum": "mean"}, "target_sum 'mean'"),
-    "not an AnnData": (
-        lambda: pd.DataFrame({"a": [1]}),
-        {},
-        "expected a path or an AnnData, found a DataFrame",
-    ),
+    "not an AnnData": (lambda: pd.DataFrame({"a": [1]}), {}, "expected a path or an AnnData, found a DataFrame"),
     "nothing": (lambda: None, {}, "found a NoneType"),
 }
 
@@ -285,13 +259,7 @@ def test_damaged_files(case: str, good: Path) -> None:
 
 
 def test_no_file_is_no_file(tmp_path: Path) -> None:
-    for path in (
-        tmp_path / "none.h5ad",
-        str(tmp_path / "none.zarr"),
-        "https://example.org/x.h5ad",
-        "a\0b",
-        "x" * 6000,
-    ):
+    for path in (tmp_path / "none.h5ad", str(tmp_path / "none.zarr"), "https://example.org/x.h5ad", "a\0b", "x" * 6000):
         assert "does not exist; expected an .h5ad file or a .zarr store" in refusal(path)
 
 
@@ -347,29 +315,16 @@ def test_zarr_pieces_missing(tmp_path: Path) -> None:
 
 
 LABEL = st.one_of(
-    st.sampled_from(
-        ["control", "ctrl", "A", "B", "A+B", "B+A", "A+ctrl", "C", "A+A", "", "+", "A+", " A", "a/b"]
-    ),
+    st.sampled_from(["control", "ctrl", "A", "B", "A+B", "B+A", "A+ctrl", "C", "A+A", "", "+", "A+", " A", "a/b"]),
     st.text(max_size=6),
     st.none(),
     st.integers(-2, 2),
 )
 VALUE = st.one_of(
-    st.integers(0, 9).map(float),
-    st.floats(0, 9, width=32),
-    st.sampled_from([np.nan, np.inf, -1.0, 1e30, 1e300, 25.0]),
+    st.integers(0, 9).map(float), st.floats(0, 9, width=32), st.sampled_from([np.nan, np.inf, -1.0, 1e30, 1e300, 25.0])
 )
 FORM = st.sampled_from(
-    [
-        np.asarray,
-        sp.csr_matrix,
-        sp.csc_matrix,
-        sp.csr_array,
-        np.float16,
-        np.float32,
-        np.asfortranarray,
-        np.int64,
-    ]
+    [np.asarray, sp.csr_matrix, sp.csc_matrix, sp.csr_array, np.float16, np.float32, np.asfortranarray, np.int64]
 )
 
 

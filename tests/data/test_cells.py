@@ -94,17 +94,13 @@ def test_means_are_accumulated_in_float64() -> None:
     x = np.full((20_002, 1), 0.1, dtype=np.float32)
     labels = ["control", "control", *["A"] * 20_000]
     table = read_cells(
-        ad.AnnData(
-            sp.csr_matrix(x), obs=pd.DataFrame({"perturbation": labels}, index=list(map(str, range(20_002))))
-        )
+        ad.AnnData(sp.csr_matrix(x), obs=pd.DataFrame({"perturbation": labels}, index=list(map(str, range(20_002)))))
     )
     assert table.mean("A")[0] == pytest.approx(float(np.float32(0.1)), rel=1e-12)
 
 
 def test_unknown_names_are_told(cells: CellTable) -> None:
-    with pytest.raises(
-        ConditionError, match="condition 'A.Z' is not measured; expected one of the 5 conditions"
-    ):
+    with pytest.raises(ConditionError, match="condition 'A.Z' is not measured; expected one of the 5 conditions"):
         cells.rows("A+Z")
     with pytest.raises(ConditionError, match="did you mean 'A.C.D'"):
         cells.select(["A+C+E"])
@@ -155,9 +151,7 @@ FORMS: dict[str, Callable[[np.ndarray], Any]] = {
     "csc": sp.csc_matrix,
     "csr array": sp.csr_array,
     "csc array float64": lambda x: sp.csc_array(x.astype(np.float64)),
-    "csr of stored zeros": lambda x: sp.csr_matrix(
-        (x.ravel(), np.tile(np.arange(12), 10), np.arange(0, 121, 12))
-    ),
+    "csr of stored zeros": lambda x: sp.csr_matrix((x.ravel(), np.tile(np.arange(12), 10), np.arange(0, 121, 12))),
 }
 
 
@@ -176,9 +170,7 @@ def test_every_form_gives_the_same_table(form: str, place: str, tmp_path: Path) 
         assert source.is_view
         expected = read_cells(ad.concat([screen(x)], keys=["0"], index_unique="-"), control="ctrl")
     elif place == "layer":
-        source = ad.AnnData(
-            sp.csr_matrix((10, 12), dtype=np.float32), source.obs, source.var, layers={"values": made}
-        )
+        source = ad.AnnData(sp.csr_matrix((10, 12), dtype=np.float32), source.obs, source.var, layers={"values": made})
         layer = "values"
     elif place != "memory":
         source = _stored(source, place, tmp_path)
@@ -194,9 +186,7 @@ def _stored(adata: ad.AnnData, place: str, folder: Path) -> Any:
             adata.write_zarr(folder / "screen.zarr")
         return folder / "screen.zarr"
     adata.write_h5ad(folder / "screen.h5ad")
-    return (
-        ad.read_h5ad(folder / "screen.h5ad", backed="r") if place == "backed" else str(folder / "screen.h5ad")
-    )
+    return ad.read_h5ad(folder / "screen.h5ad", backed="r") if place == "backed" else str(folder / "screen.h5ad")
 
 
 def test_a_view_of_cells_and_genes() -> None:
@@ -308,9 +298,7 @@ def test_controls_alone_are_a_table() -> None:
     assert table.n_cells(CONTROL) == 10
 
 
-@pytest.mark.parametrize(
-    "name", ["тест+ген", "HLA-A/B", "x" * 3000, "<script>alert(1)</script>", "A B", "日本"]
-)
+@pytest.mark.parametrize("name", ["тест+ген", "HLA-A/B", "x" * 3000, "<script>alert(1)</script>", "A B", "日本"])
 def test_unusual_names(name: str, tmp_path: Path) -> None:
     adata = screen(labels=["ctrl", name] * 5)
     adata.write_h5ad(tmp_path / "s.h5ad")
@@ -327,19 +315,15 @@ def test_real_norman_cells(shared: Path) -> None:
     assert (sizes.count(1), sizes.count(2)) == (18, 15)
     raw = ad.read_h5ad(path)
     rows = (raw.obs["dataset"] == "norman19").to_numpy()
-    mean = np.asarray(
-        raw.X[rows & (raw.obs["perturbation"] == "KLF1+MAP2K6").to_numpy()].todense(), np.float64
-    ).mean(axis=0)
+    mean = np.asarray(raw.X[rows & (raw.obs["perturbation"] == "KLF1+MAP2K6").to_numpy()].todense(), np.float64).mean(
+        axis=0
+    )
     np.testing.assert_allclose(table.mean("KLF1+MAP2K6"), mean, rtol=1e-6)
 
 
 def test_real_counts_of_two_screens(shared: Path) -> None:
     kang = read_cells(
-        shared / "data" / "kang_pbmc.h5ad",
-        "group_id",
-        "ctrl",
-        target_sum="median",
-        subset={"cluster_id": "B cells"},
+        shared / "data" / "kang_pbmc.h5ad", "group_id", "ctrl", target_sum="median", subset={"cluster_id": "B cells"}
     )
     assert kang.conditions == (CONTROL, "stim")
     assert set(kang.obs["cluster_id"]) == {"B cells"}

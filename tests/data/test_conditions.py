@@ -94,9 +94,7 @@ def test_an_empty_target_is_refused(label: str) -> None:
 
 @pytest.mark.parametrize("label", ["A+A", "B+A+B"])
 def test_a_target_named_twice_is_refused(label: str) -> None:
-    with pytest.raises(
-        ConditionError, match=rf"condition '{label.replace('+', '.')}' names target '[AB]' twice"
-    ):
+    with pytest.raises(ConditionError, match=rf"condition '{label.replace('+', '.')}' names target '[AB]' twice"):
         canonical(label)
 
 
@@ -237,9 +235,7 @@ def test_near_finds_other_cases_and_misspellings() -> None:
     assert near("klf1", ["KLF1", "TP53"]) == "; did you mean 'KLF1'?"
     assert near("MAPK3", ["MAPK1", "FOXA1"]) == "; did you mean 'MAPK1'?"
     assert near("xyz", ["KLF1"]) == ""
-    assert (
-        near("trametinib", ["Trametinib (GSK1120212)", "JQ1"]) == "; did you mean 'Trametinib (GSK1120212)'?"
-    )
+    assert near("trametinib", ["Trametinib (GSK1120212)", "JQ1"]) == "; did you mean 'Trametinib (GSK1120212)'?"
 
 
 def test_vocabulary_order_is_the_official_one() -> None:
@@ -296,9 +292,7 @@ def test_doses_and_covariates_do_not_change_the_tokens_of_targets() -> None:
 
 
 def test_too_few_slots_are_told() -> None:
-    with pytest.raises(
-        ConditionError, match=r"'A\+B\+C' has 3 targets, expected at most 2; ask for more slots"
-    ):
+    with pytest.raises(ConditionError, match=r"'A\+B\+C' has 3 targets, expected at most 2; ask for more slots"):
         tokens(Vocabulary.build("ABC"), ["A", "A+B+C"], slots=2)
 
 
@@ -323,8 +317,7 @@ def test_a_gene_may_not_be_called_like_a_special_token(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "message"),
-    [(("A", "B"), "starts with"), ((*Vocabulary.SPECIAL, "A", "A"), "holds a name twice")],
+    ("tokens", "message"), [(("A", "B"), "starts with"), ((*Vocabulary.SPECIAL, "A", "A"), "holds a name twice")]
 )
 def test_edited_tokens_are_refused(tokens: tuple[str, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):

@@ -33,9 +33,7 @@ def screen(**columns: Any) -> ad.AnnData:
 
 
 def read(**options: Any) -> CellTable:
-    columns = {
-        key: options.pop(key) for key in ("line", "dose", "hours", "batch", "perturbation") if key in options
-    }
+    columns = {key: options.pop(key) for key in ("line", "dose", "hours", "batch", "perturbation") if key in options}
     return read_cells(screen(**columns), control="NT", **options)
 
 
@@ -105,9 +103,7 @@ def test_a_group_without_controls_is_named_or_falls_back() -> None:
         'line=K562: match controls by other columns (match_controls), or take all of them (control_fallback="all")'
     )
     three = [*lines[:8], "HeLa", "K562"]
-    with pytest.raises(
-        DataError, match=r": 2 perturbed cells of line=RPE1 have .* \(nor have those of 1 further"
-    ):
+    with pytest.raises(DataError, match=r": 2 perturbed cells of line=RPE1 have .* \(nor have those of 1 further"):
         read(line=three, covariates=["line"])
     cells = read(line=lines, covariates=["line"], control_fallback="all")
     assert cells.control_rows("A|line=RPE1").tolist() == [0, 1, 2, 3]
@@ -126,9 +122,7 @@ def test_names_without_their_covariates_are_told(cells: CellTable) -> None:
         cells.control_rows("Q")
     with pytest.raises(ConditionError, match="holds the covariates batch; expected line"):
         cells.control_rows("Q|batch=1")
-    with pytest.raises(
-        ConditionError, match=r"condition 'Q.line=HeLa' has no control cells of its own; .*'all'"
-    ):
+    with pytest.raises(ConditionError, match=r"condition 'Q.line=HeLa' has no control cells of its own; .*'all'"):
         cells.control_rows("Q|line=HeLa")
 
 
@@ -156,9 +150,7 @@ def test_labels_alone_may_hold_the_covariates() -> None:
     assert cells.conditions == (CONTROL, "A@1|line=K562", "A|line=RPE1")
     assert cells.control_rows("A|line=RPE1").tolist() == [1]
     assert cells.obs["line"].tolist()[:3] == ["K562", "RPE1", "K562"]
-    with pytest.raises(
-        DataError, match="control label 'NT.line=K562' holds covariate 'line', which is not declared"
-    ):
+    with pytest.raises(DataError, match="control label 'NT.line=K562' holds covariate 'line', which is not declared"):
         read_cells(screen(perturbation=[labels[2], "NT", *labels[3:], "A"]), control="NT")
 
 
@@ -267,17 +259,13 @@ def test_real_cell_types_and_lines(shared: Path) -> None:
     assert "stim|cluster_id=CD14+ Monocytes" in kang.conditions
     rows = kang.control_rows("stim|cluster_id=CD14+ Monocytes")
     assert set(kang.obs["cluster_id"].iloc[rows]) == {"CD14+ Monocytes"}
-    assert (
-        kang.n_cells(CONTROL) == sum(len(kang.control_rows(name)) for name in kang.control_conditions) == 750
-    )
+    assert kang.n_cells(CONTROL) == sum(len(kang.control_rows(name)) for name in kang.control_conditions) == 750
     lines = read_cells(
         shared / "data" / "perturbench_devel.h5ad", subset={"dataset": "mcfaline23"}, covariates=["cell_type"]
     )
     assert len(lines.conditions) == 1 + 3 * 9
     path, options = shared / "data" / "sciplex3.h5ad", {"dose_key": "dose", "covariates": ["cell_type"]}
-    with pytest.raises(
-        DataError, match="749 perturbed cells of cell_type=K562 have no control cells of their own"
-    ):
+    with pytest.raises(DataError, match="749 perturbed cells of cell_type=K562 have no control cells of their own"):
         read_cells(path, "product_name", **options)
     sciplex = read_cells(path, "product_name", control_fallback="all", **options)
     assert sciplex.n_cells(CONTROL) >= 3

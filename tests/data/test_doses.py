@@ -16,9 +16,7 @@ from scdfm.errors import DataError
 
 def screen(**columns: list[object]) -> ad.AnnData:
     """120 cells of vehicle, then 30 cells of each further value of the columns."""
-    obs = pd.DataFrame(
-        {name: np.repeat(values, [120, *[30] * (len(values) - 1)]) for name, values in columns.items()}
-    )
+    obs = pd.DataFrame({name: np.repeat(values, [120, *[30] * (len(values) - 1)]) for name, values in columns.items()})
     obs.index = obs.index.astype(str)
     X = np.random.default_rng(0).poisson(3.0, (len(obs), 12)).astype(np.float32)
     return ad.AnnData(sp.csr_matrix(X), obs=obs, var=pd.DataFrame(index=[f"G{i}" for i in range(12)]))
@@ -58,9 +56,7 @@ def test_doses_with_their_units() -> None:
 
 
 def test_units_in_a_column_of_their_own() -> None:
-    adata = screen(
-        drug=DRUGS, dose=[0, 100, 1, 10, 100, 1, 10], dose_unit=["", "nM", *["uM"] * 2, "nM", *["uM"] * 2]
-    )
+    adata = screen(drug=DRUGS, dose=[0, 100, 1, 10, 100, 1, 10], dose_unit=["", "nM", *["uM"] * 2, "nM", *["uM"] * 2])
     assert "--dose-key dose --dose-unit-key dose_unit" in str(inspect(adata).line)
     assert read_cells(adata, dose_key="dose", dose_unit_key="dose_unit", **OPTIONS).conditions == DOSED
     with pytest.raises(DataError, match=r"nM, uM in 'dose_unit'.*--dose-unit-key dose_unit"):

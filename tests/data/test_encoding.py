@@ -13,12 +13,7 @@ from scdfm.data.features import FeatureTable
 from scdfm.errors import ConditionError
 
 VOCABULARY = Vocabulary.build(["A", "B", "C", "G"])
-TRAINED = (
-    "A@1|line=K562|time=24",
-    "B@10|line=K562|time=24",
-    "A@100+B@10|line=A549|time=6",
-    "control|line=HEK",
-)
+TRAINED = ("A@1|line=K562|time=24", "B@10|line=K562|time=24", "A@100+B@10|line=A549|time=6", "control|line=HEK")
 SCHEMA = ConditionSchema.of(TRAINED)
 
 
@@ -83,11 +78,7 @@ def test_features_stand_in_for_what_has_no_vector_of_its_own() -> None:
     assert encoded.features is not None
     assert encoded.described is not None
     assert encoded.identified is not None
-    assert encoded.features.tolist() == [
-        [[1, 2], [0, 0]],
-        [[0, 0], [3, 4]],
-        [[3, 4], [0, 0]],
-    ]
+    assert encoded.features.tolist() == [[[1, 2], [0, 0]], [[0, 0], [3, 4]], [[3, 4], [0, 0]]]
     assert encoded.described.tolist() == [[True, False], [False, True], [True, False]]
     assert encoded.identified.tolist() == [[True, True], [True, False], [False, True]]
     special = {Vocabulary.PAD, Vocabulary.CONTROL}

@@ -96,10 +96,7 @@ def test_tables_combine_side_by_side_with_the_mean_where_a_name_is_missing() -> 
     assert found.parts == (("one", 1, False), ("two", 2, False))
     scaled = found.standardiser()(found)
     np.testing.assert_array_equal(scaled.values[[1, 2], [1, 0]], 0)  # nothing is known from what lacks a name
-    assert {kind: sorted(rows) for kind, rows in scaled.rows_of().items()} == {
-        "one": ["a", "b"],
-        "two": ["a", "c"],
-    }
+    assert {kind: sorted(rows) for kind, rows in scaled.rows_of().items()} == {"one": ["a", "b"], "two": ["a", "c"]}
     np.testing.assert_array_equal(scaled.rows_of()["two"]["c"], scaled.values[2, 1:])
     again = combine([found, one])
     assert [part.kind for part in again.parts] == ["one", "two", "one no. 2"]
@@ -154,14 +151,8 @@ def test_several_spellings_are_combined(embedding: pd.DataFrame, tmp_path: Path)
         ({"e": ETHANOL, "none": None}, "SMILES of 'none' is None"),
         ({"empty": " "}, "SMILES of 'empty' is ' '"),
         ({}, "0 names"),
-        (
-            pd.DataFrame({"drug": ["e"], "structure": ["CCO"]}),
-            "no column 'smiles'; .* columns drug, structure",
-        ),
-        (
-            pd.DataFrame({"drug": ["e", "e", "e"], "smiles": ["CCO", "CCO", "CO"]}),
-            "'e' stands in more than one row",
-        ),
+        (pd.DataFrame({"drug": ["e"], "structure": ["CCO"]}), "no column 'smiles'; .* columns drug, structure"),
+        (pd.DataFrame({"drug": ["e", "e", "e"], "smiles": ["CCO", "CCO", "CO"]}), "'e' stands in more than one row"),
     ],
 )
 def test_molecules_that_are_refused(smiles, message: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -176,10 +167,7 @@ def test_molecules_that_are_refused(smiles, message: str, capfd: pytest.CaptureF
         ("name,x\nA,1\nA,2\n", "'A' stands in more than one row"),
         ("name,x\nA,1\nB,\n", "nan for 'B' in feature 0 .1 such values."),
         ("name,x,y\nA,1,high\n", "column 'y' is not of numbers .first value 'high'."),
-        (
-            "aspirin,CCO\ncaffeine,CCN\n",
-            "column 'CCO' .* a .csv of molecules has the columns name and smiles",
-        ),
+        ("aspirin,CCO\ncaffeine,CCN\n", "column 'CCO' .* a .csv of molecules has the columns name and smiles"),
         ("name,x\n,1\nB,2\n", "a row has no name"),
         ("name,x\nA,1e300\n", "inf for 'A'"),
         ("name\nA\n", "1 names and values of shape"),
@@ -215,9 +203,7 @@ def test_other_refusals(tmp_path: Path, embedding: pd.DataFrame) -> None:
         table(tmp_path / "e.h5ad", axis="rows")  # type: ignore[arg-type]
 
 
-def test_missing_libraries_are_named_with_their_extra(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_missing_libraries_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "rdkit", None)
     monkeypatch.setitem(sys.modules, "rdkit.Chem", None)
     with pytest.raises(DataError, match=r"rdkit, which is not installed: pip install 'scdfm\[drugs\]'"):

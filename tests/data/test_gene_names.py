@@ -49,9 +49,7 @@ def test_a_column_names_genes_where_numbers_are_the_index() -> None:
 @pytest.mark.parametrize("backed", [False, True])
 def test_features_of_other_types_count_for_nothing(backed: bool, tmp_path) -> None:
     kinds = ["Gene Expression", "Gene Expression", "Gene Expression", "CRISPR Guide Capture"]
-    screen(pd.DataFrame({"feature_types": kinds}, index=["A", "B", "C", "A_sg1"])).write_h5ad(
-        tmp_path / "x.h5ad"
-    )
+    screen(pd.DataFrame({"feature_types": kinds}, index=["A", "B", "C", "A_sg1"])).write_h5ad(tmp_path / "x.h5ad")
     for target_sum in (100, "median"):
         cells = read_cells(tmp_path / "x.h5ad", target_sum=target_sum, backed=backed)
         assert cells.genes.tolist() == ["A", "B", "C"]
@@ -73,10 +71,7 @@ def test_targets_that_another_column_names_are_told() -> None:
     ("index", "words"),
     [
         ([f"{ID}.7", "B", "C", "D"], f"without the version that var has ('{ID}' is '{ID}.7'): drop versions"),
-        (
-            [ID.lower(), "B", "C", "D"],
-            f"in another case than var has ('{ID}' is '{ID.lower()}'): rename the labels",
-        ),
+        ([ID.lower(), "B", "C", "D"], f"in another case than var has ('{ID}' is '{ID.lower()}'): rename the labels"),
     ],
 )
 def test_targets_that_are_spelled_otherwise_are_told(index: list[str], words: str) -> None:

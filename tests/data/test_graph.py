@@ -55,9 +55,7 @@ def test_vocabulary_order_is_the_official_padding(golden: dict, negative_edges: 
     names = golden["gene_names"].tolist()
     graph = coexpression_graph(golden["expression"], int(golden["k"]), negative_edges, faithful=True)
     padded = vocabulary_graph(graph, names, Vocabulary.build(names))
-    np.testing.assert_array_equal(
-        padded, ~golden[f"padded_sorted_masked_negative_edges_{str(negative_edges).lower()}"]
-    )
+    np.testing.assert_array_equal(padded, ~golden[f"padded_sorted_masked_negative_edges_{str(negative_edges).lower()}"])
 
 
 @pytest.mark.parametrize("k", [1, 4, 10])
@@ -138,9 +136,7 @@ def test_axes_of_coexpression_give_back_the_correlations(x: npt.NDArray[np.float
 
 
 def test_axes_of_constant_genes_are_refused() -> None:
-    with pytest.raises(
-        DataError, match="features 'coexpression': every one of 3 genes is constant in control cells"
-    ):
+    with pytest.raises(DataError, match="features 'coexpression': every one of 3 genes is constant in control cells"):
         coexpression_axes(np.ones((5, 3)), ["A", "B", "C"])
 
 
@@ -152,9 +148,7 @@ def test_correlations_are_those_within_the_cells_that_measured_both(x: npt.NDArr
     parts = [(rows, all_genes), (rows + n, all_genes)]
     np.testing.assert_array_equal(coexpression_graph(twice, k=3, parts=parts), coexpression_graph(x, k=3))
     first = np.arange(genes) < genes // 2
-    split = coexpression_graph(
-        sp.csr_matrix(np.vstack([x, x])), k=genes, parts=[(rows, first), (rows + n, ~first)]
-    )
+    split = coexpression_graph(sp.csr_matrix(np.vstack([x, x])), k=genes, parts=[(rows, first), (rows + n, ~first)])
     assert split[np.ix_(first, first)].all()
     assert not split[np.ix_(first, ~first)].any()
     names = [f"G{gene}" for gene in range(genes)]

@@ -21,9 +21,7 @@ from scdfm.errors import DataError
 SMALL = {"n_genes": 25, "cells_per_condition": 40, "n_controls": 120, "truth_cells": 2}
 
 
-def screen(
-    labels: Sequence[str], n: int = 40, genes: Sequence[str] = ("A", "B", "C"), **columns: object
-) -> ad.AnnData:
+def screen(labels: Sequence[str], n: int = 40, genes: Sequence[str] = ("A", "B", "C"), **columns: object) -> ad.AnnData:
     """`n` cells of each label, log1p values, further columns with one value per label or per cell."""
     obs = pd.DataFrame({"perturbation": np.repeat(labels, n)})
     for name, values in columns.items():
@@ -50,17 +48,7 @@ def test_combinations() -> None:
     assert (found.matrix.layer, found.matrix.kind) == (None, "log1p")
     assert "every cell adds up to 1e+04" in found.matrix.evidence
     assert not found.pitfalls
-    assert found.command == (
-        "scdfm",
-        "fit",
-        "DATA.h5ad",
-        "--out",
-        "run",
-        "--preset",
-        "instant",
-        "--split",
-        "additive",
-    )
+    assert found.command == ("scdfm", "fit", "DATA.h5ad", "--out", "run", "--preset", "instant", "--split", "additive")
 
 
 def test_counts_in_a_layer_are_found_where_x_is_scaled() -> None:
@@ -126,13 +114,9 @@ def test_cell_types_become_a_covariate_and_what_they_decide_does_not() -> None:
     assert any("obs['batch'] has controls in every value" in note for note in found.notes)
     assert found.command is not None
     assert found.command[7:] == ("--covariates", "cell_type", "--split", "covariate:cell_type")
-    alone = inspect(
-        adata[adata.obs["perturbation"].isin(["control", sorted(adata.obs["perturbation"])[0]])].copy()
-    )
+    alone = inspect(adata[adata.obs["perturbation"].isin(["control", sorted(adata.obs["perturbation"])[0]])].copy())
     assert alone.command is not None
-    assert (
-        alone.command[-1] == "covariate:cell_type=type1"
-    )  # one target: nothing but whole types can be held out
+    assert alone.command[-1] == "covariate:cell_type=type1"  # one target: nothing but whole types can be held out
 
 
 def test_a_group_without_controls_is_named() -> None:
@@ -223,9 +207,7 @@ def test_doses_that_cannot_be_used_are_noted() -> None:
         found = inspect(screen(labels, dose=doses))
         assert found.dose is None
         assert [note for note in found.notes if words in note]
-    found = inspect(
-        screen(labels, dose=["0", "1", "1+2", "1+2", "1+1", "1+1"], timepoint=[0, 6, 6, 24, 24, 24])
-    )
+    found = inspect(screen(labels, dose=["0", "1", "1+2", "1+2", "1+1", "1+1"], timepoint=[0, 6, 6, 24, 24, 24]))
     assert found.dose is not None
     assert found.time is not None
     assert "--dose-key dose --time-key timepoint" in str(found.line)

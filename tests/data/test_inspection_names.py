@@ -20,10 +20,7 @@ def screen(labels: Sequence[object], n: int = 40, var: pd.DataFrame | None = Non
            **columns: Sequence[object]) -> ad.AnnData:  # fmt: skip
     """`n` cells of each label in counts, further columns with one value per label."""
     obs = pd.DataFrame(
-        {
-            name: np.repeat(np.array(values, dtype=object), n)
-            for name, values in {key: labels, **columns}.items()
-        }
+        {name: np.repeat(np.array(values, dtype=object), n) for name, values in {key: labels, **columns}.items()}
     )
     obs.index = obs.index.astype(str)
     var = pd.DataFrame(index=list(GENES)) if var is None else var
@@ -85,33 +82,23 @@ def test_labels_are_read_as_they_are_meant(labels: list[str], expected: str, tar
 
 def test_each_decision_is_said_in_one_sentence() -> None:
     found = inspect(screen(["NT-1", "NT-2", "unassigned", "AHR_sg1|FEV_sg2", "AHR_sg2", "FEV_sg1"]))
-    assert (
-        options(found) == "--control NT-1 --control NT-2 --exclude unassigned --separator | --guides GENE_sg*"
-    )
+    assert options(found) == "--control NT-1 --control NT-2 --exclude unassigned --separator | --guides GENE_sg*"
     assert "80 labelled 'NT-1', 'NT-2'" in said(found, "control cells are")
     assert "40 cells labelled 'unassigned'" in said(found, "left out by --exclude")
-    assert "1 labels look like combinations joined by '|' (first: 'AHR_sg1|FEV_sg2')" in said(
-        found, "combinations"
-    )
+    assert "1 labels look like combinations joined by '|' (first: 'AHR_sg1|FEV_sg2')" in said(found, "combinations")
     assert "3 of them are pooled to 2 genes" in said(found, "guides")
     assert found.n_controls == 80
     assert found.targets == {1: 2, 2: 1}
 
 
-@pytest.mark.parametrize(
-    "name", ["gene_name", "feature_name", "gene_symbols", "gene_short_name", "symbol", "odd"]
-)
+@pytest.mark.parametrize("name", ["gene_name", "feature_name", "gene_symbols", "gene_short_name", "symbol", "odd"])
 @pytest.mark.parametrize("index", ["ENSG{:011d}", "ENSG{:011d}.4", "{}"])
 def test_the_column_that_targets_are_spelled_in(name: str, index: str) -> None:
-    var = pd.DataFrame(
-        {"chromosome": "1", name: GENES, "start": 1}, index=[index.format(i) for i in range(len(GENES))]
-    )
+    var = pd.DataFrame({"chromosome": "1", name: GENES, "start": 1}, index=[index.format(i) for i in range(len(GENES))])
     found = inspect(screen(["control", "AHR", "FEV", "KLF1"], var=var))
     assert options(found) == f"--gene-column {name}"
     assert not found.drugs
-    assert f"var['{name}'], where 3 of 3 targets are found, and not by the index, where 0 are" in said(
-        found, "genes"
-    )
+    assert f"var['{name}'], where 3 of 3 targets are found, and not by the index, where 0 are" in said(found, "genes")
 
 
 def test_targets_of_the_index_need_no_column() -> None:
@@ -123,24 +110,18 @@ def test_targets_of_the_index_need_no_column() -> None:
 
 def test_old_names_of_genes_are_told() -> None:
     var = pd.DataFrame({"alias": ["AH1|AH2", *["x"] * 7]}, index=list(GENES))
-    found = inspect(
-        screen(["control", "AH2", "FEV", "KLF1", "OLD"], var=var, gene_id=["c", "e", "f", "k", "STAT1"])
-    )
+    found = inspect(screen(["control", "AH2", "FEV", "KLF1", "OLD"], var=var, gene_id=["c", "e", "f", "k", "STAT1"]))
     (told,) = [text for text in found.pitfalls if "by another name" in text]
     assert "AH2 is AHR, OLD is STAT1" in told
 
 
 def test_features_that_are_no_genes_are_told() -> None:
     var = pd.DataFrame({"feature_types": ["Gene Expression"] * 7 + ["Antibody Capture"]}, index=list(GENES))
-    assert "1 features are left out" in said(
-        inspect(screen(["control", "AHR", "FEV"], var=var)), "Antibody Capture"
-    )
+    assert "1 features are left out" in said(inspect(screen(["control", "AHR", "FEV"], var=var)), "Antibody Capture")
 
 
 def test_the_column_that_says_most_is_the_perturbation() -> None:
-    finer = inspect(
-        screen(["PBS", "IFN-gamma", "IL-4"], key="cytokine", treatment=["PBS", "cytokine", "cytokine"])
-    )
+    finer = inspect(screen(["PBS", "IFN-gamma", "IL-4"], key="cytokine", treatment=["PBS", "cytokine", "cytokine"]))
     assert finer.perturbation is not None
     assert finer.perturbation.column == "cytokine"
     assert "not obs['treatment'] (1 labels" in said(finer, "says most")

@@ -78,9 +78,7 @@ def test_a_screen_learns_from_the_other(screens: dict[str, ad.AnnData], tmp_path
         split = scdfm.Split("named", 0, rest, (), tests)
         config = scdfm.Config.preset("instant").updated(INSTANT)
         run = scdfm.fit(cells, split, config, out=tmp_path / name, progress=False)
-        shifts = np.stack([cells.mean(one) - cells.control_mean(one) for one in tests])[
-            :, cells.columns(run.genes)
-        ]
+        shifts = np.stack([cells.mean(one) - cells.control_mean(one) for one in tests])[:, cells.columns(run.genes)]
         return float(((run.knowing(tests).predict(tests) - shifts) ** 2).sum(1).mean())
 
     shared = list(joined(screens).genes)
@@ -109,16 +107,12 @@ def test_what_cannot_be_joined_is_refused(screens: dict[str, ad.AnnData]) -> Non
         scdfm.join_screens({"a": one, "b": scdfm.read_cells(lines, covariates=["line"])})
     million = screens["pairs"].copy()
     million.X = np.log1p(np.expm1(million.X.toarray()) * 100)
-    with pytest.raises(
-        DataError, match="screen 'b' hold .* times the counts of those of 'a' .*another scale"
-    ):
+    with pytest.raises(DataError, match="screen 'b' hold .* times the counts of those of 'a' .*another scale"):
         scdfm.join_screens({"a": one, "b": scdfm.read_cells(million)})
     counts = [screen.copy() for screen in screens.values()]
     for screen in counts:
         screen.X = np.round(np.expm1(screen.X.toarray()) * 3)
-    low, high = (
-        scdfm.read_cells(screen, target_sum=to) for screen, to in zip(counts, (1e4, 1e5), strict=True)
-    )
+    low, high = (scdfm.read_cells(screen, target_sum=to) for screen, to in zip(counts, (1e4, 1e5), strict=True))
     with pytest.raises(DataError, match="screen 'a' is log1p of counts per 10000, 'b' per 100000; read both"):
         scdfm.join_screens({"a": low, "b": high})
     with pytest.raises(DataError, match="covariate 'screen' is to hold the names of the screens"):
@@ -144,16 +138,7 @@ def test_by_the_command(call, screens: dict[str, ad.AnnData], tmp_path: Path) ->
     assert code == 0, error
     assert "2 screens as covariate 'screen'" in error
     assert (
-        call(
-            "fit",
-            "--config",
-            tmp_path / "two.toml",
-            "--preset",
-            "instant",
-            "--out",
-            tmp_path / "b",
-            "--quiet",
-        )[0]
+        call("fit", "--config", tmp_path / "two.toml", "--preset", "instant", "--out", tmp_path / "b", "--quiet")[0]
         == 0
     )
     assert call("join", *files, "--out", tmp_path / "j.h5ad")[0] == 0
@@ -164,10 +149,7 @@ def test_by_the_command(call, screens: dict[str, ad.AnnData], tmp_path: Path) ->
     weighted = ("--set", "training.screen_weights.single=2", "--out", tmp_path / "w")
     code, _, error = call("fit", *files, *how, *weighted)
     assert (code, "of a screen 'single' (screens of training: pairs, singles)" in error) == (2, True)
-    assert (
-        call("predict", tmp_path / "a", "--test", "--cells", 9, "--out", tmp_path / "p.h5ad", "--quiet")[0]
-        == 0
-    )
+    assert call("predict", tmp_path / "a", "--test", "--cells", 9, "--out", tmp_path / "p.h5ad", "--quiet")[0] == 0
     found = call(
         "evaluate",
         tmp_path / "p.h5ad",
@@ -194,14 +176,8 @@ def test_by_the_command(call, screens: dict[str, ad.AnnData], tmp_path: Path) ->
         ("[panel]\nn_genes = 4\n", "which screens? none given"),
         ("[screens.a]\nfile = 'a.h5ad'\nweight = 0\n", "'a' has the weight 0; expected a number above 0"),
         ("[screens.a]\nfile = 'a.h5ad'\nweight = inf\n", "'a' has the weight inf; expected a number above 0"),
-        (
-            "[screens.a]\nfile = 'a.h5ad'\nweight = true\n",
-            "'a' has the weight True; expected a number above 0",
-        ),
-        (
-            "[training.screen_weights]\na = -1.0\n",
-            "training.screen_weights.a: Input should be greater than 0",
-        ),
+        ("[screens.a]\nfile = 'a.h5ad'\nweight = true\n", "'a' has the weight True; expected a number above 0"),
+        ("[training.screen_weights]\na = -1.0\n", "training.screen_weights.a: Input should be greater than 0"),
     ],
 )
 def test_tables_of_screens_are_checked(call, tmp_path: Path, text: str, words: str) -> None:
@@ -223,12 +199,8 @@ def test_the_genes_of_any_screen(screens: dict[str, ad.AnnData], tmp_path: Path)
         some = f"{own.conditions[1]}|screen={name}"
         assert np.isnan(cells.mean(some)[~there]).all()
         columns = own.columns(cells.genes[there])
-        np.testing.assert_allclose(
-            cells.mean(some)[there], own.mean(own.conditions[1])[columns], rtol=1e-5, atol=1e-7
-        )
-        np.testing.assert_allclose(
-            cells.control_mean(some)[there], own.mean("control")[columns], rtol=1e-5, atol=1e-7
-        )
+        np.testing.assert_allclose(cells.mean(some)[there], own.mean(own.conditions[1])[columns], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(cells.control_mean(some)[there], own.mean("control")[columns], rtol=1e-5, atol=1e-7)
         alone = there & (sum(mask.astype(int) for mask in cells.measured.values()) == 1)
         np.testing.assert_allclose(
             whole.loc["control"].to_numpy()[alone], own.mean("control")[own.columns(cells.genes[alone])], rtol=1e-5
@@ -241,9 +213,7 @@ def test_the_genes_of_any_screen(screens: dict[str, ad.AnnData], tmp_path: Path)
     assert scdfm.join_screens(files, genes="union").digest() == cells.digest()
     assert replace(cells, measured={}).digest() != cells.digest()
     # The same genes in both: nothing is masked, whatever is asked.
-    same = {
-        name: scdfm.read_cells(one[:, list(joined(screens).genes)].copy()) for name, one in screens.items()
-    }
+    same = {name: scdfm.read_cells(one[:, list(joined(screens).genes)].copy()) for name, one in screens.items()}
     assert scdfm.join_screens(same, genes="union").digest() == scdfm.join_screens(same).digest()
 
 

@@ -45,12 +45,7 @@ def screen(X: Floats, genes: list[str] | None = None, dtype: Any = np.float32) -
 def options(line: str | None) -> dict[str, Any]:
     """The options of `read_cells` in a proposed line."""
     words = shlex.split(str(line))
-    named = {
-        "--values": "values",
-        "--target-sum": "target_sum",
-        "--layer": "layer",
-        "--min-genes": "min_genes",
-    }
+    named = {"--values": "values", "--target-sum": "target_sum", "--layer": "layer", "--min-genes": "min_genes"}
     found: dict[str, Any] = {named[a]: b for a, b in itertools.pairwise(words) if a in named}
     return {name: int(text) if text.isdecimal() else text for name, text in found.items()}
 
@@ -68,9 +63,7 @@ KINDS: dict[str, tuple[Callable[[Floats], Floats], str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", KINDS)
 @pytest.mark.parametrize("genes", [40, 25])
-def test_normalisations_are_recognised_and_undone(
-    case: str, genes: int, counts: Floats, tmp_path: Path
-) -> None:
+def test_normalisations_are_recognised_and_undone(case: str, genes: int, counts: Floats, tmp_path: Path) -> None:
     change, kind, expected = KINDS[case]
     # Of a part of the genes the totals differ, and the multiples of one count have to tell.
     adata = screen(change(cp10k(counts))[:, :genes], GENES[:genes])
@@ -86,14 +79,10 @@ def test_normalisations_are_recognised_and_undone(
         cells = read_cells(source, **expected, backed=backed)
         np.testing.assert_allclose(cells.mean("G07"), wanted[LABELS == "G07"].mean(0), atol=1e-5)
     if expected:
-        assert any(
-            f"--{name.replace('_', '-')} {value}" in found.pitfalls[0] for name, value in expected.items()
-        )
+        assert any(f"--{name.replace('_', '-')} {value}" in found.pitfalls[0] for name, value in expected.items())
         with pytest.raises(DataError) as caught:
             read_cells(adata)
-        assert all(
-            f"--{name.replace('_', '-')} {value}" in str(caught.value) for name, value in expected.items()
-        )
+        assert all(f"--{name.replace('_', '-')} {value}" in str(caught.value) for name, value in expected.items())
 
 
 def test_a_declaration_is_taken_at_its_word(counts: Floats) -> None:
@@ -119,14 +108,10 @@ def test_counts_with_fractions_are_normalised_as_counts_and_told(counts: Floats)
     with pytest.raises(DataError, match=r"at most 20: pass target_sum \(--target-sum 10000\)"):
         read_cells(adata)
     cells = read_cells(adata, target_sum=10000)
-    np.testing.assert_allclose(
-        cells.mean("G03"), np.log1p(cp10k(cleaned))[LABELS == "G03"].mean(0), atol=1e-5
-    )
+    np.testing.assert_allclose(cells.mean("G03"), np.log1p(cp10k(cleaned))[LABELS == "G03"].mean(0), atol=1e-5)
     assert any("fractions: taken for corrected or normalised counts" in note for note in cells.notes)
     shallow = screen(np.minimum(cleaned, 15))
-    with pytest.raises(
-        DataError, match="leave target_sum .* out if these are log1p .* declare values='linear'"
-    ):
+    with pytest.raises(DataError, match="leave target_sum .* out if these are log1p .* declare values='linear'"):
         read_cells(shallow, target_sum=10000)
     assert read_cells(shallow, target_sum=10000, values="linear").scale.target_sum == 10000
 
@@ -173,10 +158,7 @@ def test_counts_in_raw_are_read_with_their_own_genes(counts: Floats, tmp_path: P
     adata.X = log[:, :25]
     found = inspect(adata)
     assert options(found.line) == {}
-    assert any(
-        "counts of 40 genes, more than the 25 of X: --layer raw --target-sum 10000" in p
-        for p in found.pitfalls
-    )
+    assert any("counts of 40 genes, more than the 25 of X: --layer raw --target-sum 10000" in p for p in found.pitfalls)
 
 
 def test_intensities_of_arrays_are_told() -> None:
@@ -228,9 +210,7 @@ def logged(drawn: np.ndarray, base: float = np.e, total: float = 1e4) -> np.ndar
 
 
 def two_conditions(X: np.ndarray) -> ad.AnnData:
-    obs = pd.DataFrame(
-        {"perturbation": ["control", "A"] * (len(X) // 2)}, index=[f"c{i}" for i in range(len(X))]
-    )
+    obs = pd.DataFrame({"perturbation": ["control", "A"] * (len(X) // 2)}, index=[f"c{i}" for i in range(len(X))])
     return ad.AnnData(sp.csr_matrix(X), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(X.shape[1])]))
 
 

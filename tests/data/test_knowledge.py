@@ -124,9 +124,7 @@ def test_genes_of_one_rare_set_are_more_alike_than_those_of_a_common_one(tmp_pat
     """A has a rare set with B and a common one with C; neither has anything else with A."""
     common = "\t".join(f"C{at}" for at in range(9))
     others = "".join(f"set{at}\t-\tX{at}\tY{at}\tZ{at}\n" for at in range(40))
-    (tmp_path / "s.gmt").write_text(
-        f"rare\t\tA\tB\tR\ncommon\t\tA\tC\t{common}\nb\t\tB\tP\tQ\nc\t\tC\tS\tT\n{others}"
-    )
+    (tmp_path / "s.gmt").write_text(f"rare\t\tA\tB\tR\ncommon\t\tA\tC\t{common}\nb\t\tB\tP\tQ\nc\t\tC\tS\tT\n{others}")
     found = read(f"gmt:{tmp_path / 's.gmt'}", names=["A", "B", "C"])
     assert likeness(found, "A", "B") > likeness(found, "A", "C") + 0.1
 

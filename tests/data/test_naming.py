@@ -119,17 +119,13 @@ def test_several_controls_are_one() -> None:
 
 def test_a_control_label_is_taken_at_its_word() -> None:
     adata = screen(["control", "INTERGENIC1", "INTERGENIC2", "A"])
-    with pytest.raises(
-        DataError, match=r"1 cells .*labelled 'control', which is none of the control labels given"
-    ):
+    with pytest.raises(DataError, match=r"1 cells .*labelled 'control', which is none of the control labels given"):
         read_cells(adata, control="INTERGENIC1")
     alone = read_cells(adata, control="INTERGENIC*", exclude=["control"])
     assert rows(alone) == {"control": ["cell1", "cell2"], "A": ["cell3"]}
     both = read_cells(adata, control=["INTERGENIC1", "INTERGENIC2", "control"])
     assert rows(both)["control"] == ["cell0", "cell1", "cell2"]
-    with pytest.raises(
-        DataError, match=r"no cell .*is labelled 'INTERGENIC3', which control cells .*did you mean"
-    ):
+    with pytest.raises(DataError, match=r"no cell .*is labelled 'INTERGENIC3', which control cells .*did you mean"):
         read_cells(adata, control=["INTERGENIC1", "INTERGENIC3"], exclude=["control"])
 
 
@@ -142,12 +138,8 @@ def test_unassigned_cells_are_left_out_and_told() -> None:
     assert cells.notes[0].startswith("4 cells left out by their label: 'nan'")
     some = read_cells(adata, exclude="nan")
     assert set(some.conditions) == {"control", "A", "Negative", "multiple"}
-    assert any(
-        "without a known perturbation" in note and "'Negative', 'multiple'" in note for note in some.notes
-    )
-    with pytest.raises(
-        DataError, match="no cell .*is labelled 'none', which cells to leave out are expected to be"
-    ):
+    assert any("without a known perturbation" in note and "'Negative', 'multiple'" in note for note in some.notes)
+    with pytest.raises(DataError, match="no cell .*is labelled 'none', which cells to leave out are expected to be"):
         read_cells(adata, exclude=["nan", "none"])
     with pytest.raises(DataError, match="every cell .*is left out"):
         read_cells(screen(["control", "nan"]), exclude=["control", "nan"])
@@ -157,12 +149,7 @@ def test_a_separator_joins_targets() -> None:
     for sign in ("|", "__", "_", ";", ","):
         adata = screen(["ctrl", f"A{sign}B", f"B{sign}A", f"A{sign}ctrl", "C"])
         cells = read_cells(adata, separator=sign)
-        assert rows(cells) == {
-            "control": ["cell0"],
-            "A": ["cell3"],
-            "A+B": ["cell1", "cell2"],
-            "C": ["cell4"],
-        }
+        assert rows(cells) == {"control": ["cell0"], "A": ["cell3"], "A+B": ["cell1", "cell2"], "C": ["cell4"]}
         assert cells.spelling["A+B"] == f"A{sign}B"
 
 

@@ -13,16 +13,7 @@ import scipy.sparse as sp
 import torch
 from scipy import stats
 
-from scdfm.data import (
-    Batch,
-    CellTable,
-    ConditionSampler,
-    GenePanel,
-    Split,
-    Vocabulary,
-    join_screens,
-    read_cells,
-)
+from scdfm.data import Batch, CellTable, ConditionSampler, GenePanel, Split, Vocabulary, join_screens, read_cells
 from scdfm.data.conditions import parse
 from scdfm.data.encoding import ConditionEncoder, ConditionSchema
 from scdfm.errors import ConditionError, DataError
@@ -72,9 +63,7 @@ def test_shapes_types_and_contents(cells: CellTable) -> None:
         np.testing.assert_array_equal(part.numpy(), cells.X[rows(part)][:, columns].toarray())
 
 
-@pytest.mark.parametrize(
-    ("part", "names"), [("train", SPLIT.train), ("validation", ("A+C",)), ("test", ("B+C",))]
-)
+@pytest.mark.parametrize(("part", "names"), [("train", SPLIT.train), ("validation", ("A+C",)), ("test", ("B+C",))])
 def test_a_part_sees_its_own_conditions_alone(cells: CellTable, part: str, names: tuple[str, ...]) -> None:
     drawn = sampler(cells, part=part, n_cells=40)
     assert drawn.conditions == names
@@ -83,9 +72,7 @@ def test_a_part_sees_its_own_conditions_alone(cells: CellTable, part: str, names
 
 
 def test_conditions_of_a_batch_differ_while_there_are_enough(cells: CellTable) -> None:
-    assert all(
-        len(set(b.conditions)) == 3 for b in itertools.islice(sampler(cells, n_conditions=3, n_cells=1), 30)
-    )
+    assert all(len(set(b.conditions)) == 3 for b in itertools.islice(sampler(cells, n_conditions=3, n_cells=1), 30))
     more = sampler(cells, n_conditions=7, n_cells=2).sample()
     assert len(more.conditions) == 7
     assert more.target.shape[0] == 14

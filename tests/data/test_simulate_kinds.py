@@ -10,15 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from scdfm.data import (
-    features,
-    read_cells,
-    simulate,
-    simulate_cell_types,
-    simulate_doses,
-    simulate_drugs,
-    targets,
-)
+from scdfm.data import features, read_cells, simulate, simulate_cell_types, simulate_doses, simulate_drugs, targets
 from scdfm.data.conditions import canonical
 from scdfm.data.simulate import hill
 from scdfm.errors import DataError
@@ -34,10 +26,7 @@ def shifts(screen: ad.AnnData) -> npt.NDArray[np.float64]:
 
 
 def test_triples_are_combinations_of_measured_targets_and_leave_the_rest_as_it_was() -> None:
-    without, with_triples = (
-        simulate(**FEW, n_targets=5, seed=2),
-        simulate(**FEW, n_targets=5, n_triples=4, seed=2),
-    )
+    without, with_triples = (simulate(**FEW, n_targets=5, seed=2), simulate(**FEW, n_targets=5, n_triples=4, seed=2))
     few, many = read_cells(without), read_cells(with_triples)
     triples = sorted(set(many.conditions) - set(few.conditions))
     assert [len(targets(name)) for name in triples] == [3] * 4
@@ -61,9 +50,7 @@ def test_the_response_to_a_dose_follows_the_stated_curve() -> None:
         effect = screen.uns["true_effects"].loc[drug].to_numpy()
         doses = sorted(screen.obs.loc[screen.obs["drug"] == drug, "dose"].unique())
         assert len(doses) == 7
-        moved = np.array(
-            [(means.loc[canonical(f"{drug}@{dose:g}")] - means.loc["control"]) @ effect for dose in doses]
-        )
+        moved = np.array([(means.loc[canonical(f"{drug}@{dose:g}")] - means.loc["control"]) @ effect for dose in doses])
         share = hill(np.array(doses), ec50, slope)
         assert np.corrcoef(moved, share)[0, 1] > 0.98
         assert moved[-1] > 3 * abs(moved[0])
@@ -122,13 +109,7 @@ def test_same_arguments_same_bits_and_the_file_round_trips(simulator, tmp_path: 
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
 def test_options_of_all_are_checked(simulator) -> None:
-    for name, value in (
-        ("n_genes", 1),
-        ("responders", 1.5),
-        ("n_controls", 0),
-        ("n_programs", 4),
-        ("seed", -1),
-    ):
+    for name, value in (("n_genes", 1), ("responders", 1.5), ("n_controls", 0), ("n_programs", 4), ("seed", -1)):
         with pytest.raises(DataError, match=f"{name} is {value}"):
             simulator(**FEW | {name: value})
 

@@ -54,9 +54,7 @@ def test_the_genes_of_a_mudata_file_are_read_with_what_all_modalities_say(tmp_pa
 def test_a_mudata_file_without_rna_says_how_to_take_a_modality_out(tmp_path: Path) -> None:
     path = tmp_path / "f.h5mu"
     write_mudata(path, {"adt": screen(), "gdo": screen()}, screen().obs)
-    with pytest.raises(
-        DataError, match="MuData file of the modalities adt, gdo.*expected one called rna"
-    ) as caught:
+    with pytest.raises(DataError, match="MuData file of the modalities adt, gdo.*expected one called rna") as caught:
         read_cells(path)
     code = str(caught.value).split("in Python: ")[1].replace("NAME", "adt").replace("'adt.h5ad'", "out")
     eval(code, {"anndata": ad, "h5py": h5py, "out": tmp_path / "adt.h5ad"})
@@ -113,10 +111,7 @@ def test_numbers_are_chosen_by_their_shortest_text() -> None:
 def test_a_missing_column_names_its_option() -> None:
     adata = screen().copy()
     adata.obs.columns = ["gene"]
-    for options, flag in (
-        ({}, "--perturbation-key"),
-        ({"perturbation_key": "gene", "dose_key": "d"}, "--dose-key"),
-    ):
+    for options, flag in (({}, "--perturbation-key"), ({"perturbation_key": "gene", "dose_key": "d"}, "--dose-key")):
         with pytest.raises(DataError, match=f"its columns are gene: name one of them with .*{flag}"):
             read_cells(adata, target_sum=1e4, **options)
 

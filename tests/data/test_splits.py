@@ -34,17 +34,13 @@ from scdfm.data import (
 from scdfm.errors import ConditionError, ConfigError, DataError, ScdfmError
 
 SINGLES = [f"T{i:02d}" for i in range(12)]
-DOUBLES = [
-    f"{a}+{b}" for i, a in enumerate(SINGLES) for b in SINGLES[i + 1 :] if (int(a[1:]) + int(b[1:])) % 3
-]
+DOUBLES = [f"{a}+{b}" for i, a in enumerate(SINGLES) for b in SINGLES[i + 1 :] if (int(a[1:]) + int(b[1:])) % 3]
 SCREEN = ["control", *SINGLES, *DOUBLES]
 
 
 def table(labels: list[str], control: str = "control", **obs: list[str]) -> CellTable:
     """Two cells for each label."""
-    frame = pd.DataFrame(
-        {"perturbation": np.repeat(labels, 2), **{key: np.repeat(v, 2) for key, v in obs.items()}}
-    )
+    frame = pd.DataFrame({"perturbation": np.repeat(labels, 2), **{key: np.repeat(v, 2) for key, v in obs.items()}})
     frame.index = frame.index.astype(str)
     x = np.random.default_rng(0).random((len(frame), 5)).astype(np.float32)
     return read_cells(ad.AnnData(x, obs=frame), control=control)
@@ -163,9 +159,7 @@ def test_holdout_tests_targets_that_training_never_saw() -> None:
     assert seen.isdisjoint(held)
     assert {name for name in SCREEN[1:] if set(targets(name)) & set(held)} == set(split.test)
     # Validation poses the same task: its single is new to training, with all its doubles.
-    unseen = {t for name in split.validation for t in targets(name)} - {
-        t for n in split.train for t in targets(n)
-    }
+    unseen = {t for name in split.validation for t in targets(name)} - {t for n in split.train for t in targets(n)}
     assert unseen
     assert unseen <= set(split.validation)
     assert len({holdout_split(SCREEN, fold=fold, held_out_targets=3).test for fold in range(4)}) > 1
@@ -251,10 +245,7 @@ def test_parts_by_name() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            lambda: additive_split(["A", "B"]),
-            "0 combinations leaves no test .* nothing .--split none",
-        ),
+        (lambda: additive_split(["A", "B"]), "0 combinations leaves no test .* nothing .--split none"),
         (lambda: additive_split(["A", "A+B"]), "raise split.test_fraction"),
         (lambda: additive_split("A+B"), "found the text 'A"),
         (lambda: additive_split(["A+B", "A+C"], test_fraction=1.5), "test_fraction 1.5 is not between"),
@@ -284,10 +275,7 @@ def test_column_split_reads_obs() -> None:
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        (
-            ["train", "train", "nonsense"],
-            "condition 'B' has value 'nonsense'; expected train, validation or test",
-        ),
+        (["train", "train", "nonsense"], "condition 'B' has value 'nonsense'; expected train, validation or test"),
         (["train", "train", "train"], "column split: no test condition"),
         (["train", "test", "test"], "column split: no training condition is left"),
     ],
@@ -413,9 +401,7 @@ def test_holdout_holds_out_targets_at_every_dose_and_covariate() -> None:
     assert seen.isdisjoint(held)
     new = {target for name in split.validation for target in targets(name)} - seen
     assert new
-    assert set(split.validation) == {
-        name for name in (*split.train, *split.validation) if new & set(targets(name))
-    }
+    assert set(split.validation) == {name for name in (*split.train, *split.validation) if new & set(targets(name))}
 
 
 def test_holdout_of_named_targets() -> None:
@@ -427,9 +413,7 @@ def test_holdout_of_named_targets() -> None:
         ConditionError, match=r"target 'D@1' is not perturbed .* of its 5 targets \(split.targets\), with"
     ):
         holdout_split(DOSED, named=["D@1"])
-    with pytest.raises(
-        DataError, match=r"cannot hold out 12 of 5 singles; .* or name the targets \(split.targets\)"
-    ):
+    with pytest.raises(DataError, match=r"cannot hold out 12 of 5 singles; .* or name the targets \(split.targets\)"):
         holdout_split(DOSED)
     with pytest.raises(ValueError, match=r"split\.targets goes with split\.kind = 'holdout' only"):
         SplitConfig(targets=("A",))
@@ -457,9 +441,7 @@ def test_held_out_pairs_leave_both_sides_in_training(fold: int) -> None:
     assert pairs["validation"]
     assert pairs["train"].isdisjoint(pairs["test"] | pairs["validation"])
     for side in (0, 1):
-        assert {pair[side] for pair in pairs["train"]} == {
-            pair[side] for pair in pairs["train"] | pairs["test"]
-        }
+        assert {pair[side] for pair in pairs["train"]} == {pair[side] for pair in pairs["train"] | pairs["test"]}
     over = {"fold": fold, "test_fraction": 0.4, "validation_fraction": 0.2}
     config = SplitConfig.model_validate(SplitConfig.named("covariate:line") | over)
     assert make_split(names, config, seed=fold) == split
@@ -484,10 +466,7 @@ def test_pairs_stop_before_a_side_would_leave_training() -> None:
             {"covariate": "type"},
             r"'A@1.*line=K562' has no covariate 'type'; expected one .*there are: line\): read the",
         ),
-        (
-            {"covariate": "line", "value": "K563"},
-            r"no perturbed cell has line=K563; its values are K562, RPE1.*'K562'",
-        ),
+        ({"covariate": "line", "value": "K563"}, r"no perturbed cell has line=K563; its values are K562, RPE1.*'K562'"),
         (
             {"covariate": "line", "test_fraction": 0.01},
             "leaves none to test whose targets and value both train elsewhere",
@@ -517,9 +496,7 @@ def test_the_spelling_of_a_split_by_covariate() -> None:
     for text in ("covariate", "covariate:", "covariate:=x", "covariate:line="):
         with pytest.raises(ConfigError, match="expected additive, holdout, combinations, covariate:NAME, "):
             SplitConfig.named(text)
-    with pytest.raises(
-        ValueError, match=r"split\.covariate goes with split\.kind = 'covariate', and only with it"
-    ):
+    with pytest.raises(ValueError, match=r"split\.covariate goes with split\.kind = 'covariate', and only with it"):
         SplitConfig(kind="covariate")
     with pytest.raises(ValueError, match=r"split\.value goes with split\.kind = 'covariate' only"):
         SplitConfig(value="x")

@@ -73,9 +73,7 @@ def test_rows_in_any_order(path: Path, rows: list[int]) -> None:
     places = np.array(rows, dtype=np.int64)
     equal(disk.X[places], memory.X[places])
     columns = np.array([7, 3, 50])
-    np.testing.assert_array_equal(
-        disk.X[:, columns][places].toarray(), memory.X[places][:, columns].toarray()
-    )
+    np.testing.assert_array_equal(disk.X[:, columns][places].toarray(), memory.X[places][:, columns].toarray())
     view = subset(disk.X, np.arange(199, -1, -1), np.arange(10, 40))
     np.testing.assert_array_equal(view[places].toarray(), memory.X[199 - places][:, 10:40].toarray())
 
@@ -246,9 +244,7 @@ def test_many_rows_cost_few_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(calls) == 2
 
 
-def test_rows_are_the_same_without_the_call_that_reads_anywhere(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_are_the_same_without_the_call_that_reads_anywhere(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = read_cells(path, backed=True)
     rows = np.array([5, 1, 200, 7])
     expected = cells.X[rows].toarray()

@@ -47,9 +47,7 @@ def test_drug_columns_other_controls_and_counts_in_x_are_read(published: ad.AnnD
 def test_without_counts_it_is_refused(published: ad.AnnData) -> None:
     shipped = published.copy()
     del shipped.layers["counts"]
-    with pytest.raises(
-        DataError, match="no layer 'counts' and X holds no counts; the published scale is counts"
-    ):
+    with pytest.raises(DataError, match="no layer 'counts' and X holds no counts; the published scale is counts"):
         combosciplex(shipped)
 
 
@@ -63,12 +61,8 @@ def test_the_published_split(published: ad.AnnData) -> None:
     assert set(split.train) == set(table.conditions) - set(split.test) - {CONTROL}
     drugs = [f"D{i}" for i in range(8)]
     pairs = [f"{a}+{b}" for place, a in enumerate(drugs) for b in drugs[place + 1 :]]
-    assert (
-        len(combosciplex_split([*split.test, *drugs, *pairs]).validation) == 5
-    )  # as every split of a small screen
-    with pytest.raises(
-        ConditionError, match="combosciplex split: test condition 'Alvespimycin' is not measured"
-    ):
+    assert len(combosciplex_split([*split.test, *drugs, *pairs]).validation) == 5  # as every split of a small screen
+    with pytest.raises(ConditionError, match="combosciplex split: test condition 'Alvespimycin' is not measured"):
         combosciplex_split([name for name in table.conditions if name != "Alvespimycin"])
 
 

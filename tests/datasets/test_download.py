@@ -54,9 +54,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         url = f"http://127.0.0.1:{running.server_port}/norman.h5ad"
-        monkeypatch.setitem(
-            downloads.REMOTES, "norman", downloads.Remote("norman", "norman.h5ad", url, "the page")
-        )
+        monkeypatch.setitem(downloads.REMOTES, "norman", downloads.Remote("norman", "norman.h5ad", url, "the page"))
         monkeypatch.setattr(downloads, "SCHEMES", ("http",))
         monkeypatch.setattr(downloads, "RETRIES", 0)
         monkeypatch.setattr(downloads, "CHUNK", 1024)
@@ -85,13 +83,9 @@ def test_downloaded_once_with_its_hash_recorded(
     assert len(server.ranges) == 1
 
 
-def test_an_interrupted_download_goes_on_where_it_stopped(
-    server: Server, screen: bytes, tmp_path: Path
-) -> None:
+def test_an_interrupted_download_goes_on_where_it_stopped(server: Server, screen: bytes, tmp_path: Path) -> None:
     server.content, server.breaks = screen, 1
-    with pytest.raises(
-        DataError, match=r"norman cannot be downloaded from http://.*put it at .*norman\.h5ad"
-    ):
+    with pytest.raises(DataError, match=r"norman cannot be downloaded from http://.*put it at .*norman\.h5ad"):
         download("norman", tmp_path, progress=False)
     assert not (tmp_path / "norman.h5ad").exists()
     arrived = (tmp_path / "norman.h5ad.part").stat().st_size
@@ -122,15 +116,11 @@ def test_a_changed_file_is_refused(tmp_path: Path, screen: bytes) -> None:
     path.write_bytes(screen)
     download("norman", tmp_path)  # put there by hand: recorded, no network
     path.write_bytes(screen + b"x")
-    with pytest.raises(
-        DataError, match=r"is not the recorded .*; remove it to download it again, or remove norman"
-    ):
+    with pytest.raises(DataError, match=r"is not the recorded .*; remove it to download it again, or remove norman"):
         download("norman", tmp_path)
 
 
-def test_offline_names_the_url_and_where_to_put_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_names_the_url_and_where_to_put_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = downloads.Remote("norman", "norman.h5ad", "https://127.0.0.1:1/norman.h5ad", "the page")
     monkeypatch.setitem(downloads.REMOTES, "norman", closed)
     monkeypatch.setattr(downloads, "RETRIES", 0)
@@ -141,9 +131,7 @@ def test_offline_names_the_url_and_where_to_put_the_file(
     assert "\n" not in str(caught.value)
 
 
-def test_only_https_is_accepted(
-    server: Server, screen: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_https_is_accepted(server: Server, screen: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.content = screen
     monkeypatch.setattr(downloads, "SCHEMES", ("https",))
     with pytest.raises(DataError, match="is not https"):
@@ -156,9 +144,7 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
         download("replogle", tmp_path)
 
 
-def test_what_is_known_of_genes_is_three_files(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_known_of_genes_is_three_files(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is checked by how it begins, so that a page of apology is no annotation."""
     url = downloads.REMOTES["norman"].url
     server.content = b"format-version: 1.2\n"

@@ -67,9 +67,7 @@ def test_each_spelling_gives_the_same_table_and_the_published_split(
     assert additive_split(read, fold=2).digest == additive_split(table, fold=2).digest
 
 
-def test_conditions_are_canonical_and_remember_the_order_of_the_file(
-    published: ad.AnnData, table: CellTable
-) -> None:
+def test_conditions_are_canonical_and_remember_the_order_of_the_file(published: ad.AnnData, table: CellTable) -> None:
     labels = set(published.obs["condition"])
     assert set(table.conditions) == {canonical(label) for label in labels}
     assert set(table.spelling.values()) == labels
@@ -96,9 +94,7 @@ def test_ensembl_ids_give_way_to_symbols(published: ad.AnnData, table: CellTable
 
 
 @pytest.mark.parametrize("fold", range(5))
-def test_the_37_test_doubles_of_each_fold_are_those_of_the_published_algorithm(
-    shared: Path, fold: int
-) -> None:
+def test_the_37_test_doubles_of_each_fold_are_those_of_the_published_algorithm(shared: Path, fold: int) -> None:
     """Norman's 125 doubles, spelled `A_B`: seed 42 + fold, shuffle the sorted names, the first 30% are tested."""
     listed = pd.read_csv(shared / "data" / "norman_double_regression.csv")["name"]
     doubles = [gene_label(name) for name in listed]
@@ -128,20 +124,14 @@ def test_what_is_no_norman_screen_is_told_in_one_line(published: ad.AnnData, tmp
         gene_label("A_B_C")
     with pytest.raises(ConditionError, match=r"'\*': expected at most two genes"):
         gene_label("*")
-    with pytest.raises(
-        DataError, match="obs has none of the condition columns condition, .*: use read_cells"
-    ):
+    with pytest.raises(DataError, match="obs has none of the condition columns condition, .*: use read_cells"):
         norman(relabelled(published, "target", lambda names: "+".join(names)))
     wrong = published.copy()
     wrong.obs.loc[wrong.obs_names[0], "control"] = 0
-    with pytest.raises(
-        DataError, match=r"1 cells disagree on being control \(first: 'cell0', condition 'ctrl'"
-    ):
+    with pytest.raises(DataError, match=r"1 cells disagree on being control \(first: 'cell0', condition 'ctrl'"):
         norman(wrong)
     empty = published.copy()
-    empty.obs["condition"] = empty.obs["condition"].cat.set_categories(
-        empty.obs["condition"].cat.categories[1:]
-    )
+    empty.obs["condition"] = empty.obs["condition"].cat.set_categories(empty.obs["condition"].cat.categories[1:])
     with pytest.raises(DataError, match="cells have no label in obs column 'condition'"):
         norman(empty)
     with pytest.raises(DataError, match="does not exist"):

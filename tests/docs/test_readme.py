@@ -48,9 +48,7 @@ def test_its_links_and_pictures_are_there() -> None:
         assert (ROOT / path).is_file(), place
         if anchor:
             headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(encoding="utf-8"), flags=re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}, (
-                place
-            )
+            assert anchor in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}, place
 
 
 def test_the_citation_is_of_this_version() -> None:
@@ -74,7 +72,6 @@ def test_the_recipe_has_the_version_and_the_dependencies() -> None:
     conda = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
     names = [re.match(r"[\w-]+", one)[0] for one in project["dependencies"]]
     expected = [
-        f"{conda.get(name, name)} {one[len(name) :]}"
-        for name, one in zip(names, project["dependencies"], strict=True)
+        f"{conda.get(name, name)} {one[len(name) :]}" for name, one in zip(names, project["dependencies"], strict=True)
     ]
     assert run == expected

@@ -15,9 +15,7 @@ from scdfm.evaluation.metrics import LOWER_IS_BETTER, METRICS, RANGES, RESPONDER
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 SCORED = (*METRICS, *RESPONDERS, *VCC_SCORED)
-ENTRIES = re.compile(
-    r"### (\w+)\n\n.+\n\nDefinition\n: (?:.+\n)+\nRange\n: (.+)\.\n\nWhen it misleads\n: .+\n"
-)
+ENTRIES = re.compile(r"### (\w+)\n\n.+\n\nDefinition\n: (?:.+\n)+\nRange\n: (.+)\.\n\nWhen it misleads\n: .+\n")
 
 
 def module(name: str):

@@ -15,9 +15,7 @@ from scdfm.data.simulate import simulate
 @pytest.fixture(scope="session")
 def screen() -> CellTable:
     """A screen with strong interactions: 120 genes, 8 singles, their doubles, 60 cells each."""
-    return read_cells(
-        simulate(n_genes=120, n_targets=8, cells_per_condition=60, n_controls=150, truth_cells=1, seed=3)
-    )
+    return read_cells(simulate(n_genes=120, n_targets=8, cells_per_condition=60, n_controls=150, truth_cells=1, seed=3))
 
 
 @pytest.fixture(scope="session")

@@ -42,15 +42,11 @@ def test_conditions_are_matched_by_canonical_name(noisy, screen, held_out):
 def test_nothing_in_common(noisy, screen):
     other = noisy.copy()
     other.var_names = [f"ENSG{i}" for i in range(other.n_vars)]
-    with pytest.raises(
-        DataError, match=r"share 0 gene names, expected at least 2 \(prediction: ENSG0, .*use the same"
-    ):
+    with pytest.raises(DataError, match=r"share 0 gene names, expected at least 2 \(prediction: ENSG0, .*use the same"):
         align(other, screen)
     other = noisy.copy()
     other.obs["perturbation"] = "X+Y"
-    with pytest.raises(
-        ConditionError, match=r"share no condition \(prediction: X\+Y; real: .*check perturbation_key"
-    ):
+    with pytest.raises(ConditionError, match=r"share no condition \(prediction: X\+Y; real: .*check perturbation_key"):
         align(other, screen)
 
 
@@ -137,11 +133,7 @@ def test_values_below_zero_are_scored_as_they_are_and_told(noisy, screen, backed
 
 def test_ranks_do_not_ask_where_zero_is(noisy, screen):
     """All values of a gene lowered alike leave every rank, and so every significant gene, as it was."""
-    options = {
-        "protocol": "paper",
-        "metrics": ["de_sig_genes_recall", "de_nsig_counts_pred"],
-        "references": False,
-    }
+    options = {"protocol": "paper", "metrics": ["de_sig_genes_recall", "de_nsig_counts_pred"], "references": False}
     cells = noisy.to_memory() if hasattr(noisy, "to_memory") else noisy
     control = screen.select(["control"]).to_adata()
     both = ad.concat([cells[:, control.var_names], control], merge="same")
@@ -176,9 +168,7 @@ def counted():
 def test_counts_are_refused(counted):
     predicted = counted.copy()
     predicted.X = predicted.layers["counts"]
-    with pytest.raises(
-        DataError, match=r"whole numbers, .* look like counts; .*read_cells\(\.\.\., target_sum="
-    ):
+    with pytest.raises(DataError, match=r"whole numbers, .* look like counts; .*read_cells\(\.\.\., target_sum="):
         evaluate(predicted, read_cells(counted))
 
 
@@ -192,9 +182,7 @@ def test_another_normalisation_total_is_refused(counted, target_sum):
     table = evaluate(other.to_adata(), real, metrics=["l2"], references=False, check_scale=False)
     assert (table["value"] > 0).all()
     declared = read_cells(counted, target_sum=10_000, layer="counts")
-    with pytest.raises(
-        DataError, match="prediction is normalised to .* counts per cell, the real cells to 10000"
-    ):
+    with pytest.raises(DataError, match="prediction is normalised to .* counts per cell, the real cells to 10000"):
         evaluate(other, declared)
 
 

@@ -38,9 +38,7 @@ def cells() -> ad.AnnData:
         X.append(np.log1p(rng.poisson(rate, (n, GENES))).astype(np.float32))
         labels += [(label, name)] * n
     obs = pd.DataFrame(labels, columns=["perturbation", "batch"], index=[f"c{i}" for i in range(len(labels))])
-    return ad.AnnData(
-        sp.csr_matrix(np.vstack(X)), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(GENES)])
-    )
+    return ad.AnnData(sp.csr_matrix(np.vstack(X)), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(GENES)]))
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +64,7 @@ def test_control_means_are_weighted_by_the_condition_s_cells(cells: ad.AnnData, 
     np.testing.assert_allclose(found.zero[0], shares @ (X == 0), atol=1e-9)
 
 
-def test_a_perturbation_without_effect_has_a_shift_of_sampling_noise(
-    cells: ad.AnnData, matched: CellTable
-) -> None:
+def test_a_perturbation_without_effect_has_a_shift_of_sampling_noise(cells: ad.AnnData, matched: CellTable) -> None:
     """Its shift is as long as the noise of two means; without matching it is the batch effect."""
     X = cells.X.toarray()
     spread = (
@@ -99,10 +95,7 @@ def test_rank_tests_stay_within_batches(cells: ad.AnnData, matched: CellTable) -
     X, obs = cells.X.toarray()[:, 0], cells.obs
     z, square = 0.0, 0.0
     for batch in "AB":
-        x, y = (
-            X[((obs["perturbation"] == label) & (obs["batch"] == batch)).to_numpy()]
-            for label in ("T", "control")
-        )
+        x, y = (X[((obs["perturbation"] == label) & (obs["batch"] == batch)).to_numpy()] for label in ("T", "control"))
         test = mannwhitneyu(x, y, method="asymptotic")
         weight = len(x) * len(y) / (len(x) + len(y) + 1)
         from scipy.stats import norm

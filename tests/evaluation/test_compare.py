@@ -64,7 +64,5 @@ def test_both_may_name_their_conditions_in_another_column(screen, noisy, worse, 
         cells = cells.copy()
         cells.obs = cells.obs.rename(columns={screen.perturbation_key: "treatment"})
         moved.append(cells)
-    found = evaluate_against(
-        *moved, screen, name="a", against_name="b", metrics=METRICS, predicted_key="treatment"
-    )
+    found = evaluate_against(*moved, screen, name="a", against_name="b", metrics=METRICS, predicted_key="treatment")
     pd.testing.assert_frame_equal(found, table)

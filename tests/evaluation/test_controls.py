@@ -72,8 +72,6 @@ def test_noise_is_taken_off_an_error():
     assert plain.min() > 0.02
     assert abs(corrected.mean()) < 0.1 * plain.mean()
     wrong = {c: shift + 0.4 for c, shift in shifts.items()}
-    table = evaluate(
-        screen(wrong, dict.fromkeys(named, 3), 5), real, metrics=["mse_corrected"], references=False
-    )
+    table = evaluate(screen(wrong, dict.fromkeys(named, 3), 5), real, metrics=["mse_corrected"], references=False)
     assert table["value"].mean() > 0.16 - 0.03  # three cells claim no more noise than the real twenty have
     assert table["value"].mean() == pytest.approx(0.16 + 0.25 / 3 - 0.25 / 20, abs=0.03)

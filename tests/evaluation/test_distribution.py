@@ -38,9 +38,7 @@ def test_energy_and_mmd_are_the_definition():
 
 
 def test_energy_and_mmd_of_one_population_are_zero_on_average():
-    draws = np.array(
-        [energy_and_mmd(rng.normal(size=(20, 3)), truth(rng.normal(size=(25, 3)))) for _ in range(400)]
-    )
+    draws = np.array([energy_and_mmd(rng.normal(size=(20, 3)), truth(rng.normal(size=(25, 3)))) for _ in range(400)])
     error = draws.std(axis=0, ddof=1) / np.sqrt(len(draws))
     assert (np.abs(draws.mean(axis=0)) < 4 * error).all()
     assert (draws < 0).any()  # unbiased: not forced to be positive

@@ -104,9 +104,7 @@ def test_matched_controls_are_the_origin_of_every_rule(training: Training) -> No
     np.testing.assert_array_equal(training.controls(["Q|x=9"]), [training.control])
     for rule in (ridge, low_rank):
         twin = Training(training.conditions, training.shift, np.zeros(4), GENES)
-        np.testing.assert_allclose(
-            rule(training, wanted) - no_change(training, wanted), rule(twin, wanted), atol=1e-12
-        )
+        np.testing.assert_allclose(rule(training, wanted) - no_change(training, wanted), rule(twin, wanted), atol=1e-12)
 
 
 def test_ridge_recovers_effects_of_doses_and_settings() -> None:

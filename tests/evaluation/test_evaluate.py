@@ -50,16 +50,10 @@ def test_pointwise_values_by_hand(table, noisy, screen, held_out):
     centre = screen.means(table.attrs["training_conditions"]).to_numpy().mean(0)
     found = values(table, "model").loc[condition]
     assert found["l2"] == pytest.approx(np.linalg.norm(predicted - real))
-    assert found["pearson_delta"] == pytest.approx(
-        stats.pearsonr(predicted - control, real - control).statistic
-    )
-    assert found["pearson_delta_hat"] == pytest.approx(
-        stats.pearsonr(predicted - centre, real - centre).statistic
-    )
+    assert found["pearson_delta"] == pytest.approx(stats.pearsonr(predicted - control, real - control).statistic)
+    assert found["pearson_delta_hat"] == pytest.approx(stats.pearsonr(predicted - centre, real - centre).statistic)
     cells, controls = (screen.X[screen.rows(c)].toarray() for c in (condition, "control"))
-    top = np.argsort([stats.mannwhitneyu(*pair).pvalue for pair in zip(cells.T, controls.T, strict=True)])[
-        :20
-    ]
+    top = np.argsort([stats.mannwhitneyu(*pair).pvalue for pair in zip(cells.T, controls.T, strict=True)])[:20]
     expected = stats.pearsonr((predicted - centre)[top], (real - centre)[top]).statistic
     assert found["pearson_delta_hat_20"] == pytest.approx(expected)
 
@@ -75,12 +69,8 @@ def test_truth_as_prediction_reaches_the_ceiling(screen, held_out):
             assert model[metric] <= ceiling[metric], metric
         else:
             assert model[metric] >= ceiling[metric], metric
-    np.testing.assert_allclose(
-        model[["l2", "wasserstein", "variance_error", "zero_fraction_error"]], 0, atol=1e-6
-    )
-    np.testing.assert_allclose(
-        model[["pearson_delta", "ds", "ds_signed", "de_spearman", "pearson_delta_hat"]], 1
-    )
+    np.testing.assert_allclose(model[["l2", "wasserstein", "variance_error", "zero_fraction_error"]], 0, atol=1e-6)
+    np.testing.assert_allclose(model[["pearson_delta", "ds", "ds_signed", "de_spearman", "pearson_delta_hat"]], 1)
 
 
 def test_a_half_of_the_truth_scores_as_the_ceiling(screen, held_out):
@@ -106,11 +96,7 @@ def test_no_signal_is_undefined_not_zero(screen, cells_as):
     real = read_cells(cells_as(screen, np.tile(screen.rows("control"), 2), labels))
     table = evaluate(None, real, training=real.means([]), conditions=["A", "B", "C"])
     found = values(table, "no change")
-    assert (
-        found[["pearson_delta", "de_spearman", "pearson_delta_hat", "pearson_delta_hat_20"]]
-        .isna()
-        .all(axis=None)
-    )
+    assert found[["pearson_delta", "de_spearman", "pearson_delta_hat", "pearson_delta_hat_20"]].isna().all(axis=None)
     assert found["l2"].notna().all()
     summary = summarise(table).set_index(["model", "metric"])
     assert summary.loc[("no change", "pearson_delta"), "n_undefined"] == 3
@@ -148,9 +134,7 @@ def test_baseline_distributions_come_from_shifted_controls(screen, held_out):
     real = screen.X[screen.rows(condition)].toarray()
     all_controls = screen.X[control].toarray()
     expected = np.abs((all_controls == 0).mean(0) - (real == 0).mean(0)).mean()
-    assert values(table, "no change").loc[condition, "zero_fraction_error"] == pytest.approx(
-        expected, rel=0.15
-    )
+    assert values(table, "no change").loc[condition, "zero_fraction_error"] == pytest.approx(expected, rel=0.15)
 
 
 def test_training_as_a_run_or_a_table(noisy, screen, held_out):
@@ -168,9 +152,7 @@ def test_training_as_a_run_or_a_table(noisy, screen, held_out):
 def test_training_errors(noisy, screen):
     with pytest.raises(ConfigError, match="training: expected None, a Run or a table of means"):
         evaluate(noisy, screen, training=7)
-    with pytest.raises(
-        DataError, match=r"training: 5 of the 120 scored genes are not among its columns \(first: "
-    ):
+    with pytest.raises(DataError, match=r"training: 5 of the 120 scored genes are not among its columns \(first: "):
         evaluate(noisy, screen, training=screen.means().iloc[:, 5:])
 
 

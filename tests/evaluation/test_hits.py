@@ -42,9 +42,7 @@ def test_right_ranking_finds_all_and_wrong_ones_few(shifts):
     shuffled = rng.permutation(NAMES)
     bad = cells({name: shifts[other] for name, other in zip(NAMES, shuffled, strict=True)}, 20, 2)
     signature = dict.fromkeys(GENES[:3], 1 / 3) | {GENES[9]: -0.1}
-    right, wrong = (
-        hits(p, real, signature=signature).set_index(["model", "score", "share"]) for p in (good, bad)
-    )
+    right, wrong = (hits(p, real, signature=signature).set_index(["model", "score", "share"]) for p in (good, bad))
     for score in ("effect", "signature"):
         row = right.loc["model", score, 0.1]
         assert (row["found"], row["recall"], row["precision"]) == (4, 1, 1)
@@ -77,9 +75,7 @@ def test_noise_is_no_effect(shifts):
 
 def test_rules_rank_beside_the_model(shifts):
     rng = np.random.default_rng(4)
-    pairs = {
-        f"{a}+{b}": shifts[a] + shifts[b] for a, b in (rng.choice(NAMES[:12], 2, False) for _ in range(60))
-    }
+    pairs = {f"{a}+{b}": shifts[a] + shifts[b] for a, b in (rng.choice(NAMES[:12], 2, False) for _ in range(60))}
     real = read_cells(cells({**shifts, **pairs}, 20, 6))
     doubles = [c for c in real.conditions if "+" in c]
     table = hits(None, real, conditions=doubles, training=real.means(NAMES))

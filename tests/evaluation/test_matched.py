@@ -24,16 +24,10 @@ def cells_of(kind: str, labels: list[str], seed: int, noise: float = 0.4) -> ad.
     rng = np.random.default_rng(seed)
     genes = 30
     level = np.random.default_rng(TYPES.index(kind)).uniform(1, 4, genes)
-    effect = {
-        name: np.random.default_rng(10 + i).normal(0, 0.6, genes) for i, name in enumerate(("P1", "P2", "P3"))
-    }
-    shift = np.array(
-        [sum((effect[t] for t in label.split("+") if t in effect), np.zeros(genes)) for label in labels]
-    )
+    effect = {name: np.random.default_rng(10 + i).normal(0, 0.6, genes) for i, name in enumerate(("P1", "P2", "P3"))}
+    shift = np.array([sum((effect[t] for t in label.split("+") if t in effect), np.zeros(genes)) for label in labels])
     x = np.maximum(level + shift + rng.normal(0, noise, shift.shape), 0).astype(np.float32)
-    obs = pd.DataFrame(
-        {"perturbation": labels, "type": kind}, index=[f"{kind}{seed}-{i}" for i in range(len(labels))]
-    )
+    obs = pd.DataFrame({"perturbation": labels, "type": kind}, index=[f"{kind}{seed}-{i}" for i in range(len(labels))])
     return ad.AnnData(x, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(genes)]))
 
 
@@ -67,8 +61,7 @@ def values(table: pd.DataFrame, model: str, metric: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("model", ["model", "no change"])
 @pytest.mark.parametrize(
-    "metric",
-    ["l2", "mae", "pearson_delta", "ds", "ds_signed", "de_spearman", "wasserstein", "variance_error"],
+    "metric", ["l2", "mae", "pearson_delta", "ds", "ds_signed", "de_spearman", "wasserstein", "variance_error"]
 )
 def test_each_type_scores_as_it_does_alone(
     scores: pd.DataFrame, real: ad.AnnData, predicted: ad.AnnData, model: str, metric: str
@@ -77,9 +70,7 @@ def test_each_type_scores_as_it_does_alone(
     assert len(both) == 4
     for kind in TYPES:
         alone = evaluate(
-            predicted[predicted.obs["type"] == kind].copy(),
-            read_cells(real, subset={"type": kind}),
-            metrics=[metric],
+            predicted[predicted.obs["type"] == kind].copy(), read_cells(real, subset={"type": kind}), metrics=[metric]
         )
         for name, value in values(alone, model, metric).items():
             assert both[f"{name}|type={kind}"] == pytest.approx(value, rel=1e-9, nan_ok=True)
@@ -134,9 +125,7 @@ def test_labels_may_hold_the_covariates_themselves(
         evaluate(bare, table)
 
 
-def test_training_means_find_their_controls(
-    predicted: ad.AnnData, table: CellTable, scores: pd.DataFrame
-) -> None:
+def test_training_means_find_their_controls(predicted: ad.AnnData, table: CellTable, scores: pd.DataFrame) -> None:
     names = [name for name in table.conditions if not name.startswith(("P1+P2", "P3"))]
     given = evaluate(predicted, table, training=table.means(names))
     for rule in ("training mean", "additive", "ridge"):
@@ -146,18 +135,12 @@ def test_training_means_find_their_controls(
     means.loc["control|type=B cells"] = table.control_mean("control|type=B cells")
     only = table.take(np.flatnonzero((table.obs["type"] == "T cells").to_numpy()))
     part = evaluate(predicted[predicted.obs["type"] == "T cells"].copy(), only, training=means)
-    expected = {
-        name: value for name, value in values(given, "additive", "l2").items() if name.endswith("T cells")
-    }
+    expected = {name: value for name, value in values(given, "additive", "l2").items() if name.endswith("T cells")}
     assert values(part, "additive", "l2") == pytest.approx(expected, nan_ok=True)
     lost = evaluate(
-        predicted[predicted.obs["type"] == "T cells"].copy(),
-        only,
-        training=means.drop("control|type=B cells"),
+        predicted[predicted.obs["type"] == "T cells"].copy(), only, training=means.drop("control|type=B cells")
     )
-    assert any(
-        "2 training conditions have no control cells of their own" in note for note in lost.attrs["notes"]
-    )
+    assert any("2 training conditions have no control cells of their own" in note for note in lost.attrs["notes"])
 
 
 def test_the_published_protocol_takes_a_screen_of_types(predicted: ad.AnnData, table: CellTable) -> None:
@@ -179,9 +162,7 @@ def test_one_cell_of_each_condition(shared: Path) -> None:
     rng = np.random.default_rng(0)
     rows = rng.choice(cells.rows(CONTROL), 5 * len(single))
     obs = pd.DataFrame({"product_name": np.repeat(single, 5)}, index=[f"p{i}" for i in range(len(rows))])
-    scores = evaluate(
-        ad.AnnData(cells.X[rows], obs=obs, var=pd.DataFrame(index=cells.genes.astype(object))), cells
-    )
+    scores = evaluate(ad.AnnData(cells.X[rows], obs=obs, var=pd.DataFrame(index=cells.genes.astype(object))), cells)
     summary = summarise(scores).set_index(["model", "metric"])
     assert summary.loc[("model", "l2"), "n"] == 12
     assert summary.loc[("additive", "l2"), "n"] > 0

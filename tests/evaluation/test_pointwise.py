@@ -36,9 +36,7 @@ def test_pearson_of_a_constant_is_undefined_not_zero():
 
 def test_pearson_delta_hat_is_pearson_from_another_origin():
     predicted, real, centre = rng.normal(size=(3, 20)), rng.normal(size=(3, 20)), rng.normal(size=20)
-    expected = [
-        stats.pearsonr(p - centre, r - centre).statistic for p, r in zip(predicted, real, strict=True)
-    ]
+    expected = [stats.pearsonr(p - centre, r - centre).statistic for p, r in zip(predicted, real, strict=True)]
     np.testing.assert_allclose(pearson_delta(predicted, real, centre, centre), expected, rtol=1e-12)
 
 

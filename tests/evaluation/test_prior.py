@@ -65,9 +65,7 @@ def row(table: pd.DataFrame, model: str) -> pd.DataFrame:
 
 def by_hand(run, cells, seed: int = SEED, n_cells: int = N_CELLS, **options) -> pd.DataFrame:
     before = run.untrained().predict(run.split.test, n_cells=n_cells, seed=seed)
-    return row(
-        evaluate(before, cells, training=run.means, name="by hand", check_scale=False, **options), "by hand"
-    )
+    return row(evaluate(before, cells, training=run.means, name="by hand", check_scale=False, **options), "by hand")
 
 
 @pytest.mark.parametrize("protocol", ["scdfm", "paper"])
@@ -94,14 +92,7 @@ def test_the_seed_of_a_file_is_read_from_it(run, predicted, table, cells, tmp_pa
 
 @pytest.mark.parametrize(
     "uns",
-    [
-        {},
-        {"scdfm": "text"},
-        {"scdfm": {}},
-        {"scdfm": {"seed": "5"}},
-        {"scdfm": {"seed": -5}},
-        {"scdfm": {"seed": [5]}},
-    ],
+    [{}, {"scdfm": "text"}, {"scdfm": {}}, {"scdfm": {"seed": "5"}}, {"scdfm": {"seed": -5}}, {"scdfm": {"seed": [5]}}],
 )
 def test_what_is_no_seed_is_none(predicted, uns, tmp_path):
     other = ad.AnnData(predicted.X, obs=predicted.obs, var=predicted.var, uns=uns)

@@ -46,6 +46,4 @@ def test_published_run(shared):
         "mae": mae(predicted, real),
         "pearson_delta": pearson_delta(predicted, real, *controls),
     }.items():
-        np.testing.assert_allclose(
-            values, golden[name], rtol=1e-5, atol=1e-5 * (name == "pearson_delta"), err_msg=name
-        )
+        np.testing.assert_allclose(values, golden[name], rtol=1e-5, atol=1e-5 * (name == "pearson_delta"), err_msg=name)

@@ -14,9 +14,7 @@ def populations(n: int = 320, n_genes: int = 1000) -> tuple[np.ndarray, np.ndarr
     """Means that are equal, nearly equal, without length or undefined, beside plain ones."""
     rng = np.random.default_rng(0)
     real = rng.random((n, n_genes))
-    real[40:160] = real[40] * (
-        1 + 1e-14 * rng.integers(-3, 4, (120, 1))
-    )  # told apart in double precision alone
+    real[40:160] = real[40] * (1 + 1e-14 * rng.integers(-3, 4, (120, 1)))  # told apart in double precision alone
     predicted = real + 0.5 * rng.standard_normal((n, n_genes))
     predicted[40:100] = predicted[40]
     predicted[200:230] = real[200:230]

@@ -46,17 +46,13 @@ def test_every_score_is_the_same(
     assert memory["value"].notna().mean() > 0.5
 
 
-def test_tests_are_taken_a_few_conditions_at_a_time(
-    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tests_are_taken_a_few_conditions_at_a_time(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     real = scdfm.read_cells(files[1], backed=True)
     pair = align(None, real)
     assert isinstance(pair.real.X, StoredMatrix)
     monkeypatch.setattr(expression, "BATCH_CELLS", 1)
     sizes, tested = [], expression.tested
-    monkeypatch.setattr(
-        expression, "tested", lambda *given: sizes.append(given[0].X.shape[0]) or tested(*given)
-    )
+    monkeypatch.setattr(expression, "tested", lambda *given: sizes.append(given[0].X.shape[0]) or tested(*given))
     found = against_control(pair.real, pair.conditions, "control")
     assert len(sizes) > 2
     assert max(sizes) <= 2 * real.n_cells("control")

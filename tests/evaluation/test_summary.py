@@ -54,17 +54,11 @@ def test_interval_of_values_of_mean_zero_seldom_leaves_zero_out():
 
 def test_intervals_lie_where_their_metric_can():
     rng = np.random.default_rng(0)
-    near = {
-        "l2": rng.gamma(0.2, 1, 6),
-        "ds": 1 - rng.gamma(0.2, 0.1, 6),
-        "pearson_delta": 1 - rng.gamma(0.2, 0.1, 6),
-    }
+    near = {"l2": rng.gamma(0.2, 1, 6), "ds": 1 - rng.gamma(0.2, 0.1, 6), "pearson_delta": 1 - rng.gamma(0.2, 0.1, 6)}
     free = {metric: interval(values) for metric, values in near.items()}
     assert free["l2"][0] < 0
     assert min(free["ds"][1], free["pearson_delta"][1]) > 1  # or this tests nothing
-    found = summarise(table({metric: {"model": list(values)} for metric, values in near.items()})).set_index(
-        "metric"
-    )
+    found = summarise(table({metric: {"model": list(values)} for metric, values in near.items()})).set_index("metric")
     assert found.loc["l2", "low"] == 0
     assert found.loc["l2", "high"] == free["l2"][1]
     assert found.loc[["ds", "pearson_delta"], "high"].tolist() == [1, 1]
@@ -74,9 +68,7 @@ def test_tables_put_together_count_a_reference_once():
     values = {"no change": [1.0, 2, 3, 4, 5], "ceiling": [0.0, np.nan, 1, 1, 0]}
     one, two = (table({"l2": values | {name: [0.5, 1, 2, 2, 3]}}) for name in ("first", "second"))
     both = summarise(pd.concat([one, two])).set_index("model")
-    pd.testing.assert_frame_equal(
-        both.drop(index="second"), summarise(one).set_index("model").loc[both.index[:3]]
-    )
+    pd.testing.assert_frame_equal(both.drop(index="second"), summarise(one).set_index("model").loc[both.index[:3]])
     assert set(differences(pd.concat([one, two]))["model"]) == {"first", "second"}
     two.loc[two["model"] == "no change", "value"] += 1
     with pytest.raises(DataError, match="model 'no change' has two values of l2 for condition 'c0'"):
@@ -123,12 +115,7 @@ def test_position_between_the_worst_acceptable_and_the_ceiling():
     found = position(
         table(
             {
-                "l2": {
-                    "model": [4.0, 6.0],
-                    "no change": [11, 13],
-                    "training mean": [9, 11],
-                    "ceiling": [1, 3],
-                },
+                "l2": {"model": [4.0, 6.0], "no change": [11, 13], "training mean": [9, 11], "ceiling": [1, 3]},
                 "ds": {
                     "model": [0.9, 0.9],
                     "no change": [0.5, 0.5],
@@ -149,12 +136,7 @@ def test_position_between_the_worst_acceptable_and_the_ceiling():
 
 def test_position_uses_conditions_where_all_are_defined():
     nan = np.nan
-    models = {
-        "model": [0.5, 0.9],
-        "no change": [nan, nan],
-        "training mean": [0.1, nan],
-        "ceiling": [0.9, 0.9],
-    }
+    models = {"model": [0.5, 0.9], "no change": [nan, nan], "training mean": [0.1, nan], "ceiling": [0.9, 0.9]}
     found = position(table({"pearson_delta": models}))
     row = found[found["model"] == "model"].iloc[0]
     assert (row["worst"], row["n"]) == ("training mean", 1)
@@ -190,9 +172,7 @@ def test_the_prior_is_no_baseline_but_can_be_asked_for():
     assert set(beside["baseline"]) == {"prior"}
     assert beside.loc["l2", "improvement"] == pytest.approx((-0.5 + 0 + 0.1) / 3)
     assert beside.loc["ds", ["improvement", "n"]].tolist() == [pytest.approx(0.05), 2]
-    with pytest.raises(
-        ConfigError, match=r"against 'priors': expected a model of the table \(model, ridge, prior\)"
-    ):
+    with pytest.raises(ConfigError, match=r"against 'priors': expected a model of the table \(model, ridge, prior\)"):
         differences(table(scores), against="priors")
 
 

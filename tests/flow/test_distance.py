@@ -43,9 +43,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_bandwidths_are_the_lower_median(n: int) -> None:
     y = normal(n, 6)
     torch.testing.assert_close(median_bandwidths(y), reference.median_bandwidths(y))
-    torch.testing.assert_close(
-        median_bandwidths(y, scales=(3.0,)), reference.median_bandwidths(y, scales=(3.0,))
-    )
+    torch.testing.assert_close(median_bandwidths(y, scales=(3.0,)), reference.median_bandwidths(y, scales=(3.0,)))
 
 
 def test_equal_cells_still_have_a_kernel() -> None:

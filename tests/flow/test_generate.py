@@ -134,24 +134,18 @@ def test_one_chunk_when_all_genes_fit(size: int | None) -> None:
 
 def test_result_does_not_depend_on_batches_and_repeats_to_the_bit() -> None:
     field, sampling = real_field(), SamplingConfig(steps=3)
-    whole, again = (
-        generate(field, **inputs(), sampling=sampling, genes_per_step=12, rng=rng()) for _ in range(2)
-    )
+    whole, again = (generate(field, **inputs(), sampling=sampling, genes_per_step=12, rng=rng()) for _ in range(2))
     assert torch.equal(whole, again)
     other = generate(field, **inputs(), sampling=sampling, genes_per_step=12, rng=rng(1))
     assert not torch.allclose(whole, other)
     for batch_cells in (1, 5):
-        parts = generate(
-            field, **inputs(), sampling=sampling, genes_per_step=12, rng=rng(), batch_cells=batch_cells
-        )
+        parts = generate(field, **inputs(), sampling=sampling, genes_per_step=12, rng=rng(), batch_cells=batch_cells)
         torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_clamp() -> None:
     field = real_field()
-    free = generate(
-        field, **inputs(), sampling=SamplingConfig(steps=2, clamp=False), genes_per_step=None, rng=rng()
-    )
+    free = generate(field, **inputs(), sampling=SamplingConfig(steps=2, clamp=False), genes_per_step=None, rng=rng())
     cut = generate(field, **inputs(), sampling=SamplingConfig(steps=2), genes_per_step=None, rng=rng())
     assert (free < 0).any()
     assert torch.equal(cut, free.clamp(min=0))
@@ -174,9 +168,7 @@ def test_live_dropout_draws_anew_at_every_evaluation_and_from_the_seed() -> None
     one, two = (generate(field, **inputs(), sampling=live, genes_per_step=None, rng=rng()) for _ in range(2))
     assert torch.equal(one, two)
     assert torch.equal(torch.get_rng_state(), before)
-    assert not torch.allclose(
-        one, generate(field, **inputs(), sampling=still, genes_per_step=None, rng=rng())
-    )
+    assert not torch.allclose(one, generate(field, **inputs(), sampling=still, genes_per_step=None, rng=rng()))
     places = Places()
     generate(
         places,
@@ -195,12 +187,7 @@ def test_poisson_source_reaches_the_solver() -> None:
 
     rates = torch.linspace(0.1, 3, G)
     out = generate(
-        Still(),
-        **inputs(),
-        sampling=SamplingConfig(),
-        genes_per_step=None,
-        rng=rng(),
-        start=Noise(G, "poisson", rates),
+        Still(), **inputs(), sampling=SamplingConfig(), genes_per_step=None, rng=rng(), start=Noise(G, "poisson", rates)
     )
     assert torch.equal(out, Noise(G, "poisson", rates).draw(M, rng()))
 

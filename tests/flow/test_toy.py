@@ -42,12 +42,7 @@ def train() -> VelocityField:
         noise, t = sample_normal((N, 3), rng), sample_time(N, rng, stratified=True)
         x_t, _ = interpolate(noise, target, t)
         predicted = field(
-            x_t=x_t,
-            t=t,
-            control=torch.zeros(N, 3),
-            genes=GENES,
-            perturbation=PERTURBATION,
-            condition=condition,
+            x_t=x_t, t=t, control=torch.zeros(N, 3), genes=GENES, perturbation=PERTURBATION, condition=condition
         )
         loss = flow_loss(predicted, target - noise, x_t, target, t, 2, MMDConfig(weight=0.1))
         optimizer.zero_grad()

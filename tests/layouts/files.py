@@ -13,17 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata.io import write_elem
 
-SYMBOLS = (
-    "AHR",
-    "FEV",
-    "HLA-A",
-    "KLF1",
-    "MAP2K6",
-    "NT5E",
-    "STAT1",
-    "TP53",
-    *(f"GENE{i:02d}" for i in range(32)),
-)
+SYMBOLS = ("AHR", "FEV", "HLA-A", "KLF1", "MAP2K6", "NT5E", "STAT1", "TP53", *(f"GENE{i:02d}" for i in range(32)))
 ENSEMBL = tuple(f"ENSG{place:011d}" for place in range(len(SYMBOLS)))
 TARGETS = SYMBOLS[:8]
 Members = tuple[str, ...]
@@ -122,9 +112,7 @@ def replogle() -> Layout:
                 "sgID_AB": f"{gene}_+_{cell % 3}.23-P1P2|{gene}_-_{cell % 3}.23-P1P2", "mitopercent": 0.1,
             }))  # fmt: skip
     var = by_id(gene_name=SYMBOLS, chr="chr1", start=1, strand="+", mean=1.0)
-    return layout(
-        rows, ("--perturbation-key gene", "--control non-targeting", "--gene-column gene_name"), var
-    )
+    return layout(rows, ("--perturbation-key gene", "--control non-targeting", "--gene-column gene_name"), var)
 
 
 def gears_norman() -> Layout:
@@ -157,19 +145,13 @@ def scperturb_norman() -> Layout:
                 "perturbation": "_".join(members) or "control", "nperts": float(len(members)),
             }) for cell in range(n)
         ]  # fmt: skip
-    return layout(
-        rows, ("--separator _", "--split additive"), by_id(SYMBOLS, ensembl_id=ENSEMBL, ncounts=1.0)
-    )
+    return layout(rows, ("--separator _", "--split additive"), by_id(SYMBOLS, ensembl_id=ENSEMBL, ncounts=1.0))
 
 
 def census() -> Layout:
     """CELLxGENE Census: numbers for var_names, symbols in var['feature_name'], labels of the depositor."""
     rows: list[tuple[Members, str | None, dict[str, object]]] = []
-    for target, n in (
-        ("non-targeting control", 60),
-        ("unassigned", 20),
-        *((target, 14) for target in TARGETS),
-    ):
+    for target, n in (("non-targeting control", 60), ("unassigned", 20), *((target, 14) for target in TARGETS)):
         name = {"non-targeting control": "control", "unassigned": None}.get(target, target)
         rows += [
             ((target,) if target in TARGETS else (), name, {
@@ -178,9 +160,7 @@ def census() -> Layout:
             }) for cell in range(n)
         ]  # fmt: skip
     index = [str(place) for place in range(len(SYMBOLS))]
-    var = by_id(
-        index, feature_id=ENSEMBL, feature_name=SYMBOLS, feature_type="protein_coding", feature_length=1000
-    )
+    var = by_id(index, feature_id=ENSEMBL, feature_name=SYMBOLS, feature_type="protein_coding", feature_length=1000)
     words = (
         "--perturbation-key perturbed_gene", "--control 'non-targeting control'", "--exclude unassigned",
         "--gene-column feature_name",
@@ -206,11 +186,7 @@ def vcc_2025() -> Layout:
 def vcc_2026() -> Layout:
     """Virtual Cell Challenge 2026: obs['target'] and nothing else, raw counts."""
     rows: list[tuple[Members, str | None, dict[str, object]]] = [
-        (
-            (target,) if target in TARGETS else (),
-            target if target in TARGETS else "control",
-            {"target": target},
-        )
+        ((target,) if target in TARGETS else (), target if target in TARGETS else "control", {"target": target})
         for target, n in (("non-targeting", 60), *((target, 14) for target in TARGETS))
         for _ in range(n)
     ]
@@ -235,12 +211,7 @@ def parse_pbmc() -> Layout:
 def tahoe() -> Layout:
     """Tahoe-100M: DMSO_TF, drug and concentration in one text, cell lines, brackets and commas in names."""
     rows: list[tuple[Members, str | None, dict[str, object]]] = []
-    drugs = (
-        "Trametinib (DMSO_TF solvate)",
-        "Bleomycin (sulfate)",
-        "(+)-JQ1",
-        "Fluorouracil (5-Fluoracil, 5-FU)",
-    )
+    drugs = ("Trametinib (DMSO_TF solvate)", "Bleomycin (sulfate)", "(+)-JQ1", "Fluorouracil (5-Fluoracil, 5-FU)")
     for line, cell_name in (("CVCL_0023", "A549"), ("CVCL_0292", "HCT15")):
         for drug, dose, n in (("DMSO_TF", 0.0, 30), *((d, u, 6) for d in drugs for u in (0.05, 0.5, 5.0))):
             own = drug != "DMSO_TF"
@@ -256,12 +227,7 @@ def tahoe() -> Layout:
 def sciplex() -> Layout:
     """sci-Plex 3: product_name with Vehicle, doses in nM, cell types, versioned Ensembl ids and gene_short_name."""
     rows: list[tuple[Members, str | None, dict[str, object]]] = []
-    drugs = (
-        "Belinostat (PXD101)",
-        "Fluorouracil (5-Fluoracil, 5-FU)",
-        "(+)-JQ1",
-        "Tranylcypromine (2-PCPA) HCl",
-    )
+    drugs = ("Belinostat (PXD101)", "Fluorouracil (5-Fluoracil, 5-FU)", "(+)-JQ1", "Tranylcypromine (2-PCPA) HCl")
     for kind in ("A549", "K562"):
         for drug, dose, n in (("Vehicle", 0, 30), *((d, u, 6) for d in drugs for u in (10, 100, 1000))):
             own = drug != "Vehicle"
@@ -271,12 +237,7 @@ def sciplex() -> Layout:
             }) for cell in range(n)]  # fmt: skip
     index = [f"{gene}.{place}" for place, gene in enumerate(ENSEMBL)]
     var = by_id(index, gene_short_name=SYMBOLS)
-    words = (
-        "--perturbation-key product_name",
-        "--control Vehicle",
-        "--dose-key dose",
-        "--covariates cell_type",
-    )
+    words = ("--perturbation-key product_name", "--control Vehicle", "--dose-key dose", "--covariates cell_type")
     return layout(rows, words, var, index)
 
 

@@ -44,9 +44,7 @@ def test_from_inspection_to_scores(call, tmp_path, monkeypatch, name) -> None:
     assert list(run.means.columns) == [gene for gene in screen.genes if gene in set(run.means.columns)]
     columns = [screen.genes.index(gene) for gene in run.means.columns]
     for condition in known & set(run.means.index):
-        np.testing.assert_allclose(
-            run.means.loc[condition], screen.mean(condition)[columns], rtol=1e-5, atol=1e-6
-        )
+        np.testing.assert_allclose(run.means.loc[condition], screen.mean(condition)[columns], rtol=1e-5, atol=1e-6)
     assert call("predict", "run", "--test", "--cells", 5, "--out", "predicted.h5ad", "--quiet")[0] == 0
     # The run knows how its file is read.
     asked = ("--run", "run", "--metrics", "l2,pearson_delta", "--quiet")
@@ -60,9 +58,7 @@ def scored(screen, columns: list[int]) -> None:
     predicted = ad.read_h5ad("predicted.h5ad")
     table = pd.read_csv("scores/scores.csv")
     rows = table[(table["model"] == "model") & (table["metric"] == "l2")].set_index("condition")["value"]
-    key = next(
-        column for column in predicted.obs if set(rows.index) <= set(predicted.obs[column].astype(str))
-    )
+    key = next(column for column in predicted.obs if set(rows.index) <= set(predicted.obs[column].astype(str)))
     assert len(rows)
     for condition, value in rows.items():
         mean = np.asarray(predicted[predicted.obs[key] == condition].X.mean(0), dtype=np.float64).ravel()

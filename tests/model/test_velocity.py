@@ -49,16 +49,12 @@ def small_field(graph: Tensor | None = None, seed: int = 0, **options: Any) -> V
 @pytest.mark.parametrize("with_graph", [True, False])
 @pytest.mark.parametrize("perturbation", ["genes", "drugs"])
 @pytest.mark.parametrize("backbone", PUBLISHED)
-def test_values_and_gradients_equal_the_plain_formulation(
-    backbone: str, perturbation: str, with_graph: bool
-) -> None:
+def test_values_and_gradients_equal_the_plain_formulation(backbone: str, perturbation: str, with_graph: bool) -> None:
     state = reference.random_state(backbone, **SIZES, n_perturbations=41, dtype=torch.float64)
     state = {name: value.requires_grad_() for name, value in state.items()}
     masked = ~random_graph(37) if with_graph else None
     batch = {k: v.double() if v.is_floating_point() else v for k, v in random_batch().items()}
-    plain = reference.velocity(
-        state, masked, **batch, n_heads=3, n_layers=3, backbone=backbone, kind=perturbation
-    )
+    plain = reference.velocity(state, masked, **batch, n_heads=3, n_layers=3, backbone=backbone, kind=perturbation)
     weights = torch.randn(plain.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     (plain * weights).sum().backward()
 

@@ -71,9 +71,7 @@ def split() -> Split:
     return Split("additive", 0, ("G01", "G02", "G03+G04"), (), ("G01+G02",))
 
 
-def golden(
-    shared: Path, name: str
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor, list[str]]:
+def golden(shared: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor, list[str]]:
     with np.load(shared / "golden" / f"velocity_{name}.npz") as file:
         arrays = {key: torch.from_numpy(array) for key, array in file.items()}
     with np.load(shared / "golden" / "graph.npz") as file:
@@ -114,10 +112,7 @@ def test_a_golden_checkpoint_becomes_a_run_with_the_golden_velocity(
     )
     run = scdfm.Run.load(tmp_path / "run")
     assert run.config.model.backbone == backbone
-    assert (run.config.model.heads, run.config.model.layers) == (
-        int(arrays["n_heads"]),
-        int(arrays["n_layers"]),
-    )
+    assert (run.config.model.heads, run.config.model.layers) == (int(arrays["n_heads"]), int(arrays["n_layers"]))
     tokens = [([*SPECIAL, *genes])[place] for place in arrays["perturbation_ids"][0].tolist()]
     named = "+".join(sorted(name for name in tokens if name != "control"))
     torch.testing.assert_close(velocity(run, arrays, [named]), arrays["velocity"], rtol=0, atol=1e-5)
@@ -125,9 +120,7 @@ def test_a_golden_checkpoint_becomes_a_run_with_the_golden_velocity(
 
     rng = np.random.default_rng(0)
     obs = pd.DataFrame({"perturbation": ["control"] * 6}, index=[f"c{row}" for row in range(6)])
-    controls = ad.AnnData(
-        rng.gamma(1.0, 1.0, (6, 60)).astype(np.float32), obs=obs, var=pd.DataFrame(index=genes[::-1])
-    )
+    controls = ad.AnnData(rng.gamma(1.0, 1.0, (6, 60)).astype(np.float32), obs=obs, var=pd.DataFrame(index=genes[::-1]))
     predicted = run.predict([genes[3], f"{genes[3]}+{genes[1]}"], controls, n_cells=3)
     assert predicted.shape == (6, 60)
     assert list(predicted.var_names) == genes
@@ -165,16 +158,11 @@ def test_a_golden_checkpoint_of_drugs_takes_its_ids_from_the_data(shared: Path, 
     state["perturbation_embedder.embedding.weight"] = state["perturbation_embedder.embedding.weight"][:9]
     with pytest.raises(RunError, match="with at least 64 rows, one for each drug"):
         convert(
-            **given | {"checkpoint": save(tmp_path / "small.pt", state)},
-            out=tmp_path / "none",
-            cells=many,
-            split=split,
+            **given | {"checkpoint": save(tmp_path / "small.pt", state)}, out=tmp_path / "none", cells=many, split=split
         )
 
 
-def test_all_219_tensors_of_a_published_checkpoint_are_accounted_for(
-    files: dict[str, Path], tmp_path: Path
-) -> None:
+def test_all_219_tensors_of_a_published_checkpoint_are_accounted_for(files: dict[str, Path], tmp_path: Path) -> None:
     made = convert(**files, out=tmp_path / "run")
     assert made.notes[0] == (
         "219 tensors: 211 read, 8 that the official forward pass never reads (p_mask_embed, "
@@ -192,14 +180,9 @@ def test_with_data_the_run_has_controls_means_split_and_graph(
     files: dict[str, Path], cells: CellTable, split: Split, tmp_path: Path
 ) -> None:
     files.pop("graph")
-    made = convert(
-        **files, out=tmp_path / "run", cells=cells, split=split, settings=["graph.k=3", "sampling.steps=2"]
-    )
+    made = convert(**files, out=tmp_path / "run", cells=cells, split=split, settings=["graph.k=3", "sampling.steps=2"])
     run = made.run
-    assert any(
-        note.startswith("graph built from the training cells of split additive, fold 0")
-        for note in made.notes
-    )
+    assert any(note.startswith("graph built from the training cells of split additive, fold 0") for note in made.notes)
     assert run.split == split
     assert run.manifest.targets == ["G01", "G02", "G03", "G04"]
     pd.testing.assert_frame_equal(run.means, cells.means(["control", *split.train])[GENES], check_names=False)
@@ -257,11 +240,7 @@ def changed(files: dict[str, Path], change: Any) -> None:
     ("change", "error", "words"),
     [
         (
-            lambda s: (
-                s.pop("fusion_layer.0.bias"),
-                s.pop("final_layer.fc.4.bias"),
-                s.update(odd=torch.zeros(1)),
-            ),
+            lambda s: (s.pop("fusion_layer.0.bias"), s.pop("final_layer.fc.4.bias"), s.update(odd=torch.zeros(1))),
             RunError,
             "2 missing, first 'fusion_layer.0.bias', 'final_layer.fc.4.bias'; 1 unknown, first 'odd'",
         ),
@@ -271,11 +250,7 @@ def changed(files: dict[str, Path], change: Any) -> None:
             RunError,
             r"expected shape \[16\], found \[3\]",
         ),
-        (
-            lambda s: s.update({"encoder.embedding.weight": torch.zeros(9, 16)}),
-            RunError,
-            "34 tokens, .* has 9 rows",
-        ),
+        (lambda s: s.update({"encoder.embedding.weight": torch.zeros(9, 16)}), RunError, "34 tokens, .* has 9 rows"),
         (lambda s: s.clear(), RunError, "expected the parameters of a model, by name"),
     ],
 )
@@ -309,9 +284,7 @@ def test_other_files_that_do_not_fit_are_told(
     save_vocabulary(files["vocab"], [*GENES, "ZZ"])
     with pytest.raises(RunError, match="is of 34 tokens, but the vocabulary has 35"):
         convert(**files, out=out)
-    with pytest.raises(
-        DataError, match=r"1 of the 31 genes of the vocabulary are not in the data \(first: ZZ\)"
-    ):
+    with pytest.raises(DataError, match=r"1 of the 31 genes of the vocabulary are not in the data \(first: ZZ\)"):
         convert(files["checkpoint"], files["vocab"], out, cells=cells, split=split)
     torch.save([1, 2], files["graph"])
     with pytest.raises(RunError, match="expected one square tensor"):

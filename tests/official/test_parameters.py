@@ -24,16 +24,12 @@ def golden(shared: Path, backbone: str, perturbation: str) -> tuple[VelocityFiel
         masked = file["padded_sorted_masked_negative_edges_true"]
     state = {name: array for name, array in arrays.items() if name.startswith("state.")}
     heads, layers = arrays["n_heads"], arrays["n_layers"]
-    field = velocity_field(
-        state, masked, n_heads=heads, n_layers=layers, backbone=backbone, perturbation=perturbation
-    )
+    field = velocity_field(state, masked, n_heads=heads, n_layers=layers, backbone=backbone, perturbation=perturbation)
     rest = {n: torch.from_numpy(a) for n, a in arrays.items() if n not in state and not n.startswith("n_")}
     return field, rest
 
 
-def call(
-    field: VelocityField, arrays: dict[str, torch.Tensor], x_t: torch.Tensor, t: torch.Tensor
-) -> torch.Tensor:
+def call(field: VelocityField, arrays: dict[str, torch.Tensor], x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         velocity: torch.Tensor = field(
             x_t=x_t,
@@ -118,9 +114,7 @@ def test_arrays_tensors_prefixes_and_types_are_all_read() -> None:
     arrays = {f"state.{name}": value.numpy() for name, value in state.items()}
     for graph in (masked.numpy(), masked.numpy().astype(np.uint8), None):
         torch.testing.assert_close(velocity_field(arrays, graph, n_heads=2, n_layers=1)(**inputs), expected)
-    double = velocity_field({n: v.double() for n, v in state.items()}, masked, n_heads=2, n_layers=1)(
-        **inputs
-    )
+    double = velocity_field({n: v.double() for n, v in state.items()}, masked, n_heads=2, n_layers=1)(**inputs)
     assert double.dtype == torch.float64
     torch.testing.assert_close(double.float(), expected, rtol=0, atol=1e-5)
 

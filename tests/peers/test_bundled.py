@@ -16,9 +16,7 @@ def test_every_script_declares_its_dependencies_and_python():
     for one in PEERS.values():
         declared = one.declared
         assert declared["requires-python"] == ">=3.11,<3.12"
-        pinned = declared["dependencies"] + declared.get("tool", {}).get("scdfm", {}).get(
-            "without-dependencies", []
-        )
+        pinned = declared["dependencies"] + declared.get("tool", {}).get("scdfm", {}).get("without-dependencies", [])
         assert any("==" in name for name in pinned)
     assert {path.stem for path in SCRIPTS.glob("*.py")} == {"contract", *(f"{name}_peer" for name in PEERS)}
 

@@ -39,10 +39,7 @@ def screen(seed: int, size: float = 1.0) -> tuple[dict[str, np.ndarray], dict[st
     rng = np.random.default_rng(seed)
     rows = {f"D{i:02d}": rng.normal(size=4) for i in range(40)}
     loadings = rng.normal(size=(4, 60))
-    shifts = {
-        name: size * row @ loadings + rng.normal(size=2) @ rng.normal(size=(2, 60))
-        for name, row in rows.items()
-    }
+    shifts = {name: size * row @ loadings + rng.normal(size=2) @ rng.normal(size=(2, 60)) for name, row in rows.items()}
     for a, b in itertools.islice(itertools.combinations(rows, 2), 0, 300, 7):
         shifts[f"{a}+{b}"] = 0.85 * (shifts[a] + shifts[b])
     return {name: value + 0.05 * rng.normal(size=60) for name, value in shifts.items()}, rows
@@ -136,9 +133,7 @@ def test_where_most_do_little_an_unseen_target_is_expected_to_do_less_than_their
         assert prior.sizes.typical < 1
         plain = replace(prior, sizes=Sizes())
         new = TARGETS[30:]
-        errors.append(
-            [np.linalg.norm(one.predict(new) - shifts[30:], axis=1).mean() for one in (prior, plain)]
-        )
+        errors.append([np.linalg.norm(one.predict(new) - shifts[30:], axis=1).mean() for one in (prior, plain)])
         np.testing.assert_allclose(prior.predict(new), prior.sizes.typical * plain.predict(new))
         np.testing.assert_array_equal(prior.uncertainty(new), plain.uncertainty(new))
         known = [*TARGETS[:5], "T00+T01", "T00+T35"]  # what was measured, and combinations, stay as they are

@@ -14,9 +14,7 @@ EVEN = Weights(dict.fromkeys(TERMS, 1.0), group=0.5, kept=0.8)
 
 
 def kernel(
-    names: tuple[str, ...] = ("A", "B", "C", "D"),
-    covariates: tuple[str, ...] = (),
-    settings: tuple[str, ...] = (),
+    names: tuple[str, ...] = ("A", "B", "C", "D"), covariates: tuple[str, ...] = (), settings: tuple[str, ...] = ()
 ) -> ConditionKernel:
     rng = np.random.default_rng(0)
     descriptors = rng.normal(size=(len(names), 5))
@@ -57,8 +55,7 @@ def test_terms_by_hand() -> None:
     expected = 0.5 * (profile[0, 0] * profile[1, 2] + profile[0, 2] * profile[1, 0])
     np.testing.assert_allclose(terms["pair"], [[expected, 0, 0]])
     np.testing.assert_allclose(
-        terms["similar"],
-        [[likeness[:2][:, [0, 2]].sum(), likeness[:2, 0].sum(), likeness[:2, 3].sum()]],
+        terms["similar"], [[likeness[:2][:, [0, 2]].sum(), likeness[:2, 0].sum(), likeness[:2, 3].sum()]]
     )
 
 
@@ -88,9 +85,7 @@ def test_a_triple_interacts_by_its_pairs() -> None:
 def test_nothing_done_is_unlike_everything(name: str) -> None:
     """A dose of 0 is control, which has no shift: its covariance with every condition is 0."""
     made = kernel()
-    assert not made.matrix(
-        made.encode([name]), made.encode(CONDITIONS[:7]), Weights(dict.fromkeys(TERMS, 1.0))
-    ).any()
+    assert not made.matrix(made.encode([name]), made.encode(CONDITIONS[:7]), Weights(dict.fromkeys(TERMS, 1.0))).any()
 
 
 def test_log_dose() -> None:
@@ -139,9 +134,7 @@ def test_a_further_setting_finds_its_place() -> None:
     made = kernel(covariates=("line",), settings=SETTINGS).with_settings({"control|line=z": np.full(4, 1.0)})
     new, known = made.encode(["A|line=z"]), made.encode(["A|line=x", "A|line=y"])
     np.testing.assert_allclose(made.akin(new, known), [[1, np.exp(-0.5)]])
-    with pytest.raises(
-        ConditionError, match=r"nothing is known of the control cells 'control\|line=u'; .* give it"
-    ):
+    with pytest.raises(ConditionError, match=r"nothing is known of the control cells 'control\|line=u'; .* give it"):
         made.encode(["A|line=u"])
 
 
@@ -150,9 +143,7 @@ def test_perturbations_of_one_setting_share_a_response() -> None:
     made = kernel(covariates=("donor", "line"))
     left, right = (
         made.encode(["A+B|donor=1|line=x"]),
-        made.encode(
-            ["C|donor=1|line=x", "C@9|donor=1|line=x", "C|donor=1|line=y", "C", "C@0|donor=1|line=x"]
-        ),
+        made.encode(["C|donor=1|line=x", "C@9|donor=1|line=x", "C|donor=1|line=y", "C", "C@0|donor=1|line=x"]),
     )
     np.testing.assert_allclose(made.terms(left, right)["setting"], [[1, 1, 0, 0, 0]])
     without = kernel()

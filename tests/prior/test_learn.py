@@ -102,9 +102,7 @@ def test_noise_is_the_most_probable() -> None:
     _, levels, scales = module._best_noise(powers, squared, measured)
 
     def density(level: float, scale: float, j: int) -> float:
-        likelihood = multivariate_normal.logpdf(
-            values[:, j], cov=scale * (covariance + level * np.diag(noise))
-        )
+        likelihood = multivariate_normal.logpdf(values[:, j], cov=scale * (covariance + level * np.diag(noise)))
         excess = np.log(scale * level / measured[j])
         return float(likelihood + norm.logpdf(excess, scale=module.EXCESS_WIDTH))
 
@@ -135,9 +133,7 @@ def test_a_setting_differs_alike_at_every_dose() -> None:
     rng = np.random.default_rng(4)
     drugs, doses, line = rng.normal(size=(12, len(GENES))), (0.1, 1.0, 10.0), 3 * rng.normal(size=len(GENES))
     shifts = {
-        f"D{i:02d}@{dose:g}|line={name}": np.log2(1 + dose) * effect
-        + offset
-        + 0.02 * rng.normal(size=len(GENES))
+        f"D{i:02d}@{dose:g}|line={name}": np.log2(1 + dose) * effect + offset + 0.02 * rng.normal(size=len(GENES))
         for i, effect in enumerate(drugs)
         for dose in doses
         for name, offset in (("x", 0.0), ("y", line))
@@ -197,9 +193,7 @@ def test_features_carry_unseen_targets() -> None:
 
     def unseen_error(given: dict[str, np.ndarray]) -> float:
         table = {"table": given}
-        prior = learn_prior(seen, values, [50] * len(seen), CELL_VARIANCE, GENES, table).prior.knowing(
-            unseen, table
-        )
+        prior = learn_prior(seen, values, [50] * len(seen), CELL_VARIANCE, GENES, table).prior.knowing(unseen, table)
         return float(np.linalg.norm(prior.predict(unseen) - real, axis=1).mean())
 
     mean = float(np.linalg.norm(values.mean(0) - real, axis=1).mean())
@@ -262,9 +256,7 @@ def test_no_shift_at_all() -> None:
         ([], (0, 60), [], 60), (["A"], (2, 60), [1], 60), (["A"], (1, 60), [], 60), (["A"], (1, 60), [1], 59),
     ],
 )  # fmt: skip
-def test_shapes_are_checked(
-    names: list[str], shape: tuple[int, int], counts: list[int], n_variances: int
-) -> None:
+def test_shapes_are_checked(names: list[str], shape: tuple[int, int], counts: list[int], n_variances: int) -> None:
     with pytest.raises(DataError, match=r"prior: expected the shifts of \d conditions × 60 genes"):
         learn_prior(names, np.zeros(shape), counts, np.ones(n_variances), GENES)
 
@@ -295,9 +287,7 @@ def test_settings_that_share_their_controls_are_told_apart_by_name(tmp_path: Pat
     genes = [f"gene{i}" for i in range(20)]
     same = learn_prior(names, values, [50] * 3, np.full(20, 0.01), genes, controls=np.ones((3, 20))).prior
     assert same.kernel.settings == ()
-    own = learn_prior(
-        names, values, [50] * 3, np.full(20, 0.01), genes, controls=np.eye(2, 20)[[0, 1, 0]]
-    ).prior
+    own = learn_prior(names, values, [50] * 3, np.full(20, 0.01), genes, controls=np.eye(2, 20)[[0, 1, 0]]).prior
     assert own.kernel.settings == ("control|line=x", "control|line=y")
     own.save(tmp_path / "prior.safetensors")
     again = EffectPrior.load(tmp_path / "prior.safetensors")

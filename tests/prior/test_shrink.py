@@ -25,11 +25,7 @@ def test_what_is_fitted_is_what_was_drawn() -> None:
     noise = torch.randn((400, 50), generator=rng(3)) * 0.1  # of measuring real means
     expected = torch.rand((400, 50), generator=rng(4))
     found = Shrinkage.fitted(
-        expected,
-        expected + added,
-        expected + missed + noise,
-        torch.full((400,), 0.5),
-        torch.full((400,), 1.5),
+        expected, expected + added, expected + missed + noise, torch.full((400,), 0.5), torch.full((400,), 1.5)
     )
     assert found.follows == pytest.approx(0.4, abs=0.02)
     assert found.errs == pytest.approx(2.0, abs=0.1)
@@ -84,10 +80,7 @@ def test_cells_are_moved_to_a_mean_each_gene_by_one_number(scale: float) -> None
 def test_few_conditions_tell_nothing(n: int) -> None:
     """However well a flow's means fit them; of three they can tell."""
     missed, added = drawn(3, follows=0.9, errs=0.01, length=1.0)
-    found = [
-        Shrinkage.fitted(torch.zeros(k, 50), added[:k], missed[:k], torch.zeros(k), torch.ones(k))
-        for k in (n, 3)
-    ]
+    found = [Shrinkage.fitted(torch.zeros(k, 50), added[:k], missed[:k], torch.zeros(k), torch.ones(k)) for k in (n, 3)]
     assert found[0].follows == 0
     assert found[1].follows == pytest.approx(0.9, abs=0.1)
 
@@ -98,9 +91,7 @@ def test_a_flow_that_knows_nothing_is_hardly_ever_followed() -> None:
     for seed in range(60):
         missed, chance = torch.randn((2, 6, 50), generator=rng(seed)) / 50**0.5
         for share in followed:
-            found = Shrinkage.fitted(
-                torch.zeros(6, 50), share * missed + chance, missed, torch.zeros(6), torch.ones(6)
-            )
+            found = Shrinkage.fitted(torch.zeros(6, 50), share * missed + chance, missed, torch.zeros(6), torch.ones(6))
             followed[share] += found.follows > 0
     assert followed[0.0] <= 6
     assert followed[0.5] >= 54

@@ -44,9 +44,7 @@ def test_donors_are_standard_normal_and_keep_their_dependence() -> None:
 def test_conditions_means_are_not_what_donors_have_in_common() -> None:
     """The condition of a cell is taken out: without that the genes that it moves would go together."""
     x, conditions, _ = cells()
-    pooled = fit_spread(
-        x, np.zeros_like(conditions), x.mean(0)[None], ["control"], torch.Generator().manual_seed(0)
-    )
+    pooled = fit_spread(x, np.zeros_like(conditions), x.mean(0)[None], ["control"], torch.Generator().manual_seed(0))
     own, mixed = (np.corrcoef(found.donors.float().numpy().T)[0, 7] for found in (spread(), pooled))
     assert abs(own) < 0.1 < abs(mixed)
 

@@ -66,9 +66,7 @@ def test_straightened_is_the_same_flow() -> None:
 
     r = torch.randn((8, 3), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     exact = solve(whole, r, "rk4", 400, 1e-4)
-    torch.testing.assert_close(
-        solve(straightened(correction), r, "rk4", 40, 1e-4), exact, atol=1e-6, rtol=1e-6
-    )
+    torch.testing.assert_close(solve(straightened(correction), r, "rk4", 40, 1e-4), exact, atol=1e-6, rtol=1e-6)
 
 
 def test_cells_there_and_back() -> None:
@@ -80,9 +78,7 @@ def test_cells_there_and_back() -> None:
     x = begin.to_flow(cells, condition, uniform)
     torch.testing.assert_close(begin.cells(x, x, condition), cells, rtol=2e-3, atol=2e-3)
     some = torch.tensor([1, 4])
-    torch.testing.assert_close(
-        begin.on(some).to_flow(cells[:, some], condition, uniform[:, some]), x[:, some]
-    )
+    torch.testing.assert_close(begin.on(some).to_flow(cells[:, some], condition, uniform[:, some]), x[:, some])
 
 
 @pytest.mark.parametrize("n_cells", [16, 128])

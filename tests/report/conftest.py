@@ -19,14 +19,9 @@ DOUBLES = ["G00+G01", "G00+G02", "G01+G02", "G00+G03", "G01+G03", "G02+G03"]
 def cells(means: dict[str, np.ndarray], n: int, rng: np.random.Generator) -> anndata.AnnData:
     """`n` cells around each mean, some genes silent in some cells."""
     X = np.concatenate(
-        [
-            rng.normal(mean, 0.3, (n, len(GENES))) * (rng.random((n, len(GENES))) < 0.9)
-            for mean in means.values()
-        ]
+        [rng.normal(mean, 0.3, (n, len(GENES))) * (rng.random((n, len(GENES))) < 0.9) for mean in means.values()]
     )
-    obs = pd.DataFrame(
-        {"perturbation": np.repeat(list(means), n)}, index=[f"cell{at}" for at in range(len(X))]
-    )
+    obs = pd.DataFrame({"perturbation": np.repeat(list(means), n)}, index=[f"cell{at}" for at in range(len(X))])
     return anndata.AnnData(np.maximum(X, 0).astype(np.float32), obs=obs, var=pd.DataFrame(index=GENES))
 
 
@@ -43,19 +38,11 @@ def screen() -> tuple[CellTable, anndata.AnnData]:
 
 
 @pytest.fixture(scope="session")
-def evaluation(
-    screen: tuple[CellTable, anndata.AnnData], tmp_path_factory: pytest.TempPathFactory
-) -> Evaluation:
+def evaluation(screen: tuple[CellTable, anndata.AnnData], tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     """The screen's evaluation, written as the command line writes it."""
     real, predicted = screen
     training = real.means().drop(index=DOUBLES)
     out = tmp_path_factory.mktemp("report")
     return evaluate_files(
-        predicted,
-        real,
-        out,
-        training=training,
-        name="scdfm",
-        metrics=METRICS,
-        provenance={"command": "scdfm evaluate"},
+        predicted, real, out, training=training, name="scdfm", metrics=METRICS, provenance={"command": "scdfm evaluate"}
     )

@@ -61,9 +61,7 @@ def test_everything_lies_in_the_folder(evaluation: Evaluation) -> None:
     folder = evaluation.path.parent
     assert {path.name for path in folder.iterdir()} == {"report.html", "figures", "scores.csv", "summary.csv"}
     pd.testing.assert_frame_equal(pd.read_csv(folder / "scores.csv"), evaluation.table, check_dtype=False)
-    pd.testing.assert_frame_equal(
-        pd.read_csv(folder / "summary.csv"), summarise(evaluation.table), check_dtype=False
-    )
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "summary.csv"), summarise(evaluation.table), check_dtype=False)
 
 
 def test_figures_of_the_page_lie_beside_it_in_both_formats(evaluation: Evaluation, page: str) -> None:
@@ -157,12 +155,7 @@ def test_without_cells_the_report_holds_scores_alone(tmp_path: Path) -> None:
     assert {str(link["href"])[1:] for link in elements.all("a")} <= {
         attributes.get("id") for _, attributes in elements.found
     }
-    assert {figure["id"] for figure in elements.all("figure")} == {
-        "metric_l2",
-        "metric_ds",
-        "position",
-        "ranking",
-    }
+    assert {figure["id"] for figure in elements.all("figure")} == {"metric_l2", "metric_ds", "position", "ranking"}
 
 
 def test_one_condition_and_nothing_defined(tmp_path: Path) -> None:
@@ -186,9 +179,7 @@ def test_run_adds_curves_and_its_provenance(tmp_path: Path) -> None:
         split=split, data={"path": "screen.h5ad", "digest": "data4567", "n_cells": 123456}, seed=7,
         result={"step": 300, "val_wasserstein": 1.25}, versions={"torch": "2.13.0"},
     )  # fmt: skip
-    log = pd.DataFrame(
-        {"step": [1, 20, 40], "loss": [3.0, 2.0, 1.0], "val_wasserstein": [np.nan, np.nan, 2.0]}
-    )
+    log = pd.DataFrame({"step": [1, 20, 40], "loss": [3.0, 2.0, 1.0], "val_wasserstein": [np.nan, np.nan, 2.0]})
     run: Any = SimpleNamespace(manifest=manifest, log=log, split=SimpleNamespace(kind=UNKNOWN))
     text = write(tmp_path, scores(["scdfm", "ridge"], ["A", "B"]), run=run).read_text(encoding="utf-8")
     assert (tmp_path / "figures" / "training.png").is_file()
@@ -207,9 +198,7 @@ def test_run_adds_curves_and_its_provenance(tmp_path: Path) -> None:
 def test_the_prior_has_its_row_its_column_and_its_sentence(tmp_path: Path) -> None:
     conditions = list("ABCDEFGHIJ")  # an interval of equal gains takes ten
     plain = scores(["scdfm", "ridge"], conditions)
-    table = pd.concat(
-        [plain, plain[plain["model"] == "scdfm"].assign(model="prior", value=lambda t: t["value"] + 1)]
-    )
+    table = pd.concat([plain, plain[plain["model"] == "scdfm"].assign(model="prior", value=lambda t: t["value"] + 1)])
     text = html.unescape(write(tmp_path / "with", table).read_text(encoding="utf-8"))
     assert "Beside the prior alone: gain 1.0" in text
     assert "<p>What training added to it, over 2 metrics: better on 1 (L2); worse on 1 (DS).</p>" in text
@@ -279,12 +268,10 @@ def test_groups_hold_the_means_of_their_conditions(evaluation: Evaluation) -> No
         ("middle third", 2),
         ("high third", 2),
     ]
-    own = evaluation.table[
-        (evaluation.table["model"] == "scdfm") & (evaluation.table["metric"] == "l2")
-    ].set_index("condition")["value"]
-    smallest = sorted(evaluation.table.attrs["effect_size"], key=evaluation.table.attrs["effect_size"].get)[
-        :2
-    ]
+    own = evaluation.table[(evaluation.table["model"] == "scdfm") & (evaluation.table["metric"] == "l2")].set_index(
+        "condition"
+    )["value"]
+    smallest = sorted(evaluation.table.attrs["effect_size"], key=evaluation.table.attrs["effect_size"].get)[:2]
     shown = found["size of effect"].rows[0].cells[0].text
     assert float(shown) == pytest.approx(own[smallest].mean(), abs=10.0 ** -stands[0].decimals)
 
@@ -323,13 +310,7 @@ def test_another_model_stands_beside(screen, tmp_path):
     other = predicted.copy()
     other.X = np.maximum(other.X + np.linspace(-1, 1, other.n_vars, dtype=np.float32), 0)
     found = evaluate_files(
-        predicted,
-        real,
-        tmp_path,
-        name="scdfm",
-        against=other,
-        against_name="rival",
-        metrics=("l2", "pearson_delta"),
+        predicted, real, tmp_path, name="scdfm", against=other, against_name="rival", metrics=("l2", "pearson_delta")
     )
     page = found.path.read_text(encoding="utf-8")
     assert "Against rival" in page
@@ -346,9 +327,7 @@ def test_a_metric_that_cannot_tell_is_grey_and_says_why(tmp_path):
     sure = table["metric"].eq("ds") & table["model"].isin(["duplicate", "ceiling"])
     table.loc[sure, "value"] += 5
     text = write(tmp_path, table, model="mine").read_text(encoding="utf-8")
-    rows = re.findall(
-        r'<tr( class="mute")?><th scope="row">([^<]+)(?:<small>([^<]+)</small>)?</th><td>', text
-    )
+    rows = re.findall(r'<tr( class="mute")?><th scope="row">([^<]+)(?:<small>([^<]+)</small>)?</th><td>', text)
     found = {name.strip(): (mute, reason) for mute, name, reason in rows}
     assert found["L2 ↓"][0]
     assert "it does not tell duplicate from" in found["L2 ↓"][1]

@@ -20,9 +20,7 @@ def populations(screen: tuple[CellTable, anndata.AnnData]) -> Populations:
     return Populations.of(align(predicted, real))
 
 
-def test_shifts_are_differences_of_means(
-    screen: tuple[CellTable, anndata.AnnData], populations: Populations
-) -> None:
+def test_shifts_are_differences_of_means(screen: tuple[CellTable, anndata.AnnData], populations: Populations) -> None:
     real, predicted = screen
     control = real.X[real.rows("control")].toarray().mean(axis=0, dtype=float)
     for name in populations.conditions:
@@ -38,20 +36,14 @@ def test_responders_have_the_smallest_p_values(
     real, condition = screen[0], populations.conditions[0]
     treated, control = (real.X[real.rows(name)].toarray() for name in (condition, "control"))
     p_value = mannwhitneyu(treated, control, method="asymptotic").pvalue
-    assert populations.responders([condition], 3)[condition] == [
-        real.genes[at] for at in np.argsort(p_value)[:3]
-    ]
+    assert populations.responders([condition], 3)[condition] == [real.genes[at] for at in np.argsort(p_value)[:3]]
 
 
 def test_plane_keeps_its_cells_and_its_seed(populations: Populations) -> None:
     condition = populations.conditions[0]
     first, again = populations.plane(1), populations.plane(1)
     points = first.points(condition)
-    assert {name: len(cells) for name, cells in points.items()} == {
-        "control": 40,
-        "real": 40,
-        "predicted": 30,
-    }
+    assert {name: len(cells) for name, cells in points.items()} == {"control": 40, "real": 40, "predicted": 30}
     for name, cells in again.points(condition).items():
         np.testing.assert_array_equal(cells, points[name])
     (left, right), (low, high) = first.limits
@@ -75,9 +67,7 @@ def test_the_tests_of_an_evaluation_serve_the_page(
 ) -> None:
     real, predicted = screen
     seen: list[Populations] = []
-    evaluate(
-        predicted, real, metrics=["de_spearman"], on_cells=lambda *found: seen.append(Populations.of(*found))
-    )
+    evaluate(predicted, real, metrics=["de_spearman"], on_cells=lambda *found: seen.append(Populations.of(*found)))
     assert seen[0].tests is not None
     chosen = populations.conditions[1::2]
     assert seen[0].responders(chosen, 5) == populations.responders(chosen, 5)

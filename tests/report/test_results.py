@@ -66,20 +66,14 @@ def test_nothing_defined() -> None:
 
 
 @pytest.mark.parametrize(
-    ("position", "words"),
-    [(-0.4, "below the worst acceptable"), (1.02, "reaches the ceiling"), (math.nan, "0.300).")],
+    ("position", "words"), [(-0.4, "below the worst acceptable"), (1.02, "reaches the ceiling"), (math.nan, "0.300).")]
 )
 def test_way_to_the_ceiling(position: float, words: str) -> None:
     assert words in verdict([result(0.2, 0.1, 0.3, position=position)], "scdfm").sentence
 
 
 def test_tally_counts_every_metric() -> None:
-    others = [
-        result(0.2, 0.1, 0.3),
-        result(-0.2, -0.3, -0.1, "ds"),
-        result(0, -1, 1, "mae"),
-        MetricResult("energy", 3),
-    ]
+    others = [result(0.2, 0.1, 0.3), result(-0.2, -0.3, -0.1, "ds"), result(0, -1, 1, "mae"), MetricResult("energy", 3)]
     assert verdict(others, "scdfm").tally == (
         "Against the best baseline of each of 3 metrics: better on 1 (L2); not told apart on 1 (MAE); worse on 1 (DS)."
     )
@@ -93,13 +87,8 @@ def test_headline_is_the_first_defined_of_the_known() -> None:
 
 
 def test_a_lone_baseline_is_not_called_the_best_of_many() -> None:
-    lone = MetricResult(
-        "l2", 3, Comparison("scdfm", "l2", "no change", 0.2, 0.1, 0.3, 37), 1.7, 1.9, n=37, alone=True
-    )
-    assert (
-        "scdfm is better than no change, the only baseline there is: mean L2"
-        in verdict([lone], "scdfm").sentence
-    )
+    lone = MetricResult("l2", 3, Comparison("scdfm", "l2", "no change", 0.2, 0.1, 0.3, 37), 1.7, 1.9, n=37, alone=True)
+    assert "scdfm is better than no change, the only baseline there is: mean L2" in verdict([lone], "scdfm").sentence
 
 
 @pytest.mark.parametrize(
@@ -130,9 +119,7 @@ def test_tally_counts_what_training_added_apart() -> None:
         result(0.2, 0.1, 0.3, "ds"),
     ]
     found = verdict(stands, "scdfm")
-    assert found.tally == (
-        "Against the best baseline of each of 3 metrics: better on 3 (L2, energy distance, DS)."
-    )
+    assert found.tally == ("Against the best baseline of each of 3 metrics: better on 3 (L2, energy distance, DS).")
     assert found.trained == (
         "What training added to it, over 2 metrics: better on 1 (energy distance); not told apart on 1 (L2)."
     )

@@ -47,16 +47,12 @@ def test_ceiling_is_never_best_and_equal_texts_are_equally_best() -> None:
 
 
 def test_a_mean_over_fewer_conditions_is_not_best() -> None:
-    frame = summary(
-        [("additive", "l2", 1.0, 3, 36), ("ridge", "l2", 2.0, 39, 0), ("no change", "l2", math.nan, 0, 39)]
-    )
+    frame = summary([("additive", "l2", 1.0, 3, 36), ("ridge", "l2", 2.0, 39, 0), ("no change", "l2", math.nan, 0, 39)])
     assert best(frame, "l2") == {"ridge"}
 
 
 def test_alone_is_not_best() -> None:
-    frame = summary(
-        [("scdfm", "l2", 1.0, 5, 0), ("ridge", "l2", math.nan, 0, 5), ("ceiling", "l2", 0.5, 5, 0)]
-    )
+    frame = summary([("scdfm", "l2", 1.0, 5, 0), ("ridge", "l2", math.nan, 0, 5), ("ceiling", "l2", 0.5, 5, 0)])
     assert best(frame, "l2") == set()
 
 
@@ -113,9 +109,7 @@ def test_plain_folds_into_the_width_of_the_terminal() -> None:
 
 
 def test_undefined_is_a_dash() -> None:
-    frame = summary(
-        [("no change", "pearson_delta", math.nan, 0, 39), ("ridge", "pearson_delta", -0.5, 39, 0)]
-    )
+    frame = summary([("no change", "pearson_delta", math.nan, 0, 39), ("ridge", "pearson_delta", -0.5, 39, 0)])
     lines = plain(frame).splitlines()
     assert lines[1].split() == ["no", "change", "–"]
     assert lines[2].split() == ["ridge", "−0.5000"]

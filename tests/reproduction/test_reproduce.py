@@ -78,9 +78,7 @@ def test_the_whole_chain_runs_and_stands_beside_the_published_rows(
         ceiling, model = (ours[(ours["model"] == m) & (ours["metric"] == "l2")]["value"].item()
                           for m in ("ceiling", MODELS[name][0]))  # fmt: skip
         assert ceiling < model  # three steps of a tiny model
-    assert {"table.md", "table.csv", "check.csv", "experiment.json"} <= {
-        file.name for file in result.path.iterdir()
-    }
+    assert {"table.md", "table.csv", "check.csv", "experiment.json"} <= {file.name for file in result.path.iterdir()}
     written = (result.path / "table.md").read_text()
     assert written.rstrip() == result.text.rstrip()
     assert "figures mean nothing" in written
@@ -106,9 +104,7 @@ def test_the_scored_genes_are_scanpys_most_variable_of_test_and_control_cells(
     predicted = ad.read_h5ad(result.path / "fold0" / "scdfm_paper-seed0" / "predicted.h5ad")
     cells = norman(result.path / "norman.h5ad")
     run = Run.load(result.path / "fold0" / "scdfm_paper-seed0" / "run")
-    seen = cells.select(["control", *run.split.test]).to_adata()[
-        :, sorted(run.genes, key=list(cells.genes).index)
-    ]
+    seen = cells.select(["control", *run.split.test]).to_adata()[:, sorted(run.genes, key=list(cells.genes).index)]
     seen = seen.copy()
     with openmp_threads_kept():
         sc.pp.highly_variable_genes(seen, n_top_genes=30)
@@ -186,9 +182,7 @@ def test_the_check_passes_within_three_percent_of_a_fold_or_of_their_mean(
         check.require()
 
 
-def test_another_protocol_stops_before_anything_is_fitted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_protocol_stops_before_anything_is_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = dataclasses.replace(EXPERIMENTS["norman-additive"], folds=(0,))
     monkeypatch.setitem(EXPERIMENTS, "norman-additive", small)
     generated_norman().write_h5ad(tmp_path / "norman.h5ad")
@@ -206,9 +200,7 @@ def test_another_protocol_stops_before_anything_is_fitted(
 
 
 def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match="experiment 'norman': expected one of norman-additive, norman-holdout"
-    ):
+    with pytest.raises(ConfigError, match="experiment 'norman': expected one of norman-additive, norman-holdout"):
         reproduce("norman", out=tmp_path / "out")
     with pytest.raises(ConfigError, match="fold 7: norman-additive has folds 0, 1, 2, 3, 4"):
         reproduce("norman-additive", out=tmp_path / "out", folds=[0, 7])
@@ -231,9 +223,7 @@ def test_every_experiment_fits_a_panel_from_which_the_published_genes_are_chosen
         for contender in experiment.contenders(preset, smoke=False):
             assert contender.config is not None
             assert contender.config.panel.n_genes == 5000
-    full, no_mmd, no_graph, softmax = (
-        c.config for c in EXPERIMENTS["ablation"].contenders(preset, smoke=False)
-    )
+    full, no_mmd, no_graph, softmax = (c.config for c in EXPERIMENTS["ablation"].contenders(preset, smoke=False))
     assert full is not None
     assert no_mmd == full.updated({"mmd": {"weight": 0.0}})
     assert no_graph == full.updated({"graph": {"enabled": False}})

@@ -23,9 +23,7 @@ OPTIONS = small.options(
 @pytest.fixture(scope="module")
 def cells() -> scdfm.CellTable:
     """Two drugs and their pair, two doses, two times, a line, two batches."""
-    screen = scdfm.simulate(
-        n_genes=25, n_targets=3, n_doubles=1, cells_per_condition=24, n_controls=40, seed=1
-    )
+    screen = scdfm.simulate(n_genes=25, n_targets=3, n_doubles=1, cells_per_condition=24, n_controls=40, seed=1)
     rng = np.random.default_rng(0)
     treated = (screen.obs["perturbation"] != "control").to_numpy()
     screen.obs["uM"] = np.where(treated, rng.choice([0.1, 1.0], screen.n_obs), 0.0)
@@ -68,10 +66,7 @@ def test_a_prediction_is_read_back_by_its_columns(run, cells):
     obs = run.predict(names, n_cells=2).obs
     expected = np.repeat(names, 2).tolist()
     assert predicted_names(obs, "drug", cells.naming, cells, "p").tolist() == expected
-    assert (
-        predicted_names(obs.assign(drug=obs["targets"]), "drug", cells.naming, cells, "p").tolist()
-        == expected
-    )
+    assert predicted_names(obs.assign(drug=obs["targets"]), "drug", cells.naming, cells, "p").tolist() == expected
 
 
 def test_shards_join_numbers_and_texts(run, cells, tmp_path):
@@ -83,9 +78,7 @@ def test_shards_join_numbers_and_texts(run, cells, tmp_path):
     assert back.obs["uM"].dtype == np.float64
     assert back.obs["plate"].dtype == "category"
     assert back.uns["scdfm"]["cells_per_condition"] == 3000
-    mixed = columns.joined(
-        [pd.DataFrame({"uM": [0.5, np.nan]}), pd.DataFrame({"uM": pd.Categorical(["1+2"])})]
-    )
+    mixed = columns.joined([pd.DataFrame({"uM": [0.5, np.nan]}), pd.DataFrame({"uM": pd.Categorical(["1+2"])})])
     assert mixed["uM"].astype(object).where(mixed["uM"].notna(), None).tolist() == ["0.5", None, "1+2"]
 
 

@@ -24,9 +24,7 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def screen() -> ad.AnnData:
-    return simulate_cell_types(
-        n_genes=60, n_targets=5, n_types=4, cells_per_condition=12, n_controls=30, seed=3
-    )
+    return simulate_cell_types(n_genes=60, n_targets=5, n_types=4, cells_per_condition=12, n_controls=30, seed=3)
 
 
 def read(adata: ad.AnnData) -> scdfm.CellTable:
@@ -73,14 +71,10 @@ def test_a_context_from_a_file_is_the_same_context_held_out(runs, controls) -> N
     assert not any(NEW in name for name in new.manifest.conditions.covariates["cell_type"])
     expected = held.predict(asked, seed=1)
     for run in (held, new):
-        found = run.predict(
-            [name.split("|")[0] for name in asked], controls=controls, context=context, seed=1
-        )
+        found = run.predict([name.split("|")[0] for name in asked], controls=controls, context=context, seed=1)
         assert list(found.obs["perturbation"]) == list(expected.obs["perturbation"])
         np.testing.assert_array_equal(cells_of(found), cells_of(expected))
-    other = new.predict(
-        ["G001|cell_type=type1"] if "G001" in asked[0] else [asked[0].replace(NEW, "type1")], seed=1
-    )
+    other = new.predict(["G001|cell_type=type1"] if "G001" in asked[0] else [asked[0].replace(NEW, "type1")], seed=1)
     assert np.abs(cells_of(other).mean(0) - cells_of(expected)[:6].mean(0)).max() > 0.1
 
 
@@ -126,9 +120,7 @@ def test_a_new_context_is_said_to_be_one(call, runs, controls, tmp_path) -> None
     typical = np.median([np.linalg.norm(a - b) for at, a in enumerate(rows) for b in rows[:at]])
     assert f"{distance:.3g} away, {distance / typical:.2g} times" in told
     assert run.contexts == {}  # the run itself is as it was
-    assert not run.predict(["G001"] if run.knows("G001") else [run.split.train[0]], n_cells=2).uns["scdfm"][
-        "contexts"
-    ]
+    assert not run.predict(["G001"] if run.knows("G001") else [run.split.train[0]], n_cells=2).uns["scdfm"]["contexts"]
 
 
 def test_the_network_reads_the_mean_of_the_trained_contexts_by_their_likeness(runs, screen, controls) -> None:
@@ -149,8 +141,7 @@ def test_the_network_reads_the_mean_of_the_trained_contexts_by_their_likeness(ru
     np.testing.assert_allclose(vectors[1][3], weights @ vectors[0], rtol=1e-4, atol=1e-6)
     name = run.split.train[0].split("|")[0]
     one, two = (
-        r.predict([name], controls=controls, context={"cell_type": NEW}, n_cells=8)
-        for r in (run, run.untrained())
+        r.predict([name], controls=controls, context={"cell_type": NEW}, n_cells=8) for r in (run, run.untrained())
     )
     assert np.abs(cells_of(one) - cells_of(two)).max() > 0.1  # the network takes part
 
@@ -189,9 +180,7 @@ def test_missing_genes_are_filled_in_from_stored_cells_and_marked(runs, controls
     drawn = new.X[:, new.columns(lost)].toarray()
     assert len(means) == 3
     assert {tuple(row) for row in drawn} <= {tuple(row) for row in source}
-    with pytest.raises(
-        DataError, match=r"4 genes are filled in from other cells, so no cell's library size is known"
-    ):
+    with pytest.raises(DataError, match=r"4 genes are filled in from other cells, so no cell's library size is known"):
         run.predict([name], controls=fewer, context=context, fill_genes=True, counts=True)
     with pytest.raises(DataError, match=r"20 of the run's 60 genes are measured .*expected at least 50%"):
         run.predict([name], controls=controls[:, :20].copy(), context=context, fill_genes=True)
@@ -218,17 +207,13 @@ def test_what_is_no_context(runs, controls, context, error, words) -> None:
 def test_what_does_not_fit_a_context_is_refused(runs, screen, controls) -> None:
     run, name = runs["new"], runs["new"].split.train[0].split("|")[0]
     typed = screen[screen.obs["perturbation"] == "control"].copy()
-    with pytest.raises(
-        DataError, match=r"no cell has 'typo' in obs column 'cell_type', .*its values are 'type1'"
-    ):
+    with pytest.raises(DataError, match=r"no cell has 'typo' in obs column 'cell_type', .*its values are 'type1'"):
         run.predict([name], controls=typed, context={"cell_type": "typo"})
     with pytest.raises(DataError, match="give them"):
         run.predict([name], context={"cell_type": NEW})
     with pytest.raises(ConditionError, match=f"is not of the context cell_type={NEW}"):
         run.predict([f"{name}|cell_type=type1"], controls=controls, context={"cell_type": NEW})
-    with pytest.raises(
-        ConditionError, match=r"'typo' is no known value .*--controls FILE --context 'cell_type=typo'"
-    ):
+    with pytest.raises(ConditionError, match=r"'typo' is no known value .*--controls FILE --context 'cell_type=typo'"):
         run.predict([f"{name}|cell_type=typo"])
     million = controls.copy()
     million.X = controls.X.copy()

@@ -63,9 +63,7 @@ def test_it_takes_what_was_said(
     assert line.endswith(f": about {duration(takes)}")
 
 
-def test_short_predictions_say_nothing(
-    run: scdfm.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_short_predictions_say_nothing(run: scdfm.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Machine(0.001).drive(monkeypatch)
     said: list[str] = []
     run.predict_to(tmp_path / "p.h5ad", run.manifest.targets[:2], n_cells=50, say=said.append)

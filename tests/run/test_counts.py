@@ -60,9 +60,7 @@ def test_counts_have_the_mean_that_was_predicted_and_the_spread_of_the_law(real)
     smooth = np.maximum(x.mean(axis=0) + 0.1 * rng.normal(size=x.shape), 0)
     found = counts_of(smooth, factor, dispersion, rng)
     again = np.log1p(factor[:, None] * found)
-    assert np.linalg.norm(again.mean(axis=0) - smooth.mean(axis=0)) < 0.02 * np.linalg.norm(
-        smooth.mean(axis=0)
-    )
+    assert np.linalg.norm(again.mean(axis=0) - smooth.mean(axis=0)) < 0.02 * np.linalg.norm(smooth.mean(axis=0))
     assert found.sum(axis=1).mean() == pytest.approx(counts.sum(axis=1).mean(), rel=0.05)
     assert np.corrcoef(found.sum(axis=1), 1 / factor)[0, 1] > 0.6
     np.testing.assert_allclose((found == 0).mean(axis=0), (counts == 0).mean(axis=0), atol=0.08)
@@ -113,9 +111,7 @@ def screen():
 @pytest.fixture(scope="module")
 def run(screen, tmp_path_factory) -> scdfm.Run:
     out = tmp_path_factory.mktemp("counts") / "run"
-    return scdfm.fit(
-        scdfm.read_cells(screen), config=scdfm.Config().updated(OPTIONS), out=out, progress=False
-    )
+    return scdfm.fit(scdfm.read_cells(screen), config=scdfm.Config().updated(OPTIONS), out=out, progress=False)
 
 
 def test_a_run_predicts_counts(run, screen, tmp_path):
@@ -124,12 +120,8 @@ def test_a_run_predicts_counts(run, screen, tmp_path):
     assert (values == np.rint(values)).all()
     assert found.uns["scdfm"]["counts"].endswith("dispersion is that of the training cells' counts")
     controls = screen[run.controls.obs.index]
-    totals = dict(
-        zip(controls.obs_names, np.asarray(controls.layers["counts"].sum(axis=1)).ravel(), strict=True)
-    )
-    np.testing.assert_allclose(
-        found.obs["library_size"], [totals[c] for c in found.obs["source_control"]], rtol=1e-3
-    )
+    totals = dict(zip(controls.obs_names, np.asarray(controls.layers["counts"].sum(axis=1)).ravel(), strict=True))
+    np.testing.assert_allclose(found.obs["library_size"], [totals[c] for c in found.obs["source_control"]], rtol=1e-3)
     back = np.log1p(values * found.obs["size_factor"].to_numpy()[:, None])
     gap = np.linalg.norm(back.mean(axis=0) - logged.X.toarray().mean(axis=0))
     assert gap < 0.1 * np.linalg.norm(logged.X.toarray().mean(axis=0))
@@ -237,9 +229,7 @@ def test_the_manifest_knows_the_law(run):
 def lines(tmp_path_factory):
     """A run of two cell lines, and a folder with the raw control cells of a third, in batches."""
     folder = tmp_path_factory.mktemp("lines")
-    adata = simulate_cell_types(
-        n_genes=50, n_targets=4, n_types=3, cells_per_condition=12, n_controls=30, seed=3
-    )
+    adata = simulate_cell_types(n_genes=50, n_targets=4, n_types=3, cells_per_condition=12, n_controls=30, seed=3)
     adata.X = adata.layers["counts"].copy()
     third = (adata.obs["cell_type"] == "type3").to_numpy()
     config = scdfm.Config.preset("instant").updated(
@@ -274,9 +264,7 @@ def test_a_challenge_file_in_one_go(lines, call):
     for name, n in ((one, 7), (two, 3)):
         sources = run.predict([f"{name}|cell_type=type3"], table, n_cells=n).obs["source_control"]
         rows = found.obs["target"] == name
-        assert [str(value) for value in found.obs["batch"][rows]] == [
-            str(batch[source]) for source in sources
-        ]
+        assert [str(value) for value in found.obs["batch"][rows]] == [str(batch[source]) for source in sources]
     outside = [gene not in run.genes for gene in controls.var_names]
     assert any(outside)
     own = (found.obs["target"] == "non-targeting").to_numpy()
@@ -284,10 +272,7 @@ def test_a_challenge_file_in_one_go(lines, call):
     for options, words in (
         (("--copy", "plate"), "'plate' is no column of the control cells that can be copied .*batch"),
         (("--cells", 4), "--cells and --cells-table both say how many cells"),
-        (
-            ("--conditions", sorted(run.manifest.targets)[2]),
-            "expected a number of at least 1, found no number",
-        ),
+        (("--conditions", sorted(run.manifest.targets)[2]), "expected a number of at least 1, found no number"),
     ):
         code, _, err = call(*asked, *options, "--out", folder / "no.h5ad")
         assert (code, bool(re.search(words, err))) == (2, True), err

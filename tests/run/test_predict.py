@@ -29,9 +29,7 @@ def screen():
 @pytest.fixture(scope="module")
 def run(screen, tmp_path_factory) -> scdfm.Run:
     out = tmp_path_factory.mktemp("predict") / "run"
-    return scdfm.fit(
-        scdfm.read_cells(screen), config=scdfm.Config().updated(OPTIONS), out=out, progress=False
-    )
+    return scdfm.fit(scdfm.read_cells(screen), config=scdfm.Config().updated(OPTIONS), out=out, progress=False)
 
 
 def test_predictions_open_with_names_labels_and_provenance(run, tmp_path):
@@ -75,9 +73,7 @@ def test_means_lie_between_prior_and_flow_as_far_as_the_manifest_says(run):
         label = cells.obs["perturbation"].to_numpy()
         return np.stack([cells.X.toarray()[label == name].mean(0) for name in run.split.test])
 
-    assert isinstance(
-        run.manifest.shrinkage, Shrinkage
-    )  # a fit that validates finds it, whatever weights it keeps
+    assert isinstance(run.manifest.shrinkage, Shrinkage)  # a fit that validates finds it, whatever weights it keeps
     flow = means(None)
     prior = means(Shrinkage(follows=0, errs=1, missed=1))
     assert np.abs(flow - prior).max() > 1e-3
@@ -127,9 +123,7 @@ def test_conditions_draw_noise_of_their_own(run):
 
 def test_names_in_any_order_are_one_condition(run):
     a, b = run.split.test[0].split("+")
-    assert list(run.predict([f"{b}+{a}", f"{a}+{b}"]).obs["perturbation"].cat.categories) == [
-        run.split.test[0]
-    ]
+    assert list(run.predict([f"{b}+{a}", f"{a}+{b}"]).obs["perturbation"].cat.categories) == [run.split.test[0]]
 
 
 def test_given_controls_equal_the_stored_ones(run, screen):
@@ -227,10 +221,7 @@ def edited(run, tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda m: m.update(format=99),
-            r"made by a newer scdfm \(format 99, this one reads up to 1\); upgrade",
-        ),
+        (lambda m: m.update(format=99), r"made by a newer scdfm \(format 99, this one reads up to 1\); upgrade"),
         (lambda m: m.pop("panel"), "damaged at panel"),
         (lambda m: m.update(extra=1), "damaged at extra"),
         (lambda m: m["config"]["model"].update(width=-4), "damaged at config.model.width"),
@@ -267,11 +258,7 @@ def test_without_stored_controls_some_must_be_given(screen, tmp_path):
 
 
 def test_a_learned_table_refuses_what_it_was_not_trained_on(screen, tmp_path):
-    config = (
-        scdfm.Config()
-        .updated(OPTIONS)
-        .updated({"model": {"perturbation": "drugs"}, "training": {"max_steps": 2}})
-    )
+    config = scdfm.Config().updated(OPTIONS).updated({"model": {"perturbation": "drugs"}, "training": {"max_steps": 2}})
     run = scdfm.fit(scdfm.read_cells(screen), config=config, out=tmp_path / "run", progress=False)
     gene = next(g for g in run.genes if g not in run.manifest.targets)
     with pytest.raises(ConditionError, match=f"nothing is known of '{gene}'"):
@@ -290,9 +277,7 @@ def test_some_genes_are_cut_out_of_chunks_and_solved_together_when_joint(run, tm
     assert list(alone.var_names) == wanted
     # attention sees other genes
     assert not np.allclose(joint.predict(seed=3)[:, wanted].X.toarray(), alone.X.toarray())
-    with pytest.raises(
-        DataError, match=r"genes: 1 of the 2 asked for are not in the run's panel of \d+ \(first: NO"
-    ):
+    with pytest.raises(DataError, match=r"genes: 1 of the 2 asked for are not in the run's panel of \d+ \(first: NO"):
         run.predict(genes=[run.genes[0], "NO"])
     with pytest.raises(DataError, match="genes: none asked for"):
         run.predict(genes=[])
@@ -346,8 +331,7 @@ def test_other_files_are_read_from_the_layer_of_the_run(tmp_path):
     cells = scdfm.read_cells(screen, layer="counts", target_sum=10_000)
     run = scdfm.fit(cells, config=scdfm.Config.preset("instant"), out=tmp_path / "run", progress=False)
     np.testing.assert_array_equal(
-        run.predict(controls=screen, n_cells=3).X.toarray(),
-        run.predict(controls=cells, n_cells=3).X.toarray(),
+        run.predict(controls=screen, n_cells=3).X.toarray(), run.predict(controls=cells, n_cells=3).X.toarray()
     )
     name = run.split.test[0]
     some = scdfm.identify(run, screen, condition=name, order=1).table

@@ -13,9 +13,7 @@ from scdfm.screening.ensemble import Ensemble, read_observed
 from scdfm.screening.ranking import Ranking
 
 OPTIONS = small.options(
-    panel={"n_genes": 80},
-    model={"width": 8},
-    training={"max_steps": 1, "warmup_steps": 0, "validate_every": 1},
+    panel={"n_genes": 80}, model={"width": 8}, training={"max_steps": 1, "warmup_steps": 0, "validate_every": 1}
 )
 
 
@@ -27,17 +25,13 @@ def screen():
 @pytest.fixture(scope="module")
 def run(screen, tmp_path_factory) -> scdfm.Run:
     out = tmp_path_factory.mktemp("scale") / "run"
-    return scdfm.fit(
-        scdfm.read_cells(screen), config=scdfm.Config().updated(OPTIONS), out=out, progress=False
-    )
+    return scdfm.fit(scdfm.read_cells(screen), config=scdfm.Config().updated(OPTIONS), out=out, progress=False)
 
 
 def given(screen, change):
     """Cells of the screen, their values changed."""
     cells = screen.copy()
-    cells.X = change(np.asarray(cells.X.todense() if hasattr(cells.X, "todense") else cells.X)).astype(
-        np.float32
-    )
+    cells.X = change(np.asarray(cells.X.todense() if hasattr(cells.X, "todense") else cells.X)).astype(np.float32)
     return cells
 
 

@@ -58,9 +58,7 @@ def same(found: ad.AnnData, expected: ad.AnnData) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
-def test_the_file_is_what_predict_returns(
-    run: scdfm.Run, asked: list[str], tmp_path: Path, suffix: str
-) -> None:
+def test_the_file_is_what_predict_returns(run: scdfm.Run, asked: list[str], tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"out{suffix}"
     written = run.predict_to(out, asked, seed=3)
     assert (written.path, written.n_cells, written.n_genes) == (out, 25, len(run.genes))
@@ -103,9 +101,7 @@ def test_an_interrupted_prediction_goes_on(
     with pytest.raises(DataError, match="holds an unfinished prediction; continue it with --resume"):
         run.predict_to(out, asked)
     calls.clear()
-    monkeypatch.setattr(
-        shards, "populations", lambda *given, **options: calls.append(1) or predict(*given, **options)
-    )
+    monkeypatch.setattr(shards, "populations", lambda *given, **options: calls.append(1) or predict(*given, **options))
     run.predict_to(out, asked, resume=True)
     assert len(calls) == 3 - done
     same(read(out), run.predict(asked))
@@ -124,9 +120,7 @@ def test_a_joining_that_fails_leaves_no_scratch_file(
 
     with monkeypatch.context() as patch:
         patch.setattr(shards.Shards, "_join", failing)
-        with pytest.raises(
-            StorageError, match=rf"out{suffix} cannot be written \(Input/output error\); .*--resume"
-        ):
+        with pytest.raises(StorageError, match=rf"out{suffix} cannot be written \(Input/output error\); .*--resume"):
             run.predict_to(out, asked)
     parts = [path.name for path in (tmp_path / f"out{suffix}.parts").iterdir()]
     assert sorted(parts) == ["000000.h5ad", "000001.h5ad", "000002.h5ad", "request.json"]
@@ -140,14 +134,8 @@ def test_another_request_is_not_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(shards.Shards, "join", lambda *given: None)
         run.predict_to(tmp_path / "out.h5ad", asked)
-    for other, what in (
-        ({"seed": 1}, "seed"),
-        ({"n_cells": 2}, "cells"),
-        ({"conditions": asked[1:]}, "conditions"),
-    ):
-        with pytest.raises(
-            RunError, match=rf"started with other {what}( \(\S+, not \S+\))?; repeat the options"
-        ):
+    for other, what in (({"seed": 1}, "seed"), ({"n_cells": 2}, "cells"), ({"conditions": asked[1:]}, "conditions")):
+        with pytest.raises(RunError, match=rf"started with other {what}( \(\S+, not \S+\))?; repeat the options"):
             run.predict_to(tmp_path / "out.h5ad", **({"conditions": asked} | other), resume=True)  # type: ignore[arg-type]
 
 
@@ -179,9 +167,7 @@ def test_processes_of_an_array_share_a_prediction(
 
 def test_who_joins_late_finds_it_done(run: scdfm.Run, asked: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out.h5ad"
-    first, late = (
-        shards.shards_of(run, out, asked, None, None, None, 0, resume=resume) for resume in (False, True)
-    )
+    first, late = (shards.shards_of(run, out, asked, None, None, None, 0, resume=resume) for resume in (False, True))
     first.predict(first.missing())
     written = first.join(out)
     assert late.join(out) == written
@@ -204,9 +190,7 @@ def test_a_stop_after_the_file_has_its_name_is_finished(
         (parts / "finished.json").rename(parts / "request.json")
     for number in {"some parts": [0, 2], "the word alone": [0, 1, 2]}.get(left, []):
         (parts / f"{number:06d}.h5ad").unlink()
-    monkeypatch.setattr(
-        shards, "populations", lambda *given, **options: pytest.fail("nothing is left to predict")
-    )
+    monkeypatch.setattr(shards, "populations", lambda *given, **options: pytest.fail("nothing is left to predict"))
     with pytest.raises(RunError, match="started with other seed"):
         run.predict_to(out, asked, seed=1, resume=True)
     written = run.predict_to(out, asked, resume=True)

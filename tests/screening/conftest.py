@@ -30,13 +30,7 @@ def options():
 def cells():
     """Cells of five singles and eight of their ten pairs."""
     screen = scdfm.simulate(
-        n_genes=40,
-        n_targets=TARGETS,
-        n_doubles=8,
-        cells_per_condition=12,
-        n_controls=30,
-        truth_cells=10,
-        seed=3,
+        n_genes=40, n_targets=TARGETS, n_doubles=8, cells_per_condition=12, n_controls=30, truth_cells=10, seed=3
     )
     return scdfm.read_cells(screen)
 

@@ -57,7 +57,5 @@ def test_held_out_conditions_come_first(run, runs):
 def test_conditions_that_no_run_can_predict_calibrate_nothing(run, monkeypatch):
     ensemble = Ensemble.of(run)
     left = run.split.train[0]
-    monkeypatch.setattr(
-        Ensemble, "extrapolated", lambda self, names: {name: "" for name in names if name != left}
-    )
+    monkeypatch.setattr(Ensemble, "extrapolated", lambda self, names: {name: "" for name in names if name != left})
     assert calibrating(ensemble, 0) == ([left], "validation and training")

@@ -9,9 +9,7 @@ import pytest
 def test_screen_and_identify(call, run, cells, tmp_path):
     a, b, c = run.manifest.targets[:3]
     out = tmp_path / "screen"
-    code, said, _ = call(
-        "screen", run.path, "--targets", f"{a},{b},{c}", "--cells", 3, "--propose", 1, "--out", out
-    )
+    code, said, _ = call("screen", run.path, "--targets", f"{a},{b},{c}", "--cells", 3, "--propose", 1, "--out", out)
     assert code == 0
     assert said.startswith("estimate: ")
     assert "6 conditions: " in said

@@ -46,9 +46,7 @@ def test_an_oracle_finds_what_was_done(oracle, cells):
     names = [name for name in cells.conditions if name != "control"]
     places = []
     for name in names:
-        found = scdfm.identify(
-            oracle, other_half(cells, name), conditions=names, cells=20, shortlist=6, seed=2
-        )
+        found = scdfm.identify(oracle, other_half(cells, name), conditions=names, cells=20, shortlist=6, seed=2)
         places.append(int(found.table.set_index("condition").loc[name, "rank"]))
         assert found.chance == pytest.approx(1 / len(names))
         assert found.table["probability"].sum() == pytest.approx(1)
@@ -71,9 +69,7 @@ def test_the_table_is_ordered_by_energy_then_by_mean(oracle, cells):
 
 def test_candidates_serve_many_searches_and_are_predicted_once(run, cells, monkeypatch):
     names, doubles = list(run.split.train)[:4], [name for name in run.split.conditions if "+" in name][:2]
-    alone = [
-        scdfm.identify(run, cells.select([name]), conditions=names, cells=4, calibrate=2) for name in doubles
-    ]
+    alone = [scdfm.identify(run, cells.select([name]), conditions=names, cells=4, calibrate=2) for name in doubles]
     among = Candidates.of(run, conditions=names, cells=4)
     first = among.identify(cells.select([doubles[0]]), calibrate=2)
     monkeypatch.setattr(scdfm.Run, "predict", None)  # nothing is left to predict
@@ -94,13 +90,9 @@ def test_a_screen_spares_the_predictions_and_gives_the_same_answer(run, cells, f
         return predict(self, conditions, *args, **kwargs)
 
     monkeypatch.setattr(scdfm.Run, "predict", counting)
-    quick = scdfm.identify(
-        run, cells, condition=name, cells=6, shortlist=3, seed=1, calibrate=0, screen=finished.path
-    )
+    quick = scdfm.identify(run, cells, condition=name, cells=6, shortlist=3, seed=1, calibrate=0, screen=finished.path)
     assert asked == []  # its means and its cells were kept
-    both = slow.table.merge(quick.table, on="condition", suffixes=("_slow", "_quick")).dropna(
-        subset="energy_quick"
-    )
+    both = slow.table.merge(quick.table, on="condition", suffixes=("_slow", "_quick")).dropna(subset="energy_quick")
     both = both.dropna(subset="energy_slow")
     np.testing.assert_allclose(both["energy_slow"], both["energy_quick"], rtol=1e-3)
     assert len(both) == 3
@@ -153,9 +145,7 @@ def test_temperature_follows_the_likelihood():
     answers = [int(rng.choice(10, p=softmin(energy, 1 / truth))) for energy in energies]
     found = fitted_temperature(energies, answers, "validation")
     assert found.value == pytest.approx(truth, rel=0.1)
-    picked = np.array(
-        [found.probabilities(energy)[answer] for energy, answer in zip(energies, answers, strict=True)]
-    )
+    picked = np.array([found.probabilities(energy)[answer] for energy, answer in zip(energies, answers, strict=True)])
     expected = np.array([np.square(found.probabilities(energy)).sum() for energy in energies])
     assert picked.mean() == pytest.approx(expected.mean(), rel=0.05)  # calibrated: as right as it says
 

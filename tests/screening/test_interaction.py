@@ -95,9 +95,7 @@ def test_agrees_with_the_authors_of_the_screen(shared):
     effects = np.load(shared / "data" / "norman_effects.npz", allow_pickle=False)
     labels = [*map(str, effects["sing_labels"]), *map(str, effects["doub_labels"]), "control"]
     shifts = np.vstack([effects["lfc_s"], effects["lfc_d"], np.zeros((1, effects["lfc_s"].shape[1]))])
-    ours = interactions(
-        pd.DataFrame(shifts.astype(float), index=labels, columns=effects["genes_hvg"].astype(str))
-    )
+    ours = interactions(pd.DataFrame(shifts.astype(float), index=labels, columns=effects["genes_hvg"].astype(str)))
     with (shared / "data" / "norman_double_regression.csv").open() as handle:
         theirs = {tuple(row["name"].split("_")): row for row in csv.DictReader(handle)}
     pairs = []
@@ -110,9 +108,7 @@ def test_agrees_with_the_authors_of_the_screen(shared):
     assert len(pairs) >= 115
 
     def agreement(mine: str, column) -> float:
-        return spearmanr(
-            [pair[0][mine] for pair in pairs], [float(column(*pair[1:])) for pair in pairs]
-        ).statistic
+        return spearmanr([pair[0][mine] for pair in pairs], [float(column(*pair[1:])) for pair in pairs]).statistic
 
     assert agreement("c1", lambda row, first, _: row[f"ts_coef_{first}"]) > 0.65
     assert agreement("c2", lambda row, _, second: row[f"ts_coef_{second}"]) > 0.65

@@ -26,9 +26,7 @@ def test_it_is_the_greedy_maximum_of_the_determinant():
     points, doubt = rng.standard_normal((12, 3)), rng.uniform(0.5, 1.5, 12)
     gaps = np.linalg.norm(points[:, None] - points[None], axis=2)
     length = np.median(gaps[np.triu_indices(12, 1)])
-    kernel = np.outer(doubt, doubt) * np.exp(-(gaps**2) / (2 * length**2)) + 0.01 * np.mean(
-        doubt**2
-    ) * np.eye(12)
+    kernel = np.outer(doubt, doubt) * np.exp(-(gaps**2) / (2 * length**2)) + 0.01 * np.mean(doubt**2) * np.eye(12)
     picked: list[int] = []
     for _ in range(5):
         value = {

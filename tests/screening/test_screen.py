@@ -75,14 +75,7 @@ def test_interactions_are_scored_like_measured_ones_on_the_same_genes(run, finis
 
 def test_killed_three_times_it_ends_equal(run, finished, tmp_path, monkeypatch):
     """Killed while predicting, while a shard is written, and before the table: the files are the same, bit for bit."""
-    options = {
-        "out": tmp_path / "screen",
-        "cells": 6,
-        "propose": 2,
-        "keep_cells": True,
-        "shard": 4,
-        "seed": 1,
-    }
+    options = {"out": tmp_path / "screen", "cells": 6, "propose": 2, "keep_cells": True, "shard": 4, "seed": 1}
     calls = {"predict": 0}
     predict = scdfm.Run.predict
 
@@ -122,14 +115,7 @@ def test_killed_three_times_it_ends_equal(run, finished, tmp_path, monkeypatch):
 
 
 def test_ranks_share_the_work_and_the_last_one_writes_the_table(run, finished, tmp_path, monkeypatch):
-    options = {
-        "out": tmp_path / "screen",
-        "cells": 6,
-        "propose": 2,
-        "keep_cells": True,
-        "shard": 4,
-        "seed": 1,
-    }
+    options = {"out": tmp_path / "screen", "cells": 6, "propose": 2, "keep_cells": True, "shard": 4, "seed": 1}
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     first = scdfm.screen(run, **options)
@@ -144,10 +130,7 @@ def test_an_ensemble_disagrees_and_says_so(runs, tmp_path):
     screen = scdfm.screen(runs, out=tmp_path / "e", targets=runs[0].manifest.targets[:2], cells=4)
     name = screen.conditions[-1]
     means = np.stack(
-        [
-            run.predict([name], runs[0].controls, n_cells=4).X.toarray().mean(0, dtype=np.float64)
-            for run in runs
-        ]
+        [run.predict([name], runs[0].controls, n_cells=4).X.toarray().mean(0, dtype=np.float64) for run in runs]
     )
     row = screen.table.set_index("condition").loc[name]
     np.testing.assert_allclose(screen.means([name]).to_numpy()[0], means.mean(0), rtol=1e-5, atol=1e-6)
@@ -169,9 +152,7 @@ def test_runs_of_other_panels_share_the_genes_that_all_model(run, cells, options
         controls = several[0].controls if several[0] is run else None
         parts = [
             run.predict(run.split.test[:1], n_cells=4).X.toarray().mean(0)[columns],
-            other.predict(run.split.test[:1], controls, n_cells=4, genes=list(means.columns))
-            .X.toarray()
-            .mean(0),
+            other.predict(run.split.test[:1], controls, n_cells=4, genes=list(means.columns)).X.toarray().mean(0),
         ]
         np.testing.assert_allclose(means.to_numpy()[0], np.mean(parts, axis=0), rtol=1e-5, atol=1e-6)
 
@@ -189,10 +170,7 @@ def test_rank_by_uncertainty_interaction_target_and_signature(run, finished, cel
         goal = cells.select([run.split.train[0]]).to_adata()
         goal.write_h5ad(tmp_path / "goal.h5ad")
         by = scdfm.screen(run, **options, rank_by=f"toward:{tmp_path / 'goal.h5ad'}").table
-        means, target = (
-            finished.means(by["condition"]),
-            cells.mean(run.split.train[0])[cells.columns(run.genes)],
-        )
+        means, target = (finished.means(by["condition"]), cells.mean(run.split.train[0])[cells.columns(run.genes)])
         start = run.controls.mean("control")[run.controls.columns(run.genes)]
         way = 1 - np.linalg.norm(means.to_numpy() - target, axis=1) / np.linalg.norm(start - target)
         np.testing.assert_allclose(by["score"], way, rtol=1e-5, atol=1e-6)
@@ -200,9 +178,7 @@ def test_rank_by_uncertainty_interaction_target_and_signature(run, finished, cel
 
         (tmp_path / "up.txt").write_text("\n".join([*run.genes[:2], "unknown"]))
         (tmp_path / "down.txt").write_text(run.genes[4])
-        by = scdfm.screen(
-            run, **options, rank_by=f"signature:{tmp_path / 'up.txt'},{tmp_path / 'down.txt'}"
-        ).table
+        by = scdfm.screen(run, **options, rank_by=f"signature:{tmp_path / 'up.txt'},{tmp_path / 'down.txt'}").table
         shift = finished.means(by["condition"]).to_numpy() - start
         np.testing.assert_allclose(by["score"], shift[:, :2].mean(1) - shift[:, 4], rtol=1e-4, atol=1e-6)
     finally:
@@ -295,9 +271,7 @@ def test_a_signature_that_cannot_be(run, tmp_path):
         scdfm.screen(run, out=tmp_path / "s", rank_by=f"signature:{tmp_path / 'up.txt'}")
     (tmp_path / "up.txt").write_text(run.genes[0])
     with pytest.raises(DataError, match="is to go up and down"):
-        scdfm.screen(
-            run, out=tmp_path / "s", rank_by=f"signature:{tmp_path / 'up.txt'},{tmp_path / 'up.txt'}"
-        )
+        scdfm.screen(run, out=tmp_path / "s", rank_by=f"signature:{tmp_path / 'up.txt'},{tmp_path / 'up.txt'}")
 
 
 def test_a_run_is_no_ensemble_with_itself(run):
@@ -315,9 +289,7 @@ def test_resume_with_other_options_is_refused(run, finished):
 def test_a_shard_is_a_minute_of_work_at_most_and_stays_what_it_was(run, tmp_path, monkeypatch):
     options = {"out": tmp_path / "s", "targets": run.manifest.targets[:3], "cells": 3}
     with monkeypatch.context() as patch:
-        patch.setitem(
-            shards.SHARD_VALUES, "prior" if run.field.is_zero else "flow", 2 * 3 * len(run.genes) + 1
-        )
+        patch.setitem(shards.SHARD_VALUES, "prior" if run.field.is_zero else "flow", 2 * 3 * len(run.genes) + 1)
         screen = scdfm.screen(run, **options)
     assert screen.store.size == 2
     screen.store.path(1).unlink()

@@ -30,10 +30,7 @@ def test_refusals(targets, order, message):
 
 def test_singles_keep_doses_and_covariates():
     assert members("A+B") == ("A", "B")
-    assert members("JQ1@0.5+A|cell_line=K562|time=24") == (
-        "A|cell_line=K562|time=24",
-        "JQ1@0.5|cell_line=K562|time=24",
-    )
+    assert members("JQ1@0.5+A|cell_line=K562|time=24") == ("A|cell_line=K562|time=24", "JQ1@0.5|cell_line=K562|time=24")
     assert members("control") == () == members("control|cell_line=K562")
 
 

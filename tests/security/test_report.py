@@ -83,9 +83,7 @@ def test_the_page_lets_no_other_script_run_even_if_one_got_in(browser: str, tmp_
     rng = np.random.default_rng(0)
     genes = [f"G{at}" for at in range(12)]
     real = read_cells(cells(rng, ["control", "A", "B", "C"], genes), ATTACK)
-    result = evaluate_files(
-        cells(rng, ["A", "B", "C"], genes), real, tmp_path / "score", metrics=("l2", "ds")
-    )
+    result = evaluate_files(cells(rng, ["A", "B", "C"], genes), real, tmp_path / "score", metrics=("l2", "ds"))
     text = result.path.read_text(encoding="utf-8")
     assert re.search(r"script-src 'sha256-[^' ]+'\"", text), json.dumps(text[:600])
     result.path.write_text(text.replace("</main>", f"</main>{ATTACK}{IMAGE}"), encoding="utf-8")

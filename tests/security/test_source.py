@@ -37,9 +37,7 @@ def violations(text: str, name: Path = Path("x.py")) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
         line = getattr(node, "lineno", 0)
         if isinstance(node, ast.Import | ast.ImportFrom):
-            modules = (
-                [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            )
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             found = {module.partition(".")[0] for module in modules} & FORBIDDEN_IMPORTS
             allowed = ALLOWED.get(name, set())
             if found - allowed:
@@ -93,9 +91,7 @@ def test_no_file_of_the_source_does_any_of_it() -> None:
     files = sorted(ROOT.rglob("*.py"))
     assert len(files) > 50
     assert [
-        what
-        for file in files
-        for what in violations(file.read_text(encoding="utf-8"), file.relative_to(ROOT))
+        what for file in files for what in violations(file.read_text(encoding="utf-8"), file.relative_to(ROOT))
     ] == []
 
 

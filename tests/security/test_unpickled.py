@@ -47,9 +47,7 @@ def smuggled(proof: Path) -> bytes:
     good, changed = io.BytesIO(saved({"a": torch.ones(3)})), io.BytesIO()
     with zipfile.ZipFile(good) as source, zipfile.ZipFile(changed, "w") as out:
         for entry in source.infolist():
-            content = (
-                pickle.dumps(Malicious(proof)) if entry.filename.endswith("data.pkl") else source.read(entry)
-            )
+            content = pickle.dumps(Malicious(proof)) if entry.filename.endswith("data.pkl") else source.read(entry)
             out.writestr(entry, content)
     return changed.getvalue()
 
@@ -83,9 +81,7 @@ def test_nothing_of_a_malicious_checkpoint_runs(disguise: str, tmp_path: Path) -
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_checkpoint_cut_or_scrambled_anywhere_is_read_or_refused(
-    data: st.DataObject, tmp_path: Path
-) -> None:
+def test_a_checkpoint_cut_or_scrambled_anywhere_is_read_or_refused(data: st.DataObject, tmp_path: Path) -> None:
     whole = saved({"model_state_dict": {"a": torch.arange(12.0).reshape(3, 4)}, "iteration": 3})
     cut = data.draw(st.integers(0, len(whole)))
     start = data.draw(st.integers(0, len(whole)))
@@ -120,9 +116,7 @@ def test_a_checkpoint_with_another_tree_is_refused(tree: str, tmp_path: Path) ->
         read_checkpoint(tmp_path / "c.safetensors")
 
 
-def test_the_reader_of_checkpoints_never_reaches_pickle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_reader_of_checkpoints_never_reaches_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("something was unpickled")
 
@@ -146,9 +140,7 @@ SMALL = [
 ]  # fmt: skip
 
 
-def test_a_whole_resume_through_lightning_unpickles_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_whole_resume_through_lightning_unpickles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = scdfm.simulate(n_genes=14, n_targets=3, cells_per_condition=6, n_controls=10, truth_cells=2)
     cells, config = scdfm.read_cells(screen), scdfm.Config().with_settings(SMALL)
     out = tmp_path / "run"

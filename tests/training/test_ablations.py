@@ -50,9 +50,7 @@ def cells() -> scdfm.CellTable:
     )
 
 
-def fitted(
-    cells: scdfm.CellTable, options: dict[str, Any], out: Path
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def fitted(cells: scdfm.CellTable, options: dict[str, Any], out: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Weights by name, and a predicted population."""
     config = scdfm.Config().updated(SMALL).updated(options)
     run = scdfm.fit(cells, config=config, out=out, progress=False)

@@ -31,9 +31,7 @@ def config() -> scdfm.Config:
 
 @pytest.fixture(scope="module")
 def cells() -> scdfm.CellTable:
-    return scdfm.read_cells(
-        scdfm.simulate(n_genes=24, n_targets=4, cells_per_condition=8, n_controls=16, seed=1)
-    )
+    return scdfm.read_cells(scdfm.simulate(n_genes=24, n_targets=4, cells_per_condition=8, n_controls=16, seed=1))
 
 
 def all_finite(checkpoint) -> bool:
@@ -45,9 +43,7 @@ def all_finite(checkpoint) -> bool:
 
 
 @pytest.mark.parametrize("validated", [True, False])
-def test_a_huge_learning_rate_stops_the_fit_and_the_last_good_checkpoint_stays(
-    cells, config, tmp_path, validated
-):
+def test_a_huge_learning_rate_stops_the_fit_and_the_last_good_checkpoint_stays(cells, config, tmp_path, validated):
     wild = config.updated(
         {
             "training": {"learning_rate": 1e8, "clip_norm": 0.0, "ema_decay": 0.9},
@@ -82,14 +78,9 @@ def test_weights_that_end_as_no_numbers_are_not_kept(cells, config, tmp_path):
         if self.global_step == 3:
             next(self.field.parameters()).data.fill_(float("inf"))
 
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        pytest.raises(TrainingError, match="step 3: weights are not finite"),
-    ):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TrainingError, match="step 3: weights are not finite"):
         patch.setattr(FlowModule, "on_train_batch_end", spoil)
-        scdfm.fit(
-            cells, config=last.updated({"training": {"ema_decay": 0.0}}), out=tmp_path / "run", progress=False
-        )
+        scdfm.fit(cells, config=last.updated({"training": {"ema_decay": 0.0}}), out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run/weights.safetensors").exists()
 
 

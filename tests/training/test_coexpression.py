@@ -25,9 +25,7 @@ def screen(seed: int, together: bool) -> ad.AnnData:
     """Targets of a module move the further genes alike; in control cells a module's genes go up and down together, or,
     where not `together`, with those of other modules."""
     rng = numpy_rng(seed, "modules")
-    names = [f"T{place:02d}" for place in range(MODULES * TARGETS)] + [
-        f"G{place:02d}" for place in range(GENES)
-    ]
+    names = [f"T{place:02d}" for place in range(MODULES * TARGETS)] + [f"G{place:02d}" for place in range(GENES)]
     module = np.repeat(np.arange(MODULES), TARGETS)
     shown = module if together else rng.permutation(module)
     responses = rng.normal(size=(MODULES, GENES))

@@ -103,9 +103,7 @@ def compare() -> None:
 
 
 def test_on_a_gpu_only_a_long_fit_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        torch, "compile", lambda *_, **__: lambda _: None
-    )  # the probe, that a device would run
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: lambda _: None)  # the probe, that a device would run
     monkeypatch.setattr(torch, "ones", lambda *_, **__: None)
     gpu = torch.device("cuda")
     assert compile_layers(field(), "auto", gpu, steps=5000)
@@ -124,9 +122,7 @@ def test_without_a_compiler_a_fit_goes_on_and_says_so(monkeypatch: pytest.Monkey
     def missing(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no C++ compiler was found\nand more")
 
-    cells = scdfm.read_cells(
-        scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=8, n_controls=20, seed=3)
-    )
+    cells = scdfm.read_cells(scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=8, n_controls=20, seed=3))
     config = scdfm.Config().updated(
         {"panel": {"n_genes": 20}, "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
          "training": {"max_steps": 2, "warmup_steps": 0, "accelerator": "cpu", "validate_every": 2, "keep": "last",
@@ -135,9 +131,7 @@ def test_without_a_compiler_a_fit_goes_on_and_says_so(monkeypatch: pytest.Monkey
     usual = scdfm.fit(cells, config=config, out=tmp_path / "usual", progress=False)
     monkeypatch.setattr(torch, "compile", missing)
     asked = config.updated({"training": {"compile": "on", "checkpointing": True}})
-    with pytest.warns(
-        UserWarning, match=r"'on': .* cpu here \(no C\+\+ compiler was found\); going on without"
-    ):
+    with pytest.warns(UserWarning, match=r"'on': .* cpu here \(no C\+\+ compiler was found\); going on without"):
         run = scdfm.fit(cells, config=asked, out=tmp_path / "run", progress=False)
     states = zip(usual.field.state_dict().values(), run.field.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in states)

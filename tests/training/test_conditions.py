@@ -37,9 +37,7 @@ def split_of(cells: scdfm.CellTable, test: list[str]) -> scdfm.Split:
     return scdfm.Split("named", 0, rest[1:], rest[:1], tuple(test))
 
 
-def fitted(
-    cells: scdfm.CellTable, test: list[str], out: Path, *over: dict[str, Any], **options: Any
-) -> scdfm.Run:
+def fitted(cells: scdfm.CellTable, test: list[str], out: Path, *over: dict[str, Any], **options: Any) -> scdfm.Run:
     config = scdfm.Config().updated(SMALL)
     for values in over:
         config = config.updated(values)
@@ -113,8 +111,7 @@ def test_a_held_out_cell_type_starts_from_its_own_controls(typed_run, typed_test
     said = predicted.uns["scdfm"]
     assert list(said["extrapolated"]) == typed_test
     assert all(
-        why.endswith("was never perturbed in training with cell_type type3")
-        for why in said["extrapolated_because"]
+        why.endswith("was never perturbed in training with cell_type type3") for why in said["extrapolated_because"]
     )
     again = typed_run.predict(seed=1, controls=typed)
     assert set(typed.obs.loc[again.obs["source_control"], "cell_type"]) == {"type3"}
@@ -144,14 +141,10 @@ def test_a_covariate_changes_the_velocity_of_one_and_the_same_cell(typed_run) ->
     assert (one - two).abs().max() > 1e-5
 
 
-def test_control_populations_are_predicted_where_they_were_trained(
-    typed_run, typed, typed_test, tmp_path
-) -> None:
+def test_control_populations_are_predicted_where_they_were_trained(typed_run, typed, typed_test, tmp_path) -> None:
     predicted = typed_run.predict(["control|cell_type=type3"])
     assert list(predicted.uns["scdfm"]["extrapolated"]) == []
-    never = fitted(
-        typed, typed_test, tmp_path / "run", {"training": {"control_populations": "never", "max_steps": 1}}
-    )
+    never = fitted(typed, typed_test, tmp_path / "run", {"training": {"control_populations": "never", "max_steps": 1}})
     assert never.manifest.control_populations == []
     with pytest.raises(ConditionError, match="'control|cell_type=type1': nothing to predict"):
         never.predict(["control|cell_type=type1"])
@@ -163,17 +156,13 @@ def test_names_and_controls_that_do_not_fit_are_refused(typed_run, typed) -> Non
     target = typed_run.manifest.targets[0]
     with pytest.raises(ConditionError, match="has no covariate 'cell_type'"):
         typed_run.predict([target])
-    with pytest.raises(
-        ConditionError, match="'type9' is no known value .* expected one of 'type1', 'type2', 'type3'"
-    ):
+    with pytest.raises(ConditionError, match="'type9' is no known value .* expected one of 'type1', 'type2', 'type3'"):
         typed_run.predict([f"{target}|cell_type=type9"])
     some = typed.take(np.flatnonzero((typed.obs["cell_type"] != "type2").to_numpy()))
     with pytest.raises(ConditionError, match=f"'{target}.cell_type=type2' has no control cells of its own"):
         typed_run.predict([f"{target}|cell_type=type2"], controls=some)
     plain = typed.select(["control"]).to_adata()
-    with pytest.raises(
-        DataError, match=r"controls: the run's covariate 'cell_type' is none of the table's \(none\)"
-    ):
+    with pytest.raises(DataError, match=r"controls: the run's covariate 'cell_type' is none of the table's \(none\)"):
         typed_run.predict(controls=scdfm.read_cells(plain))
 
 
@@ -190,9 +179,7 @@ def test_dose_nought_is_control_to_the_bit(dosed_run) -> None:
 def test_unseen_doses_are_predicted_and_told(dosed_run) -> None:
     asked = ["drug1@0.316", "drug2@0.05", "drug2@50", "drug2", "drug2@0.1+drug3@1"]
     predicted = dosed_run.predict(asked)
-    said = dict(
-        zip(*(predicted.uns["scdfm"][k] for k in ("extrapolated", "extrapolated_because")), strict=True)
-    )
+    said = dict(zip(*(predicted.uns["scdfm"][k] for k in ("extrapolated", "extrapolated_because")), strict=True))
     assert said == {
         "drug1@0.316": "dose 0.316 of 'drug1' is outside the trained 10 to 10",  # its lowest dose validates
         "drug2@50": "dose 50 of 'drug2' is outside the trained 0.01 to 10",
@@ -207,9 +194,7 @@ def test_a_drug_never_seen_is_predicted_from_its_features_alone(described_run, d
     predicted = described_run.predict(["drug2", "drug3", "drug2+drug3"])
     said = predicted.uns["scdfm"]
     assert list(said["extrapolated"]) == ["drug2", "drug2+drug3"]
-    assert set(said["extrapolated_because"]) == {
-        "'drug2' was never perturbed in training: predicted from its features"
-    }
+    assert set(said["extrapolated_because"]) == {"'drug2' was never perturbed in training: predicted from its features"}
     encoded = described_run.encoder.encode(["drug2"])
     assert encoded.identified is not None
     assert encoded.identified.tolist() == [[False, True]]
@@ -237,9 +222,7 @@ def test_without_features_a_drug_never_seen_is_refused_and_validates_nothing(des
 def test_features_are_read_from_files_that_the_config_names(described, described_run, tmp_path) -> None:
     cells, features = described
     features.rename_axis("drug").to_csv(tmp_path / "z.csv")
-    run = fitted(
-        cells, ["drug2"], tmp_path / "run", DRUGS, {"model": {"features": [str(tmp_path / "z.csv")]}}
-    )
+    run = fitted(cells, ["drug2"], tmp_path / "run", DRUGS, {"model": {"features": [str(tmp_path / "z.csv")]}})
     ours, theirs = weights(run), weights(described_run)
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in ours)
 
@@ -247,10 +230,7 @@ def test_features_are_read_from_files_that_the_config_names(described, described
 def test_features_of_other_names_are_refused(described, tmp_path) -> None:
     cells, features = described
     renamed = features.rename(index=lambda name: f"compound {name}")
-    with pytest.raises(
-        DataError,
-        match=r"none of the 4 training targets has a row \(first: 'drug3'; first row: 'comp",
-    ):
+    with pytest.raises(DataError, match=r"none of the 4 training targets has a row \(first: 'drug3'; first row: 'comp"):
         fitted(cells, ["drug2"], tmp_path / "run", DRUGS, features=table(renamed))
 
 
@@ -271,9 +251,7 @@ def test_same_seed_same_bits_and_resuming_too(kind: str, request: pytest.Fixture
         return real(self, batch, batch_idx)
 
     def again(**more: Any) -> scdfm.Run:
-        return scdfm.fit(
-            cells, run.split, run.config, out=tmp_path / "run", progress=False, **options, **more
-        )
+        return scdfm.fit(cells, run.split, run.config, out=tmp_path / "run", progress=False, **options, **more)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(FlowModule, "training_step", dying)
@@ -317,9 +295,7 @@ def test_conditions_of_one_cell_train_where_that_is_asked_for(dosed, tmp_path) -
     assert np.isfinite(run.predict().X.data).all()
 
 
-def test_a_file_of_many_shards_keeps_reasons_and_covariates(
-    typed_run, typed_test, tmp_path, monkeypatch
-) -> None:
+def test_a_file_of_many_shards_keeps_reasons_and_covariates(typed_run, typed_test, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("scdfm.run.shards.SHARD_CELLS", 6)
     asked = [typed_run.split.train[0], *typed_test]
     whole = typed_run.predict(asked, seed=2)
@@ -366,9 +342,7 @@ def test_features_and_extrapolations_from_the_command_line(call, tmp_path) -> No
 
 
 def test_fit_says_before_the_first_step_what_it_will_not_predict(tmp_path: Path) -> None:
-    screen = simulate_drugs(
-        n_genes=30, n_drugs=5, cells_per_condition=8, n_controls=20, truth_cells=2, seed=1
-    )
+    screen = simulate_drugs(n_genes=30, n_drugs=5, cells_per_condition=8, n_controls=20, truth_cells=2, seed=1)
     cells = scdfm.read_cells(screen, "drug")
     held = [name for name in cells.conditions if name != "control"][-2:]
     said: list[str] = []

@@ -25,13 +25,7 @@ from scdfm.training.module import FlowModule
 SMALL = small.options(
     panel={"n_genes": 40},
     model={"dropout": 0.1},
-    training={
-        "max_steps": 12,
-        "warmup_steps": 2,
-        "validate_every": 4,
-        "cells_per_condition": 6,
-        "validation_cells": 6,
-    },
+    training={"max_steps": 12, "warmup_steps": 2, "validate_every": 4, "cells_per_condition": 6, "validation_cells": 6},
     sampling={"steps": 2},
 )
 
@@ -95,18 +89,14 @@ def test_same_seed_gives_the_same_bits_whatever_the_global_generators_hold(cells
 
 
 def test_another_seed_gives_other_weights(cells, config, run, tmp_path):
-    other = scdfm.fit(
-        cells, split=run.split, config=config.updated({"seed": 1}), out=tmp_path / "run", progress=False
-    )
+    other = scdfm.fit(cells, split=run.split, config=config.updated({"seed": 1}), out=tmp_path / "run", progress=False)
     assert not torch.equal(*(next(iter(weights(r).values())) for r in (run, other)))
 
 
 def test_a_fit_leaves_the_callers_generator_alone(cells, config, tmp_path):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    scdfm.fit(
-        cells, config=config.updated({"training": {"max_steps": 1}}), out=tmp_path / "run", progress=False
-    )
+    scdfm.fit(cells, config=config.updated({"training": {"max_steps": 1}}), out=tmp_path / "run", progress=False)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -136,9 +126,7 @@ def terminate_at(monkeypatch, step: int) -> None:
 
 @pytest.mark.parametrize("step", [0, 3, 6, 10])
 @pytest.mark.parametrize("validated", [True, False])
-def test_sigterm_saves_the_step_says_how_to_go_on_and_resumes_to_the_bit(
-    cells, config, run, tmp_path, step, validated
-):
+def test_sigterm_saves_the_step_says_how_to_go_on_and_resumes_to_the_bit(cells, config, run, tmp_path, step, validated):
     before = signal.getsignal(signal.SIGTERM)
     if not validated:
         config = config.updated({"split": {"validation_fraction": 0.0}})
@@ -156,10 +144,7 @@ def test_sigterm_saves_the_step_says_how_to_go_on_and_resumes_to_the_bit(
 
 def test_sigterm_stops_a_fit_that_validates_at_every_step(cells, config, tmp_path):
     config = config.updated({"training": {"validate_every": 1, "max_steps": 4}})
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        pytest.raises(InterruptedFitError, match="checkpoint of step 2"),
-    ):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedFitError, match="checkpoint of step 2"):
         terminate_at(patch, 1)
         scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
 
@@ -169,9 +154,7 @@ def test_a_fit_killed_before_its_inputs_were_written_resumes(cells, config, run,
         patch.setattr("scdfm.training.prepared.write_csv", raises(InterruptedStepError()))
         scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["graph.safetensors", "manifest.json"]
-    assert_equal_weights(
-        run, scdfm.fit(cells, config=config, out=tmp_path / "run", resume=True, progress=False)
-    )
+    assert_equal_weights(run, scdfm.fit(cells, config=config, out=tmp_path / "run", resume=True, progress=False))
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_what_is_needed(cells, config, run, tmp_path):
@@ -196,9 +179,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_what_is_needed(cel
         "best.safetensors",
         "start.safetensors",
     }
-    assert_equal_weights(
-        run, scdfm.fit(cells, config=config, out=tmp_path / "run", resume=True, progress=False)
-    )
+    assert_equal_weights(run, scdfm.fit(cells, config=config, out=tmp_path / "run", resume=True, progress=False))
 
 
 def test_without_validation_and_average_the_last_weights_are_kept_and_resumed(cells, config, tmp_path):
@@ -208,24 +189,18 @@ def test_without_validation_and_average_the_last_weights_are_kept_and_resumed(ce
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedStepError):
         interrupt_at(patch, 9)
         scdfm.fit(cells, config=raw, out=tmp_path / "run", progress=False)
-    assert_equal_weights(
-        whole, scdfm.fit(cells, config=raw, out=tmp_path / "run", resume=True, progress=False)
-    )
+    assert_equal_weights(whole, scdfm.fit(cells, config=raw, out=tmp_path / "run", resume=True, progress=False))
 
 
 def test_resuming_a_finished_run_returns_it_and_an_absent_one_starts(cells, config, run, tmp_path):
     again = scdfm.fit(cells, config=config, out=run.path, resume=True, progress=False)
     assert again.manifest == run.manifest
-    assert_equal_weights(
-        run, scdfm.fit(cells, config=config, out=tmp_path / "new", resume=True, progress=False)
-    )
+    assert_equal_weights(run, scdfm.fit(cells, config=config, out=tmp_path / "new", resume=True, progress=False))
 
 
 def test_resume_refuses_other_options_and_other_cells(cells, config, run):
     with pytest.raises(RunError, match=r"started with other config; repeat the options"):
-        scdfm.fit(
-            cells, config=config.updated({"mmd": {"weight": 0.1}}), out=run.path, resume=True, progress=False
-        )
+        scdfm.fit(cells, config=config.updated({"mmd": {"weight": 0.1}}), out=run.path, resume=True, progress=False)
     other = scdfm.read_cells(small.screen(seed=4))
     with pytest.raises(RunError, match="started with other .*data"):
         scdfm.fit(other, config=config, out=run.path, resume=True, progress=False)
@@ -281,15 +256,7 @@ def test_the_run_holds_no_test_cell_and_says_where_it_comes_from(cells, run):
     assert manifest["split"]["digest"] == run.split.digest
     assert manifest["data"]["digest"] == cells.digest()
     assert manifest["versions"]["torch"] == metadata.version("torch")
-    assert set(run.log.columns) >= {
-        "step",
-        "loss",
-        "cfm",
-        "mmd",
-        "val_wasserstein",
-        "val_l2",
-        "val_pearson_delta",
-    }
+    assert set(run.log.columns) >= {"step", "loss", "cfm", "mmd", "val_wasserstein", "val_l2", "val_pearson_delta"}
     assert list(run.log.dropna(subset=["val_l2"])["step"]) == [4, 8, 12]
 
 

@@ -20,9 +20,7 @@ OPTIONS = small.options(
 
 
 def test_weights_and_predictions(tmp_path: Path) -> None:
-    screen = scdfm.simulate(
-        n_genes=40, n_targets=4, cells_per_condition=12, n_controls=30, truth_cells=8, seed=3
-    )
+    screen = scdfm.simulate(n_genes=40, n_targets=4, cells_per_condition=12, n_controls=30, truth_cells=8, seed=3)
     order = np.random.default_rng(0).permutation(screen.n_obs)
     screen[order].copy().write_h5ad(tmp_path / "screen.h5ad")
     runs = []
@@ -61,9 +59,7 @@ def test_no_pass_reads_more_than_a_block(tmp_path: Path, monkeypatch: pytest.Mon
         return read(file, rows)
 
     monkeypatch.setattr(RowsFile, "read", counted)
-    screen = scdfm.simulate(
-        n_genes=40, n_targets=4, cells_per_condition=30, n_controls=300, truth_cells=8, seed=3
-    )
+    screen = scdfm.simulate(n_genes=40, n_targets=4, cells_per_condition=30, n_controls=300, truth_cells=8, seed=3)
     screen.write_h5ad(tmp_path / "screen.h5ad")
     cells = scdfm.read_cells(tmp_path / "screen.h5ad", backed=True)
     scdfm.fit(cells, config=scdfm.Config().updated(OPTIONS), out=tmp_path / "run", progress=False)

@@ -24,11 +24,7 @@ def kept(name: str) -> Any:
 def test_losses_of_twenty_steps(tmp_path: Path) -> None:
     found, expected = golden.trace(tmp_path / "run"), kept("losses")
     assert len(found) == len(expected) == 20
-    for term, least in {
-        "cfm": 0.0,
-        "loss": 0.0,
-        "mmd": 2e-6,
-    }.items():  # mmd: a difference of means of kernels near 1
+    for term, least in {"cfm": 0.0, "loss": 0.0, "mmd": 2e-6}.items():  # mmd: a difference of means of kernels near 1
         values = ([step[term] for step in steps] for steps in (found, expected))
         np.testing.assert_allclose(*values, rtol=1e-5, atol=least, err_msg=term)
 
@@ -39,6 +35,4 @@ def test_predictions_of_a_small_fit(preset: str, tmp_path: Path) -> None:
     assert found.keys() == expected.keys()
     for name, numbers in expected.items():
         for what, values in numbers.items():
-            np.testing.assert_allclose(
-                found[name][what], values, rtol=1e-5, atol=1e-5, err_msg=f"{name} {what}"
-            )
+            np.testing.assert_allclose(found[name][what], values, rtol=1e-5, atol=1e-5, err_msg=f"{name} {what}")

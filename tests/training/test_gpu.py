@@ -8,10 +8,7 @@ import torch
 
 import scdfm
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
 def test_a_run_fitted_on_a_gpu_predicts_there_as_on_the_cpu(tmp_path, monkeypatch):

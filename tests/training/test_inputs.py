@@ -22,9 +22,7 @@ from scdfm.training.prepared import Prepared, kept_controls
 
 @pytest.fixture(scope="module")
 def screen() -> Any:
-    return scdfm.simulate(
-        n_genes=30, n_targets=4, cells_per_condition=12, n_controls=30, truth_cells=2, seed=3
-    )
+    return scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=12, n_controls=30, truth_cells=2, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +124,7 @@ def test_control_populations_have_enough_cells(typed: scdfm.CellTable) -> None:
     for least, n in ((1, 3), (2, 2), (3, 2), (4, 1)):
         found = control_populations(typed, split, CONFIG.updated({"training": {"min_cells": max(least, 1)}}))
         assert len(found) == n, (least, found)
-    assert (
-        control_populations(typed, split, CONFIG.updated({"training": {"control_populations": "never"}}))
-        == ()
-    )
+    assert control_populations(typed, split, CONFIG.updated({"training": {"control_populations": "never"}})) == ()
 
 
 def test_controls_are_kept_evenly_over_groups(typed: scdfm.CellTable) -> None:

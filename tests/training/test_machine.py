@@ -27,9 +27,7 @@ def test_a_notebook_starts_no_further_processes(monkeypatch: pytest.MonkeyPatch)
     two = Config().updated({"training": {"accelerator": "cpu", "devices": 2}}).training
     machine.require_machine(two)
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    with pytest.raises(
-        ConfigError, match="training.devices 2: a notebook or console cannot start the 2 processes"
-    ):
+    with pytest.raises(ConfigError, match="training.devices 2: a notebook or console cannot start the 2 processes"):
         machine.require_machine(two)
     machine.require_machine(two.model_copy(update={"devices": 1}))
 
@@ -84,12 +82,8 @@ def test_too_short_a_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         machine.steps_within(30.0, scdfm.Config().updated(SMALL), fit)
 
 
-def test_a_fit_writes_its_steps_into_the_run_and_repeats_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cells = scdfm.read_cells(
-        scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=8, n_controls=20, seed=3)
-    )
+def test_a_fit_writes_its_steps_into_the_run_and_repeats_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = scdfm.read_cells(scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=8, n_controls=20, seed=3))
     config = scdfm.Config().updated(SMALL)
     monkeypatch.setattr(sys.modules["scdfm.training.fit"], "steps_within", lambda seconds, config, fit: 7)
     run = scdfm.fit(cells, config=config, out=tmp_path / "timed", progress=False, seconds=60.0)
@@ -105,9 +99,7 @@ def test_a_fit_writes_its_steps_into_the_run_and_repeats_them(
 
 def test_the_probe_is_a_fit(tmp_path: Path) -> None:
     """With nothing replaced: some steps, no more than the time could hold at all, and the folder holds one run."""
-    cells = scdfm.read_cells(
-        scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=8, n_controls=20, seed=3)
-    )
+    cells = scdfm.read_cells(scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=8, n_controls=20, seed=3))
     config = scdfm.Config().updated(SMALL)
     with pytest.raises(ConfigError, match="before a single step"):
         scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False, seconds=1e-3)

@@ -35,21 +35,14 @@ from scdfm.training.module import FlowModule
 
 # Lightning's, of a loop as short as these, and of torch.
 pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:.*{words}")
-    for words in ("LeafSpec", "does not have many", "val_dataloader")
+    pytest.mark.filterwarnings(f"ignore:.*{words}") for words in ("LeafSpec", "does not have many", "val_dataloader")
 ]
 
 SEED, NAMES = 5, ("A", "B", "A+B", "C")
 TOKENS = torch.tensor([[7, 3], [9, 3], [7, 9], [11, 3]])
 GENES, CELLS = 12, 5
 # Weights stay where they are: a step of 1e-12 is less than the last digit of 1.
-STILL = {
-    "learning_rate": 1e-12,
-    "min_learning_rate": 0.0,
-    "warmup_steps": 0,
-    "weight_decay": 0.0,
-    "ema_decay": 0.0,
-}
+STILL = {"learning_rate": 1e-12, "min_learning_rate": 0.0, "warmup_steps": 0, "weight_decay": 0.0, "ema_decay": 0.0}
 
 
 class Spoken(nn.Module):
@@ -202,9 +195,7 @@ def written_out(batch: Batch, step: int, config: Config, start: PriorStart | Non
     hiding, options = torch_rng(SEED, "hidden conditions", step, 0), config.training
     tokens = batch.perturbation.tokens.numpy()
     if options.condition_dropout:
-        tokens = (
-            tokens * (torch.rand(len(tokens), generator=hiding).numpy() >= options.condition_dropout)[:, None]
-        )
+        tokens = tokens * (torch.rand(len(tokens), generator=hiding).numpy() >= options.condition_dropout)[:, None]
     hidden = torch.rand(tokens.shape, generator=hiding).numpy() < options.id_dropout
     tokens = np.where(hidden & (batch.perturbation.tokens.numpy() != 3), 0, tokens)
     if start is None:
@@ -326,10 +317,7 @@ def test_nothing_is_left_to_correct_where_cells_are_as_their_donors() -> None:
 def test_cells_that_are_moved_are_corrected_by_their_shift() -> None:
     """The loss of no correction is larger by m²·∫((1 − t)/(t² + (1 − t)²))² dt; the known one leaves nothing to gain."""
     ts = (np.arange(10_000) + 0.5) / 10_000
-    more, best = (
-        0.5**2 * WEIGHT * float((((1 - ts) / (ts**2 + (1 - ts) ** 2)) ** 2).mean()),
-        WEIGHT * math.pi / 2,
-    )
+    more, best = (0.5**2 * WEIGHT * float((((1 - ts) / (ts**2 + (1 - ts) ** 2)) ** 2).mean()), WEIGHT * math.pi / 2)
     silent, slopes = watched_steps(Basis(torch.zeros(1, 6), (answer,)), moved=0.5)
     loss, error = mean_and_error([step["cfm"] for step in silent])
     assert loss == pytest.approx(best + more, abs=4 * float(error))

@@ -121,16 +121,7 @@ def begin(folder, monkeypatch):
 
 
 def test_two_processes_of_torchrun_make_the_weights_of_one(folder, alone):
-    job = [
-        *TORCHRUN,
-        str(folder / "scdfm_told.py"),
-        "fit",
-        "screen.h5ad",
-        "--out",
-        "two",
-        "--quiet",
-        *OPTIONS,
-    ]
+    job = [*TORCHRUN, str(folder / "scdfm_told.py"), "fit", "screen.h5ad", "--out", "two", "--quiet", *OPTIONS]
     done = subprocess.run(
         job, cwd=folder, text=True, timeout=SECONDS, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, check=False,
@@ -157,15 +148,7 @@ def test_two_processes_share_a_prediction_and_write_the_file_of_one(folder, alon
            "MASTER_PORT": port}  # fmt: skip
     both = [
         begin(
-            "predict",
-            "alone",
-            "--out",
-            "shared.h5ad",
-            *asked,
-            log=f"log{rank}.txt",
-            RANK=rank,
-            LOCAL_RANK=rank,
-            **job,
+            "predict", "alone", "--out", "shared.h5ad", *asked, log=f"log{rank}.txt", RANK=rank, LOCAL_RANK=rank, **job
         )
         for rank in "01"
     ]
@@ -197,9 +180,7 @@ def test_shares_make_up_the_batch_of_one_process(folder, world):
     split = make_split(cells, config().split)
     panel = select_genes(cells, split, config().panel)
     vocabulary = Vocabulary.build(panel.genes, {t for c in split.conditions for t in targets(c)})
-    sampler = ConditionSampler(
-        cells, split, panel, numpy_rng(0, "s"), vocabulary=vocabulary, n_conditions=4, n_cells=3
-    )
+    sampler = ConditionSampler(cells, split, panel, numpy_rng(0, "s"), vocabulary=vocabulary, n_conditions=4, n_cells=3)
     whole = StepBatches(sampler, 5, 10)[7]
     shares = [StepBatches(sampler, 5, 10, rank, world)[7] for rank in range(world)]
     assert tuple(name for share in shares for name in share.conditions) == whole.conditions
@@ -219,9 +200,7 @@ def test_every_validation_condition_is_some_process_turn_and_all_have_as_many(n,
 def test_more_processes_than_conditions_of_a_step_are_refused(folder, tmp_path):
     cells = scdfm.read_cells(folder / "screen.h5ad")
     many = config().updated({"training": {"devices": 2, "nodes": 2}})
-    with pytest.raises(
-        ConfigError, match="4 processes share the 3 conditions of a step, expected at least one"
-    ):
+    with pytest.raises(ConfigError, match="4 processes share the 3 conditions of a step, expected at least one"):
         scdfm.fit(cells, config=many, out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
@@ -241,7 +220,5 @@ def test_the_place_of_a_process_comes_from_torchrun_or_lightning(monkeypatch):
     assert found.nodes == 3
     assert not processes.is_first()
     assert processes.world_size(scdfm.Config().training) == 6
-    with pytest.raises(
-        ConfigError, match="benchmark: expected one process, found 6; run it without torchrun"
-    ):
+    with pytest.raises(ConfigError, match="benchmark: expected one process, found 6; run it without torchrun"):
         processes.require_one("benchmark")

@@ -18,9 +18,7 @@ from scdfm.training.steps import LEAST_CELLS, Prefetched, StepBatches, Validatio
 
 @pytest.fixture(scope="module")
 def batches() -> StepBatches:
-    cells = scdfm.read_cells(
-        scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=8, n_controls=20, seed=3)
-    )
+    cells = scdfm.read_cells(scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=8, n_controls=20, seed=3))
     split = make_split(cells, scdfm.Config().split, seed=0)
     sampler = ConditionSampler(
         cells, split, select_genes(cells, split), numpy_rng(0, "unused"), n_conditions=2, n_cells=5
@@ -101,9 +99,7 @@ def validated(cells: scdfm.CellTable, names: tuple[str, ...], **options: int) ->
 
 
 def test_validation_looks_at_as_many_genes_and_cells_as_it_may() -> None:
-    cells = scdfm.read_cells(
-        scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=9, n_controls=20, seed=3)
-    )
+    cells = scdfm.read_cells(scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=9, n_controls=20, seed=3))
     names = tuple(name for name in cells.conditions if name != "control")
     whole = validated(cells, names, validation_cells=50).batches
     assert [batch.name for batch in whole] == list(names)
@@ -121,9 +117,7 @@ def test_validation_looks_at_as_many_genes_and_cells_as_it_may() -> None:
 
 
 def test_few_real_cells_are_faced_by_a_few_more() -> None:
-    cells = scdfm.read_cells(
-        scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=2, n_controls=20, seed=3)
-    )
+    cells = scdfm.read_cells(scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=2, n_controls=20, seed=3))
     names = tuple(name for name in cells.conditions if name != "control")[:3]
     for batch in validated(cells, names).batches:
         assert (len(batch.control), len(batch.target)) == (LEAST_CELLS, 2)

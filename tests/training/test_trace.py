@@ -58,13 +58,7 @@ def test_losses_of_twenty_steps_agree(backbone: str) -> None:
         field.parameters(),
         lambda batch, noise, target: (
             flow_loss(
-                field(**batch),
-                target - noise,
-                batch["x_t"],
-                target,
-                batch["t"],
-                CONDITIONS,
-                MMDConfig(weight=0.5),
+                field(**batch), target - noise, batch["x_t"], target, batch["t"], CONDITIONS, MMDConfig(weight=0.5)
             ).total
         ),
     )

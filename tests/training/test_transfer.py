@@ -69,9 +69,7 @@ def test_the_prior_learns_from_both_screens(parent, screens, tmp_path) -> None:
     split, config = split_of(cells), scdfm.Config().updated(INSTANT)
     fresh = scdfm.fit(cells, split, config, out=tmp_path / "fresh", progress=False)
     both = scdfm.fit(cells, split, config, out=tmp_path / "both", progress=False, start_from=parent)
-    again = scdfm.fit(
-        cells, split, config, out=tmp_path / "both", progress=False, start_from=parent, resume=True
-    )
+    again = scdfm.fit(cells, split, config, out=tmp_path / "both", progress=False, start_from=parent, resume=True)
     assert again.manifest == both.manifest
     assert both.genes == fresh.genes
     assert error(both, cells, split.test) < 0.85 * error(fresh, cells, split.test)
@@ -129,13 +127,7 @@ def test_an_earlier_screen_that_validation_speaks_against_takes_no_part(screens,
 def test_weights_are_carried_by_name(parent, screens, tmp_path) -> None:
     """Tokens of both have the run's rows; a gene it does not know starts at the mean of its known neighbours."""
     cells = scdfm.read_cells(screens[1])
-    still = {
-        "learning_rate": 1e-12,
-        "min_learning_rate": 1e-12,
-        "weight_decay": 0.0,
-        "max_steps": 1,
-        "warmup_steps": 0,
-    }
+    still = {"learning_rate": 1e-12, "min_learning_rate": 1e-12, "weight_decay": 0.0, "max_steps": 1, "warmup_steps": 0}
     config = scdfm.Config().updated(OPTIONS).updated({"training": still})
     run = scdfm.fit(cells, split_of(cells), config, out=tmp_path / "run", progress=False, start_from=parent)
     before, after = (one.field.state_dict() for one in (parent, run))
@@ -146,9 +138,7 @@ def test_weights_are_carried_by_name(parent, screens, tmp_path) -> None:
     known = [name for name in run.vocabulary.tokens if name in parent.vocabulary]
     assert len(known) == 4 + 40
     rows = [run.vocabulary.index(name) for name in known]
-    torch.testing.assert_close(
-        new[rows], old[[parent.vocabulary.index(name) for name in known]], rtol=0, atol=1e-9
-    )
+    torch.testing.assert_close(new[rows], old[[parent.vocabulary.index(name) for name in known]], rtol=0, atol=1e-9)
     graph = run.field.gene_encoder.graph
     checked = 0
     for at, name in enumerate(run.vocabulary.tokens):
@@ -162,9 +152,7 @@ def test_weights_are_carried_by_name(parent, screens, tmp_path) -> None:
 def test_a_run_is_trained_for_longer_on_its_own_screen(call, parent, screens, tmp_path) -> None:
     """By the command: its options, a smaller learning rate, its weights; a chain of three in the manifest."""
     screens[0].write_h5ad(tmp_path / "s.h5ad")
-    code, said, err = call(
-        "fit", tmp_path / "s.h5ad", "--from", parent.path, "--out", tmp_path / "a", "--quiet"
-    )
+    code, said, err = call("fit", tmp_path / "s.h5ad", "--from", parent.path, "--out", tmp_path / "a", "--quiet")
     assert code == 0, err
     run = scdfm.Run.load(tmp_path / "a")
     assert run.config.model == parent.config.model
@@ -174,15 +162,7 @@ def test_a_run_is_trained_for_longer_on_its_own_screen(call, parent, screens, tm
     np.testing.assert_array_equal(run.prior.dual, parent.prior.dual)
     assert "take no part" not in said
     code, _, err = call(
-        "fit",
-        tmp_path / "s.h5ad",
-        "--from",
-        tmp_path / "a",
-        "--out",
-        tmp_path / "b",
-        "--max-steps",
-        0,
-        "--quiet",
+        "fit", tmp_path / "s.h5ad", "--from", tmp_path / "a", "--out", tmp_path / "b", "--max-steps", 0, "--quiet"
     )
     assert code == 0, err
     last = scdfm.Run.load(tmp_path / "b")
@@ -190,9 +170,7 @@ def test_a_run_is_trained_for_longer_on_its_own_screen(call, parent, screens, tm
     assert [one.weights for one in last.manifest.lineage] == [
         one.manifest.digests["weights.safetensors"] for one in (run, parent)
     ]
-    code, _, err = call(
-        "fit", tmp_path / "s.h5ad", "--from", parent.path, "--preset", "tiny", "--out", tmp_path / "c"
-    )
+    code, _, err = call("fit", tmp_path / "s.h5ad", "--from", parent.path, "--preset", "tiny", "--out", tmp_path / "c")
     assert (code, "both give the options" in err) == (2, True)
     longer = run.config.updated({"training": {"max_steps": 9}})
     cells = scdfm.read_cells(tmp_path / "s.h5ad")
@@ -201,9 +179,7 @@ def test_a_run_is_trained_for_longer_on_its_own_screen(call, parent, screens, tm
 
 
 def test_values_of_covariates_are_carried_by_name(tmp_path) -> None:
-    adata = simulate_cell_types(
-        n_genes=40, n_targets=4, n_types=3, cells_per_condition=12, n_controls=30, seed=3
-    )
+    adata = simulate_cell_types(n_genes=40, n_targets=4, n_types=3, cells_per_condition=12, n_controls=30, seed=3)
     kinds = adata.obs["cell_type"].astype(str)
     first = scdfm.read_cells(adata[(kinds != "type2").to_numpy()].copy(), covariates=["cell_type"])
     config = scdfm.Config().updated({**OPTIONS, "panel": {"n_genes": 40}})
@@ -237,21 +213,14 @@ def test_what_a_run_cannot_be_carried_to_is_refused(parent, screens, tmp_path) -
             second, layer="counts", target_sum=500)  # fmt: skip
     lined = second.copy()
     lined.obs["line"] = "x"
-    refused(
-        DataError,
-        r"the run has the covariates none, these cells line; .*--covariates",
-        lined,
-        covariates=["line"],
-    )
+    refused(DataError, r"the run has the covariates none, these cells line; .*--covariates", lined, covariates=["line"])
     drugs = second.copy()
     drugs.obs["perturbation"] = [
         "control" if name == "control" else "+".join(f"drug{one}" for one in targets(name))
         for name in second.obs["perturbation"].astype(str)
     ]
     refused(DataError, "none of the 8 targets of these cells .*another kind of perturbation", drugs)
-    refused(
-        ConfigError, r"model.width is 32, but the run was fitted with 16", options={"model": {"width": 32}}
-    )
+    refused(ConfigError, r"model.width is 32, but the run was fitted with 16", options={"model": {"width": 32}})
 
 
 def test_a_run_is_overwritten_only_where_it_is_asked_and_by_what_can_be_fitted(screens, tmp_path) -> None:
@@ -274,8 +243,6 @@ def test_a_run_is_overwritten_only_where_it_is_asked_and_by_what_can_be_fitted(s
         first.predict([first.split.train[0]], n_cells=2)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("thesis", encoding="utf-8")
-    with pytest.raises(
-        DataError, match=r"--overwrite replaces a folder of the same kind alone, with manifest.json"
-    ):
+    with pytest.raises(DataError, match=r"--overwrite replaces a folder of the same kind alone, with manifest.json"):
         scdfm.fit(cells, config=config, out=tmp_path / "mine", progress=False, overwrite=True)
     assert (tmp_path / "mine" / "notes.txt").is_file()

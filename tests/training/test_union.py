@@ -26,10 +26,7 @@ class Halves:
         targets = set(adata.obs["perturbation"].astype(str)) & set(adata.var_names)
         genes = sorted(adata.var_names, key=lambda gene: (gene not in targets, gene))
         first = np.arange(adata.n_obs) % 2 == 0
-        self.files = {
-            "a": adata[first, genes[:55]].copy(),
-            "b": adata[~first, [*genes[:25], *genes[55:]]].copy(),
-        }
+        self.files = {"a": adata[first, genes[:55]].copy(), "b": adata[~first, [*genes[:25], *genes[55:]]].copy()}
         self.lacking = genes[25:55]
         self.truth = scdfm.read_cells(adata[~first].copy())
         self.cells = scdfm.join_screens(
@@ -51,12 +48,7 @@ class Halves:
         total = dict.fromkeys(("model", "no change", "mean", "zeros"), 0.0)
         for name in self.test:
             real = self.truth.mean(name.split("|")[0])[columns]
-            told = {
-                "model": found[labels == name].mean().to_numpy(),
-                "no change": control,
-                "mean": typical,
-                "zeros": 0,
-            }
+            told = {"model": found[labels == name].mean().to_numpy(), "no change": control, "mean": typical, "zeros": 0}
             for model, mean in told.items():
                 total[model] += float(((mean - real) ** 2).sum())
         return total
@@ -70,14 +62,10 @@ def halves() -> Halves:
 @pytest.fixture(scope="module")
 def run(halves: Halves, tmp_path_factory: pytest.TempPathFactory) -> scdfm.Run:
     config = scdfm.Config.preset("instant").updated(OPTIONS)
-    return scdfm.fit(
-        halves.cells, halves.split, config, out=tmp_path_factory.mktemp("union") / "r", progress=False
-    )
+    return scdfm.fit(halves.cells, halves.split, config, out=tmp_path_factory.mktemp("union") / "r", progress=False)
 
 
-def test_a_gene_is_predicted_where_another_screen_measured_it(
-    halves: Halves, run: scdfm.Run, tmp_path: Path
-) -> None:
+def test_a_gene_is_predicted_where_another_screen_measured_it(halves: Halves, run: scdfm.Run, tmp_path: Path) -> None:
     """Better than no change, and than the true mean of that screen; filled with zeros it is worse than either."""
     error = halves.errors(run)
     assert error["model"] < 0.8 * error["mean"] < 0.8 * error["no change"]
@@ -112,9 +100,7 @@ def test_training_validates_and_can_be_continued(halves: Halves, tmp_path: Path)
     again = scdfm.fit(halves.cells, split, config, out=tmp_path / "r", resume=True, progress=False)
     assert again.manifest.digests == first.manifest.digests
     noise = config.updated({"flow": {"source": "gaussian"}})
-    found = scdfm.fit(halves.cells, split, noise, out=tmp_path / "n", progress=False).predict(
-        [halves.test[0]]
-    )
+    found = scdfm.fit(halves.cells, split, noise, out=tmp_path / "n", progress=False).predict([halves.test[0]])
     assert np.isfinite(found.X.toarray()).all()
 
 
@@ -123,15 +109,10 @@ def test_by_the_command(halves: Halves, call, tmp_path: Path) -> None:
     for name, one in halves.files.items():
         one.write_h5ad(tmp_path / f"{name}.h5ad")
     files, how = [tmp_path / f"{name}.h5ad" for name in "ab"], ("--set", "panel.n_genes=80", "--quiet")
-    code, _, error = call(
-        "fit", *files, "--genes", "union", "--preset", "instant", "--out", tmp_path / "r", *how
-    )
+    code, _, error = call("fit", *files, "--genes", "union", "--preset", "instant", "--out", tmp_path / "r", *how)
     assert code == 0, error
     assert "joined on the 70 genes that any has, 25 of which all have" in error
-    assert (
-        call("predict", tmp_path / "r", "--test", "--cells", 9, "--out", tmp_path / "p.h5ad", "--quiet")[0]
-        == 0
-    )
+    assert call("predict", tmp_path / "r", "--test", "--cells", 9, "--out", tmp_path / "p.h5ad", "--quiet")[0] == 0
     scored = ("--run", tmp_path / "r", "--metrics", "l2,pearson_delta", "--quiet")
     for file, n in zip(files, (55, 40), strict=True):
         code, _, error = call("evaluate", tmp_path / "p.h5ad", file, "--out", tmp_path / file.stem, *scored)
@@ -141,34 +122,25 @@ def test_by_the_command(halves: Halves, call, tmp_path: Path) -> None:
         assert table.loc[table["model"] == "ridge", "value"].notna().any()
         assert f"<b>{n}</b> genes" in (tmp_path / file.stem / "report.html").read_text()
     files[0].rename(tmp_path / "c.h5ad")
-    code, _, error = call(
-        "evaluate", tmp_path / "p.h5ad", tmp_path / "c.h5ad", "--out", tmp_path / "c", *scored
-    )
+    code, _, error = call("evaluate", tmp_path / "p.h5ad", tmp_path / "c.h5ad", "--out", tmp_path / "c", *scored)
     assert code == 2
     assert (
-        "obs has no column 'screen', and 'c' is none of the run's screens (a, b); name the file as its screen"
-        in error
+        "obs has no column 'screen', and 'c' is none of the run's screens (a, b); name the file as its screen" in error
     )
 
 
 def test_what_a_union_cannot_do_is_refused(halves: Halves, run: scdfm.Run, tmp_path: Path) -> None:
     config = scdfm.Config.preset("instant").updated(OPTIONS)
-    with pytest.raises(
-        DataError, match="--from: these screens are joined on genes that not all of them measured"
-    ):
+    with pytest.raises(DataError, match="--from: these screens are joined on genes that not all of them measured"):
         scdfm.fit(halves.cells, halves.split, config, out=tmp_path / "f", start_from=run)
     with pytest.raises(RunError, match="fitted on screens of different genes, whose measured means cannot"):
         scdfm.screen([run], out=tmp_path / "s")
     alone = tuple(name for name in halves.split.train if name.endswith("=a"))
     split = scdfm.Split("named", 0, alone, (), halves.test)
-    with pytest.raises(
-        DataError, match="no training condition is of a screen that measured '.*'; give that screen"
-    ):
+    with pytest.raises(DataError, match="no training condition is of a screen that measured '.*'; give that screen"):
         scdfm.fit(halves.cells, split, config, out=tmp_path / "f")
     few = config.updated({"panel": {"n_genes": 2}})
-    with pytest.raises(
-        (DataError, ConfigError), match="genes are measured by all screens, expected at least 10"
-    ):
+    with pytest.raises((DataError, ConfigError), match="genes are measured by all screens, expected at least 10"):
         scdfm.fit(halves.cells, halves.split, few, out=tmp_path / "f")
 
 

@@ -70,9 +70,7 @@ def test_weights_are_kept_if_clearly_better_and_worse_in_nothing(energy, wassers
 @pytest.mark.parametrize("seed", range(5))
 def test_steps_far_too_long_leave_the_prior(tmp_path: Path, seed: int) -> None:
     """Whatever the seed: the field that corrects nothing is kept, and predicts the prior's means and populations."""
-    cells = scdfm.read_cells(
-        scdfm.simulate(n_genes=30, n_targets=5, cells_per_condition=20, n_controls=40, seed=seed)
-    )
+    cells = scdfm.read_cells(scdfm.simulate(n_genes=30, n_targets=5, cells_per_condition=20, n_controls=40, seed=seed))
     config = scdfm.Config().updated(WILD).updated({"seed": seed})
     run = scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
     assert run.manifest.result["step"] == 0
@@ -81,11 +79,7 @@ def test_steps_far_too_long_leave_the_prior(tmp_path: Path, seed: int) -> None:
     assert run.manifest.result["val_energy"] <= best["val_energy"]
     assert run.manifest.result["val_wasserstein"] <= best["val_wasserstein"]
     instant = scdfm.fit(
-        cells,
-        run.split,
-        config.updated({"training": {"max_steps": 0}}),
-        out=tmp_path / "instant",
-        progress=False,
+        cells, run.split, config.updated({"training": {"max_steps": 0}}), out=tmp_path / "instant", progress=False
     )
     np.testing.assert_array_equal(run.predict(seed=1).X.toarray(), instant.predict(seed=1).X.toarray())
 
@@ -104,9 +98,7 @@ def test_the_line_at_the_end() -> None:
 
 
 @pytest.mark.parametrize(("keep", "step"), [("best", 0), ("last", 8)])
-def test_where_no_validation_condition_can_be_predicted_the_prior_is_kept_and_said(
-    tmp_path, keep, step
-) -> None:
+def test_where_no_validation_condition_can_be_predicted_the_prior_is_kept_and_said(tmp_path, keep, step) -> None:
     """What validates is a target that no training condition holds and no gene describes."""
     screen = small.screen()
     alone = targets(next(name for name in scdfm.read_cells(screen).conditions if name != CONTROL))[0]

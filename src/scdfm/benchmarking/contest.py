@@ -89,9 +89,7 @@ def made_of(plan: Plan, contender: Contender) -> dict[str, Any]:
     """All of a command that decides its scores: its words, the files among them, its budget."""
     command = contender.command or ()
     files = [
-        Path(word)
-        for word in (*command, *contender.files.values())
-        if contender.peer is None or word not in command
+        Path(word) for word in (*command, *contender.files.values()) if contender.peer is None or word not in command
     ]
     return {
         "command": command if contender.peer is None else contender.peer.digest(),

@@ -47,9 +47,7 @@ class Fold:
 
     def groups(self, conditions: Sequence[str]) -> list[tuple[str, ...]]:
         """`conditions` by groups; those that hold none are left out."""
-        groups = [
-            tuple(name for name in group if name in conditions) for group in self.apart or (conditions,)
-        ]
+        groups = [tuple(name for name in group if name in conditions) for group in self.apart or (conditions,)]
         return [group for group in groups if group]
 
 
@@ -107,9 +105,7 @@ def scored_conditions(plan: Plan, cells: CellTable, split: Split) -> tuple[str, 
     alone, in the order of its shuffle; otherwise all test conditions are scored.
     """
     if not split.test:
-        raise DataError(
-            f"split '{split.kind}' keeps no test condition, expected some to score; choose another split"
-        )
+        raise DataError(f"split '{split.kind}' keeps no test condition, expected some to score; choose another split")
     if plan.protocol == "paper" and split.kind == "additive":
         composed = set(split.composed())
         conditions = tuple(name for name in published_order(cells, split.fold) if name in composed)

@@ -142,9 +142,7 @@ def scores_of(predicted: Any, fold: Fold, conditions: Sequence[str], **options: 
         "control": fold.cells.control, "perturbation_key": fold.cells.perturbation_key, "training": fold.training,
         "seed": fold.number,
     }  # fmt: skip
-    tables = [
-        evaluate(predicted, fold.cells, conditions=group, **options) for group in fold.groups(conditions)
-    ]
+    tables = [evaluate(predicted, fold.cells, conditions=group, **options) for group in fold.groups(conditions)]
     notes = dict.fromkeys(note for table in tables for note in table.attrs["notes"])
     joined = pd.concat(tables, ignore_index=True)
     joined.attrs["notes"] = list(notes)
@@ -168,9 +166,7 @@ def _held(plan: Plan, piece: Piece, fold: Fold, cells: CellTable) -> tuple[tuple
             f"scored on {len(held)} of {len(fold.conditions)} test conditions; not predicted: {few(missing, 5)}"
         )
     if len(plan.folds) > 1 and "{fold}" not in str(piece.contender.predictions):
-        notes.append(
-            "one file for all folds: its model may have been trained on conditions that a fold tests"
-        )
+        notes.append("one file for all folds: its model may have been trained on conditions that a fold tests")
     return held, notes
 
 
@@ -184,9 +180,7 @@ def fitted(plan: Plan, piece: Piece, cells: CellTable, folder: Path) -> Run:
     return fit(cells, split, config, out=folder, resume=True, progress=False)
 
 
-def _predicted(
-    plan: Plan, piece: Piece, fold: Fold, run: Run, cells: CellTable, path: Path
-) -> AnnData | Path:
+def _predicted(plan: Plan, piece: Piece, fold: Fold, run: Run, cells: CellTable, path: Path) -> AnnData | Path:
     """The populations that `run` predicts for the scored conditions; an earlier file of the same is kept.
 
     Where all genes are solved together (`sampling.genes` "joint"), they are the scored ones, as published.
@@ -286,9 +280,7 @@ def read_piece(folder: Path, piece: Piece, key: str) -> Scored | None:
         raise StorageError(f"{folder / RECORD} cannot be read ({words}); {REMEDY}") from error
     if not whole:
         return None
-    table = pd.read_csv(
-        folder / SCORES, float_precision="round_trip", keep_default_na=False, na_values={"value": [""]}
-    )
+    table = pd.read_csv(folder / SCORES, float_precision="round_trip", keep_default_na=False, na_values={"value": [""]})
     return Scored(piece, table.astype({"model": str, "condition": str, "beside": str}), notes, n_genes, cost)
 
 

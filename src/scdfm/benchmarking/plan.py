@@ -25,9 +25,7 @@ SINGLE_FOLD: Final = ("column", "file", "named")
 """Kinds of split whose test no fold decides."""
 Options: TypeAlias = Mapping[str, Any] | Sequence[str] | None
 """Nested options, or texts such as "training.max_steps=500", put over every preset."""
-_TAKEN: Final = {
-    name.casefold() for name in (*BASELINES, PRIOR, CEILING, DUPLICATE, REFERENCES, BASELINES_ALONE)
-}
+_TAKEN: Final = {name.casefold() for name in (*BASELINES, PRIOR, CEILING, DUPLICATE, REFERENCES, BASELINES_ALONE)}
 BUDGET: Final = 600.0
 """Seconds of one core that a command has, unless asked otherwise."""
 OURS: Final = "scdfm"
@@ -63,10 +61,7 @@ class Contender:
             )
         if self.name.casefold() in _TAKEN:
             raise ConfigError(f"model name '{self.name}' is taken by the references; choose another")
-        if (
-            sum(one is not None for one in (self.config, self.predictions, self.command)) != 1
-            or self.command == ()
-        ):
+        if sum(one is not None for one in (self.config, self.predictions, self.command)) != 1 or self.command == ():
             raise ConfigError(
                 f"model '{self.name}': expected either a config, a file of predictions or a command; give one of them"
             )
@@ -129,13 +124,9 @@ class Plan:
             raise ConfigError(f"protocol '{self.protocol}': expected scdfm or paper")
         for what, numbers in (("fold", self.folds), ("seed", self.seeds)):
             if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
-                raise ConfigError(
-                    f"{what}s {list(numbers)}: expected one or more different numbers from 0 on"
-                )
+                raise ConfigError(f"{what}s {list(numbers)}: expected one or more different numbers from 0 on")
         if single(self.split) and self.folds != (0,):
-            raise ConfigError(
-                f"folds {list(self.folds)}: split '{self.split.kind}' has one fold, 0; leave folds out"
-            )
+            raise ConfigError(f"folds {list(self.folds)}: split '{self.split.kind}' has one fold, 0; leave folds out")
         names = [str(piece.folder) for piece in self.pieces()]
         if len({name.casefold() for name in names}) < len(names):
             raise ConfigError("models: two have the same name; rename one (file:NAME=PRED.h5ad)")
@@ -216,13 +207,9 @@ class PeerOptions:
                     f"weights of '{name}': expected one of {takers} that models name too; correct or drop it"
                 )
             if not Path(folder).is_dir():
-                raise ConfigError(
-                    f"weights of {name}: {folder} is no folder; give that of the pretrained model"
-                )
+                raise ConfigError(f"weights of {name}: {folder} is no folder; give that of the pretrained model")
         if self.go is not None and not any(PEERS[name].annotations for name in named):
-            raise ConfigError(
-                "go is the file of annotations of peer gears, which models do not name; leave it out"
-            )
+            raise ConfigError("go is the file of annotations of peer gears, which models do not name; leave it out")
 
     def files(self, name: str) -> dict[str, str]:
         """The files of a peer; ConfigError where it needs one that is not given."""
@@ -274,10 +261,7 @@ def make_plan(
 
 
 def contenders(
-    models: Models,
-    options: Options = None,
-    lead: Mapping[str, Any] | None = None,
-    peers: PeerOptions | None = None,
+    models: Models, options: Options = None, lead: Mapping[str, Any] | None = None, peers: PeerOptions | None = None
 ) -> tuple[Contender, ...]:
     """Contenders of names: a preset (or `scdfm`, the preset default), `file:NAME=PRED.h5ad`, `command:NAME=COMMAND`, a
     bundled peer; `baselines`, the name of one, `ceiling` and `prior` add none.
@@ -293,14 +277,10 @@ def contenders(
         raise ConfigError(
             "models: expected a preset, file:NAME=PRED.h5ad, command:NAME=COMMAND, a peer or baselines, found nothing"
         )
-    made = [
-        _contender(name, options, lead or {}, peers or PeerOptions()) for name in names if name not in _ALWAYS
-    ]
+    made = [_contender(name, options, lead or {}, peers or PeerOptions()) for name in names if name not in _ALWAYS]
     entries = tuple(one for one in made if one is not None)
     if len(entries) < len(made) and not any(one.config is not None for one in entries):
-        raise ConfigError(
-            f"model '{PRIOR}' is what a fitted model begins with; name one too, such as instant"
-        )
+        raise ConfigError(f"model '{PRIOR}' is what a fitted model begins with; name one too, such as instant")
     return entries
 
 

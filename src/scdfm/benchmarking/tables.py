@@ -146,9 +146,7 @@ def clustered(values: pd.DataFrame) -> tuple[float, Floats]:
     return mean, mean + len(by_condition) * by_condition.to_numpy(np.float64)
 
 
-def differences(
-    scores: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0, *, against: str = BEST
-) -> pd.DataFrame:
+def differences(scores: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0, *, against: str = BEST) -> pd.DataFrame:
     """Each contender against its best baseline, as `evaluation.differences`, over folds and seeds.
 
     Values are paired by fold and condition. A file that lacks conditions of a fold is paired with references
@@ -236,6 +234,5 @@ def cost_text(table: pd.DataFrame) -> str:
     rows = cost_rows(table)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n"
-        for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in rows
     )

@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scdfm.cli.app import app
-from scdfm.cli.options import (
-    DataArgument,
-    DataArguments,
-    Overwrite,
-    Quiet,
-    Seed,
-    number_or_text,
-    require_free,
-)
+from scdfm.cli.options import DataArgument, DataArguments, Overwrite, Quiet, Seed, number_or_text, require_free
 from scdfm.cli.screen import Reader, reads_screen
 from scdfm.errors import ConfigError
 from scdfm.files import write_csv, write_h5ad
@@ -29,8 +21,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def inspect(
-    data: DataArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    data: DataArgument, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False
 ) -> None:
     """Say what DATA holds, what could go wrong, and which `scdfm fit` line to begin with."""
     from scdfm.data.inspection import inspect as look
@@ -87,17 +78,11 @@ def simulate(
     interaction: Annotated[
         str | None, typer.Option(help="combinations: strong, none, or a number (share of the effect).")
     ] = None,
-    triples: Annotated[
-        int | None, typer.Option(help="combinations: triples beside singles and doubles.")
-    ] = None,
+    triples: Annotated[int | None, typer.Option(help="combinations: triples beside singles and doubles.")] = None,
     doses: Annotated[int | None, typer.Option(help="doses: doses of each drug.")] = None,
-    shuffled: Annotated[
-        bool, typer.Option("--shuffled", help="drugs: features that belong to other drugs.")
-    ] = False,
+    shuffled: Annotated[bool, typer.Option("--shuffled", help="drugs: features that belong to other drugs.")] = False,
     types: Annotated[int | None, typer.Option(help="cell-types: number of them.")] = None,
-    shared: Annotated[
-        float | None, typer.Option(help="cell-types: share of an effect that all have.")
-    ] = None,
+    shared: Annotated[float | None, typer.Option(help="cell-types: share of an effect that all have.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -107,9 +92,7 @@ def simulate(
         "interaction": None if interaction is None else number_or_text(interaction), "doses": doses,
         "shuffled": shuffled or None, "types": types, "shared": shared,
     }  # fmt: skip
-    simulator, arguments = _simulator(
-        kind, {name: value for name, value in given.items() if value is not None}
-    )
+    simulator, arguments = _simulator(kind, {name: value for name, value in given.items() if value is not None})
     features = out.with_suffix(".features.csv")
     for path in (out, *([features] if kind == "drugs" else [])):
         require_free(path, overwrite)
@@ -128,10 +111,7 @@ def _simulator(kind: str, given: dict[str, Any]) -> tuple[Callable[..., AnnData]
 
     common = {"genes": "n_genes", "cells": "cells_per_condition", "controls": "n_controls"}
     kinds: dict[str, tuple[Callable[..., AnnData], dict[str, str]]] = {
-        "combinations": (
-            simulate,
-            {"targets": "n_targets", "interaction": "interaction", "triples": "n_triples"},
-        ),
+        "combinations": (simulate, {"targets": "n_targets", "interaction": "interaction", "triples": "n_triples"}),
         "doses": (simulate_doses, {"targets": "n_drugs", "doses": "n_doses"}),
         "drugs": (simulate_drugs, {"targets": "n_drugs", "shuffled": "shuffled"}),
         "cell-types": (simulate_cell_types, {"targets": "n_targets", "types": "n_types", "shared": "shared"}),

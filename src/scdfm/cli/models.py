@@ -48,12 +48,10 @@ def fit(
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Fold of the split.")] = None,
     preset: Annotated[
-        str | None,
-        typer.Option(help="default, instant (no training), paper or tiny.", show_default="default"),
+        str | None, typer.Option(help="default, instant (no training), paper or tiny.", show_default="default")
     ] = None,
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="section.key=value over preset and file; may be repeated."),
+        list[str] | None, typer.Option("--set", help="section.key=value over preset and file; may be repeated.")
     ] = None,
     joined_on: Annotated[
         str | None,
@@ -74,9 +72,7 @@ def fit(
     max_steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     time: Annotated[
         str | None,
-        typer.Option(
-            help="As many steps as take about 90s, 30m or 2h on this machine, instead of --max-steps."
-        ),
+        typer.Option(help="As many steps as take about 90s, 30m or 2h on this machine, instead of --max-steps."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     start_from: Annotated[
@@ -87,12 +83,8 @@ def fit(
             "smaller learning rate. On its own screen it is trained for longer.",
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the fit that was interrupted in --out.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run that stands in --out.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the fit that was interrupted in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that stands in --out.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a model on DATA, one screen or several joined, and leave a run folder at --out.
@@ -164,12 +156,9 @@ def predict(
     test: Annotated[
         bool, typer.Option("--test", help="The test conditions of the run's split that can be predicted.")
     ] = False,
-    all_pairs_of: Annotated[
-        str | None, typer.Option(help="Every pair of these targets: A,B,C, or @FILE.")
-    ] = None,
+    all_pairs_of: Annotated[str | None, typer.Option(help="Every pair of these targets: A,B,C, or @FILE.")] = None,
     every: Annotated[
-        bool,
-        typer.Option("--all", help="Every condition of the run's split; of all contexts, with --context."),
+        bool, typer.Option("--all", help="Every condition of the run's split; of all contexts, with --context.")
     ] = False,
     controls: Controls = None,
     context: Annotated[
@@ -186,9 +175,7 @@ def predict(
             help="Genes of the run that --controls lacks take the values of stored control cells; the output marks them.",
         ),
     ] = False,
-    cells: Annotated[
-        int | None, typer.Option(help="Cells per condition; without it the run's sampling.cells.")
-    ] = None,
+    cells: Annotated[int | None, typer.Option(help="Cells per condition; without it the run's sampling.cells.")] = None,
     counts: Annotated[
         bool,
         typer.Option(
@@ -215,9 +202,7 @@ def predict(
     ] = None,
     gene_axis: Annotated[
         Path | None,
-        typer.Option(
-            help="With --format vcc: file of the genes, one a line. Without it those of the control cells."
-        ),
+        typer.Option(help="With --format vcc: file of the genes, one a line. Without it those of the control cells."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu or cuda.")] = "auto",
     seed: Seed = 0,
@@ -235,9 +220,7 @@ def predict(
     if isinstance(sizes, dict) and not (conditions or test or every or all_pairs_of):
         conditions = list(sizes)
     if sum([bool(conditions), test, every, all_pairs_of is not None]) != 1:
-        raise ConfigError(
-            "predict: choose exactly one of --conditions A+B,C, --test, --all and --all-pairs-of A,B,C"
-        )
+        raise ConfigError("predict: choose exactly one of --conditions A+B,C, --test, --all and --all-pairs-of A,B,C")
     named = pairs_of(context or [], "--context", "cell_line=A549")
     if (named or fill_genes) and controls is None:
         raise ConfigError(
@@ -261,9 +244,7 @@ def predict(
         names = _pairs(names_of(all_pairs_of or "", run=source))
     if form == "vcc":  # one process writes it, whole
         if is_first():
-            _submit(
-                source, out, names, table, sizes, gene_axis, copy, named, seed, overwrite, not quiet, device
-            )
+            _submit(source, out, names, table, sizes, gene_axis, copy, named, seed, overwrite, not quiet, device)
         return
     written = source.predict_to(
         out, names, table, n_cells=cells, seed=seed, resume=resume, overwrite=overwrite, progress=not quiet,

@@ -16,16 +16,13 @@ if TYPE_CHECKING:
 DataArguments = Annotated[
     list[Path] | None,
     typer.Argument(
-        help="Screen as .h5ad or .zarr; of several the names become the covariate `screen`.",
-        show_default=False,
+        help="Screen as .h5ad or .zarr; of several the names become the covariate `screen`.", show_default=False
     ),
 ]
 DataArgument = Annotated[Path, typer.Argument(help="Screen as .h5ad or .zarr.", show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
-Controls = Annotated[
-    Path | None, typer.Option(help="File with control cells; without it those stored with the run.")
-]
+Controls = Annotated[Path | None, typer.Option(help="File with control cells; without it those stored with the run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 
 
@@ -116,9 +113,7 @@ def cells_of(file: Path) -> dict[str, int]:
     try:
         rows = [row for row in csv.reader(read_text(file).splitlines()) if any(text.strip() for text in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"table of cells {file} cannot be read ({error}); expected lines such as A+B,128"
-        ) from error
+        raise DataError(f"table of cells {file} cannot be read ({error}); expected lines such as A+B,128") from error
     if rows and not rows[0][-1].strip().isdecimal():
         rows = rows[1:]
     sizes: dict[str, int] = {}

@@ -23,9 +23,7 @@ def download(
     name: Annotated[
         str, typer.Argument(help="norman, combosciplex, or go (what is known of genes).", show_default=False)
     ],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder; without it $SCDFM_DATA, else the user's cache.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; without it $SCDFM_DATA, else the user's cache.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Download a public data set once; it is checked against its recorded hash ever after."""
@@ -40,8 +38,7 @@ def download(
 @app.command()
 def reproduce(
     experiment: Annotated[
-        str,
-        typer.Argument(help="norman-additive, norman-holdout, combosciplex or ablation.", show_default=False),
+        str, typer.Argument(help="norman-additive, norman-holdout, combosciplex or ablation.", show_default=False)
     ],
     out: Annotated[Path | None, typer.Option(help="Folder; without it reproduce/EXPERIMENT.")] = None,
     data: Annotated[
@@ -50,18 +47,13 @@ def reproduce(
     preset: Annotated[str, typer.Option(help="paper or default.")] = "paper",
     smoke: Annotated[
         bool,
-        typer.Option(
-            "--smoke", help="The whole chain in seconds: tiny sizes, made-up data, figures mean nothing."
-        ),
+        typer.Option("--smoke", help="The whole chain in seconds: tiny sizes, made-up data, figures mean nothing."),
     ] = False,
-    folds: Annotated[
-        str | None, typer.Option(help="Folds that are fitted: 0-4, or 0,2. Without it all.")
-    ] = None,
+    folds: Annotated[str | None, typer.Option(help="Folds that are fitted: 0-4, or 0,2. Without it all.")] = None,
     seeds: Annotated[int, typer.Option(help="Fits of each model in each fold, with seeds 0, 1, ...")] = 1,
     settings: Settings = None,
     unseen: Annotated[
-        bool,
-        typer.Option("--unseen", help="norman-holdout: test targets never train, harder than published."),
+        bool, typer.Option("--unseen", help="norman-holdout: test targets never train, harder than published.")
     ] = False,
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Go on where the Control row is not the published one.")
@@ -84,18 +76,14 @@ def reproduce(
 @app.command("convert-official")
 @reads_screen(perturbation_key="condition", control="ctrl")
 def convert_official(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="Checkpoint of the official code (.pt).", show_default=False)
-    ],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of the official code (.pt).", show_default=False)],
     vocab: Annotated[Path, typer.Option(help="Its gene vocabulary (.json).", show_default=False)],
     out: Annotated[Path, typer.Option(help="Run folder to create.", show_default=False)],
     screen: Reader,
     graph: Annotated[Path | None, typer.Option(help="Its graph mask (.pt).")] = None,
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="The screen it was trained on: control cells, means, and the graph if none is given."
-        ),
+        typer.Option(help="The screen it was trained on: control cells, means, and the graph if none is given."),
     ] = None,
     split: Annotated[
         str,
@@ -105,9 +93,7 @@ def convert_official(
     ] = "additive",
     fold: Annotated[int, typer.Option(help="Fold of the split.")] = 0,
     perturbation: Annotated[str, typer.Option(help="genes or drugs.")] = "genes",
-    heads: Annotated[
-        int | None, typer.Option(help="Heads of the blocks, for backbone perceiver alone.")
-    ] = None,
+    heads: Annotated[int | None, typer.Option(help="Heads of the blocks, for backbone perceiver alone.")] = None,
     settings: Settings = None,
 ) -> None:
     """Turn an official checkpoint into a run folder that predict takes; nothing in it is run."""
@@ -137,9 +123,7 @@ def peers(
     action: Annotated[str, typer.Argument(help="install, check or list.", show_default=False)],
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="cellflow, state, gears, cpa, scgpt, geneformer; without it all.", show_default=False
-        ),
+        typer.Argument(help="cellflow, state, gears, cpa, scgpt, geneformer; without it all.", show_default=False),
     ] = None,
 ) -> None:
     """Install published methods, each in an environment of its own, or check that they run here.
@@ -162,11 +146,7 @@ def peers(
             words = checked.words
         else:
             installed = install(one) if action == "install" else one.installed
-            words = (
-                f"{installed['packages']} packages, {installed['mib']:,} MiB"
-                if installed
-                else "not installed"
-            )
+            words = f"{installed['packages']} packages, {installed['mib']:,} MiB" if installed else "not installed"
         typer.echo(f"{one.name}: {words}")
     if action == "install":
         typer.echo(f"environments: {environments()}")

@@ -28,13 +28,11 @@ def evaluate(
         Path | None, typer.Option(help="Run folder: its training means make baselines and training curves.")
     ] = None,
     protocol: Annotated[
-        str,
-        typer.Option(help="scdfm, paper, or vcc2026 (raw counts; --layer is that of the measured cells)."),
+        str, typer.Option(help="scdfm, paper, or vcc2026 (raw counts; --layer is that of the measured cells).")
     ] = "scdfm",
     name: Annotated[str, typer.Option(help="Name of the predictions in the tables.")] = "model",
     against: Annotated[
-        Path | None,
-        typer.Option(help="Predicted cells of another model, compared pair by pair on what both predict."),
+        Path | None, typer.Option(help="Predicted cells of another model, compared pair by pair on what both predict.")
     ] = None,
     against_name: Annotated[str, typer.Option(help="Name of the other model in the tables.")] = "other",
     metrics: Annotated[
@@ -46,9 +44,7 @@ def evaluate(
     ] = None,
     predicted_key: Annotated[
         str | None,
-        typer.Option(
-            help="Column of obs with the predictions' conditions, where it is another than the real cells'."
-        ),
+        typer.Option(help="Column of obs with the predictions' conditions, where it is another than the real cells'."),
     ] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
@@ -95,12 +91,9 @@ def hits(
     real: Annotated[Path, typer.Argument(help="Measured cells (.h5ad, .zarr).", show_default=False)],
     out: Annotated[Path, typer.Option(help="CSV file for the table.", show_default=False)],
     screen: Reader,
-    run: Annotated[
-        Path | None, typer.Option(help="Run folder: its training means make the simple rules.")
-    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder: its training means make the simple rules.")] = None,
     signature: Annotated[
-        str | None,
-        typer.Option(help="UP.txt,DOWN.txt: files of genes to go up and down; either may be empty."),
+        str | None, typer.Option(help="UP.txt,DOWN.txt: files of genes to go up and down; either may be empty.")
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the predictions in the table.")] = "model",
 ) -> None:
@@ -141,10 +134,7 @@ def benchmark(
     out: Annotated[Path, typer.Option(help="Folder for pieces, tables and page.", show_default=False)],
     screen: Reader,
     split: Annotated[
-        str,
-        typer.Option(
-            help="additive, holdout, combinations, covariate:NAME[=VALUE], FILE.toml, or obs:COLUMN."
-        ),
+        str, typer.Option(help="additive, holdout, combinations, covariate:NAME[=VALUE], FILE.toml, or obs:COLUMN.")
     ] = "additive",
     folds: Annotated[
         str | None, typer.Option(help="Folds: 0-4, or 0,2. Without it 0-4; a file or column has fold 0.")
@@ -164,36 +154,27 @@ def benchmark(
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Training steps of every fit.")] = None,
     cells: Annotated[
-        int | None,
-        typer.Option(help="Predicted cells per condition; without it each preset's sampling.cells."),
+        int | None, typer.Option(help="Predicted cells per condition; without it each preset's sampling.cells.")
     ] = None,
     metrics: Annotated[
-        str | None,
-        typer.Option(help="Metrics to score, separated by commas. Without it all of the protocol."),
+        str | None, typer.Option(help="Metrics to score, separated by commas. Without it all of the protocol.")
     ] = None,
     resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue the benchmark in --out; models, folds, seeds may be added."),
+        bool, typer.Option("--resume", help="Continue the benchmark in --out; models, folds, seeds may be added.")
     ] = False,
     final: Annotated[
         Path | None,
-        typer.Option(
-            help="Run folder to create after the folds: the model fitted on every condition, for use."
-        ),
+        typer.Option(help="Run folder to create after the folds: the model fitted on every condition, for use."),
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(
-            help="Time of one core that each command and peer has in a fold: 90s, 10m, 2h. Without it 10m."
-        ),
+        typer.Option(help="Time of one core that each command and peer has in a fold: 90s, 10m, 2h. Without it 10m."),
     ] = None,
     weights: Annotated[
-        list[str] | None,
-        typer.Option(help="PEER=FOLDER: pretrained weights of scgpt or geneformer; may be repeated."),
+        list[str] | None, typer.Option(help="PEER=FOLDER: pretrained weights of scgpt or geneformer; may be repeated.")
     ] = None,
     go: Annotated[
-        str | None,
-        typer.Option(help="FILE[,NAMES] of GO annotations, for the peer gears (scdfm download go)."),
+        str | None, typer.Option(help="FILE[,NAMES] of GO annotations, for the peer gears (scdfm download go).")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -206,9 +187,7 @@ def benchmark(
     from scdfm.benchmarking import benchmark as run_benchmark
 
     peers = PeerOptions(
-        None if budget is None else seconds_of(budget),
-        pairs_of(weights or [], "--weights", "scgpt=FOLDER"),
-        go,
+        None if budget is None else seconds_of(budget), pairs_of(weights or [], "--weights", "scgpt=FOLDER"), go
     )
 
     result = run_benchmark(

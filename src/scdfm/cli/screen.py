@@ -77,9 +77,7 @@ class Reader:
 
         options = self.declared.options()
         cells = (
-            read_cells(data, **options, backed=self.backed)
-            if self.strict
-            else read_like(data, options, self.backed)
+            read_cells(data, **options, backed=self.backed) if self.strict else read_like(data, options, self.backed)
         )
         for note in cells.notes:
             warn(f"{data}: {note}")
@@ -124,24 +122,16 @@ class Reader:
         if genes not in (None, *JOINED_ON):
             raise ConfigError(f"--genes {genes}: expected one of {', '.join(JOINED_ON)}")
         if bool(files) == bool(named):
-            count = (
-                f"{len(files)} files and {len(named)} tables [screens.NAME] of --config" if named else "none"
-            )
-            raise ConfigError(
-                f"which screens? {count} given; expected DATA files, or a config file that names them"
-            )
+            count = f"{len(files)} files and {len(named)} tables [screens.NAME] of --config" if named else "none"
+            raise ConfigError(f"which screens? {count} given; expected DATA files, or a config file that names them")
         if len(files) == 1:
             if genes is not None:
-                raise ConfigError(
-                    f"--genes {genes} is about several screens; give more files, or leave it out"
-                )
+                raise ConfigError(f"--genes {genes} is about several screens; give more files, or leave it out")
             return self.read(files[0])
         screens = {name: (Path(one["file"]), one) for name, one in named.items()}
         screens |= {file.stem: (file, {}) for file in files}
         if len(screens) < len(files):
-            raise ConfigError(
-                "two screens are files of one name; name them in tables [screens.NAME] of a config file"
-            )
+            raise ConfigError("two screens are files of one name; name them in tables [screens.NAME] of a config file")
         joined = join_screens(
             {name: self._one(name, file, own) for name, (file, own) in screens.items()},
             genes or said or "intersection",  # type: ignore[arg-type]
@@ -154,9 +144,7 @@ class Reader:
         options = {key: value for key, value in own.items() if key != "file"}
         return replace(self, declared=self.declared.updated(options, f"screen '{name}'")).read(file)
 
-    def controls(
-        self, file: Path | None, run: Run, context: Mapping[str, str] | None = None
-    ) -> CellTable | None:
+    def controls(self, file: Path | None, run: Run, context: Mapping[str, str] | None = None) -> CellTable | None:
         """The control cells of a file, of a context where one is given, read as those of the run but for the options
         given; None without a file."""
         from scdfm.options import DataConfig
@@ -180,23 +168,14 @@ class Reader:
         from scdfm.options import DataConfig
 
         default = DataConfig()
-        for option in (
-            "target_sum",
-            "covariates",
-            "dose_key",
-            "time_key",
-            "match_controls",
-            "control_fallback",
-        ):
+        for option in ("target_sum", "covariates", "dose_key", "time_key", "match_controls", "control_fallback"):
             if getattr(self.declared, option) != getattr(default, option):
                 raise ConfigError(
                     f"{option} is no option of protocol vcc2026, which scores the counts of one context; leave it out "
                     "(choose cells with subset)"
                 )
         if self.backed:
-            raise ConfigError(
-                "--backed is no option of protocol vcc2026, whose counts are in memory; leave it out"
-            )
+            raise ConfigError("--backed is no option of protocol vcc2026, whose counts are in memory; leave it out")
         given = self.declared
         key, control, subset = given.perturbation_key, given.control, given.subset or None
         return (
@@ -235,10 +214,7 @@ def reads_screen(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..
             given = {name: values.pop(name) for name in annotations}
             config, backed = given.pop("config"), given.pop("backed")
             reader = Reader(
-                declared(config, given, **defaults),
-                backed,
-                config,
-                functools.partial(declared, config, given),
+                declared(config, given, **defaults), backed, config, functools.partial(declared, config, given)
             )
             command(screen=reader, **values)
 

@@ -23,15 +23,12 @@ def screen(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Run folder; several make an ensemble, whose disagreement is the uncertainty.",
-            show_default=False,
+            help="Run folder; several make an ensemble, whose disagreement is the uncertainty.", show_default=False
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for means, table and page.", show_default=False)],
     targets: Annotated[str | None, typer.Option(help="Targets to combine: A,B,C, or @FILE.")] = None,
-    every: Annotated[
-        bool, typer.Option("--all", help="Combine every target that the run was trained on.")
-    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Combine every target that the run was trained on.")] = False,
     order: Annotated[int, typer.Option(help="1 singles, 2 and pairs, 3 and triples.")] = 2,
     conditions: Annotated[
         list[str] | None,
@@ -43,20 +40,14 @@ def screen(
         str, typer.Option(help="Covariates and time of every combination: cell_line=K562|time=24.")
     ] = "",
     genome: Annotated[
-        bool,
-        typer.Option("--genome", help="Every gene of the run too, as a single, also those nobody perturbed."),
+        bool, typer.Option("--genome", help="Every gene of the run too, as a single, also those nobody perturbed.")
     ] = False,
     cells: Annotated[int, typer.Option(help="Cells generated for each condition.")] = 128,
     rank_by: Annotated[
-        str,
-        typer.Option(
-            help="effect, interaction, uncertainty, toward:CELLS.h5ad, or signature:UP.txt,DOWN.txt."
-        ),
+        str, typer.Option(help="effect, interaction, uncertainty, toward:CELLS.h5ad, or signature:UP.txt,DOWN.txt.")
     ] = "effect",
     propose: Annotated[int, typer.Option(help="Propose this many conditions for the next experiment.")] = 0,
-    keep_cells: Annotated[
-        bool, typer.Option("--keep-cells", help="Keep the predicted cells, not only means.")
-    ] = False,
+    keep_cells: Annotated[bool, typer.Option("--keep-cells", help="Keep the predicted cells, not only means.")] = False,
     controls: Controls = None,
     seed: Seed = 0,
     resume: Annotated[
@@ -99,27 +90,18 @@ def _told(ranked: Screen, out: Path) -> str:
 def identify(
     run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
     observed: Annotated[
-        Path,
-        typer.Argument(
-            help="Cells of one population (.h5ad, .zarr), observed or desired.", show_default=False
-        ),
+        Path, typer.Argument(help="Cells of one population (.h5ad, .zarr), observed or desired.", show_default=False)
     ],
     condition: Annotated[
         str | None, typer.Option(help="Only the cells with this label under the run's perturbation key.")
     ] = None,
     order: Annotated[int, typer.Option(help="Candidates: 1 singles, 2 and pairs, 3 and triples.")] = 2,
-    targets: Annotated[
-        str | None, typer.Option(help="Targets of the candidates; without it all trained on.")
-    ] = None,
-    setting: Annotated[
-        str, typer.Option(help="Covariates and time of every candidate: cell_line=K562|time=24.")
-    ] = "",
+    targets: Annotated[str | None, typer.Option(help="Targets of the candidates; without it all trained on.")] = None,
+    setting: Annotated[str, typer.Option(help="Covariates and time of every candidate: cell_line=K562|time=24.")] = "",
     screen: Annotated[
         Path | None, typer.Option(help="Folder of a finished screen, which spares predicting the candidates.")
     ] = None,
-    cells: Annotated[
-        int, typer.Option(help="Cells predicted for each candidate that is compared cell by cell.")
-    ] = 128,
+    cells: Annotated[int, typer.Option(help="Cells predicted for each candidate that is compared cell by cell.")] = 128,
     shortlist: Annotated[int, typer.Option(help="Candidates compared cell by cell.")] = 20,
     controls: Controls = None,
     out: Annotated[Path | None, typer.Option(help="Table of every candidate to write (.csv).")] = None,
@@ -145,8 +127,6 @@ def identify(
         write_csv(out, identification.table)
     shown = ["rank", "condition", "energy", "mean_distance", "probability", "part"]
     typer.echo(
-        identification.table[shown]
-        .head(SHOWN)
-        .to_string(index=False, float_format=lambda value: f"{value:.4g}")
+        identification.table[shown].head(SHOWN).to_string(index=False, float_format=lambda value: f"{value:.4g}")
     )
     typer.echo(str(identification))

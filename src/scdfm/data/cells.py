@@ -247,9 +247,7 @@ class CellTable:
         places, codes = np.unique(self.codes[rows], return_inverse=True)
         conditions = tuple(self.conditions[place] for place in places)
         obs = self.obs.iloc[rows].copy()
-        obs[self.perturbation_key] = pd.Categorical.from_codes(
-            codes.tolist(), categories=pd.Index(conditions)
-        )
+        obs[self.perturbation_key] = pd.Categorical.from_codes(codes.tolist(), categories=pd.Index(conditions))
         return replace(
             self,
             X=matrix_subset(self.X, rows),
@@ -275,9 +273,7 @@ class CellTable:
 
         self.require_all_measured("a file")
         return AnnData(
-            X=in_memory(self.X),
-            obs=self.obs.copy(),
-            var=pd.DataFrame(index=pd.Index(self.genes.astype(object))),
+            X=in_memory(self.X), obs=self.obs.copy(), var=pd.DataFrame(index=pd.Index(self.genes.astype(object)))
         )
 
     def digest(self) -> str:

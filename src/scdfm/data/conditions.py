@@ -92,9 +92,7 @@ def parse(name: str, control: str = CONTROL) -> Condition:
         return Condition((), covariates, time)
     parts = spelled_parts(name)
     if not all(parts):
-        raise ConditionError(
-            f"condition '{name}': expected targets joined by '+', found an empty one; rename it"
-        )
+        raise ConditionError(f"condition '{name}': expected targets joined by '+', found an empty one; rename it")
     named = [perturbation(part) for part in parts if part not in absent]
     present = tuple(one for one in named if one.target not in absent)
     if repeated := _repeated(one.target for one in present):
@@ -197,9 +195,7 @@ def _setting(name: str) -> tuple[str, list[tuple[str, str]]]:
         pairs.append((pair[1], pair[2]))
         text = rest.strip()
     if repeated := _repeated(key for key, _ in pairs):
-        raise ConditionError(
-            f"condition '{name}' gives covariate '{repeated}' twice, expected it once; leave one out"
-        )
+        raise ConditionError(f"condition '{name}' gives covariate '{repeated}' twice, expected it once; leave one out")
     return text, pairs
 
 
@@ -245,9 +241,7 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if self.tokens[: len(self.SPECIAL)] != self.SPECIAL:
-            raise DataError(
-                f"vocabulary starts with {self.tokens[:4]}, expected {self.SPECIAL}; build it anew"
-            )
+            raise DataError(f"vocabulary starts with {self.tokens[:4]}, expected {self.SPECIAL}; build it anew")
         index = {token: place for place, token in enumerate(self.tokens)}
         if len(index) != len(self.tokens):
             raise DataError("vocabulary holds a name twice, expected each once; build it anew")

@@ -106,9 +106,7 @@ def labels_of(obs: pd.DataFrame, key: str, name: str) -> pd.Series:
         [str(part.categories[code]) for part, code in zip(parts, row, strict=True) if code >= 0]
         for row in each.to_numpy()
     ]
-    return codes.map({place: SEPARATOR.join(targets) or None for place, targets in enumerate(words)}).astype(
-        object
-    )
+    return codes.map({place: SEPARATOR.join(targets) or None for place, targets in enumerate(words)}).astype(object)
 
 
 def column_of(obs: pd.DataFrame, column: str, what: str, name: str) -> pd.Series:
@@ -116,24 +114,18 @@ def column_of(obs: pd.DataFrame, column: str, what: str, name: str) -> pd.Series
     column = column if column in obs.columns else plain(column)
     if column not in obs.columns:
         if why := unreadable(obs).get(column):
-            raise DataError(
-                f"{name}: {what} '{column}' of obs cannot be read ({why}); write it anew (write_h5ad)"
-            )
+            raise DataError(f"{name}: {what} '{column}' of obs cannot be read ({why}); write it anew (write_h5ad)")
         columns = [str(other) for other in obs.columns]
         raise DataError(
             f"{name}: {what} '{column}' is not in obs; its columns are {', '.join(columns) or 'none'}"
             f"{near(column, columns)}: name one of them{_OPTIONS.get(what, '')}"
         )
     if (repeats := list(obs.columns).count(column)) > 1:
-        raise DataError(
-            f"{name}: obs has {repeats} columns named '{column}', expected one; rename the others"
-        )
+        raise DataError(f"{name}: obs has {repeats} columns named '{column}', expected one; rename the others")
     return obs[column]
 
 
-def _doses(
-    obs: pd.DataFrame, labels: pd.Series, design: Design, amounts: pd.Categorical, name: str
-) -> pd.Categorical:
+def _doses(obs: pd.DataFrame, labels: pd.Series, design: Design, amounts: pd.Categorical, name: str) -> pd.Categorical:
     """The doses as numbers in one unit; DataError where units beside them would be passed over."""
     key, unit_key = str(design.dose_key), design.dose_unit_key
     where = f"{name}: obs column '{key}'"

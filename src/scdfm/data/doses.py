@@ -31,9 +31,7 @@ def _units() -> dict[str, tuple[str, float]]:
 
 
 UNITS: Final = _units()
-_AMOUNT: Final = re.compile(
-    r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*([^\s0-9.+-][^\s+]*)\s*"
-)
+_AMOUNT: Final = re.compile(r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*([^\s0-9.+-][^\s+]*)\s*")
 _LISTED: Final = re.compile(r"\s*\[\s*\(\s*['\"].*\)\s*,?\s*\]\s*", re.DOTALL)
 UNIT_NAMES: Final = ("{dose}_unit", "{dose}_units", "dose_unit", "dose_units", "unit", "units")
 """What the column of the units of a column `dose` is called."""
@@ -42,9 +40,7 @@ UNIT_NAMES: Final = ("{dose}_unit", "{dose}_units", "dose_unit", "dose_units", "
 def _plain(unit: str) -> str:
     """A unit as UNITS spells it."""
     text = unit.strip()
-    return (
-        text if text in UNITS else text.replace("L", "l") if text.replace("L", "l") in UNITS else text.lower()
-    )
+    return text if text in UNITS else text.replace("L", "l") if text.replace("L", "l") in UNITS else text.lower()
 
 
 def unit_of(text: str) -> str | None:
@@ -77,10 +73,7 @@ def listed_amounts(text: str) -> list[tuple[str, str]] | None:
         return None
     amounts = []
     for one in entries:
-        if not isinstance(one, tuple) or [type(part) for part in one] not in (
-            [str, float, str],
-            [str, int, str],
-        ):
+        if not isinstance(one, tuple) or [type(part) for part in one] not in ([str, float, str], [str, int, str]):
             return None
         amounts.append((one[0].strip(), number_of(f"{number_text(one[1])} {one[2]}")))
     return amounts

@@ -111,9 +111,7 @@ class FeatureTable:
         """By the kind of each part the row of every name that it knows."""
         ends = np.cumsum([part.width for part in self.parts])
         return {
-            part.kind: {
-                self.names[row]: self.values[row, end - part.width : end] for row in np.flatnonzero(known)
-            }
+            part.kind: {self.names[row]: self.values[row, end - part.width : end] for row in np.flatnonzero(known)}
             for part, end, known in zip(self.parts, ends, self._known.T, strict=True)
         }
 
@@ -171,9 +169,7 @@ class Standardiser:
         return replace(self, factor=np.where(heard, self.factor, np.float32(0)))
 
 
-def _scale(
-    values: npt.NDArray[np.float64], scaled: bool
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _scale(values: npt.NDArray[np.float64], scaled: bool) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Centre and factor of the columns of one part, whose known rows are `values`."""
     if not len(values):
         return np.zeros(values.shape[1]), np.zeros(values.shape[1])
@@ -212,9 +208,7 @@ def combine(tables: Sequence[FeatureTable]) -> FeatureTable:
     return FeatureTable(tuple(names), np.hstack(columns), kind, tuple(parts), np.hstack(known))
 
 
-def morgan(
-    smiles: Mapping[str, str] | pd.DataFrame | str | Path, bits: int = 1024, radius: int = 2
-) -> FeatureTable:
+def morgan(smiles: Mapping[str, str] | pd.DataFrame | str | Path, bits: int = 1024, radius: int = 2) -> FeatureTable:
     """Morgan fingerprints (0 or 1, `bits` of them) of molecules by name.
 
     smiles: name → SMILES, or a table or csv file with a column `smiles` (in any case) whose first other column
@@ -223,9 +217,7 @@ def morgan(
     Needs rdkit: pip install 'scdfm[drugs]'. DataError names a SMILES that is missing or that rdkit cannot read.
     """
     if bits < 1 or radius < 0:
-        raise DataError(
-            f"morgan: bits is {bits} and radius {radius}; expected at least 1 bit and a radius from 0"
-        )
+        raise DataError(f"morgan: bits is {bits} and radius {radius}; expected at least 1 bit and a radius from 0")
     pairs = list(dict.fromkeys(_molecules(smiles)))  # the same line twice says nothing else
     generator = _generator(bits, radius)
     rows = [_fingerprint(generator, name, text) for name, text in pairs]
@@ -259,9 +251,7 @@ def _generator(bits: int, radius: int) -> FingerprintGenerator64:
     try:
         from rdkit.Chem import rdFingerprintGenerator
     except ImportError as error:
-        raise DataError(
-            "Morgan fingerprints need rdkit, which is not installed: pip install 'scdfm[drugs]'"
-        ) from error
+        raise DataError("Morgan fingerprints need rdkit, which is not installed: pip install 'scdfm[drugs]'") from error
     return rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=bits)
 
 
@@ -318,9 +308,7 @@ def read(
         return FeatureTable(knowledge.names, knowledge.values, knowledge.kind, (part,))
     if text.startswith(f"{SMILES}:"):
         if obs is None:
-            raise DataError(
-                f"features '{text}': expected a screen whose obs holds the column; give a file instead"
-            )
+            raise DataError(f"features '{text}': expected a screen whose obs holds the column; give a file instead")
         return morgan(_obs_smiles(obs, text.removeprefix(f"{SMILES}:"), perturbation_key))
     if text.endswith(".h5ad:var"):
         return table(text.removesuffix(":var"), axis="var")

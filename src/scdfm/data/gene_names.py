@@ -36,9 +36,7 @@ class Genes:
     notes: tuple[str, ...] = ()
 
 
-def read_genes(
-    source: Source, column: str | None = None, versions: Literal["keep", "drop"] = "keep"
-) -> Genes:
+def read_genes(source: Source, column: str | None = None, versions: Literal["keep", "drop"] = "keep") -> Genes:
     """The genes of a screen by the index of var, or by a `column` of it; `versions` of Ensembl ids can be dropped.
 
     Features that var says are no genes (guides, antibodies: `feature_types`) are left out. A gene without a name in
@@ -78,7 +76,9 @@ def measured(var: pd.DataFrame) -> tuple[npt.NDArray[np.bool_], str | None]:
         genes = kinds == GENE_EXPRESSION
         if genes.any() and not genes.all():
             others = ", ".join(sorted(set(kinds[~genes])))
-            note = f"{int((~genes).sum())} features are left out: var['{column}'] says that they are no genes ({others})"
+            note = (
+                f"{int((~genes).sum())} features are left out: var['{column}'] says that they are no genes ({others})"
+            )
             return genes, note
     return np.ones(len(var), dtype=bool), None
 
@@ -87,9 +87,7 @@ def spellings(source: Source) -> dict[str | None, frozenset[str]]:
     """Names of the genes by the column of var that holds them, or None for the index: columns of mostly different texts."""
     is_gene, _ = measured(source.var)
     var = source.var.iloc[np.flatnonzero(is_gene)]
-    by_column: dict[str | None, frozenset[str]] = {
-        None: frozenset(np.char.strip(source.genes[is_gene]).tolist())
-    }
+    by_column: dict[str | None, frozenset[str]] = {None: frozenset(np.char.strip(source.genes[is_gene]).tolist())}
     for column in map(str, var.columns):
         values = var[column] if list(var.columns).count(column) == 1 else None
         if values is None or pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
@@ -121,11 +119,7 @@ def elsewhere(source: Source, targets: Collection[str]) -> str | None:
             _WITHOUT_VERSION,
             {target: plain.get(VERSION.sub(r"\1", target)) for target in targets},
         ),
-        (
-            "in another case than",
-            "rename the labels",
-            {target: cases.get(target.lower()) for target in targets},
-        ),
+        ("in another case than", "rename the labels", {target: cases.get(target.lower()) for target in targets}),
     ):
         spelled = {target: name for target, name in sorted(same.items()) if name is not None}
         if spelled and 2 * len(spelled) >= len(targets):
@@ -137,9 +131,7 @@ def elsewhere(source: Source, targets: Collection[str]) -> str | None:
     return None
 
 
-def _by_column(
-    source: Source, column: str, is_gene: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.str_], list[str]]:
+def _by_column(source: Source, column: str, is_gene: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.str_], list[str]]:
     """The names in a column of var, unique among those of genes (`is_gene`), and what was done to make them so."""
     if column not in source.var.columns:
         columns = [str(other) for other in source.var.columns]
@@ -148,9 +140,7 @@ def _by_column(
             f"{near(column, columns)}"
         )
     if (repeats := list(source.var.columns).count(column)) > 1:
-        raise DataError(
-            f"{source.name}: var has {repeats} columns named '{column}', expected one; rename the others"
-        )
+        raise DataError(f"{source.name}: var has {repeats} columns named '{column}', expected one; rename the others")
     values = source.var[column]
     texts = np.char.strip(np.asarray(values.astype(str), dtype=np.str_))
     lacking = values.isna().to_numpy() | (texts == "")
@@ -240,9 +230,5 @@ class GeneIds:
             )
         symbol = header.index("symbol")
         return self.with_pairs(
-            (name, row[symbol])
-            for row in rows
-            for place in others
-            for name in row[place].strip('"').split("|")
-            if name
+            (name, row[symbol]) for row in rows for place in others for name in row[place].strip('"').split("|") if name
         )

@@ -64,9 +64,7 @@ def vocabulary_graph(graph: Bool, genes: Sequence[str], vocabulary: Vocabulary) 
     Special tokens, and targets outside the panel, attend to themselves alone.
     """
     if graph.shape != (len(genes), len(genes)):
-        raise DataError(
-            f"graph has shape {graph.shape}, expected one row and column for each of {len(genes)} genes"
-        )
+        raise DataError(f"graph has shape {graph.shape}, expected one row and column for each of {len(genes)} genes")
     among = np.eye(len(vocabulary), dtype=bool)
     ids = vocabulary.gene_ids(genes)
     among[np.ix_(ids, ids)] = graph
@@ -83,17 +81,13 @@ def coexpression_axes(x: Any, genes: Sequence[str], parts: Parts = ()) -> Featur
     r = _within(x, parts, again_log1p=False) if parts else _correlation(x, again_log1p=False)
     varies = np.diag(r) > 0.5
     if not varies.any():
-        raise DataError(
-            f"features '{COEXPRESSION}': every one of {len(genes)} genes is constant in control cells"
-        )
+        raise DataError(f"features '{COEXPRESSION}': every one of {len(genes)} genes is constant in control cells")
     powers, axes = np.linalg.eigh(r)
     rows = axes[:, -AXES:] * np.sqrt(np.maximum(powers[-AXES:], 0.0))
     rows *= np.where(rows[np.abs(rows).argmax(axis=0), np.arange(rows.shape[1])] < 0, -1.0, 1.0)
     names = tuple(gene for gene, varied in zip(genes, varies, strict=True) if varied)
     width = rows.shape[1]
-    return FeatureTable(
-        names, rows[varies].astype(np.float32), COEXPRESSION, (Part(COEXPRESSION, width, True),)
-    )
+    return FeatureTable(names, rows[varies].astype(np.float32), COEXPRESSION, (Part(COEXPRESSION, width, True),))
 
 
 def _blocks(x: Any, again_log1p: bool) -> Iterator[sp.csr_matrix]:

@@ -113,9 +113,7 @@ def _widened(cells: CellTable, genes: Sequence[str]) -> Matrix:
     column = np.array([place[gene] for gene in cells.genes.tolist()], dtype=np.int32)
 
     def wide(block: sp.csr_matrix) -> sp.csr_matrix:
-        moved = sp.csr_matrix(
-            (block.data, column[block.indices], block.indptr), shape=(block.shape[0], len(genes))
-        )
+        moved = sp.csr_matrix((block.data, column[block.indices], block.indptr), shape=(block.shape[0], len(genes)))
         moved.sort_indices()
         return moved
 
@@ -124,9 +122,7 @@ def _widened(cells: CellTable, genes: Sequence[str]) -> Matrix:
 
 def _check(screens: Mapping[str, CellTable]) -> None:
     if len(screens) < 2:
-        raise DataError(
-            f"{len(screens)} screens to join, expected at least two; give more files, or fit the one"
-        )
+        raise DataError(f"{len(screens)} screens to join, expected at least two; give more files, or fit the one")
     designs = {name: one.design for name, one in screens.items()}
     first, *others = designs
     for other in others:
@@ -194,9 +190,7 @@ def _obs(screens: Mapping[str, CellTable], design: Design) -> pd.DataFrame:
     return joined
 
 
-def _told(
-    screens: Mapping[str, CellTable], genes: Sequence[str], measured: Mapping[str, npt.NDArray[np.bool_]]
-) -> str:
+def _told(screens: Mapping[str, CellTable], genes: Sequence[str], measured: Mapping[str, npt.NDArray[np.bool_]]) -> str:
     own = ", ".join(f"{name} ({one.n} cells, {len(one.genes)} genes)" for name, one in screens.items())
     lost = [name for name, one in screens.items() if SCREEN in one.obs.columns]
     replaced = f"; the column '{SCREEN}' that {listed(lost)} had is replaced" if lost else ""

@@ -66,10 +66,7 @@ _BLOCK: Final = 500  # cells of each of three blocks that are looked at
 _SAME_TOTAL: Final = 0.02  # relative spread of the cells' totals below which they count as normalised to one
 _ALIKE: Final = 1e-4
 _NEAR: Final = 0.003  # how far from a whole number a multiple may be
-_MULTIPLES: Final = (
-    1.5,
-    30.0,
-)  # multiples of the smallest value that tell something, and that float32 can tell
+_MULTIPLES: Final = (1.5, 30.0)  # multiples of the smallest value that tell something, and that float32 can tell
 _FEWEST: Final = 20  # cells by whose multiples a transform is told
 _DENSE: Final = 0.98  # share of values above 0,
 _HIGH: Final = 4.0  # and their median, that log1p of single cells do not reach together
@@ -125,9 +122,7 @@ def matrices(source: Source) -> list[Matrix]:
             raise
         seen = recognise(values)
         density = values.nnz / max(1, values.shape[0] * values.shape[1])
-        contents.append(
-            Matrix(layer, seen.kind, seen.evidence, density, values.shape[1], _empty(opened, values))
-        )
+        contents.append(Matrix(layer, seen.kind, seen.evidence, density, values.shape[1], _empty(opened, values)))
     return contents
 
 
@@ -190,17 +185,13 @@ def _of_fractions(values: sp.csr_matrix, highest: float) -> Recognised:
     if highest > MOST["log1p"]:
         return Recognised("fractional", f"{fractions}, too large for a logarithm", sure=False)
     if values.nnz >= _DENSE * np.prod(values.shape) and np.median(values.data) > _HIGH:
-        return Recognised(
-            "intensities", f"{fractions}, {np.median(values.data):.3g} in the median, hardly a zero"
-        )
+        return Recognised("intensities", f"{fractions}, {np.median(values.data):.3g} in the median, hardly a zero")
     return Recognised("log1p", fractions, sure=False)
 
 
 def _undone(values: sp.csr_matrix, highest: float) -> tuple[Kind, str] | None:
     """The transform whose undoing leaves one total for all cells, or multiples of one count in each; None without one."""
-    undone = {
-        name: stored.mapped(values, UNDO[name]) for name in UNDO if name == "linear" or highest <= MOST[name]
-    }
+    undone = {name: stored.mapped(values, UNDO[name]) for name in UNDO if name == "linear" or highest <= MOST[name]}
     spreads = {name: _spread(each) for name, each in undone.items()}
     best = min(spreads, key=lambda name: spreads[name])
     if spreads.get("log1p", np.inf) < max(_ALIKE, 10 * spreads[best]):  # cells so alike that any undoing fits
@@ -323,9 +314,7 @@ class Rescaling(NamedTuple):
     factor: float | None
 
 
-def rescaling(
-    claim: Floats, X: sp.csr_matrix, shares: Floats, bases: Mapping[str, float] = BASES
-) -> Rescaling | None:
+def rescaling(claim: Floats, X: sp.csr_matrix, shares: Floats, bases: Mapping[str, float] = BASES) -> Rescaling | None:
     """What brings the cells `X` [n, A], which count by `shares` [n], to the scale of the mean `claim` [A]; None: nothing.
 
     The mean is compared (L1) with that of ln(1 + c·expm1(x)) over the cells, and c sought that fits best; and with
@@ -334,9 +323,7 @@ def rescaling(
     linear, mass = np.expm1(X.data.astype(np.float64)), np.repeat(shares, np.diff(X.indptr))
 
     def gap(values: Floats) -> float:
-        return float(
-            np.abs(claim - np.bincount(X.indices, weights=mass * values, minlength=len(claim))).sum()
-        )
+        return float(np.abs(claim - np.bincount(X.indices, weights=mass * values, minlength=len(claim))).sum())
 
     def error(log2_factor: float) -> float:
         return gap(np.log1p(2.0**log2_factor * linear))

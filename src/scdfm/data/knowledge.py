@@ -70,9 +70,7 @@ def go_terms(files: str, names: Collection[str]) -> dict[str, tuple[str, ...]]:
     ids, terms = ids.with_pairs(synonyms), dict[str, set[str]]()
     for gene, term, _ in pairs:
         terms.setdefault(ids.symbol(gene), set()).add(term)
-    return {
-        name: tuple(sorted(terms[ids.symbol(name)])) for name in sorted(names) if ids.symbol(name) in terms
-    }
+    return {name: tuple(sorted(terms[ids.symbol(name)])) for name in sorted(names) if ids.symbol(name) in terms}
 
 
 def _opened(spec: str) -> tuple[str, list[Path], GeneIds, list[dict[str, set[str]]]]:
@@ -165,9 +163,7 @@ def _neighbours(path: Path) -> Pairs:
     """Genes and those that they have an edge with, and themselves; weights over the largest."""
     pairs: Pairs = []
     weights: Pairs = []
-    for number, line in enumerate(
-        line for line in lines_of(path) if line.strip() and not line.startswith("#")
-    ):
+    for number, line in enumerate(line for line in lines_of(path) if line.strip() and not line.startswith("#")):
         row = line.split("\t") if "\t" in line else line.replace(",", " ").split()
         last = row[-1].strip() if len(row) > 2 else "1"
         weight = float(last) if last.replace(".", "", 1).isdigit() else None
@@ -221,13 +217,9 @@ def _matrix(pairs: Pairs, ids: GeneIds, genes: pd.Index, parents: Mapping[str, s
     symbols = {gene: ids.symbol(gene) for gene in frame["gene"].unique()}
     rows = genes.get_indexer(pd.Index(frame["gene"].map(symbols)))
     above = [(term, parent) for term, others in parents.items() for parent in sorted(others)]
-    attributes = (
-        pd.Index(frame["attribute"]).append(pd.Index([term for pair in above for term in pair])).unique()
-    )
+    attributes = pd.Index(frame["attribute"]).append(pd.Index([term for pair in above for term in pair])).unique()
     shape = (len(genes), len(attributes))
-    matrix = sp.csr_matrix(
-        (frame["weight"], (rows, attributes.get_indexer(pd.Index(frame["attribute"])))), shape
-    )
+    matrix = sp.csr_matrix((frame["weight"], (rows, attributes.get_indexer(pd.Index(frame["attribute"])))), shape)
     matrix.data = np.minimum(matrix.data, 1.0)  # said twice is said
     if not above:
         return matrix

@@ -55,9 +55,7 @@ def label_cells(
     left_out = labels.fillna(MISSING).map({label: naming.excludes(str(label)) for label in frequent.index})
     rows, labels = rows[~left_out.to_numpy(bool)], labels[~left_out.to_numpy(bool)]
     if not len(rows):
-        raise DataError(
-            f"{name}: every cell of obs column '{key}' is left out by exclude; expected some to remain"
-        )
+        raise DataError(f"{name}: every cell of obs column '{key}' is left out by exclude; expected some to remain")
     check_control(labels, naming, key, name, strict)
     designed = Designed.read(obs.iloc[rows], labels, design, naming, key, name)
     names, spelling = designed.names(labels, naming)
@@ -85,9 +83,7 @@ def chosen_rows(
                 f"all cells of this file are such, add the column (adata.obs['{column}'] = '{value}'), or ask for all "
                 "cells (--subset none)"
             )
-        chosen &= having(
-            column_of(obs, column, "subset column", name), value, f"{name}: subset {column}={value}"
-        )
+        chosen &= having(column_of(obs, column, "subset column", name), value, f"{name}: subset {column}={value}")
     if not len(obs):
         raise DataError(f"{name} holds no cells; expected at least one control and one perturbed cell")
     if not chosen.any():
@@ -159,9 +155,7 @@ def check_control(labels: pd.Series, naming: Naming, key: str, name: str, strict
 def _excluded(frequent: pd.Series, naming: Naming) -> list[str]:
     """What was left out, in words."""
     gone = frequent[[naming.excludes(str(label)) for label in frequent.index]]
-    return (
-        [f"{int(gone.sum())} cells left out by their label: {listed(list(gone.index))}"] if len(gone) else []
-    )
+    return [f"{int(gone.sum())} cells left out by their label: {listed(list(gone.index))}"] if len(gone) else []
 
 
 def _doubtful(labels: pd.Series, naming: Naming) -> list[str]:

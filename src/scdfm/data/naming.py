@@ -108,9 +108,7 @@ class Naming:
             value = getattr(self, name)
             texts = (value,) if isinstance(value, str) else tuple(value)
             if not all(isinstance(text, str) and text.strip() for text in texts):
-                raise DataError(
-                    f"{name} {value!r}: expected labels that are not blank; leave it out, or name them"
-                )
+                raise DataError(f"{name} {value!r}: expected labels that are not blank; leave it out, or name them")
             object.__setattr__(self, name, tuple(text.strip() for text in texts))
         if not self.control:
             raise DataError("control: expected at least one label of untreated cells, found none; name it")
@@ -146,13 +144,9 @@ class Naming:
         """The canonical name of a condition that somebody asks for, in the words of the file or in scdfm's own."""
         targets, _ = split_setting(name)
         # Where labels name one target each, somebody may still ask for two: A+B is, Na+/K+ is not.
-        own = self.separator == NONE and all(
-            part[:1].isalnum() or part[:1] == "(" for part in split_targets(targets)
-        )
+        own = self.separator == NONE and all(part[:1].isalnum() or part[:1] == "(" for part in split_targets(targets))
         return str(
-            parse(
-                replace(self, separator=None).plain(name, pool=False) if own else self.plain(name, pool=False)
-            )
+            parse(replace(self, separator=None).plain(name, pool=False) if own else self.plain(name, pool=False))
         )
 
     def plain(self, label: str, pool: bool = True) -> str:
@@ -189,15 +183,11 @@ class Naming:
         """The first of `control` or `exclude` that no label, and no target of one, is spelled as."""
         words = self._words(labels)
         same = CONTROL_SPELLINGS if name == "control" and words & CONTROL_SPELLINGS else frozenset()
-        return next(
-            (text for text in getattr(self, name) if text not in same and not _matches(text, words)), None
-        )
+        return next((text for text in getattr(self, name) if text not in same and not _matches(text, words)), None)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able mapping; `Naming(**mapping)` is its inverse."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def _words(self, labels: Sequence[str]) -> set[str]:
         """What labels may name a control by: the whole of them, the text of all their targets, and each target."""
@@ -211,10 +201,7 @@ class Naming:
         """The targets of a label: of a list with amounts, or between what joins them, the names of guides whole."""
         amounts = listed_amounts(targets)
         if amounts is not None:
-            return [
-                name if self._is_control(name) else f"{as_one(name)}{DOSE_SIGN}{dose}"
-                for name, dose in amounts
-            ]
+            return [name if self._is_control(name) else f"{as_one(name)}{DOSE_SIGN}{dose}" for name, dose in amounts]
         if self.separator == NONE:
             return [as_one(targets.strip())]
         parts = split_targets(targets, self.signs)

@@ -128,15 +128,12 @@ def read_cells(
         )
 
 
-def read_like(
-    path_or_adata: str | Path | AnnData, options: Mapping[str, Any], backed: bool | None = None
-) -> CellTable:
+def read_like(path_or_adata: str | Path | AnnData, options: Mapping[str, Any], backed: bool | None = None) -> CellTable:
     """Read a screen with the `options` of `read_cells` that another was read with, whose labels it need not all hold, nor
     its column of gene names."""
     rest = dict(options)
     names, columns = (
-        {entry.name: rest.pop(entry.name) for entry in fields(kind) if entry.name in rest}
-        for kind in (Naming, Design)
+        {entry.name: rest.pop(entry.name) for entry in fields(kind) if entry.name in rest} for kind in (Naming, Design)
     )
     naming, design = Naming(**names), Design(**columns)
     with open_source(path_or_adata) as source:
@@ -172,9 +169,7 @@ def cells_of(
     where = f"{source.name}: layer '{layer}'" if layer else f"{source.name}: X"
     if min_genes > 0:
         subset_rows = _with_genes(source.matrix(layer), subset_rows, min_genes, where, genes.columns)
-    labelled = label_cells(
-        source.obs, subset_rows, perturbation_key, naming, design, source.name, min_cells, strict
-    )
+    labelled = label_cells(source.obs, subset_rows, perturbation_key, naming, design, source.name, min_cells, strict)
     rows = labelled.rows
     conditions = (CONTROL, *sorted(set(labelled.names) - {CONTROL}))
     obs = _obs(source.obs, labelled, perturbation_key, conditions, design)
@@ -208,23 +203,15 @@ def cells_of(
 
 
 def _with_genes(
-    matrix: Any,
-    rows: npt.NDArray[np.int64],
-    min_genes: int,
-    where: str,
-    columns: npt.NDArray[np.int64] | None,
+    matrix: Any, rows: npt.NDArray[np.int64], min_genes: int, where: str, columns: npt.NDArray[np.int64] | None
 ) -> npt.NDArray[np.int64]:
     kept = rows[genes_found(matrix, rows, where, columns) >= min_genes]
     if not len(kept):
-        raise DataError(
-            f"{where}: no cell has {min_genes} genes; expected some: lower min_genes (--min-genes)"
-        )
+        raise DataError(f"{where}: no cell has {min_genes} genes; expected some: lower min_genes (--min-genes)")
     return kept
 
 
-def _obs(
-    obs: pd.DataFrame, labelled: Labelled, key: str, conditions: Sequence[str], design: Design
-) -> pd.DataFrame:
+def _obs(obs: pd.DataFrame, labelled: Labelled, key: str, conditions: Sequence[str], design: Design) -> pd.DataFrame:
     """The rows that are read, under unique names, with their conditions and covariates as categoricals."""
     obs = obs.iloc[labelled.rows].copy()
     obs.index = pd.Index(unique_names(obs.index.astype(str)), dtype=object)
@@ -277,10 +264,7 @@ def other_matrices(source: Source, layer: str | None) -> str:
         others = [part for part in matrices(source) if part.layer != layer and part.options is not None]
     except DataError:
         return ""
-    hints = [
-        f"{part.name} holds {part.kind}: {' '.join(part.options or ()) or 'leave --layer out'}"
-        for part in others
-    ]
+    hints = [f"{part.name} holds {part.kind}: {' '.join(part.options or ()) or 'leave --layer out'}" for part in others]
     return f"; {'; '.join(hints)}" if hints else ""
 
 
@@ -361,9 +345,7 @@ def _row_blocks(
     done = 0
     for low in range(0, matrix.shape[0], BLOCK_ROWS):
         high = min(low + BLOCK_ROWS, matrix.shape[0])
-        block_rows = (
-            None if rows is None else rows[np.searchsorted(rows, low) : np.searchsorted(rows, high)] - low
-        )
+        block_rows = None if rows is None else rows[np.searchsorted(rows, low) : np.searchsorted(rows, high)] - low
         if block_rows is not None and not len(block_rows):
             continue
         with values_of(where):

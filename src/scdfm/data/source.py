@@ -104,9 +104,7 @@ class Source:
             )
         shape = (self.n_cells, len(self.genes))
         if matrix_shape is not None and tuple(matrix_shape) != shape:
-            raise DataError(
-                f"{self.name}: the matrix has shape {tuple(matrix_shape)}, expected {shape}; write it anew"
-            )
+            raise DataError(f"{self.name}: the matrix has shape {tuple(matrix_shape)}, expected {shape}; write it anew")
         return matrix
 
 
@@ -138,9 +136,7 @@ def _from_adata(adata: Any, rank: Callable[[str], int] | None) -> Source:
     obs, counts = tidied(adata.obs), None
     if rank is not None and len(obs) > MANY:
         obs, counts = distinct(
-            [(name, partial(obs.iloc.__getitem__, (slice(None), at))) for at, name in enumerate(obs)],
-            len(obs),
-            rank,
+            [(name, partial(obs.iloc.__getitem__, (slice(None), at))) for at, name in enumerate(obs)], len(obs), rank
         )
     return Source(
         name="AnnData",
@@ -209,9 +205,7 @@ def _from_group(group: Any, path: Path, rank: Callable[[str], int] | None) -> So
         counts = None
         tables = [read_table(group[name]) for name in ("var",) if name in keys]
         if "obs" in keys:
-            obs, counts = (
-                (read_table(group["obs"]), None) if rank is None else read_distinct(group["obs"], rank)
-            )
+            obs, counts = (read_table(group["obs"]), None) if rank is None else read_distinct(group["obs"], rank)
             tables.insert(0, obs)
         raw = _raw_of(group, keys)
         raw_var = None if raw is None else read_table(raw[1])
@@ -222,23 +216,17 @@ def _from_group(group: Any, path: Path, rank: Callable[[str], int] | None) -> So
             raise _unreadable(path, error) from error
         raise
     if len(tables) < 2:
-        raise DataError(
-            f"{path} is not an AnnData file: it has no obs and var; write it with AnnData.write_h5ad"
-        )
+        raise DataError(f"{path} is not an AnnData file: it has no obs and var; write it with AnnData.write_h5ad")
     obs, var = tables
     if not isinstance(obs, pd.DataFrame) or not isinstance(var, pd.DataFrame):
-        raise DataError(
-            f"{path}: obs and var are not tables; read it with anndata and write it anew (write_h5ad)"
-        )
+        raise DataError(f"{path}: obs and var are not tables; read it with anndata and write it anew (write_h5ad)")
 
     def open_matrix(layer: str | None) -> Any:
         if layer is None and "X" not in keys:
             return None
         return _opened(group["X"] if layer is None else group[f"layers/{layer}"])
 
-    notes = tuple(
-        f"obs['{column}'] cannot be read and is left out ({why})" for column, why in unreadable(obs).items()
-    )
+    notes = tuple(f"obs['{column}'] cannot be read and is left out ({why})" for column, why in unreadable(obs).items())
     notes += _unseen(obs)
     return Source(
         path.name, path, obs, var, _genes(var), layers, open_matrix, raw_var,
@@ -255,9 +243,7 @@ def _genes(var: pd.DataFrame) -> npt.NDArray[np.str_]:
 def _unseen(obs: pd.DataFrame) -> tuple[str, ...]:
     """Which columns of many cells are not looked at."""
     unseen = obs.attrs.get(UNSEEN, [])
-    return (
-        (f"of so many cells these columns of obs are not looked at: {', '.join(unseen)}",) if unseen else ()
-    )
+    return (f"of so many cells these columns of obs are not looked at: {', '.join(unseen)}",) if unseen else ()
 
 
 def _raw_of(group: Any, keys: set[str]) -> tuple[Any, Any] | None:

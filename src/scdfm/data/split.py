@@ -36,18 +36,12 @@ class Split:
             object.__setattr__(self, part, names)
             for name in names:
                 if not targets(name):
-                    raise DataError(
-                        f"split: {name} stands in {part}; leave it out, controls are used everywhere"
-                    )
+                    raise DataError(f"split: {name} stands in {part}; leave it out, controls are used everywhere")
                 if name in seen:
-                    raise DataError(
-                        f"split: condition '{name}' stands in {seen[name]} and in {part}; keep one"
-                    )
+                    raise DataError(f"split: condition '{name}' stands in {seen[name]} and in {part}; keep one")
                 seen[name] = part
         if not self.train and self.kind != UNKNOWN:
-            raise DataError(
-                "split: no training condition is left, expected at least one; keep fewer for the test"
-            )
+            raise DataError("split: no training condition is left, expected at least one; keep fewer for the test")
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -98,18 +92,14 @@ class Split:
                 raise DataError(f"split: {part} is {values[part]!r}, expected a list of condition names")
         split = cls(str(values["kind"]), int(values["fold"]), *(tuple(values[part]) for part in PARTS))
         if split.digest != values["digest"]:
-            raise DataError(
-                f"split: digest {values['digest']} does not fit the names ({split.digest}); it was edited"
-            )
+            raise DataError(f"split: digest {values['digest']} does not fit the names ({split.digest}); it was edited")
         return split
 
 
 def unmeasured(what: str, name: str, measured: set[str]) -> str:
     """The complaint about a name that the data do not hold."""
     hint = near(name, measured)
-    return (
-        f"{what} '{name}' is not measured; expected one of the {len(measured)} conditions of the data{hint}"
-    )
+    return f"{what} '{name}' is not measured; expected one of the {len(measured)} conditions of the data{hint}"
 
 
 def are_names(value: Any) -> bool:

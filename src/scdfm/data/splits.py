@@ -166,9 +166,7 @@ def covariate_split(
     return finish("covariate", fold, names, tested, validation_fraction, seed, draw=further)
 
 
-def column_split(
-    cells: CellTable, column: str, validation_fraction: float | None = None, seed: int = 0
-) -> Split:
+def column_split(cells: CellTable, column: str, validation_fraction: float | None = None, seed: int = 0) -> Split:
     """The split written in obs column `column`: `train`, `validation` (or `val`, `valid`) and `test` (or `ood`).
 
     All cells of a condition must agree; control cells are not looked at. Without a validation value,
@@ -200,16 +198,11 @@ def column_split(
     if parts["validation"]:
         validation_fraction = 0.0
     names = [*parts["train"], *parts["test"]]
-    return finish(
-        "column", 0, names, parts["test"], validation_fraction, seed, validation=parts["validation"]
-    )
+    return finish("column", 0, names, parts["test"], validation_fraction, seed, validation=parts["validation"])
 
 
 def file_split(
-    path: str | Path,
-    conditions: CellTable | Iterable[str],
-    validation_fraction: float | None = None,
-    seed: int = 0,
+    path: str | Path, conditions: CellTable | Iterable[str], validation_fraction: float | None = None, seed: int = 0
 ) -> Split:
     """The split of a TOML file with lists `test` and, optionally, `validation` and `train`.
 
@@ -227,13 +220,7 @@ def file_split(
     if "validation" in lists:
         validation_fraction = 0.0
     return finish(
-        "file",
-        0,
-        [*train, *lists["test"]],
-        lists["test"],
-        validation_fraction,
-        seed,
-        lists.get("validation", []),
+        "file", 0, [*train, *lists["test"]], lists["test"], validation_fraction, seed, lists.get("validation", [])
     )
 
 
@@ -281,9 +268,7 @@ def make_split(cells: CellTable | Iterable[str], config: SplitConfig | None = No
         return holdout_split(cells, config.fold, config.held_out_targets, share, seed, config.targets)
     if config.kind == "covariate":
         assert config.covariate is not None
-        return covariate_split(
-            cells, config.covariate, config.value, config.fold, config.test_fraction, share, seed
-        )
+        return covariate_split(cells, config.covariate, config.value, config.fold, config.test_fraction, share, seed)
     published = additive_split if config.kind == "additive" else combinations_split
     return published(cells, config.fold, config.test_fraction, share, seed)
 

@@ -43,9 +43,7 @@ def values_of(where: str) -> Iterator[None]:
     except ScdfmError:
         raise
     except (*READ_ERRORS, IndexError) as error:
-        raise DataError(
-            f"{where} cannot be read ({reason(error)}); write the file anew (write_h5ad)"
-        ) from error
+        raise DataError(f"{where} cannot be read ({reason(error)}); write the file anew (write_h5ad)") from error
 
 
 def is_read_error(error: BaseException) -> bool:
@@ -99,9 +97,7 @@ def distinct(
     """
     unseen: list[str] = []
     row = np.zeros(n, dtype=np.int32)
-    by_name: dict[
-        str, tuple[Any, npt.NDArray[np.int64]]
-    ] = {}  # values of each column, and their codes by kind of row
+    by_name: dict[str, tuple[Any, npt.NDArray[np.int64]]] = {}  # values of each column, and their codes by kind of row
     kinds = 1
     for name, read in sorted(columns, key=lambda column: rank(column[0])):
         values = read()
@@ -120,9 +116,7 @@ def distinct(
         by_name[name] = (levels, code - 1)
         kinds = len(pairs)
     first = np.full(kinds, n, dtype=np.int64)
-    for start in range(
-        (n - 1) // _CHUNK * _CHUNK, -1, -_CHUNK
-    ):  # of several writes to one place the last stays
+    for start in range((n - 1) // _CHUNK * _CHUNK, -1, -_CHUNK):  # of several writes to one place the last stays
         part = row[start : start + _CHUNK]
         first[part[::-1]] = np.arange(start + len(part) - 1, start - 1, -1)
     order = np.argsort(first)
@@ -171,9 +165,7 @@ def _coded(values: Any) -> tuple[npt.NDArray[np.integer[Any]], Any] | None:
         return (values.codes, categories) if len(categories) <= _VALUES else None
     parts = []
     levels = pd.Index([])
-    for start in range(
-        0, len(values), _CHUNK
-    ):  # a table of all values at once takes as much memory as the rest
+    for start in range(0, len(values), _CHUNK):  # a table of all values at once takes as much memory as the rest
         codes, new = pd.factorize(pd.Series(values[start : start + _CHUNK]))
         further = new[~new.isin(levels)]
         levels = further if not len(levels) else levels.append(further)

@@ -30,8 +30,7 @@ def finish(
     validation_fraction: float | None,
     seed: int,
     validation: Sequence[str] = (),
-    draw: Callable[[list[str], Sequence[str], float | None, np.random.Generator], Iterable[str]]
-    | None = None,
+    draw: Callable[[list[str], Sequence[str], float | None, np.random.Generator], Iterable[str]] | None = None,
 ) -> Split:
     """Take validation out of training by `draw` and check that nothing is empty."""
     if validation_fraction is not None and not 0 <= validation_fraction < 1:
@@ -40,9 +39,7 @@ def finish(
     if not tested and kind != EVERYTHING:
         raise DataError(f"{kind} split: no test condition, expected at least one; name or hold out some")
     if not train:
-        raise DataError(
-            f"{kind} split: no training condition is left, expected at least one; keep fewer for the test"
-        )
+        raise DataError(f"{kind} split: no training condition is left, expected at least one; keep fewer for the test")
     if validation_fraction != 0:
         rng = numpy_rng(seed, "split", kind, fold)
         validation = list((draw or validation_like)(train, tested, validation_fraction, rng))
@@ -118,9 +115,7 @@ def touching(names: Iterable[str], held: set[str]) -> list[str]:
 
 
 def spare_pairs(
-    pairs: Mapping[str, tuple[str, tuple[str, ...]]],
-    n_pairs: int,
-    permutation: Callable[[int], np.ndarray],
+    pairs: Mapping[str, tuple[str, tuple[str, ...]]], n_pairs: int, permutation: Callable[[int], np.ndarray]
 ) -> list[str]:
     """Names of at most `n_pairs` (value, targets) pairs, each of which leaves both of its sides in another pair."""
     units = [*dict.fromkeys(pairs.values())]

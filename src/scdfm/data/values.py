@@ -73,9 +73,7 @@ def to_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, where: str) -> sp.cs
 
 def _as_csr(matrix: Any, rows: npt.NDArray[np.int64] | None, where: str) -> sp.csr_matrix:
     if not all(hasattr(matrix, name) for name in ("shape", "dtype", "__getitem__")) or len(matrix.shape) != 2:
-        raise DataError(
-            f"{where} is a {type(matrix).__name__}; expected a dense, CSR or CSC matrix of numbers"
-        )
+        raise DataError(f"{where} is a {type(matrix).__name__}; expected a dense, CSR or CSC matrix of numbers")
     if np.dtype(matrix.dtype).kind not in "buif":
         raise DataError(f"{where} holds values of type {matrix.dtype}; expected real numbers")
     if hasattr(matrix, "to_memory"):  # anndata's sparse matrix on disk: what it gives is ours to keep
@@ -175,9 +173,7 @@ class Reading:
                 f"target_sum (--target-sum) out, or normalise them anew with {_declare('log1p')} beside it"
             )
         name, value = OPTIONS[verdict.kind]
-        remedy = (
-            _declare(value) if name == "--values" else f"pass target_sum={value} ({name} {value}, or median)"
-        )
+        remedy = _declare(value) if name == "--values" else f"pass target_sum={value} ({name} {value}, or median)"
         may_be = not self.whole and seen.data.max() <= MOST["log1p"]
         instead = f"; if they are log1p values, {_declare('log1p')}" if may_be else ""
         raise ValuesError(
@@ -197,9 +193,7 @@ class Reading:
             return csr.astype(np.float32, copy=False)
         if self.expected == "log1p-twice":
             return mapped(csr, np.expm1).astype(np.float32)
-        return mapped(csr, lambda x: x * np.log({"log2": 2.0, "log10": 10.0}[self.expected])).astype(
-            np.float32
-        )
+        return mapped(csr, lambda x: x * np.log({"log2": 2.0, "log10": 10.0}[self.expected])).astype(np.float32)
 
     def scale(self, target: float | None) -> Scale:
         """What the values are once they are converted."""
@@ -251,7 +245,9 @@ class Check:
             values.refuse(large, f"at most {most:g} counts", "an integer overflowed; count anew")
         elif large.any():
             self.whole()
-            remedy = "pass target_sum (--target-sum 10000) for counts, also normalised ones, which takes their logarithm"
+            remedy = (
+                "pass target_sum (--target-sum 10000) for counts, also normalised ones, which takes their logarithm"
+            )
             if not self.reading.strict:
                 remedy = "bring the prediction to log1p of counts per the total of the real cells"
             elif self.reading.values is not None:
@@ -261,9 +257,7 @@ class Check:
     def whole(self) -> None:
         """What only all blocks together can tell: that there are values, and that log1p values are no counts."""
         if self.empty:
-            raise ValuesError(
-                f"{self.where} holds only zeros; expected expression values (is it the right layer?)"
-            )
+            raise ValuesError(f"{self.where} holds only zeros; expected expression values (is it the right layer?)")
         if self.reading.values is None and self.reading.target_sum is None and not self.fractions:
             raise LooksLikeCountsError(
                 f"{self.where} holds whole numbers only, these look like raw counts; "

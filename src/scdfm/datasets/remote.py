@@ -104,11 +104,7 @@ def _fetch(remote: Remote, path: Path, progress: bool) -> None:
 
     pooch.get_logger().setLevel("ERROR")  # pooch tells of a missing hash, which is recorded here
     fetcher = pooch.create(
-        path.parent,
-        base_url="",
-        registry={path.name: None},
-        urls={path.name: remote.url},
-        retry_if_failed=RETRIES,
+        path.parent, base_url="", registry={path.name: None}, urls={path.name: remote.url}, retry_if_failed=RETRIES
     )
     part = path.with_name(path.name + ".part")
     try:

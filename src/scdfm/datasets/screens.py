@@ -82,10 +82,7 @@ def norman(path: str | Path | AnnData | None = None, progress: bool = True) -> C
         _check_controls(source, obs[LABEL])
         counts = holds_counts(source)
         return cells_of(
-            replace(source, obs=obs, genes=symbols(source)),
-            LABEL,
-            Naming((NO_GENE,)),
-            NORMAN_SUM if counts else None,
+            replace(source, obs=obs, genes=symbols(source)), LABEL, Naming((NO_GENE,)), NORMAN_SUM if counts else None
         )
 
 
@@ -109,9 +106,7 @@ def _check_controls(source: Source, labels: pd.Series) -> None:
     """Where obs says in a column of its own which cells are controls, it must agree with the labels."""
     if "control" not in source.obs.columns:
         return
-    said = pd.to_numeric(
-        source.obs["control"].astype(str).replace({"True": "1", "False": "0"}), errors="coerce"
-    )
+    said = pd.to_numeric(source.obs["control"].astype(str).replace({"True": "1", "False": "0"}), errors="coerce")
     if said.isna().any():
         return  # a column of another meaning
     differing = (said == 1).to_numpy() != (labels == NO_GENE).to_numpy()
@@ -133,9 +128,7 @@ def combosciplex(path: str | Path | AnnData | None = None, progress: bool = True
     origin: Any = download("combosciplex", progress=progress) if path is None else path
     with open_source(origin) as source:
         obs = relabelled(source, _drug_labels(source), drug_label)
-        return cells_of(
-            replace(source, obs=obs), LABEL, Naming((NO_DRUG,)), "median", layer=_counts_layer(source)
-        )
+        return cells_of(replace(source, obs=obs), LABEL, Naming((NO_DRUG,)), "median", layer=_counts_layer(source))
 
 
 def combosciplex_split(

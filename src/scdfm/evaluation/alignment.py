@@ -70,9 +70,7 @@ def align(
     """
     if isinstance(real, CellTable):
         if subset:
-            raise ConfigError(
-                "subset goes with a file or an AnnData; give it to read_cells to choose cells of a table"
-            )
+            raise ConfigError("subset goes with a file or an AnnData; give it to read_cells to choose cells of a table")
         table, key = real, perturbation_key or real.perturbation_key
         if key != real.perturbation_key:  # a table has its column: this one is of the prediction
             predicted_key = predicted_key or key
@@ -86,9 +84,7 @@ def align(
     if CONTROL not in truth.rows:
         raise DataError("real: no control cells; expected some, every score is taken against them")
     measured = tuple(sorted(c for c in truth.rows if c != CONTROL))
-    matched = (
-        [f"control cells are those of the same {', '.join(table.design.match)}"] if truth.matched else []
-    )
+    matched = [f"control cells are those of the same {', '.join(table.design.match)}"] if truth.matched else []
     if predicted is None:
         scored = chosen(conditions, measured, measured)
         return Pair(None, truth, scored, measured, tuple(matched))
@@ -103,9 +99,7 @@ def align(
     claim, truth = _restricted(claim, genes), _restricted(truth, genes)
     common, unmeasured = _common_conditions(claim, measured)
     if unmeasured:
-        notes.append(
-            f"{len(unmeasured)} predicted conditions are not measured and not scored: {few(unmeasured)}"
-        )
+        notes.append(f"{len(unmeasured)} predicted conditions are not measured and not scored: {few(unmeasured)}")
     scored = chosen(conditions, common, measured)
     if check_scale:
         _check_scale(claim, truth, scored, training_control)
@@ -228,9 +222,7 @@ def predicted_genes(source: Source, naming: Naming, name: str) -> Genes:
     if naming.genes in source.var.columns:
         return read_genes(source, naming.genes, naming.gene_versions)
     if pd.Index(source.genes).has_duplicates:
-        raise DataError(
-            f"{name}: gene names repeat; expected each once: make them unique (var_names_make_unique)"
-        )
+        raise DataError(f"{name}: gene names repeat; expected each once: make them unique (var_names_make_unique)")
     return read_genes(source, versions=naming.gene_versions)
 
 
@@ -323,9 +315,7 @@ def _common_conditions(predicted: Population, measured: Sequence[str]) -> tuple[
     return scored, [c for c in claimed if c not in real_conditions]
 
 
-def chosen(
-    conditions: Sequence[str] | None, scored: Sequence[str], measured: Sequence[str]
-) -> tuple[str, ...]:
+def chosen(conditions: Sequence[str] | None, scored: Sequence[str], measured: Sequence[str]) -> tuple[str, ...]:
     """Of the `scored` conditions those that are named, or all; ConditionError where one is not among them."""
     if conditions is None:
         return tuple(scored)
@@ -333,19 +323,14 @@ def chosen(
     for name in names:
         if name not in scored:
             lacking = "predicted" if name in measured else "measured"
-            raise ConditionError(
-                f"condition '{name}' is not {lacking}{near(name, scored)}; leave it out of conditions"
-            )
+            raise ConditionError(f"condition '{name}' is not {lacking}{near(name, scored)}; leave it out of conditions")
     if not names:
         raise ConditionError("conditions is empty; name at least one, or leave it out to score all")
     return tuple(dict.fromkeys(names))
 
 
 def _check_scale(
-    predicted: Population,
-    real: Population,
-    conditions: Sequence[str],
-    training_control: pd.Series[float] | None,
+    predicted: Population, real: Population, conditions: Sequence[str], training_control: pd.Series[float] | None
 ) -> None:
     """Refuse a prediction that the real cells fit far better after another normalisation total, or in another base.
 
@@ -361,10 +346,7 @@ def _check_scale(
         means = [row_means(predicted.X, predicted.rows[c]) for c in labels]
         claim = np.average(means, axis=0, weights=shares)
     shares = shares / shares.sum()
-    samples = [
-        _spread(real.rows[c], max(1, int(SCALE_CELLS * share)))
-        for c, share in zip(labels, shares, strict=True)
-    ]
+    samples = [_spread(real.rows[c], max(1, int(SCALE_CELLS * share))) for c, share in zip(labels, shares, strict=True)]
     each = [np.full(len(rows), share / len(rows)) for rows, share in zip(samples, shares, strict=True)]
     scale = rescaling(claim, real.X[np.concatenate(samples)], np.concatenate(each))
     if scale is not None:

@@ -78,9 +78,7 @@ class DoseScale:
             if one.dose:
                 target_doses.setdefault(one.target, []).append(one.dose)
         every = [dose for doses in target_doses.values() for dose in doses] or [1.0]
-        return cls(
-            {name: (min(doses), max(doses)) for name, doses in target_doses.items()}, (min(every), max(every))
-        )
+        return cls({name: (min(doses), max(doses)) for name, doses in target_doses.items()}, (min(every), max(every)))
 
     def __call__(self, perturbation: Perturbation) -> float:
         """s of a perturbation's dose."""
@@ -177,9 +175,7 @@ def additive(training: Training, conditions: Sequence[str]) -> Floats:
     predicted = np.full_like(control, np.nan)
     for k, name in enumerate(conditions):
         condition = parse(name)
-        shifts = [
-            single_shift(singles.get(one.target, []), one, condition) for one in condition.perturbations
-        ]
+        shifts = [single_shift(singles.get(one.target, []), one, condition) for one in condition.perturbations]
         terms = [shift for shift in shifts if shift is not None]
         if len(terms) == len(shifts):
             predicted[k] = control[k] + sum(terms)
@@ -202,19 +198,14 @@ def ridge(training: Training, conditions: Sequence[str], penalty: float | None =
         penalty = leave_one_out_penalty(design, training.shift)
     gram = design.T @ design + penalty * np.eye(design.shape[1])
     weights = np.linalg.solve(gram, design.T @ training.shift)
-    predicted = (
-        training.controls(conditions) + _design(conditions, trained_targets, scale, settings) @ weights
-    )
+    predicted = training.controls(conditions) + _design(conditions, trained_targets, scale, settings) @ weights
     seen = [any(target in trained_targets for target in targets(condition)) for condition in conditions]
     predicted[~np.array(seen, dtype=bool)] = np.nan
     return predicted
 
 
 def _design(
-    conditions: Sequence[str],
-    trained_targets: Sequence[str],
-    scale: DoseScale,
-    settings: Sequence[tuple[str, str]],
+    conditions: Sequence[str], trained_targets: Sequence[str], scale: DoseScale, settings: Sequence[tuple[str, str]]
 ) -> Floats:
     """Columns of the `trained_targets` (the scaled dose), of being a combination, and of the covariates' `settings`,
     [C, T + 1 + S]."""
@@ -275,8 +266,7 @@ def low_rank(training: Training, conditions: Sequence[str], rank: int = 10, pena
 
     def embed(names: Sequence[str]) -> Floats:
         summed = [
-            sum((scale(one) * scores[row[one.target]] for one in parse(c).perturbations), np.zeros(n))
-            for c in names
+            sum((scale(one) * scores[row[one.target]] for one in parse(c).perturbations), np.zeros(n)) for c in names
         ]
         return np.hstack([np.array(summed), indicators(names, settings)])
 
@@ -329,9 +319,7 @@ def _moved(training: Training, condition: str) -> Floats:
     return np.asarray(sum(training.linked[target] for target in targets(condition)))
 
 
-def predictions(
-    training: Training, conditions: Sequence[str], ridge_penalty: float | None = None
-) -> dict[str, Floats]:
+def predictions(training: Training, conditions: Sequence[str], ridge_penalty: float | None = None) -> dict[str, Floats]:
     """Every baseline's means [K, A] by name, in the order of BASELINES; `covariance` where targets are linked."""
     means = {
         NO_CHANGE: no_change(training, conditions),

@@ -104,9 +104,7 @@ def evaluate_against(
     measured condition, ConfigError where they have one name.
     """
     if name == against_name:
-        raise ConfigError(
-            f"name '{name}' is that of both models; expected two: choose another for one of them"
-        )
+        raise ConfigError(f"name '{name}' is that of both models; expected two: choose another for one of them")
     if options.get("protocol") == "vcc2026":
         raise ConfigError(
             "protocol vcc2026 compares no two predictions at once; score each by itself, or choose scdfm or paper"
@@ -117,10 +115,7 @@ def evaluate_against(
     if not isinstance(real, CellTable):
         real = read_cells(real, perturbation_key or "perturbation", control, subset=subset, backed=backed)
         subset = None
-    pairs = [
-        align(cells, real, conditions=conditions, check_scale=False, **given)
-        for cells in (predicted, against)
-    ]
+    pairs = [align(cells, real, conditions=conditions, check_scale=False, **given) for cells in (predicted, against)]
     other = set(pairs[1].conditions)
     common = [c for c in pairs[0].conditions if c in other]
     if not common:
@@ -138,7 +133,9 @@ def evaluate_against(
     second = evaluate(against, both, name=against_name, **(given | {"references": False, "on_cells": None}))
     table = once(pd.concat([first, second], ignore_index=True))
     table.attrs = dict(first.attrs)
-    note = f"{name} and {against_name} are compared on the {len(common)} conditions and {len(genes)} genes that both hold"
+    note = (
+        f"{name} and {against_name} are compared on the {len(common)} conditions and {len(genes)} genes that both hold"
+    )
     table.attrs["notes"] = [*first.attrs["notes"], note]
     return table
 

@@ -166,9 +166,7 @@ def evaluate(
         backed=backed,
     )
     setting, notes = _setting(pair, training, protocol, metric_names, genes, seed, progress)
-    generated, more = _generated(
-        pair, predicted, name, prior, training if references else None, seed, progress
-    )
+    generated, more = _generated(pair, predicted, name, prior, training if references else None, seed, progress)
     notes += more
     values = {model: _score_cells(setting, cells, release) for model, cells in generated.items()}
     means, halves = {}, None
@@ -177,16 +175,13 @@ def evaluate(
         means = baselines.predictions(setting.training, pair.conditions, penalty)
         apart = baselines.predictions(setting.training_apart, pair.conditions, penalty)
         values |= {
-            rule: score_means(mean, setting.standard, metric_names, apart=apart[rule])
-            for rule, mean in means.items()
+            rule: score_means(mean, setting.standard, metric_names, apart=apart[rule]) for rule, mean in means.items()
         }
         halves = disjoint_halves(pair.real, pair.conditions, seed)
         paper = half_against_all(pair.real, pair.conditions, seed) if protocol == "paper" else None
         del apart  # conditions × genes for each rule: the populations need the memory
         values |= _score_halves(setting, paper or halves)
-    for model, scores in score_populations(
-        pair, generated, means, halves, metric_names, seed, progress
-    ).items():
+    for model, scores in score_populations(pair, generated, means, halves, metric_names, seed, progress).items():
         values[model] |= scores
     if set(RESPONDERS) & set(metric_names):
         for model, scores in score_responders(pair, name, halves, seed, progress).items():
@@ -295,9 +290,7 @@ def _scored_genes(
         cells = np.array([pair.real.n_cells(c) for c in (CONTROL, *pair.conditions)], dtype=float)
         mean = np.average(real.mean, axis=0, weights=cells)
         variance = np.average(real.variance + real.mean**2, axis=0, weights=cells) - mean**2
-        note = (
-            f"pointwise metrics on the {genes} genes of largest variance over scored and control real cells"
-        )
+        note = f"pointwise metrics on the {genes} genes of largest variance over scored and control real cells"
         return np.argsort(-variance)[:genes], [note]
     place = {gene: i for i, gene in enumerate(names)}
     unknown = [gene for gene in genes if gene not in place]
@@ -306,9 +299,7 @@ def _scored_genes(
             f"genes: {len(unknown)} of the {len(genes)} asked for are not in both tables (first: {unknown[0]}); "
             "leave them out"
         )
-    return np.array([place[gene] for gene in genes], dtype=np.int64), [
-        f"pointwise metrics on {len(genes)} given genes"
-    ]
+    return np.array([place[gene] for gene in genes], dtype=np.int64), [f"pointwise metrics on {len(genes)} given genes"]
 
 
 def _score_cells(setting: Setting, cells: Population, release: protocols.Release) -> dict[str, Floats]:
@@ -356,13 +347,7 @@ def _table(values: dict[str, dict[str, Floats]], setting: Setting) -> pd.DataFra
     cells = [setting.pair.real.n_cells(condition) for condition in conditions]
     parts = [
         pd.DataFrame(
-            {
-                "model": model,
-                "condition": conditions,
-                "metric": metric,
-                "value": scores[metric],
-                "n_cells": cells,
-            }
+            {"model": model, "condition": conditions, "metric": metric, "value": scores[metric], "n_cells": cells}
         )
         for model, scores in values.items()
         for metric in setting.metrics
@@ -384,9 +369,7 @@ def _attributes(setting: Setting, notes: list[str], release: str) -> dict[str, A
         "protocol": setting.protocol,
         "notes": notes,
         "training_conditions": list(setting.training.conditions),
-        "effect_size": dict(
-            zip(setting.pair.conditions, np.linalg.norm(shift, axis=1).tolist(), strict=True)
-        ),
+        "effect_size": dict(zip(setting.pair.conditions, np.linalg.norm(shift, axis=1).tolist(), strict=True)),
         "provenance": {
             "n_genes": len(setting.pair.real.genes),
             "n_scored_genes": len(standard.scored),

@@ -62,9 +62,7 @@ def against_control(
         return _against_shared(population, conditions, control, bar)
 
 
-def _against_shared(
-    population: Population, conditions: Sequence[str], control: str, bar: tqdm[Any]
-) -> RankTests:
+def _against_shared(population: Population, conditions: Sequence[str], control: str, bar: tqdm[Any]) -> RankTests:
     p_value, z = _asymptotic(population, conditions, control, bar)
     for k, condition in enumerate(conditions):
         if population.n_cells(condition) <= SMALL:
@@ -72,9 +70,7 @@ def _against_shared(
     return RankTests(p_value=p_value, fdr=false_discovery_control(p_value, axis=1), z=z)
 
 
-def _against_own(
-    population: Population, conditions: Sequence[str], control: str, bar: tqdm[Any]
-) -> RankTests:
+def _against_own(population: Population, conditions: Sequence[str], control: str, bar: tqdm[Any]) -> RankTests:
     """The tests of conditions with control cells of their own, group by group."""
     values = np.empty((3, len(conditions), population.X.shape[1]))
     place = {condition: k for k, condition in enumerate(conditions)}
@@ -129,9 +125,7 @@ def _asymptotic(
     for batch in _batches(population, conditions, max(BATCH_CELLS, population.n_cells(control))):
         rows = {label: population.rows[label] for label in (control, *batch)}
         ends = np.cumsum([len(part) for part in rows.values()])
-        places = {
-            label: np.arange(end - len(rows[label]), end) for label, end in zip(rows, ends, strict=True)
-        }
+        places = {label: np.arange(end - len(rows[label]), end) for label, end in zip(rows, ends, strict=True)}
         X = taken(population.X, np.concatenate(list(rows.values())))
         parts.append(tested(Population(X, population.genes, places), batch, control))
         bar.update(len(batch))
@@ -164,9 +158,7 @@ def tested(population: Population, conditions: Sequence[str], control: str) -> t
     logger.disable("illico")
     labels = [control, *conditions]
     rows = np.concatenate([population.rows[label] for label in labels])
-    group = np.repeat(
-        [f"{i:06d}" for i in range(len(labels))], [population.n_cells(label) for label in labels]
-    )
+    group = np.repeat([f"{i:06d}" for i in range(len(labels))], [population.n_cells(label) for label in labels])
     assert not isinstance(population.X, StoredMatrix)
     if (
         len(rows) == (X := population.X).shape[0]
@@ -194,9 +186,7 @@ def tested(population: Population, conditions: Sequence[str], control: str) -> t
             n_threads=min(n_threads(), numba_config.NUMBA_NUM_THREADS),  # type: ignore[attr-defined]
         )
     shape = (len(labels), X.shape[1])
-    p_value, z, u = (
-        result[name].to_numpy().reshape(shape)[1:] for name in ("p_value", "z_score", "statistic")
-    )
+    p_value, z, u = (result[name].to_numpy().reshape(shape)[1:] for name in ("p_value", "z_score", "statistic"))
     sizes = np.array([population.n_cells(label) for label in conditions])
     # At U of exactly n·m/2 the compiled kernel still subtracts the continuity correction; p is 1 there.
     level = u == sizes[:, None] * population.n_cells(control) / 2
@@ -265,11 +255,7 @@ def agreement(predicted: RankTests, real: RankTests, own: NDArray[np.bool_]) -> 
     called, true = called & ~own, true & ~own
     both = called & true
     alike = both & (np.sign(predicted.z) == np.sign(real.z))
-    return {
-        "de_recall": _share(both, true),
-        "de_precision": _share(both, called),
-        "de_direction": _share(alike, both),
-    }
+    return {"de_recall": _share(both, true), "de_precision": _share(both, called), "de_direction": _share(alike, both)}
 
 
 def _share(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> Floats:
@@ -321,9 +307,7 @@ def _within(strata: tuple[Stratum, ...], rows: Rows) -> tuple[Stratum, ...]:
     return tuple(one for one in parts if len(one.rows))
 
 
-def _of_half(
-    controls: Population, half: Mapping[str, Rows], conditions: tuple[str, ...], progress: bool
-) -> RankTests:
+def _of_half(controls: Population, half: Mapping[str, Rows], conditions: tuple[str, ...], progress: bool) -> RankTests:
     """Tests of half the cells of each condition; NaN for those of no cell."""
     there = [c for c in conditions if len(half[c]) and len(controls.control_rows(c))]
     values = np.full((3, len(conditions), len(controls.genes)), np.nan)

@@ -97,9 +97,7 @@ def _shifts(pair: Pair, training: Any, name: str) -> dict[str, tuple[Floats, Flo
     return shifts
 
 
-def _prior_shifts(
-    predicted: Cells | None, pair: Pair, training: Any, seed: int
-) -> dict[str, tuple[Floats, Floats]]:
+def _prior_shifts(predicted: Cells | None, pair: Pair, training: Any, seed: int) -> dict[str, tuple[Floats, Floats]]:
     """The same of what a run predicts before training; empty where there is no such run."""
     before, _ = prior_of(training)
     if before is None or predicted is None:
@@ -110,9 +108,7 @@ def _prior_shifts(
     return {PRIOR: _with_noise(population, pair.conditions, control_moments(pair.real, pair.conditions))}
 
 
-def _with_noise(
-    population: Population, conditions: Sequence[str], controls: Moments
-) -> tuple[Floats, Floats]:
+def _with_noise(population: Population, conditions: Sequence[str], controls: Moments) -> tuple[Floats, Floats]:
     stats = moments(population, conditions)
     n = np.array([population.n_cells(c) for c in conditions])
     shift = np.where(n[:, None] > 0, stats.mean - controls.mean, np.nan)

@@ -108,9 +108,7 @@ def pearson(x: Floats, y: Floats, scale: float = 1.0) -> Floats:
     """
     x = x - x.mean(axis=1, keepdims=True)
     y = y - y.mean(axis=1, keepdims=True)
-    flat = (np.abs(x).max(axis=1, initial=0) <= FLAT * scale) | (
-        np.abs(y).max(axis=1, initial=0) <= FLAT * scale
-    )
+    flat = (np.abs(x).max(axis=1, initial=0) <= FLAT * scale) | (np.abs(y).max(axis=1, initial=0) <= FLAT * scale)
     norm = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
     product = np.einsum("kg,kg->k", x, y)
     return np.where(flat, np.nan, product / np.where(flat, 1.0, norm)).clip(-1, 1)
@@ -250,9 +248,7 @@ def ds_cosine(predicted: Floats, real: Floats, groups: Iterable[list[int]] | Non
     return _share_farther(predicted, real, "cosine", groups)
 
 
-def _share_farther(
-    queries: Floats, answers: Floats, distance: Distance, groups: Iterable[list[int]] | None
-) -> Floats:
+def _share_farther(queries: Floats, answers: Floats, distance: Distance, groups: Iterable[list[int]] | None) -> Floats:
     """For each row of `queries` [K, A] the share of the other `answers` [K, A], in its group, farther than its own.
 
     Answers without a value (nothing predicted) do not take part; a row whose own is without one gives NaN.
@@ -340,9 +336,7 @@ def score_means(
             on_top(p, standard.top), on_top(r, standard.top), origin_on_top, origin_on_top
         ),
         "mse_weighted": lambda: mse_weighted(p, r, standard.weight),
-        "pearson_delta_weighted": lambda: pearson_weighted(
-            p - origin[..., columns], r - control, standard.weight
-        ),
+        "pearson_delta_weighted": lambda: pearson_weighted(p - origin[..., columns], r - control, standard.weight),
         "r2_delta_weighted": lambda: r2_weighted(p - control, r - control, standard.weight),
         "mse_corrected": lambda: mse(p, r) - np.minimum(noise, standard.noise) - standard.noise,
         "pearson_delta_split": lambda: pearson_delta(p if apart is None else apart[:, columns], r, one, two),

@@ -47,9 +47,7 @@ def principal_axes(cells: Floats, n: int, seed: int) -> Axes:
     from sklearn.decomposition import PCA
 
     n = max(1, min(n, min(cells.shape) - 1))
-    solver = PCA(
-        n_components=n, svd_solver="randomized", iterated_power=4, copy=False, random_state=seed % 2**32
-    )
+    solver = PCA(n_components=n, svd_solver="randomized", iterated_power=4, copy=False, random_state=seed % 2**32)
     fitted = solver.fit(cells)
     return Axes(centre=fitted.mean_.astype(np.float32), components=fitted.components_.astype(np.float32))
 
@@ -174,8 +172,7 @@ def score_populations(
         return {}
     models = [*generated, *means, *([CEILING] if halves else [])]
     values = {
-        name: {metric: np.full(len(pair.conditions), np.nan) for metric in distribution_metrics}
-        for name in models
+        name: {metric: np.full(len(pair.conditions), np.nan) for metric in distribution_metrics} for name in models
     }
     scorer = Scorer.of(pair, generated, means, halves, seed)
     # One BLAS thread each: conditions are the parallel work, and sums do not depend on the number of threads.

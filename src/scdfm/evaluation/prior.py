@@ -26,17 +26,13 @@ if TYPE_CHECKING:
 PRIOR: Final = "prior"
 BLOCK_CELLS: Final = 4096
 """Cells that are predicted together at most, or those of one condition."""
-NO_PRIOR: Final = (
-    f"no row '{PRIOR}': the flow of this run starts from noise, which predicts nothing before training"
-)
+NO_PRIOR: Final = f"no row '{PRIOR}': the flow of this run starts from noise, which predicts nothing before training"
 
 
 class Predictor(Protocol):
     """What predicts whole populations: cells [conditions · n_cells, genes] (log1p), condition after condition."""
 
-    def predict(
-        self, conditions: Sequence[str], *, n_cells: int, genes: Sequence[str], seed: int
-    ) -> AnnData: ...
+    def predict(self, conditions: Sequence[str], *, n_cells: int, genes: Sequence[str], seed: int) -> AnnData: ...
 
 
 @runtime_checkable
@@ -127,9 +123,7 @@ def _told(failed: dict[str, str]) -> list[str]:
     if not failed:
         return []
     name, why = next(iter(failed.items()))
-    return [
-        f"{PRIOR}: undefined for {len(failed)} conditions that this run cannot predict (first: {name}: {why})"
-    ]
+    return [f"{PRIOR}: undefined for {len(failed)} conditions that this run cannot predict (first: {name}: {why})"]
 
 
 def given_means(training: Fitted | pd.DataFrame | None) -> pd.DataFrame | None:
@@ -151,9 +145,7 @@ def training_control_of(training: Fitted | pd.DataFrame | None) -> pd.Series[flo
     return pd.Series(table.to_numpy()[table.index == CONTROL][0], index=table.columns)
 
 
-def training_means(
-    training: Fitted | pd.DataFrame | None, pair: Pair, control: Floats
-) -> tuple[Training, list[str]]:
+def training_means(training: Fitted | pd.DataFrame | None, pair: Pair, control: Floats) -> tuple[Training, list[str]]:
     """The training conditions' means over the aligned genes, and notes on where they come from."""
     genes, table = pair.real.genes.tolist(), given_means(training)
     if table is None:
@@ -186,9 +178,7 @@ def training_means(
         )
     means = table.loc[list(conditions), genes].to_numpy(dtype=np.float64)
     own = {
-        str(c): table.loc[c, genes].to_numpy(dtype=np.float64)
-        for c in table.index
-        if not targets(str(c)) and whole[c]
+        str(c): table.loc[c, genes].to_numpy(dtype=np.float64) for c in table.index if not targets(str(c)) and whole[c]
     }
     matched = _matched_means(pair, conditions, own)
     astray = [c for c in conditions if matched and c not in matched and control_of(c) not in matched]

@@ -53,9 +53,7 @@ class Side:
     log_ratio: Floats
 
 
-def cell_eval(
-    pair: Pair, scored: NDArray[np.int64], names: Sequence[str], release: Release
-) -> dict[str, Floats]:
+def cell_eval(pair: Pair, scored: NDArray[np.int64], names: Sequence[str], release: Release) -> dict[str, Floats]:
     """Values [K] of cell-eval's metrics `names` over the `scored` genes, each side against its own control.
 
     A prediction without control cells is taken to have the real ones. As published, all control cells are one,
@@ -145,9 +143,7 @@ def _expression(predicted: Side, real: Side, names: Sequence[str], release: Rele
         "de_nsig_counts_real": n_true,
         "de_nsig_counts_pred": called.sum(1).astype(float),
     }
-    values["de_spearman_sig"] = np.full(
-        len(true), _counts_agree(n_true, values["de_nsig_counts_pred"], release)
-    )
+    values["de_spearman_sig"] = np.full(len(true), _counts_agree(n_true, values["de_nsig_counts_pred"], release))
     x, y = predicted.ratio, real.ratio
     values["de_spearman_lfc_sig"] = np.array(
         [formulas.spearman(x[k, keep], y[k, keep], 2) for k, keep in enumerate(true)]

@@ -104,9 +104,7 @@ def moments(population: Population, conditions: Sequence[str]) -> Moments:
     """Moments of `conditions` [K, A] from the stored values alone; nothing is densified."""
     stats = Moments(*(np.empty((len(conditions), population.X.shape[1])) for _ in range(3)))
     for k, condition in enumerate(conditions):
-        stats.mean[k], stats.variance[k], stats.zero[k] = row_moments(
-            population.X, population.rows[condition]
-        )
+        stats.mean[k], stats.variance[k], stats.zero[k] = row_moments(population.X, population.rows[condition])
     return stats
 
 
@@ -144,9 +142,7 @@ def row_means(X: Matrix, rows: Rows, shares: Floats | None = None) -> Floats:
     return total / max(len(rows), 1)
 
 
-def _weighted(
-    X: Matrix, rows: Rows, shares: Floats | None
-) -> Iterator[tuple[sparse.csr_matrix, Floats | float]]:
+def _weighted(X: Matrix, rows: Rows, shares: Floats | None) -> Iterator[tuple[sparse.csr_matrix, Floats | float]]:
     """Blocks of rows, and how much each stored value counts (1 on average over rows)."""
     done = 0
     for block in _blocks(X, rows):

@@ -63,11 +63,7 @@ def standing(queries: Floats, answers: Floats, distance: Distance) -> Standing:
                 own = np.array([exact(row[None], answers[k : k + 1], distance)[0, 0] for k in members])
                 _settle(far, error, own, row, columns, distance)
                 for k, mine in zip(members, own, strict=True):
-                    closer[k], level[k], farther[k] = (
-                        count(far < mine),
-                        count(far == mine) - 1,
-                        count(far > mine),
-                    )
+                    closer[k], level[k], farther[k] = (count(far < mine), count(far == mine) - 1, count(far > mine))
     return Standing(closer, level, farther, ranked)
 
 
@@ -79,9 +75,7 @@ def exact(x: Floats, y: Floats, distance: Distance) -> Floats:
     return np.asarray(distances)
 
 
-def _settle(
-    far: Floats, error: Floats, own: Floats, row: Floats, columns: Floats, distance: Distance
-) -> None:
+def _settle(far: Floats, error: Floats, own: Floats, row: Floats, columns: Floats, distance: Distance) -> None:
     """Put exact distances of `row` into `far` [m] where `error` [m] leaves open on which side of one of `own` they are."""
     doubtful = np.zeros(len(far), dtype=bool)
     for mine in own:

@@ -55,21 +55,13 @@ def summarise(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pd
         values = part["value"].to_numpy(dtype=np.float64)
         defined = values[~np.isnan(values)]
         low, high = interval(defined, n_bootstrap, seed, within=RANGES.get(str(metric), ANYWHERE))
-        mean, median = (
-            (float(np.mean(defined)), float(np.median(defined))) if len(defined) else (np.nan, np.nan)
-        )
+        mean, median = (float(np.mean(defined)), float(np.median(defined))) if len(defined) else (np.nan, np.nan)
         rows.append((model, metric, mean, median, low, high, len(defined), len(values) - len(defined)))
-    return pd.DataFrame(
-        rows, columns=["model", "metric", "mean", "median", "low", "high", "n", "n_undefined"]
-    )
+    return pd.DataFrame(rows, columns=["model", "metric", "mean", "median", "low", "high", "n", "n_undefined"])
 
 
 def interval(
-    values: Floats,
-    n_bootstrap: int = 1000,
-    seed: int = 0,
-    level: float = LEVEL,
-    within: tuple[float, float] = ANYWHERE,
+    values: Floats, n_bootstrap: int = 1000, seed: int = 0, level: float = LEVEL, within: tuple[float, float] = ANYWHERE
 ) -> tuple[float, float]:
     """Interval of the mean of `values`, the wider at each end of Student's t and the bootstrap-t; NaN below FEWEST.
 
@@ -156,16 +148,12 @@ def calibration(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> 
     table = once(table)
     rows = []
     for metric, wide in _wide(table):
-        positive = next(
-            (name for name in (DUPLICATE, CEILING) if name in wide and wide[name].notna().any()), None
-        )
+        positive = next((name for name in (DUPLICATE, CEILING) if name in wide and wide[name].notna().any()), None)
         if positive is None:
             continue
         sign, perfect = _sign(metric), 0.0 if metric in LOWER_IS_BETTER else 1.0
         negatives = {
-            name: wide[name]
-            for name in (NO_CHANGE, TRAINING_MEAN)
-            if name in wide and wide[name].notna().any()
+            name: wide[name] for name in (NO_CHANGE, TRAINING_MEAN) if name in wide and wide[name].notna().any()
         }
         if not negatives and sign > 0:
             negatives["0"] = pd.Series(0.0, index=wide.index)
@@ -207,9 +195,7 @@ def differences(
     """
     table = once(table)
     if against is not None and against not in set(table["model"]):
-        raise ConfigError(
-            f"against '{against}': expected a model of the table ({', '.join(table['model'].unique())})"
-        )
+        raise ConfigError(f"against '{against}': expected a model of the table ({', '.join(table['model'].unique())})")
     rows = []
     rivals = RIVALS if against is None else (against,)
     for metric, wide in _wide(table):
@@ -322,9 +308,7 @@ def once(table: pd.DataFrame) -> pd.DataFrame:
     """
     lacking = [c for c in ("model", "condition", "metric", "value", "n_cells") if c not in table.columns]
     if lacking:
-        raise DataError(
-            f"table of scores: column '{lacking[0]}' is missing; expected the long table of evaluate"
-        )
+        raise DataError(f"table of scores: column '{lacking[0]}' is missing; expected the long table of evaluate")
     if table.empty:
         raise DataError("table of scores: no rows; expected the long table of evaluate")
     key = ["model", "condition", "metric"]

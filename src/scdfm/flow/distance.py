@@ -73,9 +73,7 @@ def mmd2(x: Any, y: Any, bandwidths: Any) -> Float[Tensor, "*batch"]:
     return discrepancy
 
 
-def squared_distances(
-    x: Float[Tensor, "*batch n T"], y: Float[Tensor, "*batch m T"]
-) -> Float[Tensor, "*batch n m"]:
+def squared_distances(x: Float[Tensor, "*batch n T"], y: Float[Tensor, "*batch m T"]) -> Float[Tensor, "*batch n m"]:
     """‖x_i − y_j‖² by one matrix product, never negative."""
     norms = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)
     with torch.autocast(x.device.type, enabled=False):
@@ -93,7 +91,5 @@ def _kernel_sum(x: Tensor, y: Tensor, factor: Tensor) -> Tensor:
 
 def _population(x: Tensor, name: str) -> Tensor:
     if x.ndim < 2 or x.shape[-2] < 2:
-        raise DataError(
-            f"MMD: expected at least 2 cells in {name} [..., cells, genes], found shape {list(x.shape)}"
-        )
+        raise DataError(f"MMD: expected at least 2 cells in {name} [..., cells, genes], found shape {list(x.shape)}")
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

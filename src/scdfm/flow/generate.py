@@ -33,12 +33,7 @@ class Field(Protocol):
     @property
     def is_zero(self) -> bool: ...
     def context(
-        self,
-        control: Tensor,
-        genes: Tensor,
-        perturbation: Any,
-        condition: Tensor,
-        expected: Tensor | None = None,
+        self, control: Tensor, genes: Tensor, perturbation: Any, condition: Tensor, expected: Tensor | None = None
     ) -> Any: ...
     def velocity(self, x_t: Tensor, t: Tensor, context: Any) -> Tensor: ...
     def bytes_per_cell(self, n_genes: int) -> int: ...
@@ -102,9 +97,7 @@ def _flowed(
     was_training = field.training
     field.train(sampling.dropout)
 
-    def block(
-        rows: Tensor, present: Tensor, local: Tensor, began: Start, chunk: Tensor, n_own: int
-    ) -> Tensor:
+    def block(rows: Tensor, present: Tensor, local: Tensor, began: Start, chunk: Tensor, n_own: int) -> Tensor:
         chunk_inputs = (control[rows][:, chunk], genes[chunk], perturbation[present], local)
         cells = begin[rows][:, chunk].to(device)
         moved = tuple(x.to(device) for x in chunk_inputs)
@@ -157,9 +150,7 @@ def cells_per_batch(field: Field, n_genes: int, device: torch.device, contexts: 
     return max(1, fitting if device.type == "cuda" else min(fitting, CPU_VALUES // n_genes))
 
 
-def _solve(
-    field: Field, begin: Tensor, inputs: tuple[Any, ...], sampling: SamplingConfig, start: Start
-) -> Tensor:
+def _solve(field: Field, begin: Tensor, inputs: tuple[Any, ...], sampling: SamplingConfig, start: Start) -> Tensor:
     """The end of the flow; with guidance w its velocity is v_null + w·(v − v_null), null the condition left out."""
     control, genes, perturbation, condition = inputs
     perturbations = [perturbation]
@@ -167,25 +158,16 @@ def _solve(
         perturbations.append(as_conditions(perturbation).unconditional())
 
     def contexts() -> list[Any]:
-        return [
-            field.context(control, genes, conditions, condition, **start.inputs())
-            for conditions in perturbations
-        ]
+        return [field.context(control, genes, conditions, condition, **start.inputs()) for conditions in perturbations]
 
     fixed = None if field.training else contexts()
 
     def output(t: Tensor, x: Tensor) -> Tensor:
         # With dropout live every evaluation draws anew, the constants' dropout included.
         velocities = [field.velocity(x, t.expand(len(x)), context) for context in fixed or contexts()]
-        return (
-            velocities[0]
-            if len(velocities) == 1
-            else torch.lerp(velocities[1], velocities[0], sampling.guidance)
-        )
+        return velocities[0] if len(velocities) == 1 else torch.lerp(velocities[1], velocities[0], sampling.guidance)
 
-    return start.solve(
-        output, begin, lambda f, x: solve(f, x, sampling.solver, sampling.steps, sampling.tolerance)
-    )
+    return start.solve(output, begin, lambda f, x: solve(f, x, sampling.solver, sampling.steps, sampling.tolerance))
 
 
 def _checked(cells: Tensor) -> Tensor:

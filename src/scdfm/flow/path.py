@@ -48,9 +48,7 @@ class Start(Protocol):
     def source(self, drawn: Float[Tensor, "B w"], condition: Int[Tensor, " B"]) -> Float[Tensor, "B G"]:
         """x₀ of cells whose random numbers were drawn."""
 
-    def population(
-        self, condition: Int[Tensor, " M"], rng: torch.Generator, stratified: bool
-    ) -> Float[Tensor, "M G"]:
+    def population(self, condition: Int[Tensor, " M"], rng: torch.Generator, stratified: bool) -> Float[Tensor, "M G"]:
         """x₀ of whole populations, on the CPU; `stratified`: spread evenly within each, so that means vary less."""
 
     def to_flow(
@@ -86,9 +84,7 @@ class Noise:
 
     def __post_init__(self) -> None:
         if self.kind == "poisson" and self.rates is None:
-            raise ConfigError(
-                "flow.source 'poisson' needs the mean count of each gene (rates); none were given"
-            )
+            raise ConfigError("flow.source 'poisson' needs the mean count of each gene (rates); none were given")
 
     @property
     def unit(self) -> float:
@@ -118,9 +114,7 @@ class Noise:
         """The draws."""
         return drawn.to(condition.device)
 
-    def population(
-        self, condition: Int[Tensor, " M"], rng: torch.Generator, stratified: bool
-    ) -> Float[Tensor, "M G"]:
+    def population(self, condition: Int[Tensor, " M"], rng: torch.Generator, stratified: bool) -> Float[Tensor, "M G"]:
         """x₀ of whole populations; Gaussian ones a Latin hypercube within each condition where `stratified`."""
         return self._drawn(len(condition), rng, condition if stratified else None)
 

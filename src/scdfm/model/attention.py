@@ -58,9 +58,7 @@ class DifferentialAttention(nn.Module):
     lambda_init: Tensor
     one_minus_lambda_init: Tensor
 
-    def __init__(
-        self, width: int, heads: int, layer: int, kind: str, attention: str = "differential"
-    ) -> None:
+    def __init__(self, width: int, heads: int, layer: int, kind: str, attention: str = "differential") -> None:
         super().__init__()
         self.heads = heads
         self.z_roles, self.context_roles = (roles.split() for roles in ROLES[kind, attention])
@@ -73,9 +71,7 @@ class DifferentialAttention(nn.Module):
         self.register_buffer("lambda_init", torch.tensor(lambda_init), persistent=False)
         self.register_buffer("one_minus_lambda_init", torch.tensor(1 - lambda_init), persistent=False)
         # λ_q1, λ_k1, λ_q2, λ_k2
-        self.lambdas = (
-            nn.Parameter(0.1 * torch.randn(4, width // heads)) if attention == "differential" else None
-        )
+        self.lambdas = nn.Parameter(0.1 * torch.randn(4, width // heads)) if attention == "differential" else None
 
     def project(self, context: Float[Tensor, "B T d"]) -> dict[str, Tensor]:
         """What the context contributes, by role, each [B, H, T, d/H]; constant while the context is."""

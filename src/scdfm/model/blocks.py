@@ -12,13 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scdfm.config import ModelConfig
-from scdfm.model.attention import (
-    DifferentialAttention,
-    InducedAttention,
-    Projections,
-    merge_heads,
-    split_heads,
-)
+from scdfm.model.attention import DifferentialAttention, InducedAttention, Projections, merge_heads, split_heads
 
 
 class TimeModulation(nn.Module):
@@ -43,9 +37,7 @@ def modulated(
 
 def feed_forward(width: int, approximate: str) -> nn.Sequential:
     """d → 4d → d with GELU."""
-    return nn.Sequential(
-        nn.Linear(width, 4 * width), nn.GELU(approximate=approximate), nn.Linear(4 * width, width)
-    )
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate=approximate), nn.Linear(4 * width, width))
 
 
 class DifferentialBlock(nn.Module):
@@ -152,6 +144,5 @@ def make_blocks(config: ModelConfig, layer: int) -> nn.ModuleList:
         return nn.ModuleList([PerceiverBlock(width, heads)])
     kinds = ("cross",) if config.backbone == "differential_transformer" else ("self", "cross")
     return nn.ModuleList(
-        DifferentialBlock(width, heads, layer, kind, config.attention, config.inducing_tokens)
-        for kind in kinds
+        DifferentialBlock(width, heads, layer, kind, config.attention, config.inducing_tokens) for kind in kinds
     )

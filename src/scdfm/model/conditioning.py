@@ -112,18 +112,11 @@ class Conditioning(nn.Module):
             strength = self.dose(conditions.dose)
         if self.time is not None and conditions.time is not None:
             of_time = self.time(conditions.time).unsqueeze(1)
-            strength = (
-                of_time.expand(-1, conditions.tokens.shape[1], -1) if strength is None else strength * of_time
-            )
+            strength = of_time.expand(-1, conditions.tokens.shape[1], -1) if strength is None else strength * of_time
         return strength
 
     def _pool(
-        self,
-        vectors: Tensor,
-        strength: Tensor | None,
-        control: Tensor | None,
-        present: Tensor | None,
-        target: Tensor,
+        self, vectors: Tensor, strength: Tensor | None, control: Tensor | None, present: Tensor | None, target: Tensor
     ) -> Tensor:
         if self.pooling == "mean":
             if present is None:
@@ -143,9 +136,7 @@ class Conditioning(nn.Module):
 
     def _check(self, conditions: ConditionTensors) -> None:
         """Conditions hold what this module was built for, no more and no less."""
-        has = {
-            name: getattr(conditions, name) is not None for name in ("dose", "time", "covariates", "features")
-        }
+        has = {name: getattr(conditions, name) is not None for name in ("dose", "time", "covariates", "features")}
         for name, present in has.items():
             built = bool(getattr(self.shape, name))
             if present != built and not (name in ("dose", "time") and not present):

@@ -61,9 +61,7 @@ class Fusion(nn.Module):
         """The share of the gene vectors g and of the encoded control h_c in the first linear map."""
         return self.pair.right(control) + self.pair.left(gene)
 
-    def forward(
-        self, values: Float[Tensor, "B T d"], prepared: Float[Tensor, "B T d"]
-    ) -> Float[Tensor, "B T d"]:
+    def forward(self, values: Float[Tensor, "B T d"], prepared: Float[Tensor, "B T d"]) -> Float[Tensor, "B T d"]:
         """The state of each gene, given the encoded values of x_t (without g) and `prepare(g, h_c)`."""
         fused: Tensor = self.norm(self.mix(F.gelu(self.pair.left(values) + prepared)))
         return fused

@@ -108,9 +108,7 @@ def encode_genes(p: Parameters, graph_masked: Tensor | None, ids: Tensor, drop: 
     e = torch.gather(every, 1, ids.unsqueeze(-1).expand(-1, -1, every.shape[-1]))
     layer = p / "perturbation_interaction"
     allowed = None if graph_masked is None else ~graph_masked[ids].unsqueeze(1)
-    attended = multihead(
-        layer / "cross_attn", (layer / "norm1").norm(e), every, every, GENE_HEADS, allowed, drop
-    )
+    attended = multihead(layer / "cross_attn", (layer / "norm1").norm(e), every, every, GENE_HEADS, allowed, drop)
     e = e + drop(attended)
     hidden = drop(F.gelu((layer / "linear1").linear((layer / "norm2").norm(e))))
     return e + drop((layer / "linear2").linear(hidden))
@@ -140,9 +138,7 @@ def apply_blocks(
     return differential_block(p, x, h_c, time, n_heads, layer)
 
 
-def differential_block(
-    p: Parameters, y: Tensor, h_c: Tensor | None, time: Tensor, n_heads: int, layer: int
-) -> Tensor:
+def differential_block(p: Parameters, y: Tensor, h_c: Tensor | None, time: Tensor, n_heads: int, layer: int) -> Tensor:
     """The block "self" (h_c None: the context is y itself) or "cross"."""
     six = (p / "adaLN_modulation.1").linear(F.silu(time)).unsqueeze(1).chunk(6, dim=-1)
     shift1, scale1, gate1, shift2, scale2, gate2 = six
@@ -161,9 +157,7 @@ def differential_attention(
     second = attention_map((p / "q_proj_2").linear(q2), (p / "k_proj_2").linear(k2), n_heads)
     start = 0.8 - 0.6 * math.exp(-0.3 * layer)
     strength = (
-        torch.exp((p["lambda_q1"] * p["lambda_k1"]).sum())
-        - torch.exp((p["lambda_q2"] * p["lambda_k2"]).sum())
-        + start
+        torch.exp((p["lambda_q1"] * p["lambda_k1"]).sum()) - torch.exp((p["lambda_q2"] * p["lambda_k2"]).sum()) + start
     )
     mixed = (first - strength * second) @ in_heads((p / "v_proj").linear(v), n_heads)
     normed = mixed * torch.rsqrt(mixed.square().mean(-1, keepdim=True) + 1e-5) * p["subln.weight"]
@@ -185,13 +179,7 @@ def perceiver_block(p: Parameters, y: Tensor, h_c: Tensor, time: Tensor, n_heads
 
 
 def multihead(
-    p: Parameters,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    n_heads: int,
-    allowed: Tensor | None,
-    drop: Dropout,
+    p: Parameters, query: Tensor, key: Tensor, value: Tensor, n_heads: int, allowed: Tensor | None, drop: Dropout
 ) -> Tensor:
     """Softmax attention with its own input maps, the map kept; `allowed` True = may attend."""
     weights, biases = p["in_proj_weight"].chunk(3), p["in_proj_bias"].chunk(3)
@@ -268,9 +256,7 @@ def random_state(
         if backbone == "perceiver":
             shapes |= _perceiver_shapes(f"blocks.{i}", width)
         else:
-            places = (
-                ("",) if backbone == "differential_transformer" else (".diff_self_attn", ".diff_cross_attn")
-            )
+            places = ("",) if backbone == "differential_transformer" else (".diff_self_attn", ".diff_cross_attn")
             for place in places:
                 shapes |= _differential_shapes(f"blocks.{i}{place}", width, width // n_heads)
     return {name: _draw(name, shape, rng).to(dtype) for name, shape in shapes.items()}

@@ -103,9 +103,7 @@ class VelocityField(nn.Module):
         super().__init__()
         self.config = config
         self.pad = pad
-        self.checkpointing = (
-            False  # on: gradients compute a layer's inner values again instead of keeping them
-        )
+        self.checkpointing = False  # on: gradients compute a layer's inner values again instead of keeping them
         width, dropout = config.width, config.dropout
         self.gene_encoder = GeneEncoder(n_tokens, width, config.gene_heads, dropout, graph)
         drugs = config.perturbation == "drugs"
@@ -165,16 +163,13 @@ class VelocityField(nn.Module):
         return Context(
             fusion=self.fusion.prepare(gene, encoded),
             layers=tuple(
-                layer.prepare(gene, encoded, effect, condition)
-                for layer in cast(Iterable[Layer], self.layers)
+                layer.prepare(gene, encoded, effect, condition) for layer in cast(Iterable[Layer], self.layers)
             ),
             decoder=self.decoder.pair.right(effect).index_select(0, condition).unsqueeze(1),
             shift=shift,
         )
 
-    def velocity(
-        self, x_t: Float[Tensor, "B T"], t: Float[Tensor, " B"], context: Context
-    ) -> Float[Tensor, "B T"]:
+    def velocity(self, x_t: Float[Tensor, "B T"], t: Float[Tensor, " B"], context: Context) -> Float[Tensor, "B T"]:
         """The velocity at (x_t, t), given `context(...)` of the same cells and genes."""
         dtype = self.time.frequencies.dtype
         x = self.fusion(self.value_encoder(x_t.to(dtype)), context.fusion)
@@ -217,9 +212,7 @@ class VelocityField(nn.Module):
         slots = own[: tokens.numel()].unflatten(0, tokens.shape)
         control = own[-1] if self.conditioning.reads_control else None
         present = None if self.pad is None else tokens != self.pad
-        return gene, self.conditioning(
-            slots, control, conditions, present, (tokens != PAD) & (tokens != CONTROL)
-        )
+        return gene, self.conditioning(slots, control, conditions, present, (tokens != PAD) & (tokens != CONTROL))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -22,16 +22,7 @@ import torch
 from torch import Tensor
 
 from scdfm.config import Config, GraphConfig
-from scdfm.data import (
-    CONTROL,
-    CellTable,
-    Scale,
-    Split,
-    Vocabulary,
-    coexpression_graph,
-    targets,
-    vocabulary_graph,
-)
+from scdfm.data import CONTROL, CellTable, Scale, Split, Vocabulary, coexpression_graph, targets, vocabulary_graph
 from scdfm.data.split import UNKNOWN
 from scdfm.data.stored import subset
 from scdfm.errors import ConfigError, DataError, RunError
@@ -51,9 +42,7 @@ def load_plain(path: Path) -> Any:
     """The tensors and plain values of a file of torch.save; RunError for anything else, before it could run."""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Detected pickle protocol"
-            )  # refused below, where it matters
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # refused below, where it matters
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise RunError(
@@ -70,11 +59,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], int | None]:
     """The parameters of a checkpoint in float32, prefixes of wrappers dropped, and the step it was saved at."""
     loaded = load_plain(path)
     state = next((loaded[key] for key in STATE_KEYS if isinstance(loaded, dict) and key in loaded), loaded)
-    if (
-        not isinstance(state, dict)
-        or not state
-        or not all(isinstance(value, Tensor) for value in state.values())
-    ):
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise RunError(
             f"{path}: expected the parameters of a model, by name, under '{STATE_KEYS[0]}' or at the top; "
             "check that it is a checkpoint"
@@ -100,9 +85,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
         raise DataError(f"vocabulary {path} cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
         raise DataError(f"vocabulary {path} is not JSON ({error}); check the path") from error
-    if not isinstance(values, dict) or sorted(map(str, values.values())) != sorted(
-        map(str, range(len(values)))
-    ):
+    if not isinstance(values, dict) or sorted(map(str, values.values())) != sorted(map(str, range(len(values)))):
         raise DataError(
             f"vocabulary {path}: expected an object of names with the ids 0, 1, 2, ... once each; check the file"
         )
@@ -113,9 +96,7 @@ def read_mask(path: Path) -> Tensor:
     """The official mask [V, V]: True where a token may NOT attend."""
     mask = load_plain(path)
     if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[0] != mask.shape[1]:
-        raise RunError(
-            f"graph {path}: expected one square tensor, True where a token may not attend; check the file"
-        )
+        raise RunError(f"graph {path}: expected one square tensor, True where a token may not attend; check the file")
     return mask.bool()
 
 
@@ -193,9 +174,7 @@ def _check_vocabulary(genes: Vocabulary, tensors: dict[str, Tensor], path: Path)
 def _drug_names(cells: CellTable | None) -> list[str]:
     """The official order of drug ids: all names of the data, `control` among them, sorted."""
     if cells is None:
-        raise ConfigError(
-            "convert: drugs need the data (--data FILE), whose sorted drug names are the official ids"
-        )
+        raise ConfigError("convert: drugs need the data (--data FILE), whose sorted drug names are the official ids")
     return sorted({CONTROL, *(name for condition in cells.conditions for name in targets(condition))})
 
 
@@ -231,9 +210,7 @@ def _graph(
     if path is not None:
         mask = read_mask(Path(path))
         if len(mask) != len(genes):
-            raise RunError(
-                f"graph {path} is of {len(mask)} tokens, but the vocabulary has {len(genes)}; give its own"
-            )
+            raise RunError(f"graph {path} is of {len(mask)} tokens, but the vocabulary has {len(genes)}; give its own")
         may_attend = torch.eye(len(vocabulary), dtype=torch.bool)
         may_attend[: len(genes), : len(genes)] = ~mask
         return may_attend
@@ -313,9 +290,7 @@ def _write_data(out: Path, manifest: Manifest, cells: CellTable, split: Split | 
     most = manifest.config.training.keep_controls
     rows = numpy_rng(manifest.seed, "kept controls").permutation(cells.rows(CONTROL))[:most]
     if len(rows):
-        folder.write_cells(
-            out / folder.CONTROLS, cells, np.sort(rows), columns, cells.X[np.sort(rows)][:, columns]
-        )
+        folder.write_cells(out / folder.CONTROLS, cells, np.sort(rows), columns, cells.X[np.sort(rows)][:, columns])
     if split is not None:
         means = cells.means([CONTROL, *split.train, *split.validation])[manifest.panel]
         write_csv(out / folder.MEANS, means, index=True)

@@ -54,10 +54,7 @@ SHARED = {
     "decoder.mix": "final_layer.fc.2",
     "decoder.out": "final_layer.fc.4",
 }
-DRUGS = {
-    "drug_table.table": "perturbation_embedder.embedding",
-    "drug_table.norm": "perturbation_embedder.enc_norm",
-}
+DRUGS = {"drug_table.table": "perturbation_embedder.embedding", "drug_table.norm": "perturbation_embedder.enc_norm"}
 LAYER = {
     "gene.modulation": "gene_adaLN.{i}.adaLN_modulation.1",
     "gene.norm": "gene_adaLN.{i}.norm",
@@ -151,9 +148,7 @@ def velocity_field(
     return field.eval()
 
 
-def own_state(
-    official: Mapping[str, Tensor], n_layers: int, backbone: str, perturbation: str
-) -> dict[str, Tensor]:
+def own_state(official: Mapping[str, Tensor], n_layers: int, backbone: str, perturbation: str) -> dict[str, Tensor]:
     """The official parameters under our names, in our layout; RunError names missing or unknown ones."""
     source = _Source(official)
     own = source.renamed(SHARED | (DRUGS if perturbation == "drugs" else {}))
@@ -247,7 +242,5 @@ def _table(tensors: Mapping[str, Tensor]) -> Tensor:
     """The gene table [V, d], whose shape and type are those of the field."""
     name = "encoder.embedding.weight"
     if name not in tensors or tensors[name].ndim != 2 or not tensors[name].is_floating_point():
-        raise RunError(
-            f"official parameters: expected a table of numbers '{name}' [V, d]; check the checkpoint"
-        )
+        raise RunError(f"official parameters: expected a table of numbers '{name}' [V, d]; check the checkpoint")
     return tensors[name]

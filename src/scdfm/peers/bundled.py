@@ -128,12 +128,7 @@ def isolated() -> dict[str, str]:
     """The environment variables of a bundled method: nothing of this Python reaches it, and it asks no server."""
     ours = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
     variables = {name: value for name, value in os.environ.items() if name not in ours}
-    return variables | {
-        "PYTHONNOUSERSITE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "WANDB_MODE": "disabled",
-        "MPLBACKEND": "Agg",
-    }
+    return variables | {"PYTHONNOUSERSITE": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "MPLBACKEND": "Agg"}
 
 
 def install(one: Peer, again: bool = False) -> dict[str, Any]:
@@ -172,17 +167,13 @@ def _uv() -> str:
     except (ImportError, FileNotFoundError):
         pass
     if (path := shutil.which("uv")) is None:
-        raise PeerError(
-            "peers live in environments that uv makes, which is not here: pip install 'scdfm[peers]'"
-        )
+        raise PeerError("peers live in environments that uv makes, which is not here: pip install 'scdfm[peers]'")
     return path
 
 
 def _call(one: Peer, command: Sequence[str]) -> None:
     given = isolated()
-    given |= {
-        ours: given[theirs] for theirs, ours in _HANDED_ON.items() if theirs in given and ours not in given
-    }
+    given |= {ours: given[theirs] for theirs, ours in _HANDED_ON.items() if theirs in given and ours not in given}
     done = subprocess.run(command, env=given, capture_output=True, text=True, check=False)  # noqa: S603  # nosec B603
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())

@@ -39,9 +39,7 @@ class Ran:
     reason: str | None
 
 
-def run_command(
-    argv: Sequence[str], folder: Path, budget: float, environment: Mapping[str, str] | None = None
-) -> Ran:
+def run_command(argv: Sequence[str], folder: Path, budget: float, environment: Mapping[str, str] | None = None) -> Ran:
     """Run `argv` with `folder` as its last argument; what it prints goes into log.txt there.
 
     budget: seconds of one core; where it takes far more (HARD_STOP, IDLE_STOP) it and its children are killed.
@@ -76,9 +74,7 @@ def run_command(
     return Ran(seconds, cpu, peak, reason)
 
 
-def _watched(
-    process: subprocess.Popen[bytes], budget: float
-) -> tuple[int | None, float | None, float | None]:
+def _watched(process: subprocess.Popen[bytes], budget: float) -> tuple[int | None, float | None, float | None]:
     """The exit code (None: time is up), CPU seconds and peak memory (MiB) of a process and its children."""
     begun = time.monotonic()
     peak: float | None = None
@@ -90,9 +86,7 @@ def _watched(
         clock = time.monotonic() - begun
         if code is not None:
             return code, cpu, peak
-        if (used or 0.0) > HARD_STOP * budget or (
-            clock > IDLE_STOP * budget and (used or 0.0) < IDLE * clock
-        ):
+        if (used or 0.0) > HARD_STOP * budget or (clock > IDLE_STOP * budget and (used or 0.0) < IDLE * clock):
             return None, used, peak
         time.sleep(POLL)
 

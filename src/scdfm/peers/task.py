@@ -178,9 +178,7 @@ def read_answer(folder: Path, task: Task) -> Answer:
     X.data[below] = 0
     X.eliminate_zeros()
     if missing := [name for name in task.conditions if name not in held]:
-        notes.append(
-            f"scored on {len(held)} of {len(task.conditions)} test conditions; not predicted: {few(missing)}"
-        )
+        notes.append(f"scored on {len(held)} of {len(task.conditions)} test conditions; not predicted: {few(missing)}")
     facts, more = _facts(folder)
     obs = pd.DataFrame({key: names.astype(str)}, index=[str(i) for i in range(len(names))])
     cells = AnnData(X, obs=obs, var=pd.DataFrame(index=pd.Index(task.genes, dtype=object)))
@@ -205,9 +203,7 @@ def _of_genes(adata: AnnData, genes: Sequence[str]) -> tuple[sp.csr_matrix, list
     except (TypeError, ValueError) as error:
         raise DataError(f"X of {PREDICTED} is no matrix of numbers ({error})") from error
     foreign = sorted(set(index) - set(genes))
-    return X, [
-        f"{len(foreign)} genes were not asked for and are not scored ({few(foreign)})"
-    ] if foreign else []
+    return X, [f"{len(foreign)} genes were not asked for and are not scored ({few(foreign)})"] if foreign else []
 
 
 def _facts(folder: Path) -> tuple[dict[str, Any], list[str]]:

@@ -37,9 +37,7 @@ def shift_scatter(
     room = {side: 1.45 if (np.sign(x[labelled]) == side).any() else 1.0 for side in (-1, 1)}
     axes.set(xlim=(-reach * room[-1], reach * room[1]), ylim=(-reach, reach))
     for side in (-1, 1):
-        part = {
-            str(real.index[int(at)]): (x[at], y[at]) for at in np.flatnonzero(labelled & (np.sign(x) == side))
-        }
+        part = {str(real.index[int(at)]): (x[at], y[at]) for at in np.flatnonzero(labelled & (np.sign(x) == side))}
         _label_column(axes, part, side * reach * 1.43, side)
     axes.set_xlabel("real shift of the mean (log1p)")
     axes.set_ylabel("predicted shift of the mean")
@@ -83,14 +81,7 @@ def cell_map(
             continue
         size = float(np.clip(2500 / len(cells), 4, 14))
         axes.scatter(
-            cells[:, 0],
-            cells[:, 1],
-            s=size,
-            color=colour,
-            alpha=0.5,
-            linewidth=0,
-            rasterized=True,
-            label=name,
+            cells[:, 0], cells[:, 1], s=size, color=colour, alpha=0.5, linewidth=0, rasterized=True, label=name
         )
     for name, colour in POPULATIONS.items():
         cells = points.get(name)
@@ -110,9 +101,7 @@ def cell_map(
 
 
 @styled
-def violins(
-    real: pd.DataFrame, predicted: pd.DataFrame, control: pd.Series[float], title: str = ""
-) -> Figure:
+def violins(real: pd.DataFrame, predicted: pd.DataFrame, control: pd.Series[float], title: str = "") -> Figure:
     """Expression of single genes: real cells to the left of each line, predicted to the right.
 
     `real` and `predicted` are cells × genes (log1p) with the same genes, `control` the control mean per gene.
@@ -129,13 +118,7 @@ def violins(
         axes.plot([], [], color=POPULATIONS[name], lw=6, alpha=0.75, label=name)
     places = np.arange(len(genes))
     axes.hlines(
-        control.reindex(genes),
-        places - 0.42,
-        places + 0.42,
-        color=INK,
-        lw=1,
-        ls=(0, (2, 1.5)),
-        label="control mean",
+        control.reindex(genes), places - 0.42, places + 0.42, color=INK, lw=1, ls=(0, (2, 1.5)), label="control mean"
     )
     axes.set_xticks(
         places, [shortened(str(gene), 14) for gene in genes], rotation=40, ha="right", rotation_mode="anchor"
@@ -160,13 +143,7 @@ def _half_violins(axes: Axes, cells: pd.DataFrame, side: Literal["low", "high"],
         body.set(facecolor=colour, edgecolor=colour, alpha=0.75, linewidth=0.8)
     for place, gene in zip(places, cells, strict=True):
         axes.plot(
-            place + (-0.05 if side == "low" else 0.05),
-            cells[gene].mean(),
-            "o",
-            ms=3.8,
-            color="white",
-            mec=INK,
-            mew=0.8,
+            place + (-0.05 if side == "low" else 0.05), cells[gene].mean(), "o", ms=3.8, color="white", mec=INK, mew=0.8
         )
 
 
@@ -195,14 +172,9 @@ def heat_map(real: pd.DataFrame, predicted: pd.DataFrame, total: int | None = No
         return figure
     reach = float(np.nanquantile(np.abs(real.to_numpy(dtype=float)), 0.99)) or 1.0
     for axes, frame, name in ((panels[0], real, "real"), (panels[1], predicted, "predicted")):
-        image = axes.imshow(
-            frame, cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto", interpolation="nearest"
-        )
+        image = axes.imshow(frame, cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto", interpolation="nearest")
         axes.set_xticks(
-            np.arange(n_genes),
-            [shortened(str(gene), 12) for gene in frame.columns],
-            rotation=90,
-            fontsize=6.5,
+            np.arange(n_genes), [shortened(str(gene), 12) for gene in frame.columns], rotation=90, fontsize=6.5
         )
         axes.tick_params(length=0)
         axes.set_title(name, color=POPULATIONS[name])

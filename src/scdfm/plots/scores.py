@@ -61,14 +61,10 @@ def _dots(axes: Axes, part: pd.DataFrame, colours: Mapping[str, str]) -> None:
     for height, (model, row) in zip(heights, part.iterrows(), strict=True):
         colour = colours[str(model)]
         if not np.isfinite(row["mean"]):
-            axes.text(
-                0.01, height, "undefined", color=MUTED, va="center", transform=axes.get_yaxis_transform()
-            )
+            axes.text(0.01, height, "undefined", color=MUTED, va="center", transform=axes.get_yaxis_transform())
             continue
         if np.isfinite([row["low"], row["high"]]).all():
-            axes.plot(
-                [row["low"], row["high"]], [height, height], color=colour, lw=2.2, solid_capstyle="round"
-            )
+            axes.plot([row["low"], row["high"]], [height, height], color=colour, lw=2.2, solid_capstyle="round")
         axes.plot(row["mean"], height, mark(str(model)), color=colour, ms=5.5, mec="white", mew=0.7)
     axes.set_yticks(heights, [shortened(str(model)) for model in part.index])
     axes.set_ylim(-0.6, len(part) - 0.4)
@@ -94,9 +90,7 @@ def position_track(positions: pd.DataFrame, model: str, titles: Mapping[str, str
     for height in heights.values():
         axes.plot([0, 1], [height, height], color=RULE, lw=5, solid_capstyle="butt", zorder=1)
     for name, rows in positions.groupby("model", sort=False):
-        _on_track(
-            axes, rows.dropna(subset="position"), heights, colours[str(name)], str(name), large=name == model
-        )
+        _on_track(axes, rows.dropna(subset="position"), heights, colours[str(name)], str(name), large=name == model)
     axes.set_yticks(list(heights.values()), [(titles or {}).get(metric, metric) for metric in heights])
     axes.set_xticks([0, 0.5, 1], ["worst\nacceptable", "50 %", "ceiling"])
     axes.set_xlim(*TRACK)
@@ -104,9 +98,7 @@ def position_track(positions: pd.DataFrame, model: str, titles: Mapping[str, str
     axes.tick_params(axis="both", length=0, pad=8)
     axes.spines[["left", "bottom"]].set_visible(False)
     if len(positions):
-        figure.legend(
-            *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, handletextpad=0.2
-        )
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, handletextpad=0.2)
     return figure
 
 

@@ -125,11 +125,7 @@ class Sizes:
 
 
 def sized_alike(
-    kernel: ConditionKernel,
-    names: Sequence[str],
-    others: Sequence[str],
-    genes: Sequence[str],
-    control: Floats,
+    kernel: ConditionKernel, names: Sequence[str], others: Sequence[str], genes: Sequence[str], control: Floats
 ) -> dict[str, Floats]:
     """Likeness [n, m] of targets in each term of their sizes: the kernel's descriptions, and a Gaussian of the difference
     in the log of their expression, where both are among the `genes` that `control` [G] (log1p) is the mean of."""
@@ -183,6 +179,4 @@ def _shares(logs: Floats, likeness: Mapping[str, Floats]) -> dict[str, float]:
 def _likelihood(logs: Floats, covariance: Floats) -> float:
     """Log likelihood (up to a constant) of `logs` ~ N(0, v · `covariance`) at its best v."""
     quadratic = float(logs @ np.linalg.solve(covariance, logs)) / len(logs)
-    return -0.5 * len(logs) * float(np.log(max(quadratic, 1e-12))) - 0.5 * float(
-        np.linalg.slogdet(covariance)[1]
-    )
+    return -0.5 * len(logs) * float(np.log(max(quadratic, 1e-12))) - 0.5 * float(np.linalg.slogdet(covariance)[1])

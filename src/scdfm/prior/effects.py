@@ -126,10 +126,7 @@ class EffectPrior:
         return self.kernel.encode(self.conditions)
 
     def knowing(
-        self,
-        names: Sequence[str],
-        features: Descriptions | None = None,
-        controls: Mapping[str, Floats] | None = None,
+        self, names: Sequence[str], features: Descriptions | None = None, controls: Mapping[str, Floats] | None = None
     ) -> EffectPrior:
         """This prior with places for targets that it has not seen: described by `features`, and as genes.
 
@@ -143,9 +140,7 @@ class EffectPrior:
         wide = kernel.with_targets(new, self._described(new, features or {}))
         alike = sized_alike(wide, new, self.sizes.targets, self.genes, self.control)
         ratios = dict(zip(new, self.sizes.ratios(alike).tolist(), strict=True))
-        larger = replace(
-            self, kernel=wide, sizes=replace(self.sizes, typical=1.0), ratios=dict.fromkeys(new, 1.0)
-        )
+        larger = replace(self, kernel=wide, sizes=replace(self.sizes, typical=1.0), ratios=dict.fromkeys(new, 1.0))
         singles = larger.predict(new) @ self.components[: wide.profiles.shape[1]].T
         kernel = wide.with_profiles(new, singles)
         return replace(self, kernel=kernel, ratios={**self.ratios, **ratios})
@@ -155,11 +150,7 @@ class EffectPrior:
         descriptors = {}
         for name, descriptor in self.kernel.descriptors.items():
             width = descriptor.shape[1]
-            rows = (
-                self._answers(width)
-                if name == SIMILAR
-                else features.get(name.removeprefix(f"{SIMILAR}: "), {})
-            )
+            rows = self._answers(width) if name == SIMILAR else features.get(name.removeprefix(f"{SIMILAR}: "), {})
             descriptors[name] = np.stack([described(rows.get(target), width) for target in targets])
         return descriptors
 
@@ -223,13 +214,9 @@ class EffectPrior:
         shapes |= dict.fromkeys(described, (n_targets, None))
         for name, array in (held | described).items():
             shape = shapes[name]
-            fits = array.ndim == len(shape) and all(
-                a in (b, None) for b, a in zip(array.shape, shape, strict=True)
-            )
+            fits = array.ndim == len(shape) and all(a in (b, None) for b, a in zip(array.shape, shape, strict=True))
             if not fits or not np.isfinite(array).all():
-                raise ValueError(
-                    f"'{name}' is {array.dtype} {list(array.shape)}, expected {list(shape)}, finite"
-                )
+                raise ValueError(f"'{name}' is {array.dtype} {list(array.shape)}, expected {list(shape)}, finite")
         if self.own.dtype.kind != "i" or (n_own and not 0 <= self.own.min() <= self.own.max() < n_genes):
             raise ValueError("'own' leads beyond the genes")
 

@@ -104,9 +104,7 @@ class Encoded:
     def scaled(self, factors: Floats) -> Encoded:
         """Doses s times `factors` [C]."""
         doses = self.dose.data * factors[self.rows]
-        return replace(
-            self, dose=sp.csr_array((doses, self.dose.indices, self.dose.indptr), shape=self.dose.shape)
-        )
+        return replace(self, dose=sp.csr_array((doses, self.dose.indices, self.dose.indptr), shape=self.dose.shape))
 
     def among(self, n_targets: int) -> Encoded:
         """The same among so many targets, of which these are the first."""
@@ -149,18 +147,13 @@ class ConditionKernel:
             self,
             targets=(*self.targets, *names),
             profiles=np.concatenate([self.profiles, profiles]),
-            descriptors={
-                name: np.concatenate([rows, descriptors[name]]) for name, rows in self.descriptors.items()
-            },
+            descriptors={name: np.concatenate([rows, descriptors[name]]) for name, rows in self.descriptors.items()},
         )
 
     def likeness(self, names: Sequence[str], others: Sequence[str]) -> dict[str, Floats]:
         """How alike targets are in each description [n, m]; 0 where nothing is known of either."""
         rows, columns = ([self._places[name] for name in side] for side in (names, others))
-        return {
-            name: _likeness(descriptor[rows], descriptor[columns])
-            for name, descriptor in self.descriptors.items()
-        }
+        return {name: _likeness(descriptor[rows], descriptor[columns]) for name, descriptor in self.descriptors.items()}
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -183,22 +176,16 @@ class ConditionKernel:
             )
             for condition in parsed
         ]
-        places, doses = (
-            zip(*itertools.chain.from_iterable(present), strict=True) if any(present) else ((), ())
-        )
+        places, doses = zip(*itertools.chain.from_iterable(present), strict=True) if any(present) else ((), ())
         first = np.concatenate([[0], np.cumsum([len(row) for row in present])]).astype(np.int64)
         dose = sp.csr_array(
             (np.array(doses, dtype=np.float64), np.array(places, dtype=np.int64), first),
             shape=(len(parsed), len(self.targets)),
         )
         pairs = [
-            (row, t, u)
-            for row, entries in enumerate(present)
-            for (t, _), (u, _) in itertools.combinations(entries, 2)
+            (row, t, u) for row, entries in enumerate(present) for (t, _), (u, _) in itertools.combinations(entries, 2)
         ]
-        values = [
-            [dict(condition.covariates).get(key, "") for key in self.covariates] for condition in parsed
-        ]
+        values = [[dict(condition.covariates).get(key, "") for key in self.covariates] for condition in parsed]
         return Encoded(
             dose,
             np.array(pairs, dtype=np.int64).reshape(-1, 3),
@@ -229,10 +216,7 @@ class ConditionKernel:
         return {
             "same": _same_target(left.dose, right.dose),
             "shared": shared,
-            **{
-                name: _alike(left.dose, right.dose, descriptor)
-                for name, descriptor in self.descriptors.items()
-            },
+            **{name: _alike(left.dose, right.dose, descriptor) for name, descriptor in self.descriptors.items()},
             "setting": (shared > 0) * self._equal(left, right) if self.covariates else np.zeros_like(shared),
             "several": np.outer(*several).astype(np.float64),
             "pair": _pairs(left, right, self.profiles, self.profile_length2),
@@ -280,9 +264,7 @@ class ConditionKernel:
         return np.array([self.matrix(row, row, weights)[0, 0] for row in rows])
 
 
-def weighted(
-    terms: dict[str, Floats], further: Floats, akin: Floats, near: Floats, weights: Weights
-) -> Floats:
+def weighted(terms: dict[str, Floats], further: Floats, akin: Floats, near: Floats, weights: Weights) -> Floats:
     """K [C, C'] of its parts; terms of weight 0 may be absent from `weights`."""
     factor = weights.kept**further
     parts = ((1.0 if name in UNSUMMED else factor) * w * terms[name] for name, w in weights.terms.items())
@@ -308,9 +290,7 @@ def _beyond_one(encoded: Encoded) -> Floats:
 def _rows(encoded: Encoded, part: slice) -> Encoded:
     pairs = encoded.pairs[(encoded.pairs[:, 0] >= part.start) & (encoded.pairs[:, 0] < part.stop)]
     pairs = pairs - np.array([part.start, 0, 0])
-    return Encoded(
-        encoded.dose[part], pairs, encoded.covariates[part], encoded.setting[part], encoded.time[part]
-    )
+    return Encoded(encoded.dose[part], pairs, encoded.covariates[part], encoded.setting[part], encoded.time[part])
 
 
 def _squared_distances(rows: Floats, others: Floats) -> Floats:

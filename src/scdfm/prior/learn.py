@@ -24,16 +24,7 @@ from scdfm.data.conditions import CONTROL, canonical, control_of, parse, targets
 from scdfm.errors import DataError
 from scdfm.prior.descriptions import Sizes, borne_out, fitted_sizes, left_out, sized_alike
 from scdfm.prior.effects import Descriptions, EffectPrior, described
-from scdfm.prior.kernel import (
-    SIMILAR,
-    ConditionKernel,
-    Encoded,
-    Floats,
-    Weights,
-    blocks,
-    every_target,
-    weighted,
-)
+from scdfm.prior.kernel import SIMILAR, ConditionKernel, Encoded, Floats, Weights, blocks, every_target, weighted
 
 PROFILE_COMPONENTS = 20
 LEADING = 40
@@ -98,9 +89,7 @@ def learn_prior(
     cells = np.maximum(np.asarray(n_cells, dtype=np.float64), 1)
     noise = np.asarray(variances, dtype=np.float64) * float((1 / cells).mean())
     screen = _Screen.of(names, np.asarray(shifts, dtype=np.float64), 1 / cells, noise, tuple(genes))
-    control = (
-        np.zeros(len(genes)) if controls is None else np.mean(np.asarray(controls, dtype=np.float64), axis=0)
-    )
+    control = np.zeros(len(genes)) if controls is None else np.mean(np.asarray(controls, dtype=np.float64), axis=0)
     kernel = _kernel(screen, features or {}, {} if controls is None else _settings(names, controls))
     alone = {members[0] for members in map(targets, names) if len(members) == 1}
     unmeasured = [name for name in kernel.targets if name not in alone]
@@ -129,12 +118,7 @@ class _Screen:
 
     @classmethod
     def of(
-        cls,
-        conditions: tuple[str, ...],
-        shifts: Floats,
-        noise: Floats,
-        variances: Floats,
-        genes: tuple[str, ...],
+        cls, conditions: tuple[str, ...], shifts: Floats, noise: Floats, variances: Floats, genes: tuple[str, ...]
     ) -> _Screen:
         """The screen; `noise` [n] is taken relative to its mean, `variances` [G] are those of its means."""
         left, sizes, components = svd(shifts, full_matrices=False)
@@ -187,9 +171,7 @@ def _kernel(screen: _Screen, features: Descriptions, settings: Mapping[str, Floa
 def _descriptors(screen: _Screen, names: Sequence[str], k: int, features: Descriptions) -> dict[str, Floats]:
     """Rows of the targets `names` in each description: how they answer as genes, in `k` components, and the features."""
     answers = (screen.components[:k] * screen.sizes[:k, None]).T
-    descriptions: dict[str, Mapping[str, npt.NDArray[Any]]] = {
-        SIMILAR: dict(zip(screen.genes, answers, strict=True))
-    }
+    descriptions: dict[str, Mapping[str, npt.NDArray[Any]]] = {SIMILAR: dict(zip(screen.genes, answers, strict=True))}
     descriptions |= {f"{SIMILAR}: {name}": rows for name, rows in features.items()}
     descriptors = {}
     for name, rows in descriptions.items():
@@ -310,9 +292,7 @@ def _sizes(screen: _Screen, kernel: ConditionKernel, weights: Weights, control: 
     if kernel.covariates or not alone:
         return Sizes()
     missed = dict(zip(choice.groups, choice.missed(weights), strict=True))
-    own = [
-        missed[target][[choice.groups[target].index(row) for row in rows]] for target, rows in alone.items()
-    ]
+    own = [missed[target][[choice.groups[target].index(row) for row in rows]] for target, rows in alone.items()]
     real = [choice.scores[rows] for rows in alone.values()]
     lengths = choice.lengths()
     sizes = np.array([np.sqrt(np.square(lengths[rows]).mean()) for rows in alone.values()])
@@ -324,9 +304,7 @@ def _sizes(screen: _Screen, kernel: ConditionKernel, weights: Weights, control: 
 def _as_weights(values: Floats, free: Sequence[str]) -> Weights:
     """The weights of which `values` are the logarithms; of g, of its odds."""
     weights = dict(zip(free, np.exp(values).tolist(), strict=True))
-    terms = {"same": 1.0} | {
-        name: value for name, value in weights.items() if name not in ("kept", "group odds")
-    }
+    terms = {"same": 1.0} | {name: value for name, value in weights.items() if name not in ("kept", "group odds")}
     odds = weights.get("group odds", 0.0)
     return Weights(terms, odds / (1 + odds), weights.get("kept", EXPECTED["kept"]))
 

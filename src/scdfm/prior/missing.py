@@ -42,9 +42,7 @@ def filled_shifts(
             of_genes[columns].tolist(), features, controls[np.ix_(rows, columns)],
         ).prior  # fmt: skip
         others = names[missing_rows].tolist()
-        settings = {
-            control_of(name): controls[row, columns] for name, row in zip(others, missing_rows, strict=True)
-        }
+        settings = {control_of(name): controls[row, columns] for name, row in zip(others, missing_rows, strict=True)}
         expected = prior.knowing(every_target(others), features, settings).predict(others)
         alike = (missing[:, columns] == lacking[:, None]).all(0)
         filled[np.ix_(missing_rows, columns[alike])] = expected[:, alike]

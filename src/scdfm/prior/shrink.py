@@ -70,9 +70,7 @@ class Shrinkage(BaseModel):
         return cls._from(*parts) if clear else NOT_FOLLOWED
 
     @classmethod
-    def _from(
-        cls, expected: Tensor, flowed: Tensor, real: Tensor, sampling: Tensor, doubt: Tensor
-    ) -> Shrinkage:
+    def _from(cls, expected: Tensor, flowed: Tensor, real: Tensor, sampling: Tensor, doubt: Tensor) -> Shrinkage:
         """λ, σ² and κ by moments."""
         missed, added = (real - expected).double(), (flowed - expected).double()
         length = (missed.square().sum(1) - sampling).clamp(min=0).sum()

@@ -94,9 +94,7 @@ class Spread:
     def save(self, path: Path) -> None:
         """Write the spread as safetensors, whole or not at all."""
         tensors = {"deviation": self.deviation, "donors": self.donors}
-        for end, law in zip(
-            ("", *_ends(self.screens)), (self.marginals, *self.screens.values()), strict=True
-        ):
+        for end, law in zip(("", *_ends(self.screens)), (self.marginals, *self.screens.values()), strict=True):
             tensors |= {f"zeros{end}": law.zeros, f"values{end}": law.values}
         tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
         words = {"size": self.size, "settings": self.settings, "screens": list(self.screens)}
@@ -130,10 +128,7 @@ class Spread:
         n, laws = len(self.donors), (self.marginals, *self.screens.values())
         shapes = {"deviation": (self.deviation, (n_genes,)), "donors": (self.donors, (max(n, 1), n_genes))}
         for end, law in zip(("", *_ends(self.screens)), laws, strict=True):
-            shapes |= {
-                f"zeros{end}": (law.zeros, (n_genes,)),
-                f"values{end}": (law.values, (n_genes, N_KNOTS)),
-            }
+            shapes |= {f"zeros{end}": (law.zeros, (n_genes,)), f"values{end}": (law.values, (n_genes, N_KNOTS))}
         for name, (tensor, shape) in shapes.items():
             kind = torch.float16 if name == "donors" else torch.float32
             if tuple(tensor.shape) != shape or tensor.dtype != kind or not tensor.isfinite().all():
@@ -150,11 +145,7 @@ class Spread:
 
 
 def fit_spread(
-    cells: Floats,
-    conditions: npt.NDArray[np.int64],
-    means: Floats,
-    settings: Sequence[str],
-    rng: torch.Generator,
+    cells: Floats, conditions: npt.NDArray[np.int64], means: Floats, settings: Sequence[str], rng: torch.Generator
 ) -> Spread:
     """The spread of `cells` [n, G] (log1p), row i of condition `conditions[i]`; NaN where a cell's screen has no such gene.
 

@@ -124,9 +124,7 @@ class PriorStart:
         place = (drawn[:, 0].to(first.device) * count).long().clamp(max=count - 1)
         return self.spread.donors[first + place].float()
 
-    def population(
-        self, condition: Int[Tensor, " M"], rng: torch.Generator, stratified: bool
-    ) -> Float[Tensor, "M G"]:
+    def population(self, condition: Int[Tensor, " M"], rng: torch.Generator, stratified: bool) -> Float[Tensor, "M G"]:
         """x₀ of whole populations, on the CPU.
 
         `stratified`: donors without repetition as far as they go, and each gene's scores, in the donors' order, one from

@@ -27,16 +27,7 @@ from scdfm.plots import model_colours
 from scdfm.report import figures
 from scdfm.report.figures import Illustration, Populations
 from scdfm.report.labels import MEANINGS, MODELS, PAPER_NOTE, count, higher_is_better, number, title
-from scdfm.report.results import (
-    Block,
-    MetricResult,
-    Verdict,
-    blocks,
-    headline,
-    metric_results,
-    positions,
-    verdict,
-)
+from scdfm.report.results import Block, MetricResult, Verdict, blocks, headline, metric_results, positions, verdict
 from scdfm.report.shell import HOME, Fact, render
 from scdfm.report.shell import provenance as facts_of
 from scdfm.report.tables import ScoreTable, plain, scaled_summary, score_table
@@ -102,9 +93,7 @@ def evaluate_files(
     files, text = {"scores.csv": table, "summary.csv": summary}, plain(summary)
     if protocol == "vcc2026":
         files["scaled.csv"] = scaled(table)
-        text += (
-            f"\non the scale of the challenge (0 mean response, 1 replicate):\n{plain(scaled_summary(table))}"
-        )
+        text += f"\non the scale of the challenge (0 mean response, 1 replicate):\n{plain(scaled_summary(table))}"
     out_dir = made(Path(out_dir))
     for file, frame in files.items():
         write_csv(out_dir / file, frame)
@@ -156,9 +145,7 @@ def subject(table: pd.DataFrame, model: str | None) -> str:
     candidates = models_of(table) if model is None else [model]
     if len(candidates) != 1 or candidates[0] not in models:
         names = ", ".join(models) or "none"
-        raise DataError(
-            f"table of scores: expected one model to report on, found {names}; name it with model="
-        )
+        raise DataError(f"table of scores: expected one model to report on, found {names}; name it with model=")
     return candidates[0]
 
 
@@ -228,22 +215,14 @@ def _beyond(run: Run | None, conditions: pd.Series) -> list[str]:
 
 def best_to_worst(table: pd.DataFrame, model: str, metric: str) -> pd.Series[float]:
     """Defined values of `metric` by condition, best first."""
-    part = (
-        table[(table["model"] == model) & (table["metric"] == metric)]
-        .set_index("condition")["value"]
-        .dropna()
-    )
+    part = table[(table["model"] == model) & (table["metric"] == metric)].set_index("condition")["value"].dropna()
     return part.sort_values(ascending=not higher_is_better(metric), kind="stable")
 
 
 def places(n: int) -> dict[str, int]:
     """Where the best, the median and the worst of `n` ordered conditions stand; each condition once."""
     ranks = {"best": 0, "median": (n - 1) // 2, "worst": n - 1}
-    return {
-        rank: at
-        for rank, at in ranks.items()
-        if rank == "best" or (at != 0 and (rank == "worst" or at != n - 1))
-    }
+    return {rank: at for rank, at in ranks.items() if rank == "best" or (at != 0 and (rank == "worst" or at != n - 1))}
 
 
 def _close_ups(
@@ -271,9 +250,7 @@ def _facts(table: pd.DataFrame, model: str, populations: Populations | None) -> 
     n_conditions = named[named != ALL].nunique()
     facts = [count(n_conditions, "condition")]
     if populations is not None:
-        n_real, n_predicted = (
-            sum(n) for n in zip(*map(populations.n_cells, populations.conditions), strict=True)
-        )
+        n_real, n_predicted = (sum(n) for n in zip(*map(populations.n_cells, populations.conditions), strict=True))
         n_control = populations.real.n_cells(CONTROL)
         facts += [
             count(len(populations.real.genes), "gene"), count(n_real, "real cell"), count(n_control, "control cell"),
@@ -355,12 +332,7 @@ class Page:
     def illustrations(self) -> list[Illustration]:
         """Every figure of the page."""
         single = [item for item in (self.heat_map, self.training) if item is not None]
-        return [
-            *self.metric_panels,
-            *self.overview,
-            *(item for _, items in self.close_ups for item in items),
-            *single,
-        ]
+        return [*self.metric_panels, *self.overview, *(item for _, items in self.close_ups for item in items), *single]
 
 
 @dataclass(frozen=True)
@@ -378,10 +350,7 @@ def condition_rows(table: pd.DataFrame, scores: ScoreTable, model: str) -> list[
     values = dict(zip(zip(own["condition"], own["metric"], strict=True), own["value"], strict=True))
     rows = []
     for name, n_cells in own.groupby("condition", sort=False)["n_cells"].first().items():
-        row = [
-            (float(values.get((name, metric), math.nan)), scores.decimals[metric])
-            for metric in scores.metrics
-        ]
+        row = [(float(values.get((name, metric), math.nan)), scores.decimals[metric]) for metric in scores.metrics]
         cells = [("" if math.isnan(value) else repr(value), number(value, places)) for value, places in row]
         rows.append(ConditionRow(str(name), int(n_cells), cells))
     return rows

@@ -99,10 +99,7 @@ class Populations:
         else:
             z = np.abs(self.tests.z[[self.conditions.index(name) for name in conditions]])
         order = np.argsort(-np.nan_to_num(z), axis=1, kind="stable")[:, :n]
-        return {
-            name: [str(gene) for gene in self.real.genes[row]]
-            for name, row in zip(conditions, order, strict=True)
-        }
+        return {name: [str(gene) for gene in self.real.genes[row]] for name, row in zip(conditions, order, strict=True)}
 
     def plane(self, seed: int = 0) -> Plane:
         """Principal components of real cells: control and scored conditions, the same number from each."""
@@ -162,10 +159,7 @@ def _projected(pca: PCA, cells: Array) -> Array:
 def _limits(points: Array) -> Limits:
     low, high = np.quantile(points, [0.005, 0.995], axis=0)
     pad = 0.12 * (high - low) + 1e-3
-    return (float(low[0] - pad[0]), float(high[0] + pad[0])), (
-        float(low[1] - pad[1]),
-        float(high[1] + pad[1]),
-    )
+    return (float(low[0] - pad[0]), float(high[0] + pad[0])), (float(low[1] - pad[1]), float(high[1] + pad[1]))
 
 
 @dataclass(frozen=True)
@@ -236,8 +230,7 @@ def sizes(populations: Populations, named: Sequence[str]) -> Illustration:
     """Predicted against real size of effects; conditions of `named` are labelled."""
     real, predicted = populations.real_shifts, populations.predicted_shifts
     lengths = pd.DataFrame(
-        {"real": np.linalg.norm(real, axis=1), "predicted": np.linalg.norm(predicted, axis=1)},
-        index=real.index,
+        {"real": np.linalg.norm(real, axis=1), "predicted": np.linalg.norm(predicted, axis=1)}, index=real.index
     )
     under = int((lengths["predicted"] < lengths["real"]).sum())
     return Illustration(

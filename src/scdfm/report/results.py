@@ -71,9 +71,7 @@ class MetricResult:
         return number(value, self.decimals)
 
 
-def metric_results(
-    table: pd.DataFrame, model: str, seed: int = 0, rival: str | None = None
-) -> list[MetricResult]:
+def metric_results(table: pd.DataFrame, model: str, seed: int = 0, rival: str | None = None) -> list[MetricResult]:
     """How `model` does on every metric of a long table of scores, in the table's order.
 
     rival: another model of the table that takes the place of the best baseline.
@@ -169,9 +167,7 @@ def verdict(results: Sequence[MetricResult], model: str) -> Verdict:
 
 def tally(entries: Iterable[Comparison]) -> str:
     """On which metrics a model is better, not told apart, worse, or without an interval, in words."""
-    parts = {
-        outcome: [title(metric) for metric in metrics] for outcome, metrics in by_outcome(entries).items()
-    }
+    parts = {outcome: [title(metric) for metric in metrics] for outcome, metrics in by_outcome(entries).items()}
     n = count(sum(map(len, parts.values())), "metric")
     said = [f"{OUTCOMES[outcome]} on {len(names)} ({', '.join(names)})" for outcome, names in parts.items()]
     return f"{n}: {'; '.join(said)}."
@@ -262,18 +258,12 @@ class Block:
 def blocks(table: pd.DataFrame, model: str, results: Sequence[MetricResult]) -> list[Block]:
     """Every grouping that `table` (as `evaluate` gave it, with its attrs) allows."""
     n = table.loc[table["model"] == model, "condition"].nunique()
-    available = {
-        "targets": "training_conditions" in table.attrs,
-        "effect": "effect_size" in table.attrs,
-        "cells": True,
-    }
+    available = {"targets": "training_conditions" in table.attrs, "effect": "effect_size" in table.attrs, "cells": True}
     by_condition = set(table.loc[table["condition"] != ALL, "metric"])
     scored = {result.metric: result for result in results if result.metric in by_condition}
     shown = [scored[metric] for metric in SHOWN if metric in scored] or list(scored.values())[:5]
     return [
-        Block(
-            heading_of, head, [heading(result.metric) for result in shown], _groups(table, by, model, shown)
-        )
+        Block(heading_of, head, [heading(result.metric) for result in shown], _groups(table, by, model, shown))
         for by, (heading_of, head) in WAYS.items()
         if available[by] and (by == "targets" or n >= FEWEST)
     ]
@@ -287,8 +277,7 @@ def _groups(table: pd.DataFrame, by: str, model: str, shown: Sequence[MetricResu
     for stratum, rows in summary.groupby("stratum", sort=False):
         size = int((rows["n"] + rows["n_undefined"]).max())
         means = {
-            (str(name), str(metric)): float(mean)
-            for name, metric, mean in rows[["model", "metric", "mean"]].to_numpy()
+            (str(name), str(metric)): float(mean) for name, metric, mean in rows[["model", "metric", "mean"]].to_numpy()
         }
         groups.append(Group(_named(str(stratum)), size, [_part(means, model, result) for result in shown]))
     return groups

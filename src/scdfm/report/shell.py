@@ -73,11 +73,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[Fact]:
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return (
-        f"{value:,}"
-        if isinstance(value, int) and not isinstance(value, bool) and value > 99_999
-        else str(value)
-    )
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value > 99_999 else str(value)
 
 
 def render(

@@ -64,9 +64,7 @@ def score_table(summary: pd.DataFrame, metrics: Sequence[str] | None = None) -> 
             bounded = math.isfinite(low) and math.isfinite(high)
             cells[str(model), metric] = Cell(
                 mean=texts[str(model)],
-                interval=f"{number(low, places[metric])} to {number(high, places[metric])}"
-                if bounded
-                else "",
+                interval=f"{number(low, places[metric])} to {number(high, places[metric])}" if bounded else "",
                 undefined=int(row["n_undefined"]),
                 best=model in best and texts[str(model)] in winning,
             )
@@ -94,15 +92,11 @@ def _best(part: pd.DataFrame, metric: str) -> list[str]:
     """Models that may be best on `metric`, the best first; none without a rival, or without better and worse."""
     if metric in NEUTRAL:
         return []
-    candidates = part.drop(index=[name for name in SEES_TEST_CELLS if name in part.index]).dropna(
-        subset="mean"
-    )
+    candidates = part.drop(index=[name for name in SEES_TEST_CELLS if name in part.index]).dropna(subset="mean")
     if len(candidates) < 2:
         return []
     candidates = candidates[candidates["n"] == candidates["n"].max()]
-    return [
-        str(name) for name in candidates["mean"].sort_values(ascending=not higher_is_better(metric)).index
-    ]
+    return [str(name) for name in candidates["mean"].sort_values(ascending=not higher_is_better(metric)).index]
 
 
 def markdown(summary: pd.DataFrame, metrics: Sequence[str] | None = None, intervals: bool = False) -> str:
@@ -162,10 +156,7 @@ def _column(table: ScoreTable, metric: str) -> list[str]:
     numbers = [table.heads[metric], *(cell.mean for cell in cells)]
     behind = ["", *(("*" if cell.best else " ") + _undefined(cell) for cell in cells)]
     size, rest = max(map(_columns, numbers)), max(map(len, behind))
-    return [
-        " " * (size - _columns(text)) + text + more.ljust(rest)
-        for text, more in zip(numbers, behind, strict=True)
-    ]
+    return [" " * (size - _columns(text)) + text + more.ljust(rest) for text, more in zip(numbers, behind, strict=True)]
 
 
 def _columns(text: str) -> int:

@@ -29,13 +29,7 @@ from scdfm.evaluation.baselines import NO_CHANGE
 from scdfm.files import write_csv, write_text
 from scdfm.jobs import begun
 from scdfm.report.tables import piped
-from scdfm.reproduction.experiments import (
-    SCORED_GENES,
-    SMOKE_FOLDS,
-    SMOKE_GENES,
-    Experiment,
-    experiment_named,
-)
+from scdfm.reproduction.experiments import SCORED_GENES, SMOKE_FOLDS, SMOKE_GENES, Experiment, experiment_named
 
 NAMES: Final[dict[str, tuple[str, ...]]] = {
     "de_spearman": ("de_spearman_lfc_sig", "de_spearman"),
@@ -136,9 +130,7 @@ def control_check(experiment: Experiment, folds: PublishedFolds) -> Check:
             values = {f"fold {fold}": float(means[metric, fold]) for fold in folds.plan.folds}
             if len(values) > 1:
                 values["mean of folds"] = float(np.mean(list(values.values())))
-            rows.append(
-                {"part": part, "metric": metric, "published": _published(experiment, part, metric), **values}
-            )
+            rows.append({"part": part, "metric": metric, "published": _published(experiment, part, metric), **values})
     table = pd.DataFrame(rows)
     candidates = [name for name in table.columns if name not in ("part", "metric", "published")]
     off = {name: _deviation(table, name) for name in candidates}
@@ -174,15 +166,11 @@ def beside_published(tables: Tables, experiment: Experiment) -> pd.DataFrame:
     facts = published(*experiment.published)
     for part, ours in experiment.parts.items():
         for _, fact in facts[facts["part"] == part].iterrows():
-            rows += [
-                (part, PUBLISHED, fact["model"], name, fact[name], nan, nan) for name in PUBLISHED_METRICS
-            ]
+            rows += [(part, PUBLISHED, fact["model"], name, fact[name], nan, nan) for name in PUBLISHED_METRICS]
         summary = tables.summary[tables.summary["part"] == ours]
         for model, scores in summary.groupby("model", sort=False):
             by_metric = scores.set_index("metric")
-            rows += [
-                (part, HERE, model, name, *_mean_and_interval(by_metric, name)) for name in PUBLISHED_METRICS
-            ]
+            rows += [(part, HERE, model, name, *_mean_and_interval(by_metric, name)) for name in PUBLISHED_METRICS]
     return pd.DataFrame(rows, columns=["part", "source", "model", "metric", "value", "low", "high"])
 
 
@@ -203,9 +191,7 @@ def markdown(table: pd.DataFrame) -> str:
         lines = [["source", "model", *HEADS.values()]]
         for (source, model), scores in rows.groupby(["source", "model"], sort=False):
             by_metric = scores.set_index("metric")
-            cells = [
-                _cell(name, *by_metric.loc[name, ["value", "low", "high"]].astype(float)) for name in HEADS
-            ]
+            cells = [_cell(name, *by_metric.loc[name, ["value", "low", "high"]].astype(float)) for name in HEADS]
             lines.append([str(source), str(model), *cells])
         sections.append(f"### {part}\n\n" + piped(lines, "|---" * (2 + len(HEADS)) + "|"))
     return "\n".join(sections)
@@ -270,9 +256,7 @@ def reproduce(
     scored = run_pieces(plan, cells, out, progress, _folds(experiment, plan, cells, smoke))
     tables = aggregate(scored)
     table = beside_published(tables, experiment)
-    text = "\n\n".join(
-        [f"## {name}", checked.text(), markdown(table), *_remarks(experiment, plan, smoke, unseen)]
-    )
+    text = "\n\n".join([f"## {name}", checked.text(), markdown(table), *_remarks(experiment, plan, smoke, unseen)])
     write_csv(out / TABLE, table)
     write_text(out / TEXT, text + "\n")
     return Reproduction(out, checked, tables, table, text)

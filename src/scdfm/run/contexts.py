@@ -87,9 +87,7 @@ def _with_vectors(
     return field.eval()
 
 
-def _shares(
-    run: Trained, mean: Floats, key: str, values: Sequence[str], trained: Mapping[str, Floats]
-) -> torch.Tensor:
+def _shares(run: Trained, mean: Floats, key: str, values: Sequence[str], trained: Mapping[str, Floats]) -> torch.Tensor:
     """How much each value of a covariate counts for a context of this control `mean`, 1 together."""
     far = np.full(len(values), np.inf)
     for name, other in trained.items():
@@ -112,9 +110,7 @@ def trained_settings(run: Trained) -> dict[str, Floats]:
         return {}
     stored = run.controls
     columns = stored.columns(run.genes)
-    return {
-        name: stored.control_mean(name)[columns] for name in stored.control_conditions if name in settings
-    }
+    return {name: stored.control_mean(name)[columns] for name in stored.control_conditions if name in settings}
 
 
 def _told(mean: Floats, trained: Mapping[str, Floats]) -> str:
@@ -128,11 +124,7 @@ def _told(mean: Floats, trained: Mapping[str, Floats]) -> str:
     rows = [*trained.values()]
     between = [float(np.linalg.norm(one - other)) for at, one in enumerate(rows) for other in rows[:at]]
     typical = float(np.median(between)) if between else 0.0
-    return (
-        f"{said}, {far[nearest] / typical:.2g} times what trained ones are from one another"
-        if typical
-        else said
-    )
+    return f"{said}, {far[nearest] / typical:.2g} times what trained ones are from one another" if typical else said
 
 
 def filled(run: Trained, table: CellTable, seed: int) -> CellTable:
@@ -155,14 +147,9 @@ def filled(run: Trained, table: CellTable, seed: int) -> CellTable:
     nearest = min(means, key=lambda name: float(((means[name] - own) ** 2).sum()))
     rows = stored.control_rows(nearest)
     drawn = rows[numpy_rng(seed, "filled genes").integers(len(rows), size=table.n)]
-    X = sp.hstack(
-        [in_memory(table.X), in_memory(subset(stored.X, drawn, stored.columns(missing)))], format="csr"
-    )
+    X = sp.hstack([in_memory(table.X), in_memory(subset(stored.X, drawn, stored.columns(missing)))], format="csr")
     return replace(
-        table,
-        X=X,
-        genes=np.concatenate([table.genes, np.array(missing, dtype=np.str_)]),
-        filled=tuple(missing),
+        table, X=X, genes=np.concatenate([table.genes, np.array(missing, dtype=np.str_)]), filled=tuple(missing)
     )
 
 

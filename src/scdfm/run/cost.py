@@ -73,9 +73,7 @@ def foretell(
         say(line)
 
 
-def _seconds(
-    names: Sequence[str], n_cells: int, at_once: int, work: Callable[[Sequence[str], int], object]
-) -> float:
+def _seconds(names: Sequence[str], n_cells: int, at_once: int, work: Callable[[Sequence[str], int], object]) -> float:
     """Seconds of one condition: of some of its cells, and of several conditions where one takes no time to speak of."""
     cells = [names[-1]] * (n_cells * len(names))
     one = _of_a_call(lambda some: work(some[:1], len(some)), cells, n_cells)

@@ -216,9 +216,7 @@ class Counter:
     told: str
 
     @classmethod
-    def of(
-        cls, run_law: CountLaw | None, run_genes: Sequence[str], table: CellTable, genes: Sequence[str]
-    ) -> Counter:
+    def of(cls, run_law: CountLaw | None, run_genes: Sequence[str], table: CellTable, genes: Sequence[str]) -> Counter:
         """The counter of a run with the law `run_law` (None: it has none) on `run_genes`, that starts from the control
         cells `table`, for `genes`; DataError where these cells are none of counts."""
         if table.filled:

@@ -130,13 +130,9 @@ class _Seen:
     def _known_by(self, target: str) -> str:
         sources = []
         if self.run.encoder.described(target):
-            informative = any(
-                rows[target].any() for rows in self.run.encoder.descriptions.values() if target in rows
-            )
+            informative = any(rows[target].any() for rows in self.run.encoder.descriptions.values() if target in rows)
             sources.append(
-                "its features"
-                if informative
-                else "its features, which tell nothing of this screen's responses"
+                "its features" if informative else "its features, which tell nothing of this screen's responses"
             )
         if self.run.encoder.identified(target):
             graph = self.run.config.graph.enabled

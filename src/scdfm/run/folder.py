@@ -92,12 +92,7 @@ def read_means(path: Path) -> pd.DataFrame:
     """The means of `files.write_csv` with its index, names kept as text."""
     # A converter keeps names such as 007 or NA as they are; a mean that was not measured is empty.
     return read_table(
-        path,
-        index_col=0,
-        converters={0: str},
-        float_precision="round_trip",
-        keep_default_na=False,
-        na_values=[""],
+        path, index_col=0, converters={0: str}, float_precision="round_trip", keep_default_na=False, na_values=[""]
     )
 
 
@@ -130,9 +125,7 @@ def own_file(folder: Path, name: str) -> Path:
     if not path.is_file():
         raise RunError(f"run {folder} is incomplete: {name} is missing; {REMEDY}")
     if path.resolve().parent != folder.resolve():
-        raise RunError(
-            f"run {folder}: {name} is a link that leads out of the run folder; copy the file into it"
-        )
+        raise RunError(f"run {folder}: {name} is a link that leads out of the run folder; copy the file into it")
     return path
 
 
@@ -190,12 +183,8 @@ def described_by(
         if not tensor.isfinite().all():
             raise RunError(f"{path}: tensor '{name}' holds values that are not finite; {REMEDY}")
     if widths and sum(widths) != n_features:
-        raise RunError(
-            f"{path}: {n_features} features, expected {sum(widths)} as the manifest says; {REMEDY}"
-        )
-    if known is not None and (
-        known.dtype != torch.bool or list(known.shape) != [n_names, max(len(widths), 1)]
-    ):
+        raise RunError(f"{path}: {n_features} features, expected {sum(widths)} as the manifest says; {REMEDY}")
+    if known is not None and (known.dtype != torch.bool or list(known.shape) != [n_names, max(len(widths), 1)]):
         raise RunError(
             f"{path}: tensor 'known' is {known.dtype} {list(known.shape)}, expected truths (torch.bool) of the {n_names} "
             f"names and {max(len(widths), 1)} parts of the manifest; {REMEDY}"

@@ -10,15 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from scdfm.config import Config
 from scdfm.data import Scale, Split, Vocabulary, targets
@@ -283,13 +275,9 @@ class Manifest(BaseModel):
         try:
             values = json.loads(read_text(path))
         except FileNotFoundError:
-            raise RunError(
-                f"{folder} is not a run folder: {NAME} is missing; give the --out folder of a fit"
-            ) from None
+            raise RunError(f"{folder} is not a run folder: {NAME} is missing; give the --out folder of a fit") from None
         except (OSError, ValueError, RecursionError) as error:
-            raise RunError(
-                f"{path} cannot be read as JSON ({error}); fit again or restore the file"
-            ) from error
+            raise RunError(f"{path} cannot be read as JSON ({error}); fit again or restore the file") from error
         if isinstance(values, dict):
             values["format"] = _readable(values.get("format"), folder)
         try:

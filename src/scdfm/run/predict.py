@@ -79,9 +79,7 @@ def predict(
     names = condition_names(run, conditions, context)
 
     def work(names: Sequence[str], n: int, progress: bool = False) -> ad.AnnData:
-        return populations(
-            run, names, table, n, genes, counts, seed, progress, device, stored=controls is None
-        )
+        return populations(run, names, table, n, genes, counts, seed, progress, device, stored=controls is None)
 
     n_genes = len(run.genes if genes is None else genes)
     foretell(run, names, n_cells, n_genes, len(names), work, say=None)  # the log alone
@@ -131,9 +129,7 @@ def populations(
     expression = table.X[:, table.columns(solved)]
     own = {name: table.control_rows(name) for name in names}
     start = _start(run, table, solved)
-    law = (
-        Counter.of(run.count_law, run.genes, table, [solved[place] for place in columns]) if counts else None
-    )
+    law = Counter.of(run.count_law, run.genes, table, [solved[place] for place in columns]) if counts else None
     place = device_of(device)
     field = run.field.to(place)
     ids = torch.from_numpy(run.vocabulary.gene_ids(solved)).to(place)
@@ -155,8 +151,7 @@ def populations(
         adata.var["filled"] = adata.var_names.isin(table.filled)
     if unmeasured := run.manifest.unmeasured:
         adata.var["unmeasured_in"] = [
-            ",".join(screen for screen, genes in unmeasured.items() if gene in genes)
-            for gene in adata.var_names
+            ",".join(screen for screen, genes in unmeasured.items() if gene in genes) for gene in adata.var_names
         ]
     if law is not None:
         law.describe(adata, drawn)
@@ -192,9 +187,7 @@ def condition_names(
     for name in names:
         if perturbation_of(name) == CONTROL and name not in populations:
             also = f" or one of the populations trained: {', '.join(populations)}" if populations else " only"
-            raise ConditionError(
-                f"condition '{name}': nothing to predict; ask for perturbed conditions{also}"
-            )
+            raise ConditionError(f"condition '{name}': nothing to predict; ask for perturbed conditions{also}")
     run.encoder.encode(names)  # refuses what the run knows too little of before any work is done
     return names
 

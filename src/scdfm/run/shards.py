@@ -110,9 +110,7 @@ class Shards(Parts):
     def _n_genes(self) -> int:
         return len(self.run.genes if self.genes is None else self.genes)
 
-    def _populations(
-        self, names: Sequence[str], n_cells: int, keep: Callable[[str], Keep] | None = None
-    ) -> ad.AnnData:
+    def _populations(self, names: Sequence[str], n_cells: int, keep: Callable[[str], Keep] | None = None) -> ad.AnnData:
         return populations(
             self.run, names, self.controls or self.run.controls, n_cells, self.genes, self.counts, self.seed, False,
             self.device, stored=self.controls is None, keep=keep,
@@ -150,9 +148,7 @@ class Shards(Parts):
         try:
             shard = ad.read_h5ad(path)
         except READ_ERRORS as error:
-            raise RunError(
-                f"{path} cannot be read ({reason(error)}); remove it and repeat with --resume"
-            ) from error
+            raise RunError(f"{path} cannot be read ({reason(error)}); remove it and repeat with --resume") from error
         if shard.n_obs != n_cells or "scdfm" not in shard.uns:
             raise RunError(
                 f"{path} holds {shard.n_obs} cells, expected {n_cells} predicted ones; remove it and repeat with --resume"

@@ -98,9 +98,7 @@ def _copied(run: Trained, table: CellTable, copy: Sequence[str]) -> list[str]:
     columns = list(dict.fromkeys([*run.manifest.conditions.covariates, *copy]))
     for column in columns:
         if column not in table.obs.columns or column in (COLUMN, table.perturbation_key):
-            own_columns = [
-                str(one) for one in table.obs.columns if one not in (COLUMN, table.perturbation_key)
-            ]
+            own_columns = [str(one) for one in table.obs.columns if one not in (COLUMN, table.perturbation_key)]
             raise DataError(
                 f"submission: '{column}' is no column of the control cells that can be copied (theirs: "
                 f"{', '.join(own_columns) or 'none'}); name one of them, or give the cells' own file (--controls)"

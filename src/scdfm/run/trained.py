@@ -54,14 +54,10 @@ class Trained:
         needed |= set() if manifest.features is None else {folder.FEATURES}
         needed |= {folder.PRIOR, folder.SPREAD} if manifest.config.flow.source == "prior" else set()
         if lacking := sorted(needed - manifest.digests.keys()):
-            raise RunError(
-                f"run {path} is incomplete: the manifest does not list {lacking[0]}; {folder.REMEDY}"
-            )
+            raise RunError(f"run {path} is incomplete: the manifest does not list {lacking[0]}; {folder.REMEDY}")
         for name, digest in manifest.digests.items():
             if name not in folder.FILES:
-                raise RunError(
-                    f"run {path}: the manifest names an unknown file '{name}'; restore it or fit again"
-                )
+                raise RunError(f"run {path}: the manifest names an unknown file '{name}'; restore it or fit again")
             if file_digest(folder.own_file(path, name)) != digest:
                 raise RunError(
                     f"run {path}: {name} is not the file of this run (digest differs); restore it or fit again"
@@ -108,9 +104,7 @@ class Trained:
         """Mean log1p expression, condition × G, of control, training and validation conditions, never of test ones; and
         of the control cells of each of their covariates, as `control|cell_type=B`. NaN of genes that were not measured."""
         if folder.MEANS not in self.manifest.digests:
-            raise RunError(
-                f"run {self.path} stores no means: it was converted without the data it was trained on"
-            )
+            raise RunError(f"run {self.path} stores no means: it was converted without the data it was trained on")
         path = self._file(folder.MEANS)
         return folder.means_of(folder.read_means(path), self.genes, path, bool(self.manifest.unmeasured))
 
@@ -123,19 +117,13 @@ class Trained:
     def prior(self) -> EffectPrior:
         """What the measured conditions let expect of others: mean shifts in closed form, and how sure they are."""
         if folder.PRIOR not in self.manifest.digests:
-            raise RunError(
-                f"run {self.path} has no prior: it was not fitted with flow.source = 'prior'; fit again"
-            )
+            raise RunError(f"run {self.path} has no prior: it was not fitted with flow.source = 'prior'; fit again")
         return self._prior(folder.PRIOR)
 
     @functools.cached_property
     def training_prior(self) -> EffectPrior:
         """What the training conditions alone let expect (of older runs, which do not keep it: `prior`)."""
-        return (
-            self._prior(folder.TRAINING_PRIOR)
-            if folder.TRAINING_PRIOR in self.manifest.digests
-            else self.prior
-        )
+        return self._prior(folder.TRAINING_PRIOR) if folder.TRAINING_PRIOR in self.manifest.digests else self.prior
 
     def _prior(self, name: str) -> EffectPrior:
         prior = EffectPrior.load(self._file(name))
@@ -156,9 +144,7 @@ class Trained:
         prior = self.training_prior if validated else self.prior
         prior_settings = prior.kernel.settings
         new = {
-            control_of(name): name
-            for name in conditions
-            if prior_settings and control_of(name) not in prior_settings
+            control_of(name): name for name in conditions if prior_settings and control_of(name) not in prior_settings
         }
         settings = {}
         if new:
@@ -204,15 +190,11 @@ class Trained:
     def controls(self) -> CellTable:
         """The control cells stored with the run, on the panel's genes; `filled` are those that not all of them measured."""
         if folder.CONTROLS not in self.manifest.digests:
-            raise RunError(
-                f"run {self.path} stores no control cells; give some with --controls (controls=...)"
-            )
+            raise RunError(f"run {self.path} stores no control cells; give some with --controls (controls=...)")
         stored = {**Naming().to_dict(), "target_sum": None, "values": "log1p", "min_genes": 0}
         table = read_controls(self._file(folder.CONTROLS), self.manifest, stored)
         lacking = {gene for genes in self.manifest.unmeasured.values() for gene in genes}
-        return (
-            replace(table, filled=tuple(gene for gene in self.genes if gene in lacking)) if lacking else table
-        )
+        return replace(table, filled=tuple(gene for gene in self.genes if gene in lacking)) if lacking else table
 
     def untrained(self) -> Self | None:
         """This run at step 0: a field that corrects nothing, so that `predict` gives what the prior expects, in closed
@@ -222,9 +204,7 @@ class Trained:
             return None
         run = copy.copy(self)  # with all that was read already
         digests = self.manifest.digests | {folder.WEIGHTS: "none, step 0"}
-        run.manifest = self.manifest.model_copy(
-            update={"result": {"step": 0}, "shrinkage": None, "digests": digests}
-        )
+        run.manifest = self.manifest.model_copy(update={"result": {"step": 0}, "shrinkage": None, "digests": digests})
         # The graph is left out: nobody asks a field that corrects nothing.
         run.field = build_field(self.config, self.encoder).eval()
         return run
@@ -260,9 +240,7 @@ class Trained:
         return f"{type(self).__name__}({str(self.path)!r}, {said})"
 
 
-def build_field(
-    config: Config, encoder: ConditionEncoder, graph: torch.Tensor | None = None
-) -> VelocityField:
+def build_field(config: Config, encoder: ConditionEncoder, graph: torch.Tensor | None = None) -> VelocityField:
     """The velocity field of `config` that reads what `encoder` writes; weights from the config's seed, global generator
     untouched. graph: bool [V, V] over the encoder's vocabulary.
     """
@@ -270,9 +248,7 @@ def build_field(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "weights"))
         expects = config.flow.source == "prior"
-        return VelocityField(
-            config.model, graph, len(encoder.vocabulary.tokens), shape=shape, expects=expects
-        )
+        return VelocityField(config.model, graph, len(encoder.vocabulary.tokens), shape=shape, expects=expects)
 
 
 def encoder_of(manifest: Manifest, features: FeatureTable | None) -> ConditionEncoder:
@@ -285,9 +261,7 @@ def encoder_of(manifest: Manifest, features: FeatureTable | None) -> ConditionEn
     if manifest.split["kind"] != UNKNOWN:
         genes = manifest.panel if manifest.config.model.perturbation == "genes" else []
         trained_tokens = {*manifest.targets, *genes}
-    return ConditionEncoder(
-        Vocabulary(tuple(manifest.vocabulary)), manifest.conditions, trained_tokens, features
-    )
+    return ConditionEncoder(Vocabulary(tuple(manifest.vocabulary)), manifest.conditions, trained_tokens, features)
 
 
 def source_rates(means: pd.DataFrame) -> torch.Tensor:

@@ -93,9 +93,7 @@ class Untreated:
             return self.whole
         key = rows.tobytes()
         if key not in self._groups:
-            self._groups[key] = self.whole.of_group(
-                in_memory(subset(self.table.X, rows, self.columns)), self.seed
-            )
+            self._groups[key] = self.whole.of_group(in_memory(subset(self.table.X, rows, self.columns)), self.seed)
         return self._groups[key]
 
     def means(self, conditions: Sequence[str]) -> Floats:

@@ -155,10 +155,7 @@ class Ensemble:
         if not runs:
             return np.full(len(conditions), np.nan)
         priors = [run.knowing(conditions, _start_of(run, controls)) for run in runs]
-        errors = [
-            self._on_shared(run, prior.uncertainty(conditions))
-            for run, prior in zip(runs, priors, strict=True)
-        ]
+        errors = [self._on_shared(run, prior.uncertainty(conditions)) for run, prior in zip(runs, priors, strict=True)]
         return np.asarray(np.sqrt(np.mean([np.square(error).sum(axis=1) for error in errors], axis=0)))
 
     def _on_shared(self, run: Run, values: Floats) -> Floats:
@@ -240,12 +237,8 @@ def calibrating(
     ensemble: Ensemble, seed: int, most: int = MOST, among: Collection[str] | None = None
 ) -> tuple[list[str], str]:
     """Which measured conditions (`among` these, None: all) calibrate, at most `most`, and what they are to the runs."""
-    beyond = ensemble.extrapolated(
-        [*ensemble.held_out, *ensemble.trained]
-    )  # of which nothing can be learned here
-    usable = {
-        name for name in ensemble.measured.index if name not in beyond and (among is None or name in among)
-    }
+    beyond = ensemble.extrapolated([*ensemble.held_out, *ensemble.trained])  # of which nothing can be learned here
+    usable = {name for name in ensemble.measured.index if name not in beyond and (among is None or name in among)}
     held_out = [name for name in ensemble.held_out if name in usable]
     trained = [name for name in ensemble.trained if name in usable]
     rng = numpy_rng(seed, "screen", "calibration")
@@ -254,9 +247,7 @@ def calibrating(
     if len(held_out) >= ENOUGH or not trained:
         return held_out, "validation" if held_out else "none"
     n_trained = min(len(trained), most - len(held_out))
-    return sorted(
-        [*held_out, *rng.choice(trained, n_trained, replace=False).tolist()]
-    ), "validation and training"
+    return sorted([*held_out, *rng.choice(trained, n_trained, replace=False).tolist()]), "validation and training"
 
 
 FEWEST_GENES = 0.5
@@ -277,10 +268,7 @@ class Observed:
 
 
 def read_observed(
-    source: str | Path | AnnData | CellTable,
-    ensemble: Ensemble,
-    condition: str | None = None,
-    where: str = "observed",
+    source: str | Path | AnnData | CellTable, ensemble: Ensemble, condition: str | None = None, where: str = "observed"
 ) -> Observed:
     """The population in `source`: all its cells, or those of `condition` under the run's perturbation key.
 
@@ -319,6 +307,4 @@ def _table(source: str | Path | AnnData | CellTable, ensemble: Ensemble, conditi
         # Every cell is one population here; cells_of checks values and genes, and wants a label to begin with.
         one = pd.DataFrame({"population": "control"}, index=opened.obs.index.astype(str))
         naming = Naming(genes=manifest.naming.genes, gene_versions=manifest.naming.gene_versions)
-        return cells_of(
-            replace(opened, obs=one), "population", naming, layer=layer, strict=False, **manifest.numbers
-        )
+        return cells_of(replace(opened, obs=one), "population", naming, layer=layer, strict=False, **manifest.numbers)

@@ -134,13 +134,9 @@ class Candidates:
     ) -> Identification:
         """Which of the candidates made the cells of `observed`; the options are those of `identify`."""
         if shortlist < 1 or calibrate < 0:
-            raise ConfigError(
-                f"identify: shortlist {shortlist}, calibrate {calibrate}; expected at least 1 and 0"
-            )
+            raise ConfigError(f"identify: shortlist {shortlist}, calibrate {calibrate}; expected at least 1 and 0")
         population = read_observed(observed, self.ensemble, condition)
-        return _answer(
-            Search(self, population.places, min(shortlist, len(self.names))), population, calibrate
-        )
+        return _answer(Search(self, population.places, min(shortlist, len(self.names))), population, calibrate)
 
     @cached_property
     def means(self) -> Floats:
@@ -158,9 +154,7 @@ class Candidates:
                     [self.names[row] for row in batch], FEW_CELLS, self.seed, self.table
                 )
                 for row, (_, populations) in zip(batch, predictions, strict=True):
-                    means[row] = np.mean(
-                        [cells.mean(axis=0, dtype=np.float64) for cells in populations], axis=0
-                    )
+                    means[row] = np.mean([cells.mean(axis=0, dtype=np.float64) for cells in populations], axis=0)
                 bar.update(len(batch))
         return means
 
@@ -214,11 +208,7 @@ class Search:
         errors keep their length, others shrink.
         """
         measured, size = self.candidates.ensemble.measured, len(self.reference.axes.components)
-        rows = [
-            row
-            for row, name in enumerate(self.candidates.names)
-            if name in measured.index and name != without
-        ]
+        rows = [row for row, name in enumerate(self.candidates.names) if name in measured.index and name != without]
         if len(rows) < ENOUGH:
             return np.eye(size)
         truth = measured.loc[[self.candidates.names[row] for row in rows]].to_numpy(np.float64)
@@ -274,9 +264,7 @@ def softmin(energies: Floats, sharpness: float) -> Floats:
     return np.asarray(weights / weights.sum())
 
 
-def fitted_temperature(
-    energies: Sequence[Floats], answers: Sequence[int | None], conditions: str
-) -> Temperature:
+def fitted_temperature(energies: Sequence[Floats], answers: Sequence[int | None], conditions: str) -> Temperature:
     """The temperature of the largest likelihood, given each known condition's shortlist and the answer's place in it.
 
     One more answer, drawn at random from each shortlist, takes part with the weight of one condition altogether, so
@@ -343,9 +331,7 @@ def _answer(search: Search, observed: Observed, calibrate: int) -> Identificatio
     temperature = calibrated(search, calibrate)
     chances = temperature.probabilities(energies)
     left = len(candidates.names) - len(rows)
-    probability = np.full(
-        len(candidates.names), temperature.elsewhere / max(left, 1) if temperature.n else np.nan
-    )
+    probability = np.full(len(candidates.names), temperature.elsewhere / max(left, 1) if temperature.n else np.nan)
     probability[rows] = chances if left else chances / max(1 - temperature.elsewhere, 1e-12)
     energy = np.full(len(candidates.names), np.nan)
     energy[rows] = energies
@@ -357,9 +343,7 @@ def _answer(search: Search, observed: Observed, calibrate: int) -> Identificatio
             "part": [candidates.ensemble.part(name) for name in candidates.names],
         }
     )  # fmt: skip
-    table = table.sort_values(["energy", "mean_distance"], kind="stable", na_position="last").reset_index(
-        drop=True
-    )
+    table = table.sort_values(["energy", "mean_distance"], kind="stable", na_position="last").reset_index(drop=True)
     table.insert(0, "rank", np.arange(1, len(table) + 1))
     still, points = search.reference.coordinates @ whitening, search.reference.project(cells) @ whitening
     return Identification(table, energy_distance(still, points), temperature, search.shortlist)

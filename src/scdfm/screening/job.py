@@ -178,9 +178,7 @@ class Job:
         mine = self.mine
         total = sum(len(self.store.conditions(shard)) for shard in mine)
         done = len(self.store.names) - total if self.place.world == 1 else 0
-        with tqdm(
-            total=total + done, initial=done, desc="screen", unit="condition", disable=not progress
-        ) as bar:
+        with tqdm(total=total + done, initial=done, desc="screen", unit="condition", disable=not progress) as bar:
             for shard in mine:
                 effects, blocks = [], []
                 names = self.store.conditions(shard)
@@ -225,9 +223,7 @@ class Job:
         return Calibration.fitted(np.array(spread), np.array(error), self.calibrated_by)
 
 
-def untreated(
-    ensemble: Ensemble, table: CellTable, seed: int, genes: Sequence[str] | None = None
-) -> Untreated:
+def untreated(ensemble: Ensemble, table: CellTable, seed: int, genes: Sequence[str] | None = None) -> Untreated:
     """The control cells of `table` over `genes` (None: the ensemble's), which effects are measured against."""
     genes = list(ensemble.genes if genes is None else genes)
     measured, columns = ensemble.measured[genes], table.columns(genes)
@@ -235,9 +231,7 @@ def untreated(
     if CONTROL in measured.index:
         perturbed = [name for name in measured.index if members(str(name))]
         shifts = measured.loc[perturbed].to_numpy(np.float64) - measured.loc[CONTROL].to_numpy(np.float64)
-    return Untreated(
-        table, columns, Reference.of(in_memory(subset(table.X, None, columns)), shifts, seed), seed
-    )
+    return Untreated(table, columns, Reference.of(in_memory(subset(table.X, None, columns)), shifts, seed), seed)
 
 
 def _cells(blocks: Sequence[tuple[str, int, Floats]], genes: Sequence[str]) -> ad.AnnData:
@@ -248,9 +242,7 @@ def _cells(blocks: Sequence[tuple[str, int, Floats]], genes: Sequence[str]) -> a
             "condition": np.repeat([name for name, _, _ in blocks], lengths),
             "run": np.repeat([run for _, run, _ in blocks], lengths),
         },
-        index=pd.Index(
-            [f"{name}_{run}_{at}" for name, run, cells in blocks for at in range(len(cells))], name="cell"
-        ),
+        index=pd.Index([f"{name}_{run}_{at}" for name, run, cells in blocks for at in range(len(cells))], name="cell"),
     )
     X: Any = sp.vstack([sp.csr_matrix(cells) for _, _, cells in blocks], format="csr")
     return ad.AnnData(X, obs=obs, var=pd.DataFrame(index=pd.Index(list(genes), name="gene")))

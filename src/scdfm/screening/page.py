@@ -75,9 +75,7 @@ def described(
             f"{count(beyond, 'condition')} with targets, doses or covariates that training never had: extrapolation."
         )
     if len(shown) < len(table):
-        notes.append(
-            f"This page shows the first {len(shown):,} of {len(table):,} conditions; table.parquet holds all."
-        )
+        notes.append(f"This page shows the first {len(shown):,} of {len(table):,} conditions; table.parquet holds all.")
     notes.append(calibration_note(calibration))
     return {
         "headline": headline + ".",
@@ -91,7 +89,9 @@ def described(
 def calibration_note(calibration: Calibration) -> str:
     """How far the uncertainty can be trusted."""
     if calibration.conditions == "none":
-        return "Uncertainty is the bare spread of the predictions: the runs store no measured mean to calibrate it with."
+        return (
+            "Uncertainty is the bare spread of the predictions: the runs store no measured mean to calibrate it with."
+        )
     text = (
         f"Uncertainty is calibrated on {count(calibration.n, 'measured condition')} ({calibration.conditions}): "
         f"error² ≈ {calibration.floor:.3g}² + ({calibration.factor:.3g} · spread)²."
@@ -130,12 +130,7 @@ def write_page(
     points, top = _pictures(store, list(shown["condition"]), untreated)
     data = {
         "columns": [
-            {
-                "key": column.key,
-                "title": column.title,
-                "meaning": column.meaning,
-                "values": _numbers(shown[column.key]),
-            }
+            {"key": column.key, "title": column.title, "meaning": column.meaning, "values": _numbers(shown[column.key])}
             for column in COLUMNS
             if column.key in shown and shown[column.key].notna().any()
         ],
@@ -167,9 +162,7 @@ def _numbers(values: pd.Series) -> list[float | int | None]:
     ]
 
 
-def _pictures(
-    store: Store, names: Sequence[str], untreated: Untreated
-) -> tuple[Floats, list[list[list[float]]]]:
+def _pictures(store: Store, names: Sequence[str], untreated: Untreated) -> tuple[Floats, list[list[list[float]]]]:
     """Of each of `names`: predicted cells on the plane [K, n, 2], and [gene, shift] of the genes that move most."""
     row_of = {name: row for row, name in enumerate(names)}
     points: dict[int, Floats] = {}

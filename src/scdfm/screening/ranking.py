@@ -109,9 +109,7 @@ NOISE: Final = 0.01
 _SAMPLE: Final = 500
 
 
-def proposed(
-    table: pd.DataFrame, store: Store, ensemble: Ensemble, reference: Reference, n: int
-) -> list[str]:
+def proposed(table: pd.DataFrame, store: Store, ensemble: Ensemble, reference: Reference, n: int) -> list[str]:
     """The `n` conditions of the screen's `table` to measure next, first first; none that the runs' data hold already.
 
     DataError where fewer than `n` are left to choose from.
@@ -129,11 +127,7 @@ def proposed(
         names += [shard.names[row] for row in rows]
         places.append(reference.project(shard.means[rows]))
     candidates = np.concatenate(places)
-    measured = (
-        reference.project(ensemble.measured.to_numpy(np.float64))
-        if len(ensemble.measured)
-        else candidates[:0]
-    )
+    measured = reference.project(ensemble.measured.to_numpy(np.float64)) if len(ensemble.measured) else candidates[:0]
     doubt = np.array([uncertainty[name] for name in names])
     return [names[at] for at in diverse(candidates, doubt, measured, n)]
 
@@ -218,14 +212,10 @@ class Tabulator:
         rows["because"] = [because.get(name, "") for name in names]
         rows["uncertainty"] = self._uncertainty(names, rows["spread"].to_numpy(np.float64), seen)
         rows["novelty"], rows["nearest"] = self._novelty(shard)
-        shifts = pd.DataFrame(
-            shard.means - self.untreated.means(names), index=names, columns=list(self.store.genes)
-        )
+        shifts = pd.DataFrame(shard.means - self.untreated.means(names), index=names, columns=list(self.store.genes))
         pairs = [name for name in names if len(members(name)) == 2]
         parts = {single for name in pairs for single in members(name)}
-        singles = self._singles.loc[
-            [single for single in self._singles.index if single in parts - set(names)]
-        ]
+        singles = self._singles.loc[[single for single in self._singles.index if single in parts - set(names)]]
         shifts = pd.concat([singles, shifts])[self.interaction_genes]
         predicted = of_shifts(shifts, pairs)
         measured = self._measured_interactions.reindex(names)
@@ -240,9 +230,7 @@ class Tabulator:
         errors = self.calibration.expected_error(spread)
         new = np.flatnonzero(seen < [len(members(name)) for name in names])
         if len(new):
-            errors[new] = np.fmax(
-                errors[new], self.ensemble.doubt([names[row] for row in new], self.untreated.table)
-            )
+            errors[new] = np.fmax(errors[new], self.ensemble.doubt([names[row] for row in new], self.untreated.table))
         return errors
 
     def _novelty(self, shard: Shard) -> tuple[Floats, list[str]]:

@@ -56,9 +56,7 @@ def combinations(targets: Iterable[str], order: int, setting: str = "") -> list[
 def all_targets(run: Run) -> list[str]:
     """Every target that the run was trained on; ConditionError where nobody recorded them."""
     if not run.manifest.targets:
-        raise ConditionError(
-            f"run {run.path} does not say what it was trained on; name the targets (--targets A,B,C)"
-        )
+        raise ConditionError(f"run {run.path} does not say what it was trained on; name the targets (--targets A,B,C)")
     return list(run.manifest.targets)
 
 

@@ -84,9 +84,7 @@ class Store(Parts):
                 "finish it with --resume"
             ) from None
         except READ_ERRORS as error:
-            raise RunError(
-                f"screen: {path} cannot be read ({error}); remove it and go on with --resume"
-            ) from error
+            raise RunError(f"screen: {path} cannot be read ({error}); remove it and go on with --resume") from error
         names = tuple(map(str, adata.obs_names))
         if names != self.conditions(shard) or tuple(map(str, adata.var_names)) != self.genes:
             raise RunError(

@@ -34,9 +34,7 @@ class SafetensorsIO(CheckpointIO):
         with written_whole(path, size) as temporary:
             save_file(tensors, temporary, metadata={"tree": text})
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read the checkpoint at `path`; RunError when it is damaged.
 
         Lightning forgets the best score of a folder that was moved, and would keep weights that are worse; so its paths are
@@ -63,9 +61,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not isinstance(checkpoint, dict):
             raise ValueError(f"expected a dictionary, found a {type(checkpoint).__name__}")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise RunError(
-            f"checkpoint {path} cannot be read ({error}); remove it to resume from an older one"
-        ) from error
+        raise RunError(f"checkpoint {path} cannot be read ({error}); remove it to resume from an older one") from error
     return checkpoint
 
 
@@ -86,9 +82,7 @@ def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {"items": [[_flatten(key, tensors), _flatten(item, tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
         return {type(value).__name__: [_flatten(item, tensors) for item in value]}
-    assert value is None or isinstance(value, bool | int | float | str), (
-        f"cannot save {type(value)} in a checkpoint"
-    )
+    assert value is None or isinstance(value, bool | int | float | str), f"cannot save {type(value)} in a checkpoint"
     return value
 
 
@@ -114,11 +108,7 @@ def diverged(what: str, out: Path, step: int, config: Config) -> TrainingError:
         if good_step is None
         else f"the checkpoint of step {good_step} is good and stays"
     )
-    clip = (
-        f"lower training.clip_norm (now {options.clip_norm:g})"
-        if options.clip_norm
-        else "set training.clip_norm"
-    )
+    clip = f"lower training.clip_norm (now {options.clip_norm:g})" if options.clip_norm else "set training.clip_norm"
     return TrainingError(
         f"step {step}: {what}; the fit diverged at training.learning_rate {options.learning_rate:g}, and in {out} {good}: "
         f"lower the learning rate or {clip}, and fit into another --out"

@@ -100,9 +100,7 @@ def fit(
             prepared = in_turn(lambda: Prepared.load_or_make(cells, split, inputs, out))
             _require_own_checkpoint(out, inputs.manifest)
             if begins and say is not None and prepared.silent:
-                say(
-                    f"features that tell nothing of responses, and are not read: {', '.join(sorted(prepared.silent))}"
-                )
+                say(f"features that tell nothing of responses, and are not read: {', '.join(sorted(prepared.silent))}")
             data = StepData(cells, split, prepared.inputs, first_step=last_good(out) or 0)
             trained = _train(data, prepared, out, progress)
             if trained is not None:
@@ -139,9 +137,7 @@ def _require_overwritable(out: Path, resume: bool, parent: Trained | None) -> No
     if resume:
         raise ConfigError(f"fit: --resume and --overwrite contradict each other for {out}; give one of them")
     if parent and parent.path == out:
-        raise ConfigError(
-            f"fit: {out} is the run to start from and cannot be overwritten; choose another --out"
-        )
+        raise ConfigError(f"fit: {out} is the run to start from and cannot be overwritten; choose another --out")
     require_replaceable(out, NAME)
 
 
@@ -176,9 +172,7 @@ def _budgeted(
     """The config with as many steps as the time holds, or as the resumed fit began with."""
     if world_size(config.training) > 1 or not config.training.max_steps:
         what = "training.max_steps 0" if not config.training.max_steps else "several processes"
-        raise ConfigError(
-            f"time {seconds:g} s: it cannot be given with {what}; give training.max_steps instead"
-        )
+        raise ConfigError(f"time {seconds:g} s: it cannot be given with {what}; give training.max_steps instead")
     if resumed is not None and (resumed / NAME).is_file():
         steps = Manifest.load(resumed).config.training.max_steps
     else:

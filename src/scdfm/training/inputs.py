@@ -108,9 +108,7 @@ def prepare(
         standardise = _standardiser(given, trained)
     scaled = None if given is None or standardise is None else standardise(given)
     encoder = encoder_of(manifest, scaled)
-    encoder.slots(
-        (*split.train, *controls)
-    )  # refuses what training could not learn before anything is written
+    encoder.slots((*split.train, *controls))  # refuses what training could not learn before anything is written
     return Inputs(manifest, panel, vocabulary, encoder, given, standardise, parent)
 
 
@@ -225,9 +223,7 @@ def _standardiser(features: FeatureTable, trained: Sequence[str]) -> Standardise
 
 def _source(features: FeatureTable) -> FeatureSource:
     # Co-expression is made of the cells, whose digest the manifest has; its last bits depend on the number of threads.
-    given = np.repeat(
-        [part.kind != COEXPRESSION for part in features.parts], [part.width for part in features.parts]
-    )
+    given = np.repeat([part.kind != COEXPRESSION for part in features.parts], [part.width for part in features.parts])
     values = np.where(given, features.values, np.float32(0))
     digest = hashlib.sha256("\n".join(features.names).encode() + b"\0" + values.tobytes())
     names, parts = list(features.names), features.parts

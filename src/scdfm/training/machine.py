@@ -38,15 +38,11 @@ def require_machine(options: TrainingConfig) -> None:
         )
     gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
     if options.accelerator == "gpu" and not gpus:
-        raise ConfigError(
-            "training.accelerator 'gpu': this machine has none that torch can use; choose auto or cpu"
-        )
+        raise ConfigError("training.accelerator 'gpu': this machine has none that torch can use; choose auto or cpu")
     cores = os.cpu_count() or 1
     there, what = (gpus, "GPUs") if gpus and options.accelerator != "cpu" else (max(2, cores), "CPU cores")
     if options.devices != "auto" and options.devices > there:
-        raise ConfigError(
-            f"training.devices {options.devices}: this machine has {there} {what}; ask for no more"
-        )
+        raise ConfigError(f"training.devices {options.devices}: this machine has {there} {what}; ask for no more")
     if launched() is None and is_interactive() and (n := world_size(options)) > 1:
         raise ConfigError(
             f"training.devices {options.devices}: a notebook or console cannot start the {n} processes; expected 1 here: "
@@ -126,9 +122,7 @@ def steps_within(seconds: float, config: Config, fit: Callable[[Config, Path, St
 
     fit: trains a run of a config in a folder, timed. Raises ConfigError where not even one step fits.
     """
-    probe = config.updated(
-        {"training": {"max_steps": PROBE_STEPS, "validate_every": PROBE_STEPS, "warmup_steps": 0}}
-    )
+    probe = config.updated({"training": {"max_steps": PROBE_STEPS, "validate_every": PROBE_STEPS, "warmup_steps": 0}})
     with tempfile.TemporaryDirectory(prefix="scdfm-probe-") as folder:
         watch = Stopwatch()
         fit(probe, Path(folder), watch)

@@ -34,10 +34,7 @@ from what one card showed (docs/log.md): steps with and without were never timed
 
 
 def compile_layers(
-    field: VelocityField,
-    mode: Literal["auto", "on", "off"],
-    device: torch.device,
-    steps: int = WORTH_COMPILING,
+    field: VelocityField, mode: Literal["auto", "on", "off"], device: torch.device, steps: int = WORTH_COMPILING
 ) -> bool:
     """Compile the layers of `field` in place; say if it is done. `mode` "auto" does so on a GPU, from WORTH_COMPILING
     steps on.
@@ -120,16 +117,12 @@ class FlowModule(L.LightningModule):
             condition=batch.condition,
             **start.inputs(),
         )
-        loss = step(
-            lambda t, x: self.field.velocity(x, t, context), start, source, target, t, n_conditions, self.mmd
-        )
+        loss = step(lambda t, x: self.field.velocity(x, t, context), start, source, target, t, n_conditions, self.mmd)
         if not torch.isfinite(loss.total):
             raise self._diverged(f"the loss is {loss.total.item()}")
         weight = n_conditions * self.trainer.world_size / n_whole
         loss = FlowLoss(*(term * weight for term in loss))
-        self.log_dict(
-            {"loss": loss.total.detach(), "cfm": loss.cfm.detach(), "mmd": loss.mmd.detach()}, prog_bar=True
-        )
+        self.log_dict({"loss": loss.total.detach(), "cfm": loss.cfm.detach(), "mmd": loss.mmd.detach()}, prog_bar=True)
         return loss.total
 
     def _path(
@@ -188,9 +181,7 @@ class FlowModule(L.LightningModule):
         """Add the scores of the last validation. Nothing that is no number is saved: the checkpoint before stays."""
         metrics = self.trainer.callback_metrics
         checkpoint["scores"] = {name: float(metrics[name]) for name in JUDGED if name in metrics}
-        states = {
-            name: checkpoint.get(name) for name in ("state_dict", "current_model_state", "optimizer_states")
-        }
+        states = {name: checkpoint.get(name) for name in ("state_dict", "current_model_state", "optimizer_states")}
         require_finite(states, Path(self.trainer.default_root_dir), self.global_step, self.config)
 
     def on_validation_epoch_start(self) -> None:
@@ -211,9 +202,7 @@ class FlowModule(L.LightningModule):
         # Lightning clips no gradients of a fused optimizer in mixed precision.
         fused = options.precision == "32"
         optimizer = kinds[options.optimizer](groups, lr=options.learning_rate, fused=fused)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, options)
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, options))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

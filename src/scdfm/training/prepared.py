@@ -64,9 +64,7 @@ class Prepared:
         means = _means(cells, split, inputs, out / folder.MEANS)
         if config.training.keep_controls and not (out / folder.CONTROLS).is_file():
             rows = kept_controls(cells, config.training.keep_controls, config.seed)
-            folder.write_cells(
-                out / folder.CONTROLS, cells, rows, columns, lent(cells, rows, columns, config.seed)
-            )
+            folder.write_cells(out / folder.CONTROLS, cells, rows, columns, lent(cells, rows, columns, config.seed))
         if not (out / folder.COUNTS).is_file():
             law = learned_law(cells, split, columns, config.seed)
             if law is not None:
@@ -118,9 +116,7 @@ def kept_controls(cells: CellTable, most: int, seed: int) -> np.ndarray:
     return np.sort(shuffled[np.argsort(turn, kind="stable")[:most]])
 
 
-def lent(
-    cells: CellTable, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], seed: int
-) -> sp.csr_matrix:
+def lent(cells: CellTable, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], seed: int) -> sp.csr_matrix:
     """Expression [n, G] of some control cells.
 
     Genes that a cell's screen did not measure take the values of a control cell, drawn at random, of the screen that did
@@ -134,9 +130,7 @@ def lent(
     of = {name: controls[screens[controls] == name] for name in cells.measured}
     common = np.logical_and.reduce(list(cells.measured.values()))
     means = {
-        name: cells.take(screen_rows).mean(CONTROL)[common]
-        for name, screen_rows in of.items()
-        if len(screen_rows)
+        name: cells.take(screen_rows).mean(CONTROL)[common] for name, screen_rows in of.items() if len(screen_rows)
     }
     for name, measured in cells.measured.items():
         mine, lacking = np.flatnonzero(screens[rows] == name), ~measured[columns]
@@ -159,16 +153,10 @@ def prior_start(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> Pr
     if (out / CHECKPOINTS / START).is_file():
         tensors = folder.read_tensors(out / CHECKPOINTS / START)
         spread = Spread.load(out / folder.SPREAD, len(inputs.panel.genes))
-        return PriorStart.around(
-            spread, names, *(tensors[name] for name in ("expected", "controls", "doubt"))
-        )
+        return PriorStart.around(spread, names, *(tensors[name] for name in ("expected", "controls", "doubt")))
     sample = _spread_sample(cells, split.train, inputs)
     spread = fit_spread(
-        sample.cells,
-        sample.conditions,
-        sample.means,
-        sample.settings,
-        torch_rng(inputs.manifest.seed, "zeros"),
+        sample.cells, sample.conditions, sample.means, sample.settings, torch_rng(inputs.manifest.seed, "zeros")
     )
     spread.save(out / folder.SPREAD)
     variances = sample.variances()
@@ -183,9 +171,7 @@ def prior_start(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> Pr
         final = _learned(cells, (*split.train, *split.validation), variances, inputs, earlier, worth)
         learned.prior.save(out / folder.TRAINING_PRIOR)
     final.prior.save(out / folder.PRIOR)
-    expected, controls, doubts = (
-        torch.as_tensor(part).float() for part in _expected(cells, split, inputs, learned)
-    )
+    expected, controls, doubts = (torch.as_tensor(part).float() for part in _expected(cells, split, inputs, learned))
     made(out / CHECKPOINTS)
     tensors = {"expected": expected, "controls": controls, "doubt": doubts} | verdict
     folder.write_tensors(out / CHECKPOINTS / START, tensors)
@@ -290,9 +276,7 @@ def lineage_of(manifest: Manifest, out: Path) -> list[Ancestor]:
     return [manifest.lineage[0].model_copy(update=values), *manifest.lineage[1:]]
 
 
-def _expected(
-    cells: CellTable, split: Split, inputs: Inputs, learned: LearnedPrior
-) -> tuple[Floats, Floats, Floats]:
+def _expected(cells: CellTable, split: Split, inputs: Inputs, learned: LearnedPrior) -> tuple[Floats, Floats, Floats]:
     """Means [C, G], means of their control cells [C, G] and doubts [C] of training, validation and control conditions."""
     options, columns = inputs.manifest.config.flow, cells.columns(inputs.panel.genes)
     own = learned.left_out if options.prior_means == "leave_one_out" else learned.prior.predict(split.train)

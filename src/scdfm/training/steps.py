@@ -35,9 +35,7 @@ class StepBatches:
     The batch is the same whatever the number of processes.
     """
 
-    def __init__(
-        self, sampler: ConditionSampler, seed: int, n_steps: int, rank: int = 0, world: int = 1
-    ) -> None:
+    def __init__(self, sampler: ConditionSampler, seed: int, n_steps: int, rank: int = 0, world: int = 1) -> None:
         self.sampler, self.seed, self.n_steps = sampler, seed, n_steps
         self.rank, self.world = rank, world
 
@@ -125,10 +123,7 @@ class ValidationConditions(Dataset[ValidationBatch]):
         options: TrainingConfig, seed: int,
     ) -> None:  # fmt: skip
         conditions = [name for name in names if encoder.knows(name)]
-        order = [
-            conditions[place]
-            for place in numpy_rng(seed, "validation conditions").permutation(len(conditions))
-        ]
+        order = [conditions[place] for place in numpy_rng(seed, "validation conditions").permutation(len(conditions))]
         sizes = [min(options.validation_cells, max(cells.n_cells(name), LEAST_CELLS)) for name in order]
         n_cells = dict(zip(order[: _affordable(sizes, options.validation_budget)], sizes, strict=False))
         genes = numpy_rng(seed, "validation genes").permutation(len(panel.genes))
@@ -198,9 +193,7 @@ class StepData(L.LightningDataModule):
         self.cells, self.split, self.inputs = cells, split, inputs
         self.config, self.first_step = config, first_step
         columns = cells.columns(inputs.panel.genes)
-        self.measured = {
-            name: torch.from_numpy(np.flatnonzero(own[columns])) for name, own in cells.measured.items()
-        }
+        self.measured = {name: torch.from_numpy(np.flatnonzero(own[columns])) for name, own in cells.measured.items()}
         self.gene_ids = torch.from_numpy(inputs.vocabulary.gene_ids(inputs.panel.genes))
         self.sampler = ConditionSampler(
             cells, split, inputs.panel, numpy_rng(config.seed, "sampler"), encoder=inputs.encoder,

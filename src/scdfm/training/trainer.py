@@ -20,13 +20,7 @@ import pandas as pd
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import (
-    Callback,
-    EarlyStopping,
-    ModelCheckpoint,
-    TQDMProgressBar,
-    WeightAveraging,
-)
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -43,12 +37,7 @@ from scdfm.training.validation import MONITOR, SCORES
 
 
 def run_loop(
-    module: FlowModule,
-    data: StepData,
-    config: Config,
-    out: Path,
-    progress: bool,
-    more: Sequence[Callback] = (),
+    module: FlowModule, data: StepData, config: Config, out: Path, progress: bool, more: Sequence[Callback] = ()
 ) -> L.Trainer:
     """Run Lightning's loop to the end, from the last checkpoint in `out` where there is one; `more` callbacks listen."""
     trainer = make_trainer(config.training, out, validated=len(data.validation) > 0, progress=progress)
@@ -64,9 +53,7 @@ def run_loop(
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
         try:
-            trainer.fit(
-                module, datamodule=data, ckpt_path=str(last) if data.first_step else None, weights_only=False
-            )
+            trainer.fit(module, datamodule=data, ckpt_path=str(last) if data.first_step else None, weights_only=False)
         except SystemExit as stop:  # Lightning's answer to Ctrl-C; 0: another process tells
             if stop.code == 0:
                 raise
@@ -128,9 +115,7 @@ def _checkpoints(out: Path, every: int, validated: bool) -> list[Callback]:
     """`best` by the distance to validation cells, then `last`, which remembers it; both after each validation."""
     shared: dict[str, Any] = {"dirpath": out / CHECKPOINTS, "enable_version_counter": False}
     last: dict[str, Any] = {} if validated else {"every_n_train_steps": every}
-    callbacks: list[Callback] = [
-        ModelCheckpoint(filename="last", save_on_train_epoch_end=False, **last, **shared)
-    ]
+    callbacks: list[Callback] = [ModelCheckpoint(filename="last", save_on_train_epoch_end=False, **last, **shared)]
     if validated:
         best = ModelCheckpoint(filename="best", monitor=MONITOR, save_on_train_epoch_end=False, **shared)
         callbacks.insert(0, best)

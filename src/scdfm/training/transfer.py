@@ -40,9 +40,7 @@ def tuned(run: Trained) -> Config:
     """The config of a fit that starts from `run`: its own, with a learning rate that is smaller by SLOWER."""
     rate = run.config.training.learning_rate * SLOWER
     least = min(run.config.training.min_learning_rate, rate)
-    return run.config.updated(
-        {"training": {"learning_rate": rate, "min_learning_rate": least}}, where="--from"
-    )
+    return run.config.updated({"training": {"learning_rate": rate, "min_learning_rate": least}}, where="--from")
 
 
 def require_kin(run: Trained, cells: CellTable, config: Config) -> None:
@@ -51,9 +49,7 @@ def require_kin(run: Trained, cells: CellTable, config: Config) -> None:
         own, options = getattr(run.config, section), getattr(config, section)
         differing = [name for name in type(own).model_fields if getattr(own, name) != getattr(options, name)]
         conflicts = [
-            name
-            for name in differing
-            if (section, name) not in (("model", "features"), ("flow", "genes_per_step"))
+            name for name in differing if (section, name) not in (("model", "features"), ("flow", "genes_per_step"))
         ]
         if conflicts:
             raise ConfigError(
@@ -121,9 +117,7 @@ def carried_schema(run: Trained, own: ConditionSchema) -> ConditionSchema:
     return own.model_copy(update=units)
 
 
-def carried_features(
-    run: Trained, given: FeatureTable | None
-) -> tuple[FeatureTable | None, Standardiser | None]:
+def carried_features(run: Trained, given: FeatureTable | None) -> tuple[FeatureTable | None, Standardiser | None]:
     """The features of a fit and what brings them to one scale: the run's, or those given where they are of one kind."""
     if run.manifest.features is None:
         return given, None
@@ -161,9 +155,7 @@ def _values(schema: ConditionSchema) -> tuple[str, ...]:
     return tuple(f"{key}={value}" for key, values in schema.covariates.items() for value in values)
 
 
-def _rows(
-    before: Tensor, old: Sequence[str], fresh: Tensor, new: Sequence[str], graph: Tensor | None
-) -> Tensor:
+def _rows(before: Tensor, old: Sequence[str], fresh: Tensor, new: Sequence[str], graph: Tensor | None) -> Tensor:
     """Rows of a table by name; of new names the mean of their known neighbours, else that of all known rows."""
     place = {name: at for at, name in enumerate(old)}
     rows = fresh.clone()

@@ -31,9 +31,7 @@ JUDGED = SCORES[:3]
 """Scores that decide between trained and untrained weights: smaller is better."""
 
 
-def population(
-    field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, start: Start
-) -> Tensor:
+def population(field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, start: Start) -> Tensor:
     """Cells [M, g] generated for one validation condition; of one condition with the same noise, whatever the field.
 
     genes [G] are the panel's tokens, as many as `start` has. Raises TrainingError for cells that are no numbers.
@@ -115,9 +113,7 @@ def worth_keeping(gains: Mapping[str, Gain], own: Mapping[str, Gain]) -> bool:
     """Whether trained weights are kept, by what they gain, and what their `own` populations gain, over the prior."""
     verdicts = [gains[name].verdict for name in JUDGED]
     populations = [name for name in JUDGED if name != "val_l2"]
-    return (
-        "better" in verdicts and "worse" not in verdicts and all(own[name].mean >= 0 for name in populations)
-    )
+    return "better" in verdicts and "worse" not in verdicts and all(own[name].mean >= 0 for name in populations)
 
 
 @dataclass(frozen=True)
@@ -140,9 +136,7 @@ class Jury:
         first, last = self.scores(before), self.scores(after)
         gains, alone = self.gains(first, last), self.gains(first, self.scores(own))
         comparison = {
-            f"gain_{name.removeprefix('val_')}{end}": value
-            for name in JUDGED
-            for end, value in _told(gains[name])
+            f"gain_{name.removeprefix('val_')}{end}": value for name in JUDGED for end, value in _told(gains[name])
         }
         if self.config.training.keep == "best" and not worth_keeping(gains, alone):
             return Kept(untrained, {"step": 0, **_means(first), **comparison})
@@ -160,9 +154,7 @@ class Jury:
 
     def scores(self, populations: Sequence[Tensor]) -> Tensor:
         """SCORES [C, scores] of each condition."""
-        return torch.stack(
-            [score(cells, batch) for cells, batch in zip(populations, self.batches, strict=True)]
-        )
+        return torch.stack([score(cells, batch) for cells, batch in zip(populations, self.batches, strict=True)])
 
     def gains(self, before: Tensor, after: Tensor) -> dict[str, Gain]:
         """How much smaller JUDGED became, condition by condition."""
@@ -188,11 +180,7 @@ def _means(scores: Tensor) -> dict[str, float]:
 def _told(gain: Gain) -> list[tuple[str, float | None]]:
     """A gain as numbers of the manifest: an interval without bounds has none."""
     bounded = abs(gain.low) != float("inf")
-    return [
-        ("", gain.mean),
-        ("_low", gain.low if bounded else None),
-        ("_high", gain.high if bounded else None),
-    ]
+    return [("", gain.mean), ("_low", gain.low if bounded else None), ("_high", gain.high if bounded else None)]
 
 
 def summary(result: Mapping[str, float | int | None], n_conditions: int) -> str | None:
@@ -209,6 +197,4 @@ def summary(result: Mapping[str, float | int | None], n_conditions: int) -> str 
             parts.append(f"{name} {mean:+.3g} ({low:.3g} to {high:.3g}, {clear})")
     outcome = "the prior alone is kept" if result.get("step") == 0 else "trained weights are kept"
     plural = "s" if n_conditions > 1 else ""
-    return (
-        f"training over the prior, {n_conditions} validation condition{plural}: {', '.join(parts)}; {outcome}"
-    )
+    return f"training over the prior, {n_conditions} validation condition{plural}: {', '.join(parts)}; {outcome}"

@@ -45,7 +45,5 @@ def real(rates: dict[str, np.ndarray]) -> AnnData:
 def predicted(rates: dict[str, np.ndarray]) -> AnnData:
     """30 cells of each knock-down, whose effects are right in part, without control."""
     rng = np.random.default_rng(6)
-    made = {
-        t: rates["control"] ** 0.5 * rates[t] ** 0.5 * np.exp(rng.normal(0, 0.3, len(GENES))) for t in TARGETS
-    }
+    made = {t: rates["control"] ** 0.5 * rates[t] ** 0.5 * np.exp(rng.normal(0, 0.3, len(GENES))) for t in TARGETS}
     return counted(made, 30, 1)

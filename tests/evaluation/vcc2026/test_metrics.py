@@ -31,9 +31,7 @@ def golden(shared):
 
 @pytest.fixture(scope="module")
 def table(golden):
-    return evaluate(
-        golden / "pred.h5ad", golden / "real.h5ad", "non-targeting", "vcc2026", perturbation_key="target"
-    )
+    return evaluate(golden / "pred.h5ad", golden / "real.h5ad", "non-targeting", "vcc2026", perturbation_key="target")
 
 
 def test_every_value_is_cell_eval2s(golden, table):
@@ -118,9 +116,7 @@ def test_truth_control_and_nothing(sides):
         assert np.nanmin(perfect[name]) == np.nanmax(perfect[name]) == best, name
     assert ratio(perfect) < 0  # twice the noise is taken off where there is none
     control = replace(
-        true,
-        profile=np.broadcast_to(true.control_profile, true.profile.shape),
-        correction=0 * true.correction,
+        true, profile=np.broadcast_to(true.control_profile, true.profile.shape), correction=0 * true.correction
     )
     same = compared(control, true, genes)
     assert np.all(same[PDS] == 0.5)
@@ -145,9 +141,7 @@ def test_scattered_cells_earn_no_more_than_the_spread_of_their_profiles(sides):
     scattered = replace(predicted, profile=shared, correction=predicted.correction + 10)
     calm = replace(predicted, profile=shared, correction=0 * predicted.correction)
     name = "expr_mse_unbiased_capped"
-    np.testing.assert_allclose(
-        compared(scattered, true, genes)[name], compared(calm, true, genes)[name], rtol=1e-12
-    )
+    np.testing.assert_allclose(compared(scattered, true, genes)[name], compared(calm, true, genes)[name], rtol=1e-12)
     # Profiles as far apart as noise would set them keep the correction, capped by the real one.
     free = compared(replace(predicted, correction=predicted.correction + 10), true, genes)
     bare = compared(replace(predicted, correction=0 * predicted.correction), true, genes)

@@ -34,9 +34,7 @@ def test_the_table_is_long_and_the_ratio_stands_in_one_row(table):
 def test_scored_conditions_are_the_panel(real, predicted, table):
     """Scoring some conditions is scoring the screen that holds no others."""
     kept = real[real.obs["perturbation"].isin([*TEST, "control"])]
-    alone = evaluate(
-        predicted[predicted.obs["perturbation"].isin(TEST)], kept.copy(), protocol="vcc2026", seed=3
-    )
+    alone = evaluate(predicted[predicted.obs["perturbation"].isin(TEST)], kept.copy(), protocol="vcc2026", seed=3)
     names = ["model", "mean response", "no change", "replicate"]
     for one, two in zip(*(t[t["model"].isin(names)].sort_values(["model", "metric", "condition"])["value"]
                           for t in (table, alone)), strict=True):  # fmt: skip

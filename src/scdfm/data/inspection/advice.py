@@ -187,9 +187,7 @@ def decisions(
         yield f"no label joins targets ('{next(one for one in counts if SEPARATOR in one)}' is one): --separator none"
     elif naming.separator is not None:
         joined = [
-            label
-            for label in counts
-            if naming.separator in label and label not in {*meant.controls, *meant.unassigned}
+            label for label in counts if naming.separator in label and label not in {*meant.controls, *meant.unassigned}
         ]
         yield (
             f"{len(joined)} labels look like combinations joined by '{naming.separator}' (first: '{joined[0]}'): "
@@ -219,9 +217,7 @@ def _column(best: Candidate, others: Sequence[Candidate], obs: pd.DataFrame) -> 
         first, second = best.column.split(SEPARATOR)
         yield f"obs['{first}'] and obs['{second}'] name combinations together and are read as one: {best.column}"
     usual = [
-        other
-        for other in others
-        if other.rank < best.rank or other.meaning.n_perturbed > best.meaning.n_perturbed
+        other for other in others if other.rank < best.rank or other.meaning.n_perturbed > best.meaning.n_perturbed
     ]
     if usual:
         why = (
@@ -256,9 +252,7 @@ def aliases(
     )
 
 
-def _by_id(
-    key: str, unmeasured: frozenset[str], genes: Mapping[str, str], obs: pd.DataFrame
-) -> dict[str, str]:
+def _by_id(key: str, unmeasured: frozenset[str], genes: Mapping[str, str], obs: pd.DataFrame) -> dict[str, str]:
     """Targets whose cells all have one id, in some column of obs, that is the index of a gene."""
     if key not in obs.columns or not unmeasured:
         return {}

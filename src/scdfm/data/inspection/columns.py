@@ -102,12 +102,7 @@ def candidates(obs: pd.DataFrame, genes: Genes, counts: pd.Series[int] | None = 
         if (meant := meaning(frequencies(obs[column], counts), genes)) is not None:
             columns.append(Candidate(column, meant, _rank(column, PERTURBATION_NAMES), lists))
     columns.sort(
-        key=lambda one: (
-            not one.meaning.genetic,
-            bool(one.meaning.naming.guides),
-            one.rank,
-            -one.meaning.n_perturbed,
-        )
+        key=lambda one: (not one.meaning.genetic, bool(one.meaning.naming.guides), one.rank, -one.meaning.n_perturbed)
     )
     columns = _joined(obs, genes, columns) + columns
     for other in columns[1:]:
@@ -137,9 +132,7 @@ def says_more(obs: pd.DataFrame, one: Candidate, other: Candidate) -> bool:
         return True
     targets = {target.lower() for target in other.meaning.targets | one.meaning.measured}
     left = [
-        re.split(r"[^a-z0-9]+", fine.lower().replace(coarse.lower(), " "))
-        if coarse.lower() in fine.lower()
-        else None
+        re.split(r"[^a-z0-9]+", fine.lower().replace(coarse.lower(), " ")) if coarse.lower() in fine.lower() else None
         for fine, coarse in zip(pairs["one"], pairs["other"], strict=True)
     ]
     added = [words is not None and not set(filter(None, words)) & targets for words in left]
@@ -215,9 +208,7 @@ def distinct_pairs(one: pd.Series, other: pd.Series) -> pd.DataFrame:
     coded = [pd.factorize(values.to_numpy(), use_na_sentinel=False) for values in (one, other)]
     pairs = pd.DataFrame({"one": coded[0][0], "other": coded[1][0]}).drop_duplicates()
     texts = [np.array([str(value) for value in values], dtype=object) for _, values in coded]
-    return pd.DataFrame(
-        {name: text[pairs[name]] for name, text in zip(pairs, texts, strict=True)}
-    ).drop_duplicates()
+    return pd.DataFrame({name: text[pairs[name]] for name, text in zip(pairs, texts, strict=True)}).drop_duplicates()
 
 
 def number_guess(
@@ -244,16 +235,12 @@ def number_guess(
         elif len(numbers) == 1:
             note = f"obs['{column}'] is {numbers.pop()} for every target: not needed"
         elif len(numbers) > most:
-            note = (
-                f"obs['{column}'] holds {len(numbers)} different numbers: not taken for steps of dose or time"
-            )
+            note = f"obs['{column}'] holds {len(numbers)} different numbers: not taken for steps of dose or time"
         else:
             ordered = sorted({float(part) for part in numbers})
             of = f" {' or '.join(sorted({UNITS[unit][0] for unit in units}))}" if units else ""
             said = f"; written in {', '.join(units)}, read in{of}" if units else ""
-            return Guess(
-                column, f"{len(ordered)} values from {ordered[0]:g} to {ordered[-1]:g}{of}{said}"
-            ), None
+            return Guess(column, f"{len(ordered)} values from {ordered[0]:g} to {ordered[-1]:g}{of}{said}"), None
     return None, note
 
 
@@ -264,9 +251,7 @@ def unit_guess(obs: pd.DataFrame, dose: str, untreated: pd.Series) -> Guess | No
     return Guess(str(column), f"units of '{dose}': {', '.join(units)}") if len(units) > 1 else None
 
 
-def smiles_guess(
-    obs: pd.DataFrame, labels: pd.Series, untreated: pd.Series
-) -> tuple[Guess | None, str | None]:
+def smiles_guess(obs: pd.DataFrame, labels: pd.Series, untreated: pd.Series) -> tuple[Guess | None, str | None]:
     """The column of SMILES, by its name, or a note where a label has more than one or none."""
     column = smiles_column(obs)
     if column is None:
@@ -305,9 +290,7 @@ def importance(column: str) -> int:
     if _rank(column, PERTURBATION_NAMES) < len(PERTURBATION_NAMES):
         return 0
     usual = (*COVARIATE_NAMES, *CONTEXT_NAMES, *DOSE_NAMES, *TIME_NAMES)
-    return (
-        1 if _rank(column, usual) < len(usual) else 3 if _rank(column, BATCH_NAMES) < len(BATCH_NAMES) else 2
-    )
+    return 1 if _rank(column, usual) < len(usual) else 3 if _rank(column, BATCH_NAMES) < len(BATCH_NAMES) else 2
 
 
 def named(obs: pd.DataFrame, names: Sequence[str], taken: Sequence[str]) -> list[str]:

@@ -108,13 +108,7 @@ class _Inspector:
         column = candidates[0].meaning.naming.genes if candidates else None
         density, layer = (matrix.density, matrix.layer) if matrix else (0.0, None)
         self.pitfalls.extend(advice.file_pitfalls(source, density, layer, column))
-        common = (
-            str(source.path or source.name),
-            source.n_cells,
-            len(source.genes),
-            tuple(self.matrices),
-            matrix,
-        )
+        common = (str(source.path or source.name), source.n_cells, len(source.genes), tuple(self.matrices), matrix)
         if not candidates:
             obs_columns = ", ".join(map(str, self.obs.columns)) or "none"
             self.pitfalls.append(
@@ -187,9 +181,7 @@ class _Inspector:
         assert self.matrix is not None
         file = str(self.source.path or "DATA.h5ad")
         sizes = self._sizes(names)
-        line = advice.fit_line(
-            file, best.guess, best.meaning.naming, design, self.matrix, smiles, sizes, drugs
-        )
+        line = advice.fit_line(file, best.guess, best.meaning.naming, design, self.matrix, smiles, sizes, drugs)
         if line is None:
             self.pitfalls.append(advice.nothing_to_hold_out(drugs))
         return line
@@ -210,23 +202,14 @@ class _Inspector:
             elif by:
                 self.notes.append(f"obs['{column}'] is decided by '{by}' and adds nothing to it")
             else:
-                self.notes.append(
-                    f"obs['{column}'] has controls in every value: --match-controls can take it"
-                )
+                self.notes.append(f"obs['{column}'] has controls in every value: --match-controls can take it")
 
     def _names(self, best: Candidate, design: Design) -> Any:
         """The condition of every cell, or None where the labels cannot be read as they are."""
         try:
             rows = np.arange(len(self.obs))
             return label_cells(
-                self.obs,
-                rows,
-                best.column,
-                best.meaning.naming,
-                design,
-                self.source.name,
-                min_cells=1,
-                strict=False,
+                self.obs, rows, best.column, best.meaning.naming, design, self.source.name, min_cells=1, strict=False
             ).names
         except ScdfmError as error:
             self.pitfalls.append(f"the labels cannot be read as they are: {error}")
@@ -241,9 +224,7 @@ class _Inspector:
             sizes[name] += n
         return sizes
 
-    def _conditions(
-        self, names: Any, genes: Sequence[str], smiles: bool, aliases: dict[str, str]
-    ) -> dict[str, Any]:
+    def _conditions(self, names: Any, genes: Sequence[str], smiles: bool, aliases: dict[str, str]) -> dict[str, Any]:
         """Numbers of conditions and cells, and pitfalls of the targets."""
         sizes = self._sizes(names)
         self.pitfalls.extend(advice.size_pitfalls(sizes))
@@ -296,9 +277,7 @@ def _holds(inspection: Inspection) -> Iterator[str]:
         used = "  ← used" if matrix == inspection.matrix else ""
         yield _row(matrix.name, f"{matrix.kind} ({matrix.evidence}; {matrix.density:.0%} not zero){used}")
     if inspection.perturbation is not None:
-        yield _row(
-            "perturbation", f"{_column(inspection.perturbation)}; control '{inspection.perturbation.value}'"
-        )
+        yield _row("perturbation", f"{_column(inspection.perturbation)}; control '{inspection.perturbation.value}'")
     for other in inspection.alternatives[:5]:
         yield _row("  or", f"{_column(other)}; control '{other.value}'")
     if len(inspection.alternatives) > 5:
@@ -315,8 +294,7 @@ def _holds(inspection: Inspection) -> Iterator[str]:
         yield _row("conditions", f"{inspection.n_conditions:,} ({_sizes(inspection)}) and control")
         fewest, median = inspection.cells_per_condition
         yield _row(
-            "cells",
-            f"{inspection.n_controls:,} control, {fewest:,} to a condition at least, {median:,g} in the median",
+            "cells", f"{inspection.n_controls:,} control, {fewest:,} to a condition at least, {median:,g} in the median"
         )
 
 

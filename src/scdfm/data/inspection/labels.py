@@ -62,9 +62,7 @@ def frequencies(values: pd.Series, counts: pd.Series[int] | None = None) -> Coun
     cells = pd.Series(1, index=values.index) if counts is None else counts.loc[values.index]
     lacking = values.isna().to_numpy()
     sizes: Counter[str] = Counter({MISSING: missing} if (missing := int(cells[lacking].sum())) else {})
-    each: pd.Series[int] = (
-        cells[~lacking].groupby(values[~lacking].to_numpy(), observed=True, sort=False).sum()
-    )
+    each: pd.Series[int] = cells[~lacking].groupby(values[~lacking].to_numpy(), observed=True, sort=False).sum()
     for label, count in each.sort_values(ascending=False, kind="stable").items():
         if count:
             sizes[plain_list(str(label).strip())] += int(count)
@@ -86,9 +84,7 @@ def meaning(counts: Counter[str], genes: Genes, joined: bool = False) -> Meaning
     """
     labels = [label for label, _ in counts.most_common()]
     names = frozenset().union(*genes.values())
-    untreated = [
-        label for label in labels if all(_is_absent(part, names, joined) for part in _whole(label, joined))
-    ]
+    untreated = [label for label in labels if all(_is_absent(part, names, joined) for part in _whole(label, joined))]
     if not untreated:
         untreated = [label for label in labels if may_be_control(label) and label not in names]
     unassigned = [
@@ -119,19 +115,13 @@ def meaning(counts: Counter[str], genes: Genes, joined: bool = False) -> Meaning
 
 
 def _meant(
-    naming: Naming,
-    untreated: Sequence[str],
-    unassigned: Sequence[str],
-    perturbed: Sequence[str],
-    genes: Genes,
+    naming: Naming, untreated: Sequence[str], unassigned: Sequence[str], perturbed: Sequence[str], genes: Genes
 ) -> Meaning:
     """The meaning of labels by a naming that is found."""
     targets = {target.target for label in perturbed for target in _perturbations(naming, label)}
     names = genes[naming.genes]
     measured = targets & (_without_versions(names) if naming.gene_versions == "drop" else names)
-    return Meaning(
-        naming, tuple(untreated), tuple(unassigned), frozenset(targets), frozenset(measured), len(perturbed)
-    )
+    return Meaning(naming, tuple(untreated), tuple(unassigned), frozenset(targets), frozenset(measured), len(perturbed))
 
 
 def guide_pairs(labels: Sequence[str], genes: Iterable[str], sign: str = "_") -> Naming | None:
@@ -146,18 +136,12 @@ def guide_pairs(labels: Sequence[str], genes: Iterable[str], sign: str = "_") ->
     if not made or not any(len(guides) > 1 for guides in pairs):
         return None
     named = [[one.target for one in _perturbations(naming, label)] for label in labels]
-    right = [
-        bool(names) and all(name in genes or looks_like_control(name) for name in names) for names in named
-    ]
+    right = [bool(names) and all(name in genes or looks_like_control(name) for name in names) for names in named]
     return naming if sum(right) >= _MOST * len(labels) and any(len(names) > 1 for names in named) else None
 
 
 def _of_pairs(
-    naming: Naming,
-    untreated: Sequence[str],
-    unassigned: Sequence[str],
-    perturbed: Sequence[str],
-    genes: Genes,
+    naming: Naming, untreated: Sequence[str], unassigned: Sequence[str], perturbed: Sequence[str], genes: Genes
 ) -> Meaning:
     """The meaning of labels of pairs of guides: control guides of pairs are control too."""
     named = {one.target for label in perturbed for one in _perturbations(naming, label)}
@@ -188,9 +172,7 @@ def separator(labels: Sequence[str], genes: Iterable[str]) -> str | None:
     genes = set(genes)
     names = genes | set(labels)
     plus = [parts for label in labels if len(parts := _split(label, ("+",))) > 1]
-    named = any(
-        names.intersection(parts) or all(re.match(r"[\w(]", part) for part in parts) for parts in plus
-    )
+    named = any(names.intersection(parts) or all(re.match(r"[\w(]", part) for part in parts) for parts in plus)
     if plus and not named:
         return NONE
     for sign in SIGNS:

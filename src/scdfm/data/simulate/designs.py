@@ -186,9 +186,7 @@ def simulate_cell_types(
         own_base = base + _TYPE_SPREAD * rng.standard_normal(n_genes)
         own = rng.standard_normal((n_targets, n_programs))
         activity = np.sqrt(shared) * common + np.sqrt(1 - shared) * own
-        for target, shift in zip(
-            (CONTROL, *targets), (np.zeros(n_genes), *(activity @ programs)), strict=True
-        ):
+        for target, shift in zip((CONTROL, *targets), (np.zeros(n_genes), *(activity @ programs)), strict=True):
             done = () if target == CONTROL else (Perturbation(target),)
             populations.append(
                 Population(
@@ -313,9 +311,7 @@ def simulate(
         n_doubles = round(0.6 * math.comb(n_targets, 2))
     kappa = INTERACTIONS.get(interaction) if isinstance(interaction, str) else float(interaction)
     if kappa is None:
-        raise DataError(
-            f"simulate: interaction is '{interaction}'; expected 'none', 'strong' or a number from 0"
-        )
+        raise DataError(f"simulate: interaction is '{interaction}'; expected 'none', 'strong' or a number from 0")
     options = _Options(
         n_genes, n_targets, n_doubles or 0, n_triples, cells_per_condition, n_controls,
         kappa, responders, depth, dropout, n_programs, truth_cells, seed,
@@ -348,9 +344,7 @@ def _design(options: _Options) -> tuple[list[str], list[str], list[str]]:
     """Gene names, those that are targets, and the measured conditions, control first."""
     names = gene_names(options.n_genes)
     rng = numpy_rng(options.seed, "simulate", "design")
-    target_genes = sorted(
-        names[place] for place in rng.choice(options.n_genes, options.n_targets, replace=False)
-    )
+    target_genes = sorted(names[place] for place in rng.choice(options.n_genes, options.n_targets, replace=False))
     pairs = [canonical(f"{a}+{b}") for a, b in combinations(target_genes, 2)]
     doubles = sorted(pairs[place] for place in rng.choice(len(pairs), options.n_doubles, replace=False))
     threes = [canonical("+".join(three)) for three in combinations(target_genes, 3)]

@@ -37,9 +37,7 @@ class Measurement:
     dropout: float  # share of zeros added where expression is weak
     seed: int
 
-    def counts(
-        self, population: Population, n: int, rng: np.random.Generator
-    ) -> tuple[Float, npt.NDArray[np.bool_]]:
+    def counts(self, population: Population, n: int, rng: np.random.Generator) -> tuple[Float, npt.NDArray[np.bool_]]:
         """Counts [n, G] of cells of a population, and which of them responded [n]."""
         responds = (rng.random(n) < self.responders) & population.perturbed
         strength = np.where(responds, rng.beta(6, 2, n) / 0.75, 0.0)
@@ -69,26 +67,17 @@ class Population:
         return perturbation_of(self.name) != CONTROL
 
 
-def measured(
-    populations: Sequence[Population], how: Measurement, genes: Sequence[str], truth_cells: int
-) -> AnnData:
+def measured(populations: Sequence[Population], how: Measurement, genes: Sequence[str], truth_cells: int) -> AnnData:
     """The screen of `populations`: X log1p counts per 10,000 (float32 CSR), layers["counts"], obs["responder"]
     beside their columns, var["program"], and uns["true_means"] (population × gene: mean of X over `truth_cells`
     further cells of each). Each population's cells come from a stream of their own, named by it.
     """
-    drawn = [
-        how.counts(part, part.n, numpy_rng(how.seed, "simulate", "cells", part.name)) for part in populations
-    ]
+    drawn = [how.counts(part, part.n, numpy_rng(how.seed, "simulate", "cells", part.name)) for part in populations]
     sizes = [part.n for part in populations]
     obs = pd.DataFrame(
-        {
-            column: np.repeat([part.columns[column] for part in populations], sizes)
-            for column in populations[0].columns
-        }
+        {column: np.repeat([part.columns[column] for part in populations], sizes) for column in populations[0].columns}
     )
-    obs = obs.astype(
-        {column: "category" for column in obs.columns if not pd.api.types.is_numeric_dtype(obs[column])}
-    )
+    obs = obs.astype({column: "category" for column in obs.columns if not pd.api.types.is_numeric_dtype(obs[column])})
     obs["responder"] = np.concatenate([responds for _, responds in drawn])
     obs.index = pd.Index([f"cell{row}" for row in range(len(obs))])
     adata = _adata(sp.csr_matrix(sp.vstack([sp.csr_matrix(counts) for counts, _ in drawn])), obs, genes, how)
@@ -109,13 +98,9 @@ def _adata(counts: sp.csr_matrix, obs: pd.DataFrame, genes: Sequence[str], how: 
 
     totals = np.asarray(counts.sum(axis=1)).ravel()
     normalised = counts.copy()
-    normalised.data = np.log1p(
-        normalised.data * np.repeat(TARGET_SUM / np.maximum(totals, 1), np.diff(counts.indptr))
-    )
+    normalised.data = np.log1p(normalised.data * np.repeat(TARGET_SUM / np.maximum(totals, 1), np.diff(counts.indptr)))
     var = pd.DataFrame({"program": np.abs(how.programs).argmax(axis=0)}, index=list(genes))
-    return AnnData(
-        X=normalised.astype(np.float32), obs=obs, var=var, layers={"counts": counts.astype(np.float32)}
-    )
+    return AnnData(X=normalised.astype(np.float32), obs=obs, var=var, layers={"counts": counts.astype(np.float32)})
 
 
 def gene_names(n: int) -> list[str]:
@@ -130,9 +115,7 @@ def gene_programs(rng: np.random.Generator, n_programs: int, n_genes: int) -> Fl
     genes = np.arange(n_genes)
     for low, high in ((0.4, 1.2), (0.0, 0.3)):
         members = rng.integers(n_programs, size=n_genes)
-        programs[members, genes] += rng.uniform(low, high, n_genes) * rng.choice(
-            [-1, 1], n_genes, p=[0.35, 0.65]
-        )
+        programs[members, genes] += rng.uniform(low, high, n_genes) * rng.choice([-1, 1], n_genes, p=[0.35, 0.65])
     return programs
 
 

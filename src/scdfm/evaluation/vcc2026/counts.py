@@ -106,9 +106,7 @@ def read_counts(
     with open_source(path_or_adata) as source:
         if need_control:
             subset_rows = chosen_rows(source.obs, subset, source.name)
-            labelled = label_cells(
-                source.obs, subset_rows, perturbation_key, naming, Design(), source.name, min_cells
-            )
+            labelled = label_cells(source.obs, subset_rows, perturbation_key, naming, Design(), source.name, min_cells)
             rows, names = labelled.rows, labelled.names.astype(str)
         else:
             rows, names = _predicted(source, perturbation_key, naming, subset)
@@ -146,9 +144,7 @@ def _predicted(
     return rows, labels.map({text: naming.canonical(text) for text in labels.unique()}).to_numpy().astype(str)
 
 
-def _checked(
-    source: Source, layer: str | None, rows: Rows | None, cells: list[str], where: str
-) -> sp.csr_matrix:
+def _checked(source: Source, layer: str | None, rows: Rows | None, cells: list[str], where: str) -> sp.csr_matrix:
     """The counts of the chosen rows as float64 csr; DataError where they are none."""
     csr = to_csr(source.matrix(layer), rows, where)
     broken = np.rint(csr.data) != csr.data
@@ -202,18 +198,11 @@ def _ordered(labels: pd.Series, names: NDArray[np.str_]) -> tuple[tuple[str, ...
 def refuse_options(given: Mapping[str, bool], protocol: str) -> None:
     """Raise ConfigError for the first option that is `given` though it has no effect under `protocol`."""
     for option in (name for name, there in given.items() if there):
-        raise ConfigError(
-            f"{option} is no option of protocol {protocol}; leave it out, or choose another protocol"
-        )
+        raise ConfigError(f"{option} is no option of protocol {protocol}; leave it out, or choose another protocol")
 
 
 def counted(
-    predicted: Any,
-    real: Any,
-    control: str,
-    key: str | None,
-    subset: Mapping[str, str] | None,
-    layer: str | None,
+    predicted: Any, real: Any, control: str, key: str | None, subset: Mapping[str, str] | None, layer: str | None
 ) -> tuple[Counts | None, Counts]:
     """Both sides as counts; the real ones from `layer`, if they are not read yet."""
     for side in (predicted, real):
@@ -234,7 +223,5 @@ def counted(
 def log1p_cells(cells: Any) -> Any:
     """`cells`, unless they were read as counts."""
     if isinstance(cells, Counts):
-        raise ConfigError(
-            "read_counts goes with protocol vcc2026; other protocols score log1p values (read_cells)"
-        )
+        raise ConfigError("read_counts goes with protocol vcc2026; other protocols score log1p values (read_cells)")
     return cells

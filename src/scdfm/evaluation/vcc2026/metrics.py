@@ -72,10 +72,7 @@ class Side:
 
 
 def side_of(
-    cells: Counts,
-    rows: Mapping[str, Rows],
-    conditions: Sequence[str],
-    control: tuple[Counts, Rows] | None = None,
+    cells: Counts, rows: Mapping[str, Rows], conditions: Sequence[str], control: tuple[Counts, Rows] | None = None
 ) -> Side:
     """The side of `conditions`, whose cells are `rows` of `cells`.
 
@@ -97,9 +94,7 @@ def side_of(
 def profiles(counts: Floats) -> Floats:
     """log1p of summed `counts` [K, A] brought to 50,000 in all; 0 where there is none."""
     total = counts.sum(axis=1, keepdims=True)
-    return np.asarray(
-        np.log1p(counts * np.divide(PROFILE_TOTAL, total, out=np.zeros_like(total), where=total > 0))
-    )
+    return np.asarray(np.log1p(counts * np.divide(PROFILE_TOTAL, total, out=np.zeros_like(total), where=total > 0)))
 
 
 def jackknife(cells: Counts, rows: Rows) -> float:
@@ -182,9 +177,7 @@ def discrimination(predicted: Floats, real: Floats, at: NDArray[np.int64]) -> Fl
         return np.full(len(predicted), np.nan)
     if len(real) < 2:
         return np.ones(len(predicted))
-    length = np.sqrt(np.einsum("ij,ij->i", predicted, predicted))[:, None] * np.sqrt(
-        np.einsum("ij,ij->i", real, real)
-    )
+    length = np.sqrt(np.einsum("ij,ij->i", predicted, predicted))[:, None] * np.sqrt(np.einsum("ij,ij->i", real, real))
     product = predicted @ real.T
     distance = np.clip(1 - np.divide(product, length, out=np.zeros_like(product), where=length != 0), 0, 2)
     true = distance[np.arange(len(at)), at][:, None]
@@ -192,9 +185,7 @@ def discrimination(predicted: Floats, real: Floats, at: NDArray[np.int64]) -> Fl
     return np.asarray(1 - rank / (len(real) - 1))
 
 
-def _expression(
-    predicted: Side, real: Side, at: NDArray[np.int64], own: NDArray[np.bool_]
-) -> dict[str, Floats]:
+def _expression(predicted: Side, real: Side, at: NDArray[np.int64], own: NDArray[np.bool_]) -> dict[str, Floats]:
     """Squared errors and effects per gene, own targets left out, with their sampling error taken off."""
     n_genes = (~own).sum(axis=1)
     weight = np.divide(1.0, n_genes, out=np.zeros(len(own)), where=n_genes > 0)
@@ -250,12 +241,7 @@ def _directions(
     for k in np.flatnonzero(n_true):
         pool = np.flatnonzero(true[k] & predicted.kept)
         order = np.lexsort(
-            (
-                by_name[pool],
-                -np.abs(predicted.fold[k, pool]),
-                predicted.p_value[k, pool],
-                predicted.fdr[k, pool],
-            )
+            (by_name[pool], -np.abs(predicted.fold[k, pool]), predicted.p_value[k, pool], predicted.fdr[k, pool])
         )
         reach[k] = _deepest(judged[k, pool][order], right[k, pool][order]) / n_true[k]
     errors = fold_errors(predicted.fold, fold, fold, true)

@@ -59,9 +59,7 @@ def score(
     notes += more
     trained = _training(training, predicted, real, scored)
     labels = {CONTROL, *scored}
-    panel = replace(
-        real, rows={c: real.rows[c] for c in labels}, order=tuple(c for c in real.order if c in labels)
-    )
+    panel = replace(real, rows={c: real.rows[c] for c in labels}, order=tuple(c for c in real.order if c in labels))
     if not own_genes(scored, real.genes).any():
         notes.append("no scored condition is named after a gene of the table: no target gene is left out")
     side = side_of(panel, panel.rows, scored)
@@ -135,9 +133,7 @@ def _scored(
     return scored, notes
 
 
-def _training(
-    training: Any, predicted: Counts | None, real: Counts, scored: Sequence[str]
-) -> tuple[str, ...]:
+def _training(training: Any, predicted: Counts | None, real: Counts, scored: Sequence[str]) -> tuple[str, ...]:
     """Conditions whose real counts simple rules may use: those of `training`, or those not predicted."""
     if (table := given_means(training)) is None:
         taken = set(scored) | (set(predicted.conditions) if predicted else set())
@@ -163,9 +159,7 @@ def _rules(
     counts: Counts, panel: Counts, real: Side, trained: Sequence[str], penalty: float | None, seed: int
 ) -> dict[str, dict[str, Floats]]:
     """Values of the simple rules, which predict profiles, each emitted as cells (`emitted`)."""
-    sums = np.array([counts.sums(counts.rows[c])[0] for c in trained]).reshape(
-        len(trained), len(counts.genes)
-    )
+    sums = np.array([counts.sums(counts.rows[c])[0] for c in trained]).reshape(len(trained), len(counts.genes))
     training = Training(tuple(trained), profiles(sums), real.control_profile, tuple(counts.genes.tolist()))
     values = {}
     for rule, means in baselines.predictions(training, real.conditions, penalty).items():
@@ -287,9 +281,7 @@ def _drawn(counts: Counts, scales: Iterable[tuple[str, Floats, np.random.Generat
     return replace(counts, X=sp.csr_matrix(sp.vstack(parts, format="csr")), rows=rows)
 
 
-def replicates(
-    counts: Counts, real: Side, seed: int, progress: bool = False, splits: int = SPLITS
-) -> pd.DataFrame:
+def replicates(counts: Counts, real: Side, seed: int, progress: bool = False, splits: int = SPLITS) -> pd.DataFrame:
     """Columns split, metric, value, n: aggregates of `splits` random splits, and the conditions that have a value.
 
     Each condition of two cells or more is split into halves of equal size. The error of fold changes keeps the
@@ -322,9 +314,7 @@ def _split(counts: Counts, real: Side, seed: int) -> dict[str, Floats]:
     return values
 
 
-def halves(
-    rows: Mapping[str, Rows], order: Sequence[str], seed: int
-) -> tuple[dict[str, Rows], dict[str, Rows]]:
+def halves(rows: Mapping[str, Rows], order: Sequence[str], seed: int) -> tuple[dict[str, Rows], dict[str, Rows]]:
     """Two disjoint halves of ⌊n/2⌋ rows of every condition and of control, drawn in `order`; without those of one cell."""
     rng = np.random.default_rng(seed)
     first: dict[str, Rows] = {}

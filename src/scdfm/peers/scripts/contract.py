@@ -41,9 +41,7 @@ class Task:
         self.folder = Path(sys.argv[1]).absolute()
         self.entries = json.loads((self.folder / "task.json").read_text(encoding="utf-8"))
         self.adata = ad.read_h5ad(self.folder / "train.h5ad")
-        self.key, self.seed, self.cells = (
-            self.entries[name] for name in ("perturbation_key", "seed", "cells")
-        )
+        self.key, self.seed, self.cells = (self.entries[name] for name in ("perturbation_key", "seed", "cells"))
         self.labels = self.adata.obs[self.key].astype(str).to_numpy()
         self.genes = [str(gene) for gene in self.adata.var_names]
         self.X = np.asarray(self.adata.X.todense(), dtype=np.float32)
@@ -54,9 +52,7 @@ class Task:
         self.train = list(self.entries["train"])
         self.trained_targets = sorted({target for name in self.train for target in self.targets[name]})
         conditions = self.entries["predict"]
-        self.predict = [
-            name for name in conditions if unseen or set(self.targets[name]) <= set(self.trained_targets)
-        ]
+        self.predict = [name for name in conditions if unseen or set(self.targets[name]) <= set(self.trained_targets)]
         self.left_out = [name for name in conditions if name not in self.predict]
         if not self.predict:
             sys.exit("can predict none of the conditions: each has a target that no training condition has")
@@ -104,9 +100,7 @@ class Task:
     def pairs(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of `n` control cells, and of perturbed ones, whose conditions are drawn alike."""
         names = self.rng.choice(self.train, n)
-        return self.controls(n), np.array(
-            [self.rng.choice(np.flatnonzero(self.labels == name)) for name in names]
-        )
+        return self.controls(n), np.array([self.rng.choice(np.flatnonzero(self.labels == name)) for name in names])
 
     def answer(self, predicted: dict[str, np.ndarray], populations: str, **facts: object) -> None:
         """Write predicted.h5ad of log1p values [cells × genes] by condition, and facts.json."""
@@ -116,12 +110,7 @@ class Task:
         cells = np.concatenate([predicted[name] for name in names]).astype(np.float32)
         made = ad.AnnData(cells, obs=obs, var=pd.DataFrame(index=self.genes))
         made.write_h5ad(self.folder / "predicted.h5ad")
-        facts = {
-            "populations": populations,
-            "cpu_seconds": round(clock(), 1),
-            "not_predicted": self.left_out,
-            **facts,
-        }
+        facts = {"populations": populations, "cpu_seconds": round(clock(), 1), "not_predicted": self.left_out, **facts}
         if self.left_out:
             facts["notes"] = [f"{len(self.left_out)} conditions have a target that no training condition has"]
         (self.folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -130,13 +119,7 @@ class Task:
 
 
 def fit(
-    task: Task,
-    model: Any,
-    loss: Callable[[], Any],
-    rate: float,
-    later: float,
-    probe: int = 20,
-    **options: Any,
+    task: Task, model: Any, loss: Callable[[], Any], rate: float, later: float, probe: int = 20, **options: Any
 ) -> int:
     """Train a torch `model` as many steps as the budget holds, which the first `probe` steps tell; their number.
 

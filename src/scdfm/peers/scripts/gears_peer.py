@@ -40,9 +40,7 @@ def go_graph(task: Task) -> None:
     # GEARS reads pickled files; they are written here, and none is read.
     Path("gene2go_all.pkl").write_bytes(pickle.dumps(terms))
     genes = sorted(gene for gene in terms if gene in named | set(task.genes))
-    words = {
-        term: place for place, term in enumerate(sorted({term for gene in genes for term in terms[gene]}))
-    }
+    words = {term: place for place, term in enumerate(sorted({term for gene in genes for term in terms[gene]}))}
     has = sp.lil_matrix((len(genes), len(words)), dtype=np.float32)
     for row, gene in enumerate(genes):
         has[row, [words[term] for term in terms[gene]]] = 1
@@ -51,9 +49,7 @@ def go_graph(task: Task) -> None:
     jaccard = shared / (of[:, None] + of[None, :] - shared)
     source, target = np.nonzero(jaccard > SIMILAR)
     edges = {"source": np.array(genes)[source], "target": np.array(genes)[target]}
-    pd.DataFrame(edges | {"importance": jaccard[source, target]}).to_csv(
-        "data/go_essential_screen.csv", index=False
-    )
+    pd.DataFrame(edges | {"importance": jaccard[source, target]}).to_csv("data/go_essential_screen.csv", index=False)
 
 
 def screen(task: Task) -> ad.AnnData:
@@ -61,16 +57,12 @@ def screen(task: Task) -> ad.AnnData:
     most = task.entries["budget"] * 200 * 500 / len(task.genes) / PASSES
     each = max(10, int(most / (len(task.train) + 1)))
     rows = [task.rng.permutation(np.flatnonzero(task.labels == name)) for name in task.train]
-    subsample = np.sort(
-        np.concatenate([np.flatnonzero(task.labels == CONTROL), *(one[:each] for one in rows)])
-    )
+    subsample = np.sort(np.concatenate([np.flatnonzero(task.labels == CONTROL), *(one[:each] for one in rows)]))
     names = [label(task, name) for name in task.labels[subsample]]
     obs = pd.DataFrame({"condition": names, "cell_type": "cells"}).astype("category")
     obs.index = obs.index.astype(str)
     return ad.AnnData(
-        sp.csr_matrix(task.X[subsample]),
-        obs=obs,
-        var=pd.DataFrame({"gene_name": task.genes}, index=task.genes),
+        sp.csr_matrix(task.X[subsample]), obs=obs, var=pd.DataFrame({"gene_name": task.genes}, index=task.genes)
     )
 
 

@@ -37,9 +37,7 @@ def model(task: Task, tokens: list[str]) -> tuple[TransformerGenerator, np.ndarr
     if folder := task.entries.get("weights"):
         sizes = json.loads(Path(folder, "args.json").read_text()) | {"dropout": 0.0}
         words = json.loads(Path(folder, "vocab.json").read_text())
-        words |= {
-            token: len(words) + place for place, token in enumerate(t for t in tokens if t not in words)
-        }
+        words |= {token: len(words) + place for place, token in enumerate(t for t in tokens if t not in words)}
         state = torch.load(Path(folder, "best_model.pt"), map_location="cpu", weights_only=True)
     made = TransformerGenerator(
         len(words), sizes["embsize"], sizes["nheads"], sizes["d_hid"], sizes["nlayers"], nlayers_cls=1, n_cls=1,
@@ -77,9 +75,7 @@ def main() -> None:
     tokens = [*task.genes, *sorted(named - set(task.genes))]
     place, n = {token: i for i, token in enumerate(tokens)}, len(task.genes)
     made, ids = model(task, tokens)
-    X = np.pad(
-        task.X, ((0, 0), (0, len(tokens) - n))
-    )  # targets that were not measured have a token of value 0
+    X = np.pad(task.X, ((0, 0), (0, len(tokens) - n)))  # targets that were not measured have a token of value 0
 
     def forward(rows: np.ndarray, names: list[str]) -> Any:
         flags = torch.zeros(len(rows), len(tokens), dtype=torch.long)

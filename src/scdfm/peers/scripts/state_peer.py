@@ -37,19 +37,14 @@ class Timed(pl.Trainer):
     facts: dict[str, int] = {}  # noqa: RUF012
 
     def __init__(self, **options: object) -> None:
-        super().__init__(
-            **options | {"callbacks": [*options["callbacks"], Budget()], "enable_progress_bar": False}
-        )
+        super().__init__(**options | {"callbacks": [*options["callbacks"], Budget()], "enable_progress_bar": False})
 
 
 class Budget(pl.Callback):
     """Stops a fit whose time is up."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: object) -> None:
-        Timed.facts = {
-            "steps": trainer.global_step,
-            "parameters": sum(p.numel() for p in module.parameters()),
-        }
+        Timed.facts = {"steps": trainer.global_step, "parameters": sum(p.numel() for p in module.parameters())}
         trainer.should_stop = Timed.task.left(Timed.later) < 0
 
 
@@ -65,9 +60,7 @@ def train(task: Task, run: Path) -> None:
     folder = Path.cwd() / "screen"
     folder.mkdir(exist_ok=True)
     table(task.X, list(task.labels), task.genes).write_h5ad(folder / "screen.h5ad")
-    features = {
-        name: torch.from_numpy(task.multi_hot(name)) for name in (*task.train, *task.predict, CONTROL)
-    }
+    features = {name: torch.from_numpy(task.multi_hot(name)) for name in (*task.train, *task.predict, CONTROL)}
     torch.save(features, "features.pt")
     doubles = [name for name in task.train if len(task.targets[name]) > 1] or task.train
     validation = [str(name) for name in task.rng.choice(doubles, 1)]
