@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.stats import kstest, poisson
+from scipy.stats import f_oneway, kstest, poisson, wasserstein_distance
 
 from scdfm.prior import Marginals
+from scdfm.prior.marginals import DIFFER, Levels
 
 N = 4000
 
@@ -115,3 +116,82 @@ def test_cells_without_any_expression() -> None:
     law = Marginals.fitted(np.zeros((50, 3)))
     scores = spread_evenly(50, 3)
     assert (law.expression(scores, law.rates(torch.zeros((1, 3))).expand(50, 3)) == 0).all()
+
+
+def of_levels(n: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Four conditions of 4 genes. Gene 0: a share of cells answers, the larger the mean; 1: all move alike; 2: none moves;
+    3: on in the last condition alone."""
+    rng = np.random.default_rng(seed)
+    conditions = np.repeat(np.arange(4), n)
+    answers = rng.random(4 * n) < np.array([0.0, 0.1, 0.3, 0.5])[conditions]
+    x = rng.uniform(1.0, 1.4, (4 * n, 4))
+    x[:, 0] += 3 * answers
+    x[:, 1] += 0.5 * conditions
+    x[:, 3] = np.where(conditions == 3, x[:, 3], 0)
+    return x, conditions, np.stack([x[conditions == c].mean(0) for c in range(4)])
+
+
+def test_a_gene_at_some_mean_has_the_law_of_conditions_there() -> None:
+    """Values of each condition's own cells; one law for all is far from those where the spread goes with the mean."""
+    x, conditions, means = of_levels()
+    levels, pooled, scores = Levels.fitted(x, conditions, means, 4), Marginals.fitted(x), spread_evenly(2000, 4)
+    rates, wide = levels.rates(torch.tensor(means).float()), pooled.rates(torch.tensor(means).float())
+    assert rates[:, :3].abs().max() < 0.06  # what moves them is in the levels
+    distances = np.empty((2, 4, 3))
+    for c in range(4):
+        own = levels.at(torch.tensor(means[c]).float()).expression(scores, rates[c].expand(2000, -1)).numpy()
+        mixed = pooled.expression(scores, wide[c].expand(2000, -1)).numpy()
+        for which, made in enumerate((own, mixed)):
+            distances[which, c] = [wasserstein_distance(made[:, g], x[conditions == c, g]) for g in (0, 1, 3)]
+    assert distances[0].max() < 0.1
+    assert (distances[1].mean(0)[:2] > 3 * distances[0].mean(0)[:2]).all()
+
+
+def test_a_gene_that_conditions_do_not_move_has_one_law() -> None:
+    """And of genes that nothing moves, as many levels as chance says: DIFFER of them."""
+    x, conditions, means = of_levels()
+    levels = Levels.fitted(x, conditions, means, 4)
+    assert torch.equal(levels.values[:, 2], Marginals.fitted(x).values[2].expand(4, -1))
+    rng = np.random.default_rng(5)
+    still = rng.poisson(1.0, (2000, 1500)).astype(float)
+    own = np.stack([still[conditions == c].mean(0) for c in range(4)])
+    found = Levels.fitted(still, conditions, own, 4)
+    share = float((found.means != 0).any(0).float().mean())
+    assert abs(share - DIFFER) < 4 * (DIFFER / 1500) ** 0.5
+
+
+def test_the_test_of_means_is_scipy_s() -> None:
+    verdicts = []
+    for seed in range(6):
+        x, conditions, _ = of_levels(30, seed)
+        x[:, 2] += 0.015 * conditions
+        means = np.stack([x[conditions == c].mean(0) for c in range(4)])
+        has_levels = (Levels.fitted(x, conditions, means, 4).means != 0).any(0)
+        for gene in range(3):
+            pvalue = f_oneway(*(x[conditions == c, gene] for c in range(4))).pvalue
+            assert has_levels[gene] == (pvalue < DIFFER)
+            verdicts.append(bool(pvalue < DIFFER))
+    assert {True, False} <= set(verdicts[2::3])
+
+
+def test_levels_that_nothing_fills_are_as_their_neighbours() -> None:
+    """More levels than conditions; a gene that one condition did not measure; one law where there is one condition."""
+    x, conditions, means = of_levels()
+    x[conditions == 3, 1], means[3, 1] = np.nan, np.nan
+    levels = Levels.fitted(x, conditions, means, 8)
+    assert levels.means.isfinite().all()
+    assert levels.values.isfinite().all()
+    assert (levels.means.diff(dim=0) >= 0).all()
+    torch.testing.assert_close(levels.means[-1, 1], torch.tensor(means[2, 1]).float())
+    alone = Levels.fitted(x[:500], conditions[:500], means[:1])
+    assert len(alone.means) == 1
+    assert torch.equal(alone.at(torch.zeros(4)).values, Marginals.fitted(x[:500]).values)
+
+
+def test_sorting_levels_together_is_sorting_each() -> None:
+    x, conditions, means = of_levels(100)
+    levels = Levels.fitted(x, conditions, means, 4)
+    for c in range(4):
+        own = Marginals.fitted(x[conditions == c])
+        torch.testing.assert_close(levels.values[c, 0], own.values[0])
+        torch.testing.assert_close(levels.zeros[c, [0, 1, 3]], own.zeros[[0, 1, 3]])

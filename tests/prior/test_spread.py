@@ -70,7 +70,8 @@ def test_a_setting_that_training_never_had_starts_from_its_own_controls() -> Non
     name = "control|line=B"
     home = trained.at_home(controls, name, torch.Generator().manual_seed(1))
     assert home.settings == {name: (0, 500)}
-    assert (home.size, home.marginals.zeros[7]) == (trained.size, trained.marginals.zeros[7])
+    assert home.size == trained.size
+    assert torch.equal(home.marginals.zeros[:, 7].unique(), trained.marginals.zeros[:, 7].unique())
     torch.testing.assert_close(home.deviation, trained.deviation)
     wanted = np.concatenate([controls.mean(0)[:7] + 0.3, [0.4]])[None]
     found = {}
@@ -116,7 +117,9 @@ def test_saved_and_read(tmp_path: Path) -> None:
     [
         (lambda t: t.pop("zeros"), "zeros"),
         (lambda t: t.update(zeros=t["zeros"] + 2), "are those of no distribution"),
-        (lambda t: t.update(values=t["values"].flip(1)), "are those of no distribution"),
+        (lambda t: t.update(values=t["values"].flip(2)), "are those of no distribution"),
+        (lambda t: t.update(means=t["means"].flip(0)), "'means' of levels do not rise"),
+        (lambda t: t.update(means=t["means"][:1]), r"'means' is torch.float32 \[1, 8\]"),
         (lambda t: t.update(deviation=t["deviation"][:3]), r"'deviation' is torch.float32 \[3\]"),
         (lambda t: t.update(donors=t["donors"].float()), "'donors' is torch.float32"),
         (lambda t: t["donors"].fill_(float("nan")), "finite"),
@@ -126,7 +129,7 @@ def test_a_damaged_file_is_told(tmp_path: Path, change, says: str) -> None:
     found, path = spread(), tmp_path / "spread.safetensors"
     found.save(path)
     tensors = {
-        "zeros": found.marginals.zeros.clone(), "values": found.marginals.values.clone(),
+        **{name: value.clone() for name, value in found.marginals.tensors().items()},
         "deviation": found.deviation.clone(), "donors": found.donors.clone(),
     }  # fmt: skip
     change(tensors)
@@ -163,7 +166,7 @@ def test_each_screen_has_marginals_of_its_own(tmp_path: Path) -> None:
         np.testing.assert_allclose(own.std(0)[:3], real.std(0)[:3], rtol=0.1)
     scores = start.to_flow(torch.tensor(cells), rows, torch.full(cells.shape, 0.5))
     np.testing.assert_allclose(start.cells(scores, scores, rows).numpy(), cells, atol=5e-3)
-    assert torch.equal(found.marginals_of(names[1]).zeros[3], found.marginals.zeros[3])
+    assert torch.equal(found.marginals_of(names[1]).zeros[:, 3], found.marginals.zeros[:, 3])
     # A screen that training did not have takes what all have; donors are standard normal in each screen.
     assert found.marginals_of("X|screen=c") is found.marginals
     for first, count in found.settings.values():
@@ -172,7 +175,7 @@ def test_each_screen_has_marginals_of_its_own(tmp_path: Path) -> None:
 
 def test_a_damaged_file_of_two_screens_is_told(tmp_path: Path) -> None:
     _, found = of_two_screens()
-    found.screens["b"].values[0] = found.screens["b"].values[0].flip(0)
+    found.screens["b"].values[0, 0] = found.screens["b"].values[0, 0].flip(0)
     found.save(tmp_path / "spread.safetensors")
     with pytest.raises(RunError, match="are those of no distribution"):
         Spread.load(tmp_path / "spread.safetensors", 4)
@@ -187,9 +190,11 @@ def test_genes_that_a_screen_did_not_measure() -> None:
     means = np.stack([x[conditions == place].mean(0) for place in (0, 1)])
     found = fit_spread(x, conditions, means, settings, torch.Generator().manual_seed(0))
     of_all, own = found.marginals, found.marginals_of("X|screen=b")
-    assert torch.equal(own.zeros[2:], of_all.zeros[2:])
-    assert torch.equal(of_all.values[2], torch.from_numpy(Marginals.fitted(x[:600, 2:3]).values[0].numpy()))
-    assert (of_all.zeros[2], found.deviation.isfinite().all()) == (0, True)
+    alone = Marginals.fitted(x[:600, 2:3])
+    for levels in (own, of_all):
+        assert torch.equal(levels.at(torch.ones(4)).values[2], alone.values[0])
+        assert levels.at(torch.ones(4)).zeros[2] == 0
+    assert found.deviation.isfinite().all()
     donors = found.donors.float()
     assert donors.isfinite().all()
     first, count = found.settings["control|screen=b"]

@@ -7,14 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.stats import kstest, norm
+from scipy.stats import kstest, norm, spearmanr
 
 from scdfm.config import ModelConfig, SamplingConfig
 from scdfm.errors import ConditionError
 from scdfm.flow import generate, sample_normal, solve
 from scdfm.model import VelocityField
 from scdfm.prior import PriorStart, Shrinkage, Spread, fit_spread, gaussian_velocity
-from scdfm.prior.start import straightened
+from scdfm.prior.shrink import NOT_FOLLOWED
+from scdfm.prior.start import reordered, straightened
 
 G = 6
 NAMES = ("A", "B", "C")
@@ -149,13 +150,13 @@ def test_the_shift_is_how_far_control_cells_lie_below_their_condition() -> None:
     """In scores: control cells, scored where the condition is expected, are moved there by it on average."""
     begin, n = start(), 4000
     first = begin.expected[:1]
-    control = PriorStart.around(begin.spread, NAMES[:1], first, first, np.ones(1))
-    assert control.shift().abs().max() < 1e-6
+    assert PriorStart.around(begin.spread, NAMES[:1], first, first, np.ones(1)).shift().abs().max() < 1e-6
     rng = torch.Generator().manual_seed(1)
     condition = torch.zeros(n, dtype=torch.long)
-    cells = control.spread.marginals.expression(torch.randn((n, G), generator=rng), control.rates[condition])
+    law = begin.spread.marginals.at(begin.expected[1])
+    cells = law.expression(torch.randn((n, G), generator=rng), begin.control_rates[condition + 1])
     before, after = (
-        begin.spread.marginals.scores(cells, rates[condition + 1], torch.rand((n, G), generator=rng))
+        law.scores(cells, rates[condition + 1], torch.rand((n, G), generator=rng))
         for rates in (begin.control_rates, begin.rates)
     )
     lost = before - after
@@ -221,3 +222,25 @@ def test_stratified_means_vary_less() -> None:
     strata = torch.zeros(64, dtype=torch.long)
     spread = sample_normal((64, 500), rng, strata).mean(0).std()
     assert spread < 0.1 * sample_normal((64, 500), rng).mean(0).std()
+
+
+def test_without_its_means_a_flow_says_what_goes_together_and_the_prior_which_values() -> None:
+    """A gene's values are those of the start, to the bit; ranks of cells, so correlations, are those of the flow."""
+    begin = replace(start(), shrinkage=NOT_FOLLOWED)
+    condition = torch.zeros(400, dtype=torch.long)
+    x = begin.population(condition, torch.Generator().manual_seed(1), True)
+    latent = torch.randn(400, 1, generator=torch.Generator().manual_seed(2))
+    end = 0.8 * latent * x.std(0) + 0.3 * x.flip(0) + 0.7  # one factor, other means and spreads
+    made, own = begin.cells(end, x, condition), replace(begin, shrinkage=None)
+    assert torch.equal(made.sort(dim=0).values, own.cells(x, x, condition).sort(dim=0).values)
+    assert spearmanr(made[:, 3], end[:, 3]).statistic > 0.95  # a gene that is on nearly everywhere
+    assert spearmanr(x[:, 3], end[:, 3]).statistic < 0.5
+    assert torch.equal(begin.cells(x, x, condition), own.cells(x, x, condition))  # a flow that moves nothing
+
+
+def test_reordering_is_by_rank() -> None:
+    values, order = (
+        torch.tensor([[1.0, 9.0], [2.0, 7.0], [3.0, 8.0]]),
+        torch.tensor([[0.3, 5.0], [0.1, 6.0], [0.2, 4.0]]),
+    )
+    assert torch.equal(reordered(values, order), torch.tensor([[3.0, 8.0], [1.0, 9.0], [2.0, 7.0]]))

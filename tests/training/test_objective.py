@@ -28,7 +28,7 @@ from scdfm.data import Batch
 from scdfm.flow import generate
 from scdfm.model import reference
 from scdfm.prior import PriorStart, Spread
-from scdfm.prior.marginals import N_KNOTS, Marginals
+from scdfm.prior.marginals import N_KNOTS, Levels, Marginals
 from scdfm.prior.spread import normal_scores
 from scdfm.seeds import torch_rng
 from scdfm.training.module import FlowModule
@@ -101,11 +101,16 @@ def start_of(n_genes: int = GENES, zeros: float = 0.4, n_donors: int = 60) -> Pr
     marginals = Marginals(zeros * torch.rand(n_genes, generator=rng), values)
     deviation = 0.5 + torch.rand(n_genes, generator=rng)
     donors = normal_scores(torch.randn((n_donors, n_genes), generator=rng)).half()
-    spread = Spread(marginals, 0.6, deviation, donors, {"control": (0, n_donors)})
+    spread = Spread(Levels.single(marginals), 0.6, deviation, donors, {"control": (0, n_donors)})
     expected = values.mean(1) * (0.6 + 0.5 * torch.rand((4, n_genes), generator=rng))
     start = PriorStart.around(spread, NAMES, expected, 0.8 * values.mean(1).expand(4, -1), torch.zeros(4))
     part = n_donors // 3
     return replace(start, donors=torch.tensor([[0, n_donors], [part, part], [0, part], [part, 2 * part]]))
+
+
+def law(start: PriorStart) -> Marginals:
+    """The one law of `start_of`."""
+    return start.spread.marginals.at(start.expected[0])
 
 
 def batch_of(target: Tensor, places: Sequence[int]) -> Batch:
@@ -164,7 +169,7 @@ def scored(
 def shifted(start: PriorStart, places: np.ndarray, genes: np.ndarray) -> np.ndarray:
     """By how much control cells at 15 even places lie lower, in scores, where the condition's mean is expected."""
     scores, found = norm.ppf((np.arange(15) + 0.5) / 15), np.empty((len(places), len(genes)))
-    knots, marginals = (1 - np.cos(np.linspace(0, np.pi, N_KNOTS))) / 2, start.spread.marginals
+    knots, marginals = (1 - np.cos(np.linspace(0, np.pi, N_KNOTS))) / 2, law(start)
     for row, place in enumerate(places):
         for column, gene in enumerate(genes):
             theta = float(start.control_rates[place, gene])
@@ -208,7 +213,7 @@ def written_out(batch: Batch, step: int, config: Config, start: PriorStart | Non
         d = start.spread.deviation.numpy()[chosen].astype(float)
         x0 = d * start.spread.donors.numpy().astype(float)[first + (donor * count).astype(int)][:, chosen]
         uniform = torch.rand((n, len(chosen)), generator=rng).numpy()
-        x1 = d * scored(x, start.spread.marginals, start.rates.numpy()[place], uniform, chosen)
+        x1 = d * scored(x, law(start), start.rates.numpy()[place], uniform, chosen)
         which = [NAMES.index(name) for name in batch.conditions]
         told = 0.3 * start.expected.numpy().astype(float)[which][:, chosen][c]
         told = told + 0.4 * shifted(start, np.array(which), chosen)[c]
@@ -273,7 +278,7 @@ def gaussian_cells(start: PriorStart, places: Sequence[int], n: int, moved: floa
     """Cells of standard normal scores around the expected means, moved by so many deviations."""
     rng, condition = torch.Generator().manual_seed(seed), torch.tensor(list(places)).repeat_interleave(n)
     scores = torch.randn((len(condition), len(start.spread.deviation)), generator=rng) + moved
-    return start.spread.marginals.expression(scores, start.rates[condition])
+    return law(start).expression(scores, start.rates[condition])
 
 
 def watched_steps(
@@ -344,7 +349,7 @@ def test_that_correction_generates_them() -> None:
             sampling=SamplingConfig(solver="rk4", steps=12), genes_per_step=4,
             rng=torch.Generator().manual_seed(1), start=start.of(NAMES[:2]),
         )  # fmt: skip
-        return start.spread.marginals.scores(cells, start.rates[condition], torch.zeros(cells.shape))
+        return law(start).scores(cells, start.rates[condition], torch.zeros(cells.shape))
 
     still, moved = scores(0.0), scores(0.5)
     kept = still.abs() < 2.5

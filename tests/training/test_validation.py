@@ -12,7 +12,8 @@ from scipy import stats
 import scdfm
 import small
 from scdfm.data import CONTROL, targets
-from scdfm.training.validation import Gain, summary, worth_keeping
+from scdfm.training.checkpoint import BEST, CHECKPOINTS, read_checkpoint
+from scdfm.training.validation import Gain, monitored, summary, worth_keeping
 
 WILD = {
     "panel": {"n_genes": 25}, "graph": {"k": 5}, "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
@@ -49,22 +50,60 @@ def test_no_difference_is_called_clear_more_often_than_the_level_says() -> None:
 @pytest.mark.parametrize(
     ("energy", "wasserstein", "l2", "own", "kept"),
     [
-        (BETTER, UNCLEAR, UNCLEAR, 0.1, True),
-        (UNCLEAR, BETTER, UNCLEAR, 0.1, True),
-        (UNCLEAR, UNCLEAR, BETTER, 0.1, True),
-        (UNCLEAR, UNCLEAR, UNCLEAR, 0.1, False),
-        (BETTER, BETTER, WORSE, 0.1, False),
-        (WORSE, BETTER, BETTER, 0.1, False),
-        (BETTER, BETTER, BETTER, -0.1, False),
+        (BETTER, UNCLEAR, UNCLEAR, BETTER, True),
+        (UNCLEAR, BETTER, UNCLEAR, BETTER, True),
+        (UNCLEAR, UNCLEAR, BETTER, BETTER, True),
+        (UNCLEAR, UNCLEAR, UNCLEAR, BETTER, False),
+        (BETTER, BETTER, WORSE, BETTER, False),
+        (WORSE, BETTER, BETTER, BETTER, False),
+        (BETTER, BETTER, BETTER, UNCLEAR, True),
+        (BETTER, BETTER, BETTER, WORSE, False),
     ],
 )
 def test_weights_are_kept_if_clearly_better_and_worse_in_nothing(energy, wasserstein, l2, own, kept) -> None:
-    """`own`: what their populations gain before means are moved toward the prior's."""
+    """`own`: what their populations gain in energy distance before they take the prior's values."""
     gains = {"val_energy": energy, "val_wasserstein": wasserstein, "val_l2": l2}
-    alone = {name: gain(own - 0.05, own + 0.05) for name in gains}
-    assert worth_keeping(gains, alone) is kept
-    worse_means = alone | {"val_l2": WORSE}
-    assert worth_keeping(gains, worse_means) is kept  # means are moved as far as validation allows
+    assert worth_keeping(gains, own) is kept
+
+
+PRIOR = torch.tensor([0.5, 0.6, 0.4])
+"""Energy distances of the prior's populations."""
+
+
+@pytest.mark.parametrize(
+    ("own", "at_prior", "untrained", "expected"),
+    [
+        (-0.1, -0.2, PRIOR, 0.3),  # its means are worse than the prior's, and would not be predicted
+        (-0.1, -0.05, PRIOR, 0.4),  # they are better
+        (0.1, -0.2, PRIOR, 0.6),  # its own populations are clearly worse than the prior's: it would not be kept
+        (0.1, -0.2, None, 0.6),  # from noise nothing else is predicted
+    ],
+)
+def test_what_chooses_is_what_would_be_predicted_and_kept(own, at_prior, untrained, expected) -> None:
+    """Energy distances beside the prior's: of the flow's own populations, and with the prior's values."""
+    noise = torch.tensor([0.01, -0.01, 0.0])
+    scores = torch.stack([PRIOR + own + noise, *torch.ones(3, 3), PRIOR + at_prior + noise], dim=1)
+    assert monitored(scores, untrained) == pytest.approx(expected)
+
+
+def test_populations_that_may_be_as_good_are_not_put_behind() -> None:
+    """Of three conditions one worse and two as good: not clear."""
+    scores = torch.stack([PRIOR + torch.tensor([0.2, 0.0, 0.0]), *torch.ones(3, 3), PRIOR - 0.1], dim=1)
+    assert monitored(scores, PRIOR) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(("source", "shrink"), [("prior", True), ("prior", False), ("gaussian", True)])
+def test_the_best_checkpoint_is_the_one_that_is_monitored(tmp_path: Path, source: str, shrink: bool) -> None:
+    steps = {"max_steps": 10, "validate_every": 2, "keep": "best"}
+    options = {"flow": {"source": source}, "training": steps, "sampling": {"shrink": shrink}}
+    config = small.config().updated(options)
+    run = scdfm.fit(scdfm.read_cells(small.screen()), config=config, out=tmp_path / "run", progress=False)
+    log = run.log.dropna(subset=["val_predicted"])
+    assert len(log) == 5
+    if source == "gaussian":
+        assert (log["val_predicted"] == log["val_energy"]).all()
+    chosen = read_checkpoint(tmp_path / "run" / CHECKPOINTS / BEST)["global_step"]
+    assert chosen == log.loc[log["val_predicted"].idxmin(), "step"]
 
 
 @pytest.mark.parametrize("seed", range(5))

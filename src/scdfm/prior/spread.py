@@ -19,7 +19,7 @@ from scdfm.data.conditions import SCREEN, covariates
 from scdfm.errors import RunError
 from scdfm.files import written_whole
 from scdfm.prior.kernel import Floats
-from scdfm.prior.marginals import N_KNOTS, Marginals
+from scdfm.prior.marginals import N_KNOTS, Levels
 
 SMALLEST = 0.02
 """Least deviation of a gene, in root mean squares: silent genes keep a weight."""
@@ -38,7 +38,7 @@ class Spread:
     the donors' scores are standard normal. Donors of one setting (control population) lie together.
     """
 
-    marginals: Marginals
+    marginals: Levels
     size: float
     """Root mean square deviation of expression (log1p), the unit of `deviation`."""
     deviation: Float[Tensor, " G"]
@@ -47,7 +47,7 @@ class Spread:
     """Scores, float16."""
     settings: dict[str, tuple[int, int]]
     """First donor and number of donors of each setting."""
-    screens: dict[str, Marginals] = field(default_factory=dict)
+    screens: dict[str, Levels] = field(default_factory=dict)
     """Marginals of each screen's own, where cells of several were given; `marginals` are those of all cells."""
 
     def on(self, genes: Tensor | slice) -> Spread:
@@ -75,7 +75,7 @@ class Spread:
         first, count = self.settings.get(setting, (0, 0))
         return (first, count) if count >= LEAST_DONORS else (0, len(self.donors))
 
-    def marginals_of(self, setting: str) -> Marginals:
+    def marginals_of(self, setting: str) -> Levels:
         """The marginals of a setting: of its screen where that has its own, else of all."""
         if not self.screens:
             return self.marginals
@@ -94,8 +94,8 @@ class Spread:
     def save(self, path: Path) -> None:
         """Write the spread as safetensors, whole or not at all."""
         tensors = {"deviation": self.deviation, "donors": self.donors}
-        for end, law in zip(("", *_ends(self.screens)), (self.marginals, *self.screens.values()), strict=True):
-            tensors |= {f"zeros{end}": law.zeros, f"values{end}": law.values}
+        for end, levels in zip(("", *_ends(self.screens)), (self.marginals, *self.screens.values()), strict=True):
+            tensors |= {f"{name}{end}": value for name, value in levels.tensors().items()}
         tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
         words = {"size": self.size, "settings": self.settings, "screens": list(self.screens)}
         with written_whole(path, sum(value.nbytes for value in tensors.values())) as temporary:
@@ -108,8 +108,15 @@ class Spread:
             with safe_open(path, framework="pt") as handle:
                 words = json.loads(handle.metadata()["spread"])
                 screens = [str(name) for name in words.get("screens", ())]
+                there = set(handle.keys())
                 marginals, *own = (
-                    Marginals(handle.get_tensor(f"zeros{end}"), handle.get_tensor(f"values{end}"))
+                    Levels.loaded(
+                        {
+                            name: handle.get_tensor(f"{name}{end}")
+                            for name in ("means", "zeros", "values")
+                            if f"{name}{end}" in there
+                        }
+                    )
                     for end in ("", *_ends(screens))
                 )
                 deviation, donors = handle.get_tensor("deviation"), handle.get_tensor("donors")
@@ -128,7 +135,9 @@ class Spread:
         n, laws = len(self.donors), (self.marginals, *self.screens.values())
         shapes = {"deviation": (self.deviation, (n_genes,)), "donors": (self.donors, (max(n, 1), n_genes))}
         for end, law in zip(("", *_ends(self.screens)), laws, strict=True):
-            shapes |= {f"zeros{end}": (law.zeros, (n_genes,)), f"values{end}": (law.values, (n_genes, N_KNOTS))}
+            levels = (len(law.zeros), n_genes)
+            shapes |= {f"means{end}": (law.means, levels), f"zeros{end}": (law.zeros, levels)}
+            shapes |= {f"values{end}": (law.values, (*levels, N_KNOTS))}
         for name, (tensor, shape) in shapes.items():
             kind = torch.float16 if name == "donors" else torch.float32
             if tuple(tensor.shape) != shape or tensor.dtype != kind or not tensor.isfinite().all():
@@ -136,8 +145,10 @@ class Spread:
                     f"'{name}' is {tensor.dtype} {list(tensor.shape)}, expected {kind} {list(shape)}, finite"
                 )
         for law in laws:
-            if not ((law.zeros >= 0) & (law.zeros < 1)).all() or not (law.values.diff(dim=1) >= 0).all():
+            if not ((law.zeros >= 0) & (law.zeros < 1)).all() or not (law.values.diff(dim=2) >= 0).all():
                 raise ValueError("'zeros' or 'values' are those of no distribution")
+            if not (law.means.diff(dim=0) >= 0).all():
+                raise ValueError("'means' of levels do not rise")
         if not (self.size > 0 and (self.deviation > 0).all()):
             raise ValueError("'size' or 'deviation' is not above 0")
         if any(a < 0 or b < 0 or a + b > n for a, b in self.settings.values()):
@@ -156,8 +167,8 @@ def fit_spread(
     size = float(np.sqrt(variances.mean())) or 1.0
     deviation = np.maximum(np.sqrt(variances) / size, SMALLEST)
     of_screen = np.array([covariates(setting).get(SCREEN, "") for setting in settings])
-    marginals = _marginals(cells)
-    screens = _own_marginals(cells, of_screen[conditions], marginals)
+    marginals = Levels.fitted(cells, conditions, means)
+    screens = _own_marginals(cells, conditions, means, of_screen[conditions], marginals)
     drawn = torch.randperm(len(cells), generator=rng)[:MOST_DONORS].numpy()
     places = {name: place for place, name in enumerate(dict.fromkeys(settings))}
     own = np.array([places[settings[condition]] for condition in conditions[drawn]])
@@ -168,9 +179,8 @@ def fit_spread(
     donors = torch.empty(uniform.shape, dtype=torch.float16)
     for name, law in (screens or {"": marginals}).items():
         mine = np.flatnonzero(of_screen[conditions[drawn]] == name) if screens else np.arange(len(drawn))
-        rates = law.rates(torch.from_numpy(means))[torch.from_numpy(conditions[drawn[mine]])]
-        values = torch.from_numpy(cells[drawn[mine]].astype(np.float32))
-        donors[mine] = normal_scores(law.scores(values, rates, uniform[mine])).half()
+        values, of = torch.from_numpy(cells[drawn[mine]].astype(np.float32)), conditions[drawn[mine]]
+        donors[mine] = normal_scores(law.scores(values, torch.from_numpy(means), of, uniform[mine])).half()
     _lend(donors, torch.from_numpy(np.isnan(cells[drawn])), rng)
     ranges = {name: (int(first[place]), int(counts[place])) for name, place in places.items()}
     return Spread(marginals, size, torch.from_numpy(deviation.astype(np.float32)), donors, ranges, screens)
@@ -180,18 +190,6 @@ def variances_around(cells: Floats, means: Floats) -> Floats:
     """Mean square [G] of what cells [n, G] are off `means` [n, G], over the cells that measured the gene."""
     squared = (cells - means) ** 2
     return np.asarray(np.nanmean(squared, axis=0) if np.isnan(squared).any() else squared.mean(0))
-
-
-def _marginals(cells: Floats) -> Marginals:
-    """The marginals of all cells [n, G], of each gene by those that measured it."""
-    if not (missing := np.isnan(cells)).any():
-        return Marginals.fitted(cells)
-    zeros, values = torch.empty(cells.shape[1]), torch.empty((cells.shape[1], N_KNOTS))
-    for lacking in np.unique(missing, axis=1).T:
-        genes = np.flatnonzero((missing == lacking[:, None]).all(0))
-        law = Marginals.fitted(cells[~lacking][:, genes])
-        zeros[genes], values[genes] = law.zeros, law.values
-    return Marginals(zeros, values)
 
 
 def _lend(donors: Tensor, missing: Tensor, rng: torch.Generator) -> None:
@@ -211,19 +209,22 @@ def _lend(donors: Tensor, missing: Tensor, rng: torch.Generator) -> None:
             donors[:, genes] = torch.randn((len(donors), len(genes)), generator=rng).to(donors.dtype)
 
 
-def _own_marginals(cells: Floats, of_screen: npt.NDArray[np.str_], common: Marginals) -> dict[str, Marginals]:
+def _own_marginals(
+    cells: Floats, conditions: npt.NDArray[np.int64], means: Floats, of_screen: npt.NDArray[np.str_], common: Levels
+) -> dict[str, Levels]:
     """Marginals of each screen by its own cells [n, G]; none where there is one screen."""
-    names = np.unique(of_screen)
-    parts = {str(name): cells[of_screen == name] for name in names} if len(names) > 1 else {}
-    return {name: _of_seen(Marginals.fitted(part), common, part) for name, part in parts.items()}
+    names, found = np.unique(of_screen), {}
+    for name in names if len(names) > 1 else ():
+        own = of_screen == name
+        present, places = np.unique(conditions[own], return_inverse=True)
+        found[str(name)] = _of_seen(Levels.fitted(cells[own], places, means[present]), common, cells[own])
+    return found
 
 
-def _of_seen(own: Marginals, common: Marginals, cells: Floats) -> Marginals:
+def _of_seen(own: Levels, common: Levels, cells: Floats) -> Levels:
     """The marginals `own` of genes that LEAST_SEEN of the cells [n, G] hold; those in common of the others."""
     seen = torch.from_numpy((cells > 0).sum(0) >= LEAST_SEEN)
-    return Marginals(
-        torch.where(seen, own.zeros, common.zeros), torch.where(seen.unsqueeze(1), own.values, common.values)
-    )
+    return own.where(seen, common)
 
 
 def _ends(screens: Iterable[str]) -> list[str]:

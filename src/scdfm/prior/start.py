@@ -10,7 +10,7 @@ as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,13 +22,13 @@ from scdfm.data.conditions import control_of
 from scdfm.errors import ConditionError
 from scdfm.flow import Integrate, Output
 from scdfm.prior.kernel import Floats
-from scdfm.prior.marginals import Marginals
+from scdfm.prior.marginals import Levels, Marginals
 from scdfm.prior.shrink import Shrinkage, moved_to
 from scdfm.prior.spread import Spread, normal_scores
 
-Rows = Tensor | slice
-"""Which cells, of all that were given."""
-Read = Callable[[Marginals, Rows], Tensor]
+Read = Callable[[Marginals, Tensor], Tensor]
+"""What is made of some cells, given by their places, whose condition has these marginals."""
+BY_GENE = ("expected", "rates", "control_rates")
 N_PLACES = 15
 """Places of a gene's distribution over which a shift is averaged."""
 
@@ -67,12 +67,10 @@ class PriorStart:
         """
         means = torch.as_tensor(expected).float().clamp(min=0)
         donors = torch.tensor([spread.donors_of(control_of(name)) for name in names])
-        laws = [spread.marginals_of(control_of(name)) for name in names]
-
-        def rates(of: Tensor) -> Tensor:
-            return _by_law(laws, torch.arange(len(names)), lambda law, rows: law.rates(of[rows]))
-
-        own, control = rates(means), rates(torch.as_tensor(controls).float().clamp(min=0))
+        before = torch.as_tensor(controls).float().clamp(min=0)
+        own, control = torch.empty_like(means), torch.empty_like(means)
+        for levels, rows in _by_levels([spread.marginals_of(control_of(name)) for name in names]):
+            own[rows], control[rows] = levels.rates(means[rows]), levels.rates(before[rows], near=means[rows])
         return cls(tuple(names), spread, means, own, control, donors, torch.as_tensor(doubt).float())
 
     @property
@@ -97,7 +95,7 @@ class PriorStart:
 
     def on(self, genes: Tensor | slice) -> PriorStart:
         """The start of some genes."""
-        parts = {name: getattr(self, name)[:, genes] for name in ("expected", "rates", "control_rates")}
+        parts = {name: getattr(self, name)[:, genes] for name in BY_GENE}
         return replace(self, spread=self.spread.on(genes), **parts)
 
     def to(self, device: torch.device | str) -> PriorStart:
@@ -107,7 +105,7 @@ class PriorStart:
         return replace(self._changed(lambda tensor: tensor.to(device)), spread=self.spread.to(device))
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> PriorStart:
-        names = ("expected", "rates", "control_rates", "donors", "doubt")
+        names = (*BY_GENE, "donors", "doubt")
         changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
         return replace(self, **changed)
 
@@ -153,15 +151,22 @@ class PriorStart:
     def cells(
         self, end: Float[Tensor, "M G"], begin: Float[Tensor, "M G"], condition: Int[Tensor, " M"]
     ) -> Float[Tensor, "M G"]:
-        """Expression (log1p) of whole populations, their means between those of their start and their own."""
+        """Expression (log1p) of whole populations: the flow says which values go together in a cell.
+
+        With `shrinkage` a gene's values are those of the start, in the order of the flow's. Where the flow's means are
+        believed, its own values are moved to a mean between both.
+        """
         if self.shrinkage is None:
             return self._expression(end, condition)
         weights = self.shrinkage.weights(self.doubt)
-        moved = torch.empty_like(end)
+        made = torch.empty_like(end)
         for place in torch.unique(condition).tolist():
             rows = condition == place
-            moved[rows] = self._between(end[rows], begin[rows], place, weights[place])
-        return moved
+            if weights[place] == 0:
+                made[rows] = self._expression(reordered(begin[rows], end[rows]), condition[rows])
+            else:
+                made[rows] = self._between(end[rows], begin[rows], place, weights[place])
+        return made
 
     def _between(self, end: Tensor, begin: Tensor, place: int, weight: Tensor) -> Tensor:
         """Cells of one condition, their mean `weight` of the way from that of their start to their own."""
@@ -179,8 +184,16 @@ class PriorStart:
         return self._read(condition, lambda law, rows: law.expression(scores[rows], rates[rows]))
 
     def _read(self, condition: Tensor, read: Read) -> Tensor:
-        """What `read` makes of cells [B] by the marginals of their screens."""
-        return _by_law([self.spread.marginals_of(control_of(name)) for name in self.names], condition, read)
+        """What `read` makes of cells [B] by the marginals of their conditions."""
+        parts, order = [], []
+        for place in torch.unique(condition).tolist():
+            rows = torch.nonzero(condition == place).flatten()
+            order.append(rows)
+            parts.append(read(self._levels(place).at(self.expected[place]), rows))
+        return torch.cat(parts)[torch.argsort(torch.cat(order))]
+
+    def _levels(self, place: int) -> Levels:
+        return self.spread.marginals_of(control_of(self.names[place]))
 
     def inputs(self) -> dict[str, Tensor]:
         """The expected means, which the network reads beside the control, and the shift from there in scores."""
@@ -197,7 +210,7 @@ class PriorStart:
         places = grid.repeat(len(self.rates)).unsqueeze(1).expand(-1, n_genes)
         control, moved = self.control_rates[condition], self.rates[condition]
 
-        def lost(law: Marginals, rows: Rows) -> Tensor:
+        def lost(law: Marginals, rows: Tensor) -> Tensor:
             cells = law.expression(places[rows], control[rows])
             # A zero keeps its place among zeros.
             among_zeros = torch.special.ndtr(places[rows]) / law.share_of_zeros(control[rows])
@@ -219,15 +232,17 @@ class PriorStart:
         return output(t, x / self.spread.deviation) * self.spread.deviation
 
 
-def _by_law(laws: Sequence[Marginals], condition: Int[Tensor, " B"], read: Read) -> Float[Tensor, "B G"]:
-    """What `read` makes of cells whose conditions have the marginals `laws`: those of one law together."""
-    different = list(dict.fromkeys(laws))
-    if len(different) == 1:
-        return read(laws[0], slice(None))
-    of_cell = torch.tensor([different.index(law) for law in laws], device=condition.device)[condition]
-    rows = [torch.nonzero(of_cell == place).flatten() for place in range(len(different))]
-    parts = [read(law, own) for law, own in zip(different, rows, strict=True)]
-    return torch.cat(parts)[torch.argsort(torch.cat(rows))]
+def _by_levels(levels: Sequence[Levels]) -> Iterator[tuple[Levels, Int[Tensor, " c"]]]:
+    """Each of `levels` once, with its places there."""
+    for one in dict.fromkeys(levels):
+        yield one, torch.tensor([place for place, other in enumerate(levels) if other is one])
+
+
+def reordered(values: Float[Tensor, "n G"], order: Float[Tensor, "n G"]) -> Float[Tensor, "n G"]:
+    """Each column of `values` in the order of that of `order`: its smallest where that is smallest (Clark et al. 2004)."""
+    places = order.T.contiguous().argsort(dim=1, stable=True)
+    sorted_values = values.T.contiguous().sort(dim=1).values
+    return torch.empty_like(sorted_values).scatter_(1, places, sorted_values).T.contiguous()
 
 
 def gaussian_velocity(x_t: Float[Tensor, "B T"], t: Float[Tensor, " B"]) -> Float[Tensor, "B T"]:

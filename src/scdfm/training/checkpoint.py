@@ -18,6 +18,8 @@ from scdfm.config import Config
 from scdfm.errors import RunError, TrainingError
 from scdfm.files import made, written_whole
 
+MONITOR = "val_predicted"
+"""The score that chooses the best checkpoint, see `scdfm.training.validation.monitored`."""
 CHECKPOINTS, LAST, BEST = "checkpoints", "last.safetensors", "best.safetensors"
 
 
@@ -41,7 +43,11 @@ class SafetensorsIO(CheckpointIO):
         told anew.
         """
         checkpoint, here = read_checkpoint(Path(path)), str(Path(path).parent)
-        for state in checkpoint.get("callbacks", {}).values():
+        callbacks = checkpoint.get("callbacks", {})
+        # Fits of scdfm 0.1.0 chose by the energy distance of their own populations; they go on by what chooses today.
+        callbacks = {name.replace("'val_energy'", f"'{MONITOR}'"): state for name, state in callbacks.items()}
+        checkpoint |= {"callbacks": callbacks} if callbacks else {}
+        for state in callbacks.values():
             if isinstance(state, dict) and (before := state.get("dirpath")):
                 state.update(_moved(state, str(before), here))
         return checkpoint

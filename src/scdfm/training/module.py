@@ -21,9 +21,9 @@ from scdfm.flow import FlowLoss, Noise, Start, in_units, sample_time, step
 from scdfm.model import VelocityField
 from scdfm.prior import PriorStart
 from scdfm.seeds import derive, torch_rng
-from scdfm.training.checkpoint import diverged, require_finite
+from scdfm.training.checkpoint import MONITOR, diverged, require_finite
 from scdfm.training.steps import ValidationBatch, place
-from scdfm.training.validation import JUDGED, SCORES, population, score
+from scdfm.training.validation import JUDGED, SCORES, monitored, validated
 
 BACKEND = "inductor"
 VARIANTS = 64
@@ -78,11 +78,14 @@ class FlowModule(L.LightningModule):
         n_validation: int = 0,
         start: PriorStart | None = None,
         measured: Mapping[str, Tensor] | None = None,
+        untrained: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.untrained = untrained  # [C] energy distance of the prior's populations
         self.start = start
         self.measured = measured or {}  # places of the panel genes of each screen, where not all have all
-        self.scores = torch.zeros(n_validation, len(SCORES) + 1)  # last: 1 where this process generated it
+        # Last: 1 where this process generated it.
+        self.scores = torch.zeros(n_validation, len(SCORES) + 2)
         self.gene_ids: Tensor
         self.rates: Tensor
         self.field = field
@@ -168,11 +171,11 @@ class FlowModule(L.LightningModule):
     def validation_step(self, batch: ValidationBatch, batch_idx: int) -> None:
         """Generate one validation condition and keep its scores."""
         try:
-            cells = population(self.field, batch, self.config, self.gene_ids, self._start([batch.name]))
+            scores = validated(self.field, batch, self.config, self.gene_ids, self._start([batch.name]))
         except TrainingError:
             raise self._diverged("the populations generated to validate are not finite") from None
         at = place(batch_idx, len(self.scores), self.global_rank, self.trainer.world_size)
-        self.scores[at] = torch.cat([score(cells, batch), torch.ones(1)])
+        self.scores[at] = torch.cat([scores, torch.ones(1)])
 
     def _diverged(self, what: str) -> TrainingError:
         return diverged(what, Path(self.trainer.default_root_dir), self.global_step, self.config)
@@ -191,8 +194,11 @@ class FlowModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means over all conditions, whichever process generated them."""
         scores = self.trainer.strategy.reduce(self.scores.to(self.device), reduce_op="sum").cpu()
-        means = (scores[:, :-1] / scores[:, -1:]).mean(0).to(self.device)
-        self.log_dict(dict(zip(SCORES, means, strict=True)), prog_bar=True, sync_dist=True)
+        scores = scores[:, :-1] / scores[:, -1:]
+        shown = dict(zip(SCORES, scores.mean(0), strict=False))
+        chosen = torch.tensor(monitored(scores, self.untrained), dtype=torch.float32)
+        metrics = {name: value.to(self.device) for name, value in (shown | {MONITOR: chosen}).items()}
+        self.log_dict(metrics, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW or Adam, linear warm-up, cosine down to `min_learning_rate`, once per step."""

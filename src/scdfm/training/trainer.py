@@ -30,10 +30,10 @@ from scdfm.files import write_csv
 from scdfm.processes import launched, world_size
 from scdfm.run import folder
 from scdfm.seeds import derive
-from scdfm.training.checkpoint import CHECKPOINTS, LAST, SafetensorsIO, last_good
+from scdfm.training.checkpoint import CHECKPOINTS, LAST, MONITOR, SafetensorsIO, last_good
 from scdfm.training.module import FlowModule
 from scdfm.training.steps import StepData
-from scdfm.training.validation import MONITOR, SCORES
+from scdfm.training.validation import SCORES
 
 
 def run_loop(
@@ -152,7 +152,7 @@ class AveragedWeights(WeightAveraging):
 
 
 LOSSES = ("loss", "cfm", "mmd")
-COLUMNS = ["step", *LOSSES, "learning_rate", *SCORES]
+COLUMNS = ["step", *LOSSES, "learning_rate", *SCORES, MONITOR]
 MOST_ROWS = 5000
 
 

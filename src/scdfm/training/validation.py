@@ -1,14 +1,15 @@
 """How good a field is on validation conditions, what training added over the prior, and the weights that a run keeps.
 
-The best checkpoint is that of the smallest `val_energy`, which sees means, spreads and what genes have in common. Its
-populations and the untrained ones are then compared condition by condition. Trained weights are kept only where they are
-clearly better by one of JUDGED and clearly worse by none: an interval of the paired differences lies on one side of 0.
-Their own populations, before means are moved toward the prior's, may not validate worse either.
+The best checkpoint is that of the smallest MONITOR: the energy distance, which sees means, spreads and what genes have in
+common, of populations as they would be predicted. Its populations and the untrained ones are then compared condition by
+condition. Trained weights are kept only where they are clearly better by one of JUDGED and clearly worse by none: an
+interval of the paired differences lies on one side of 0. The flow's own populations, before they take the prior's values
+gene by gene, may not be clearly worse in energy distance either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,30 +19,67 @@ from scipy import stats
 from torch import Tensor
 
 from scdfm.config import Config
-from scdfm.flow import Start, energy, generate, wasserstein
+from scdfm.flow import Keep, Start, energy, generate, wasserstein
 from scdfm.model import VelocityField
 from scdfm.prior import PriorStart, Shrinkage
+from scdfm.prior.shrink import NOT_FOLLOWED
 from scdfm.seeds import torch_rng
 from scdfm.training.checkpoint import BEST, CHECKPOINTS, LAST, read_checkpoint
 from scdfm.training.steps import ValidationBatch
 
-MONITOR = "val_energy"
-SCORES = (MONITOR, "val_wasserstein", "val_l2", "val_pearson_delta")
+SCORES = ("val_energy", "val_wasserstein", "val_l2", "val_pearson_delta")
 JUDGED = SCORES[:3]
 """Scores that decide between trained and untrained weights: smaller is better."""
 
 
-def population(field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, start: Start) -> Tensor:
+def population(
+    field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, start: Start, keep: Keep | None = None
+) -> Tensor:
     """Cells [M, g] generated for one validation condition; of one condition with the same noise, whatever the field.
 
-    genes [G] are the panel's tokens, as many as `start` has. Raises TrainingError for cells that are no numbers.
+    genes [G] are the panel's tokens, as many as `start` has; keep: as of `generate`. Raises TrainingError for cells that
+    are no numbers.
     """
     return generate(
         field, control=batch.control, perturbation=batch.perturbation,
         condition=torch.zeros(len(batch.control), dtype=torch.long, device=batch.control.device),
         genes=genes[batch.places], sampling=config.sampling, genes_per_step=config.flow.genes_per_step,
         rng=torch_rng(config.seed, "validation noise", batch.name), start=start.on(batch.places.cpu()),
+        keep=keep,
     )  # fmt: skip
+
+
+def validated(field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, start: Start) -> Tensor:
+    """SCORES of the population of one condition, then its energy distance with the prior's means, where such may be
+    predicted [scores + 1]."""
+    ends: dict[str, Tensor] = {}
+
+    def keep(name: str, solve: Callable[[], Tensor]) -> Tensor:
+        if name not in ends:
+            ends[name] = solve()
+        return ends[name]
+
+    own = score(population(field, batch, config, genes, start, keep), batch)
+    if not (isinstance(start, PriorStart) and config.sampling.shrink):
+        return torch.cat([own, own[:1]])
+    unmoved = replace(start, shrinkage=NOT_FOLLOWED)
+    return torch.cat([own, energy(population(field, batch, config, genes, unmoved, keep), batch.target.cpu())[None]])
+
+
+def monitored(scores: Tensor, untrained: Tensor | None) -> float:
+    """What chooses the best checkpoint: the smaller, the better.
+
+    scores [C, scores + 1]: those of `validated`. untrained [C]: energy distances of the prior's populations; None: the flow
+    starts from noise, and its own energy distance decides. A flow's means are believed only where they help, so the
+    smaller of both energy distances is that of what would be predicted. Weights whose own populations are clearly worse
+    than the prior's would not be kept: they come after all others.
+    """
+    own, predicted = scores[:, 0].mean().item(), scores[:, -1].mean().item()
+    if untrained is None:
+        return own
+    if Gain.of((untrained - scores[:, 0]).double()).verdict == "worse":
+        return max(own, untrained.mean().item())
+    return min(own, predicted)
 
 
 def score(cells: Tensor, batch: ValidationBatch) -> Tensor:
@@ -109,11 +147,11 @@ class Gain(NamedTuple):
         return "better" if self.low > 0 else "worse" if self.high < 0 else "unclear"
 
 
-def worth_keeping(gains: Mapping[str, Gain], own: Mapping[str, Gain]) -> bool:
-    """Whether trained weights are kept, by what they gain, and what their `own` populations gain, over the prior."""
+def worth_keeping(gains: Mapping[str, Gain], own: Gain) -> bool:
+    """Whether trained weights are kept, by what they gain over the prior, and what their `own` populations gain in energy
+    distance."""
     verdicts = [gains[name].verdict for name in JUDGED]
-    populations = [name for name in JUDGED if name != "val_l2"]
-    return "better" in verdicts and "worse" not in verdicts and all(own[name].mean >= 0 for name in populations)
+    return "better" in verdicts and "worse" not in (*verdicts, own.verdict)
 
 
 @dataclass(frozen=True)
@@ -138,9 +176,13 @@ class Jury:
         comparison = {
             f"gain_{name.removeprefix('val_')}{end}": value for name in JUDGED for end, value in _told(gains[name])
         }
-        if self.config.training.keep == "best" and not worth_keeping(gains, alone):
+        if self.config.training.keep == "best" and not worth_keeping(gains, alone[SCORES[0]]):
             return Kept(untrained, {"step": 0, **_means(first), **comparison})
         return Kept(kept.weights, kept.result | _means(last) | comparison, shrinkage)
+
+    def of_prior(self, untrained: VelocityField) -> Tensor:
+        """Energy distance [C] of the prior's own populations."""
+        return self.scores(self.populations(untrained))[:, 0]
 
     def populations(self, field: VelocityField, shrinkage: Shrinkage | None = None) -> list[Tensor]:
         """Cells [M, g] of each condition."""
