@@ -82,6 +82,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "data/cells.py": ("tests/data/test_sampler.py", "tests/training/test_steps.py"),
     "data/sampler.py": ("tests/data/test_sampler.py", "tests/training/test_steps.py"),
     "data/validation.py": ("tests/data/test_splits.py",),
+    "training/validation.py": ("tests/training/test_validation.py",),
     "training/fit.py": ("tests/training/test_validation.py",),
     "run/predict.py": (
         "tests/run/test_predict.py",
