@@ -231,8 +231,8 @@ class SamplingConfig(Section):
     noise: Literal["stratified", "independent"] = "stratified"
     """`stratified` spreads a population's Gaussian draws evenly (a Latin hypercube): means of few cells vary less."""
     shrink: bool = True
-    """Predicted cells take the prior's values gene by gene, in the flow's order; where validation conditions showed that
-    the flow's own means help, its own values, moved to a mean between both (docs/prior.md). Needs `flow.source` "prior" and
+    """Move predicted means toward those that the prior expects, as far as validation conditions showed that the flow's
+    own means err, or keep the prior's values in the flow's order (docs/prior.md); needs `flow.source` "prior" and
     validation conditions."""
     guidance: Annotated[float, Field(ge=0)] = 1.0
     """w of v = v_null + w·(v − v_null), v_null without the condition; 1 is off, else needs

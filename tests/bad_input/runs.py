@@ -209,7 +209,7 @@ PRIORS = [
     Case("spread: no donors", spread(lambda t: t.pop("donors")), "cannot be read as the spread"),
     Case("spread: donors of fewer", spread(less("donors")), "'settings' lead beyond the donors"),
     Case("spread: zeros of more than all", spread(lambda t: t["zeros"].fill_(1.5)), "those of no distribution"),
-    Case("spread: values that fall", spread(lambda t: t.update(values=t["values"].flip(1).contiguous())),
+    Case("spread: values that fall", spread(lambda t: t.update(values=t["values"].flip(2).contiguous())),
          "those of no distribution"),
     Case("spread: a deviation of 0", spread(lambda t: t["deviation"].zero_()), "'deviation' is not above 0"),
     Case("spread: float64", spread(lambda t: t.update(zeros=t["zeros"].double())), "'zeros' is torch.float64"),

@@ -14,7 +14,7 @@ from scdfm.errors import ConditionError
 from scdfm.flow import generate, sample_normal, solve
 from scdfm.model import VelocityField
 from scdfm.prior import PriorStart, Shrinkage, Spread, fit_spread, gaussian_velocity
-from scdfm.prior.shrink import NOT_FOLLOWED
+from scdfm.prior.shrink import REORDERED
 from scdfm.prior.start import reordered, straightened
 
 G = 6
@@ -224,9 +224,9 @@ def test_stratified_means_vary_less() -> None:
     assert spread < 0.1 * sample_normal((64, 500), rng).mean(0).std()
 
 
-def test_without_its_means_a_flow_says_what_goes_together_and_the_prior_which_values() -> None:
+def test_in_the_flow_s_order_the_prior_says_which_values_and_the_flow_what_goes_together() -> None:
     """A gene's values are those of the start, to the bit; ranks of cells, so correlations, are those of the flow."""
-    begin = replace(start(), shrinkage=NOT_FOLLOWED)
+    begin = replace(start(), shrinkage=REORDERED)
     condition = torch.zeros(400, dtype=torch.long)
     x = begin.population(condition, torch.Generator().manual_seed(1), True)
     latent = torch.randn(400, 1, generator=torch.Generator().manual_seed(2))

@@ -274,7 +274,7 @@ def test_resuming_with_other_features_is_refused(described, described_run) -> No
 def test_guidance_needs_dropped_conditions_and_changes_predictions(dosed, tmp_path) -> None:
     with pytest.raises(ConfigError, match="set training.condition_dropout"):
         scdfm.Config().updated({"sampling": {"guidance": 2.0}})
-    trained = {"training": {"condition_dropout": 0.3}}
+    trained = {"training": {"condition_dropout": 0.3}, "sampling": {"shrink": False}}
     plain = fitted(dosed, ["drug1@0.316"], tmp_path / "a", DRUGS, trained)
     assert "conditioning.null" in weights(plain)
     assert weights(plain)["conditioning.null"].any()

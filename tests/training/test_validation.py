@@ -83,12 +83,13 @@ def test_what_chooses_is_what_would_be_predicted_and_kept(own, at_prior, untrain
     """Energy distances beside the prior's: of the flow's own populations, and with the prior's values."""
     noise = torch.tensor([0.01, -0.01, 0.0])
     scores = torch.stack([PRIOR + own + noise, *torch.ones(3, 3), PRIOR + at_prior + noise], dim=1)
-    assert monitored(scores, untrained) == pytest.approx(expected)
+    for other in (PRIOR + 1, PRIOR + at_prior):  # of two that may be predicted the better
+        assert monitored(torch.cat([scores, other[:, None]], dim=1), untrained) == pytest.approx(expected)
 
 
 def test_populations_that_may_be_as_good_are_not_put_behind() -> None:
     """Of three conditions one worse and two as good: not clear."""
-    scores = torch.stack([PRIOR + torch.tensor([0.2, 0.0, 0.0]), *torch.ones(3, 3), PRIOR - 0.1], dim=1)
+    scores = torch.stack([PRIOR + torch.tensor([0.2, 0.0, 0.0]), *torch.ones(3, 3), PRIOR - 0.1, PRIOR], dim=1)
     assert monitored(scores, PRIOR) == pytest.approx(0.4)
 
 

@@ -14,7 +14,7 @@ moved in flow space, all cells alike, so that their shapes stay those of the flo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -41,6 +41,8 @@ class Shrinkage(BaseModel):
     """σ²: squared length of what it adds beside."""
     missed: NotNegative
     """κ: squared length of what the prior misses, over what it expects to miss."""
+    values: Literal["flow", "prior"] = "flow"
+    """Whose values a gene has: the flow's, moved to the mean, or the prior's, in the order of the flow's."""
 
     @classmethod
     def fitted(
@@ -88,6 +90,7 @@ class Shrinkage(BaseModel):
 
 
 NOT_FOLLOWED = Shrinkage(follows=0.0, errs=0.0, missed=0.0)
+REORDERED = Shrinkage(follows=0.0, errs=0.0, missed=0.0, values="prior")
 
 
 def moved_to(

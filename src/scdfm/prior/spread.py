@@ -135,7 +135,7 @@ class Spread:
         n, laws = len(self.donors), (self.marginals, *self.screens.values())
         shapes = {"deviation": (self.deviation, (n_genes,)), "donors": (self.donors, (max(n, 1), n_genes))}
         for end, law in zip(("", *_ends(self.screens)), laws, strict=True):
-            levels = (len(law.zeros), n_genes)
+            levels = (len(law.means), n_genes)
             shapes |= {f"means{end}": (law.means, levels), f"zeros{end}": (law.zeros, levels)}
             shapes |= {f"values{end}": (law.values, (*levels, N_KNOTS))}
         for name, (tensor, shape) in shapes.items():

@@ -151,18 +151,16 @@ class PriorStart:
     def cells(
         self, end: Float[Tensor, "M G"], begin: Float[Tensor, "M G"], condition: Int[Tensor, " M"]
     ) -> Float[Tensor, "M G"]:
-        """Expression (log1p) of whole populations: the flow says which values go together in a cell.
-
-        With `shrinkage` a gene's values are those of the start, in the order of the flow's. Where the flow's means are
-        believed, its own values are moved to a mean between both.
-        """
+        """Expression (log1p) of whole populations, as `shrinkage` has it: the flow's values, their means between those of
+        the start and their own, or the values of the start in the order of the flow's, so that the flow says which go
+        together in a cell."""
         if self.shrinkage is None:
             return self._expression(end, condition)
         weights = self.shrinkage.weights(self.doubt)
         made = torch.empty_like(end)
         for place in torch.unique(condition).tolist():
             rows = condition == place
-            if weights[place] == 0:
+            if self.shrinkage.values == "prior":
                 made[rows] = self._expression(reordered(begin[rows], end[rows]), condition[rows])
             else:
                 made[rows] = self._between(end[rows], begin[rows], place, weights[place])

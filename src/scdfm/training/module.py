@@ -23,7 +23,7 @@ from scdfm.prior import PriorStart
 from scdfm.seeds import derive, torch_rng
 from scdfm.training.checkpoint import MONITOR, diverged, require_finite
 from scdfm.training.steps import ValidationBatch, place
-from scdfm.training.validation import JUDGED, SCORES, monitored, validated
+from scdfm.training.validation import JUDGED, PREDICTED, SCORES, monitored, validated
 
 BACKEND = "inductor"
 VARIANTS = 64
@@ -85,7 +85,7 @@ class FlowModule(L.LightningModule):
         self.start = start
         self.measured = measured or {}  # places of the panel genes of each screen, where not all have all
         # Last: 1 where this process generated it.
-        self.scores = torch.zeros(n_validation, len(SCORES) + 2)
+        self.scores = torch.zeros(n_validation, len(SCORES) + len(PREDICTED) + 1)
         self.gene_ids: Tensor
         self.rates: Tensor
         self.field = field

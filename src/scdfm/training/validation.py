@@ -3,8 +3,9 @@
 The best checkpoint is that of the smallest MONITOR: the energy distance, which sees means, spreads and what genes have in
 common, of populations as they would be predicted. Its populations and the untrained ones are then compared condition by
 condition. Trained weights are kept only where they are clearly better by one of JUDGED and clearly worse by none: an
-interval of the paired differences lies on one side of 0. The flow's own populations, before they take the prior's values
-gene by gene, may not be clearly worse in energy distance either.
+interval of the paired differences lies on one side of 0. They may be so with the flow's values, moved to the prior's
+means, or with the prior's values in the flow's order. The flow's own populations, before either, may not be clearly worse
+in energy distance.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from scdfm.config import Config
 from scdfm.flow import Keep, Start, energy, generate, wasserstein
 from scdfm.model import VelocityField
 from scdfm.prior import PriorStart, Shrinkage
-from scdfm.prior.shrink import NOT_FOLLOWED
+from scdfm.prior.shrink import NOT_FOLLOWED, REORDERED
 from scdfm.seeds import torch_rng
 from scdfm.training.checkpoint import BEST, CHECKPOINTS, LAST, read_checkpoint
 from scdfm.training.steps import ValidationBatch
 
 SCORES = ("val_energy", "val_wasserstein", "val_l2", "val_pearson_delta")
+PREDICTED = (NOT_FOLLOWED, REORDERED)
+"""What may be predicted of a flow whose own means are not believed."""
 JUDGED = SCORES[:3]
 """Scores that decide between trained and untrained weights: smaller is better."""
 
@@ -50,8 +53,7 @@ def population(
 
 
 def validated(field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, start: Start) -> Tensor:
-    """SCORES of the population of one condition, then its energy distance with the prior's means, where such may be
-    predicted [scores + 1]."""
+    """SCORES of the population of one condition, then the energy distances of what may be predicted of it (PREDICTED)."""
     ends: dict[str, Tensor] = {}
 
     def keep(name: str, solve: Callable[[], Tensor]) -> Tensor:
@@ -61,20 +63,21 @@ def validated(field: VelocityField, batch: ValidationBatch, config: Config, gene
 
     own = score(population(field, batch, config, genes, start, keep), batch)
     if not (isinstance(start, PriorStart) and config.sampling.shrink):
-        return torch.cat([own, own[:1]])
-    unmoved = replace(start, shrinkage=NOT_FOLLOWED)
-    return torch.cat([own, energy(population(field, batch, config, genes, unmoved, keep), batch.target.cpu())[None]])
+        return torch.cat([own, own[:1].expand(len(PREDICTED))])
+    starts = [replace(start, shrinkage=shrinkage) for shrinkage in PREDICTED]
+    made = [population(field, batch, config, genes, one, keep) for one in starts]
+    return torch.cat([own, torch.stack([energy(cells, batch.target.cpu()) for cells in made])])
 
 
 def monitored(scores: Tensor, untrained: Tensor | None) -> float:
     """What chooses the best checkpoint: the smaller, the better.
 
-    scores [C, scores + 1]: those of `validated`. untrained [C]: energy distances of the prior's populations; None: the flow
+    scores [C, scores + 2]: those of `validated`. untrained [C]: energy distances of the prior's populations; None: the flow
     starts from noise, and its own energy distance decides. A flow's means are believed only where they help, so the
     smaller of both energy distances is that of what would be predicted. Weights whose own populations are clearly worse
     than the prior's would not be kept: they come after all others.
     """
-    own, predicted = scores[:, 0].mean().item(), scores[:, -1].mean().item()
+    own, predicted = scores[:, 0].mean().item(), scores[:, len(SCORES) :].mean(0).min().item()
     if untrained is None:
         return own
     if Gain.of((untrained - scores[:, 0]).double()).verdict == "worse":
@@ -169,14 +172,18 @@ class Jury:
         before = self.populations(field)
         field.load_state_dict(kept.weights)
         own = self.populations(field)
-        shrinkage = self.shrinkage(before, own) if self.config.sampling.shrink else None
-        after = own if shrinkage is None else self.populations(field, shrinkage)
-        first, last = self.scores(before), self.scores(after)
-        gains, alone = self.gains(first, last), self.gains(first, self.scores(own))
+        first = self.scores(before)
+        alone = self.gains(first, self.scores(own))[SCORES[0]]
+        judged = []
+        for shrinkage in self.candidates(before, own):
+            last = self.scores(own if shrinkage is None else self.populations(field, shrinkage))
+            gains = self.gains(first, last)
+            judged.append((worth_keeping(gains, alone), gains, last, shrinkage))
+        worth, gains, last, shrinkage = next((one for one in judged if one[0]), judged[0])
         comparison = {
             f"gain_{name.removeprefix('val_')}{end}": value for name in JUDGED for end, value in _told(gains[name])
         }
-        if self.config.training.keep == "best" and not worth_keeping(gains, alone[SCORES[0]]):
+        if self.config.training.keep == "best" and not worth:
             return Kept(untrained, {"step": 0, **_means(first), **comparison})
         return Kept(kept.weights, kept.result | _means(last) | comparison, shrinkage)
 
@@ -201,6 +208,13 @@ class Jury:
     def gains(self, before: Tensor, after: Tensor) -> dict[str, Gain]:
         """How much smaller JUDGED became, condition by condition."""
         return {name: Gain.of((before - after)[:, SCORES.index(name)].double()) for name in JUDGED}
+
+    def candidates(self, before: Sequence[Tensor], own: Sequence[Tensor]) -> list[Shrinkage | None]:
+        """How populations may be predicted of the flow that made `own` of `before`: the first that is worth it."""
+        if not self.config.sampling.shrink:
+            return [None]
+        shrinkage = self.shrinkage(before, own)
+        return [shrinkage, REORDERED] if shrinkage == NOT_FOLLOWED else [shrinkage]
 
     def shrinkage(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Shrinkage:
         """How far means follow the flow that made `after` of `before`.
