@@ -199,11 +199,11 @@ def _train(
     if (parent := data.inputs.parent) is not None:  # a fit of no steps is the prior alone
         field.load_state_dict(carried_weights(parent, field, encoder, prepared.graph))
     rates, jury = source_rates(prepared.means), None
-    if untrained is not None and start is not None and validated:
-        jury = Jury(data.validation.batches, config, data.gene_ids, start)
+    if start is not None and untrained is not None and validated:
+        jury = Jury(data.validation.batches, config, data.gene_ids, start, untrained)
     module = FlowModule(
         field, config, data.gene_ids, rates, len(data.validation), start, data.measured,
-        untrained=None if jury is None or untrained is None else jury.of_prior(untrained),
+        untrained=None if jury is None else jury.of_prior(),
     )  # fmt: skip
     trainer = run_loop(module, data, config, out, progress, [] if watch is None else [watch])
     if not trainer.is_global_zero or watch is not None:
@@ -212,8 +212,8 @@ def _train(
     kept = Kept.best(out) if best else Kept.last(module.field, trainer.global_step, out)
     if untrained is not None and _unjudged(data.inputs, config):
         kept = Kept(untrained.state_dict(), {"step": 0})  # as where validation leaves it open
-    elif untrained is not None and jury is not None:
-        kept = jury.judged(kept, untrained)
+    elif jury is not None:
+        kept = jury.judged(kept)
     return kept, trainer.global_step
 
 

@@ -23,7 +23,7 @@ from scdfm.prior import PriorStart
 from scdfm.seeds import derive, torch_rng
 from scdfm.training.checkpoint import MONITOR, diverged, require_finite
 from scdfm.training.steps import ValidationBatch, place
-from scdfm.training.validation import JUDGED, PREDICTED, SCORES, monitored, validated
+from scdfm.training.validation import JUDGED, PREDICTED, SCORES, condition_scores, monitored
 
 BACKEND = "inductor"
 VARIANTS = 64
@@ -171,7 +171,7 @@ class FlowModule(L.LightningModule):
     def validation_step(self, batch: ValidationBatch, batch_idx: int) -> None:
         """Generate one validation condition and keep its scores."""
         try:
-            scores = validated(self.field, batch, self.config, self.gene_ids, self._start([batch.name]))
+            scores = condition_scores(self.field, batch, self.config, self.gene_ids, self._start([batch.name]))
         except TrainingError:
             raise self._diverged("the populations generated to validate are not finite") from None
         at = place(batch_idx, len(self.scores), self.global_rank, self.trainer.world_size)

@@ -10,6 +10,7 @@ in energy distance.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,7 +53,9 @@ def population(
     )  # fmt: skip
 
 
-def validated(field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, start: Start) -> Tensor:
+def condition_scores(
+    field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, start: Start
+) -> Tensor:
     """SCORES of the population of one condition, then the energy distances of what may be predicted of it (PREDICTED)."""
     ends: dict[str, Tensor] = {}
 
@@ -72,9 +75,9 @@ def validated(field: VelocityField, batch: ValidationBatch, config: Config, gene
 def monitored(scores: Tensor, untrained: Tensor | None) -> float:
     """What chooses the best checkpoint: the smaller, the better.
 
-    scores [C, scores + 2]: those of `validated`. untrained [C]: energy distances of the prior's populations; None: the flow
-    starts from noise, and its own energy distance decides. A flow's means are believed only where they help, so the
-    smaller of both energy distances is that of what would be predicted. Weights whose own populations are clearly worse
+    scores [C, scores + 2]: of `condition_scores`. untrained [C]: energy distances of the prior's populations; None: the
+    flow starts from noise, and its own energy distance decides. A flow's means are believed only where they help, so the
+    smallest of the energy distances is that of what would be predicted. Weights whose own populations are clearly worse
     than the prior's would not be kept: they come after all others.
     """
     own, predicted = scores[:, 0].mean().item(), scores[:, len(SCORES) :].mean(0).min().item()
@@ -159,16 +162,17 @@ def worth_keeping(gains: Mapping[str, Gain], own: Gain) -> bool:
 
 @dataclass(frozen=True)
 class Jury:
-    """The validation conditions of a finished fit that started from the prior; `genes` [G] as in `population`."""
+    """The validation conditions of a fit from the prior; `genes` [G] as in `population`. `untrained`: a field of zero."""
 
     batches: Sequence[ValidationBatch]
     config: Config
     genes: Tensor
     start: PriorStart
+    untrained: VelocityField
 
-    def judged(self, kept: Kept, field: VelocityField) -> Kept:
-        """What a run keeps of trained weights, or of the `field` that corrects nothing yet, and what training gained."""
-        untrained = {name: value.clone() for name, value in field.state_dict().items()}
+    def judged(self, kept: Kept) -> Kept:
+        """What a run keeps of trained weights, or of the `untrained` that correct nothing, and what training gained."""
+        field = copy.deepcopy(self.untrained)
         before = self.populations(field)
         field.load_state_dict(kept.weights)
         own = self.populations(field)
@@ -184,12 +188,12 @@ class Jury:
             f"gain_{name.removeprefix('val_')}{end}": value for name in JUDGED for end, value in _told(gains[name])
         }
         if self.config.training.keep == "best" and not worth:
-            return Kept(untrained, {"step": 0, **_means(first), **comparison})
+            return Kept(self.untrained.state_dict(), {"step": 0, **_means(first), **comparison})
         return Kept(kept.weights, kept.result | _means(last) | comparison, shrinkage)
 
-    def of_prior(self, untrained: VelocityField) -> Tensor:
+    def of_prior(self) -> Tensor:
         """Energy distance [C] of the prior's own populations."""
-        return self.scores(self.populations(untrained))[:, 0]
+        return self.scores(self.populations(self.untrained))[:, 0]
 
     def populations(self, field: VelocityField, shrinkage: Shrinkage | None = None) -> list[Tensor]:
         """Cells [M, g] of each condition."""
