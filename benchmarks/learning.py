@@ -148,6 +148,29 @@ def curves_table(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def parts_table(table: pd.DataFrame) -> str:
+    """What each part of the published objective is worth in validation: without it less with it, paired by seed.
+
+    Mean and standard error over the seeds that have both, at steps 500 · 2ⁿ and the last that all of them reached. Empty
+    where nothing was left out.
+    """
+    named = table.set_index(["model", "seed", "step"])[list(VALIDATED)]
+    without = [name for name in table["model"].unique() if name.startswith("gaussian ")]
+    if not without or "source gaussian" not in set(table["model"]):
+        return ""
+    whole = named.loc["source gaussian"]
+    lines = ["| without | step | seeds | " + " | ".join(VALIDATED) + " |", "|---|---:|---:|" + "---:|" * len(VALIDATED)]
+    for name in without:
+        paired = (named.loc[name] - whole).dropna()
+        reached = paired.groupby(level="step").size()
+        last = reached.index[reached == reached.max()].max()
+        for step in (step for step in reached.index if step <= last and (_is_double(step) or step == last)):
+            at = paired.xs(step, level="step")
+            values = " | ".join(f"{at[score].mean():+.4f} ± {at[score].sem():.4f}" for score in VALIDATED)
+            lines.append(f"| {name.removeprefix('gaussian ')} | {step:,} | {len(at)} | {values} |")
+    return "\n".join(lines)
+
+
 def _is_double(step: int) -> bool:
     rounds = step // SIZE["training"]["validate_every"]
     return step % SIZE["training"]["validate_every"] == 0 and rounds & (rounds - 1) == 0
@@ -169,6 +192,8 @@ def section(screen: str, folder: Path, models: list[str], steps: int) -> str:
     missing = [f"{model}, seed {seed}: {int(step):,} of {steps:,} steps" for (model, seed), step in reached.items()
                if (model, seed) not in done]  # fmt: skip
     lines = [f"## {screen}", "", "Validation:", "", curves_table(table), ""]
+    if parts := parts_table(table):
+        lines += ["Without a part less with it, paired by seed, mean ± standard error:", "", parts, ""]
     if missing:
         lines += ["Not finished: " + "; ".join(missing) + ".", ""]
     if len(scores):

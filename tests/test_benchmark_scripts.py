@@ -141,6 +141,22 @@ def test_curves_of_unfinished_fits_are_shown(script, tmp_path) -> None:
     assert "Test:" not in page
 
 
+def test_a_part_is_worth_what_its_absence_costs_seed_by_seed(script) -> None:
+    """Of two seeds that lie far apart; a step that only one of them reached is not shown."""
+    learning = script("learning")
+    rows = [
+        {"model": model, "seed": seed, "step": step, **dict.fromkeys(learning.VALIDATED, 10.0 * seed + lost)}
+        for model, losses in (("source gaussian", (0, 0)), ("gaussian no MMD", (0.1, 0.3)))
+        for seed, lost in enumerate(losses)
+        for step in (500, 1000, 1500)
+        if (seed, step) != (1, 1500)
+    ]
+    lines = learning.parts_table(pd.DataFrame(rows)).splitlines()[2:]
+    worth = " | ".join(["+0.2000 ± 0.1000"] * len(learning.VALIDATED))
+    assert lines == [f"| no MMD | {step} | 2 | {worth} |" for step in ("500", "1,000")]
+    assert learning.parts_table(pd.DataFrame(rows[:3])) == ""
+
+
 def test_every_mutation_is_of_a_text_that_is_there() -> None:
     """A change of the code brings its line of mutants.toml along."""
     for name, mutants in tomllib.loads((BENCHMARKS / "mutants.toml").read_text()).items():
