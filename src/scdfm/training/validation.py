@@ -4,8 +4,8 @@ The best checkpoint is that of the smallest MONITOR: the energy distance, which 
 common, of populations as they would be predicted. Its populations and the untrained ones are then compared condition by
 condition. Trained weights are kept only where they are clearly better by one of JUDGED and clearly worse by none: an
 interval of the paired differences lies on one side of 0. They may be so with the flow's values, moved to the prior's
-means, or with the prior's values in the flow's order. The flow's own populations, before either, may not be clearly worse
-in energy distance.
+means, or with the prior's values in the flow's order. The flow's own populations, before either, may not be worse in
+energy distance.
 """
 
 from __future__ import annotations
@@ -77,15 +77,13 @@ def monitored(scores: Tensor, untrained: Tensor | None) -> float:
 
     scores [C, scores + 2]: of `condition_scores`. untrained [C]: energy distances of the prior's populations; None: the
     flow starts from noise, and its own energy distance decides. A flow's means are believed only where they help, so the
-    smallest of the energy distances is that of what would be predicted. Weights whose own populations are clearly worse
-    than the prior's would not be kept: they come after all others.
+    smallest of the energy distances is that of what would be predicted. Weights whose own populations are worse than the
+    prior's would not be kept: they come after all others.
     """
     own, predicted = scores[:, 0].mean().item(), scores[:, len(SCORES) :].mean(0).min().item()
     if untrained is None:
         return own
-    if Gain.of((untrained - scores[:, 0]).double()).verdict == "worse":
-        return max(own, untrained.mean().item())
-    return min(own, predicted)
+    return own if own > untrained.mean().item() else min(own, predicted)
 
 
 def score(cells: Tensor, batch: ValidationBatch) -> Tensor:
@@ -157,7 +155,7 @@ def worth_keeping(gains: Mapping[str, Gain], own: Gain) -> bool:
     """Whether trained weights are kept, by what they gain over the prior, and what their `own` populations gain in energy
     distance."""
     verdicts = [gains[name].verdict for name in JUDGED]
-    return "better" in verdicts and "worse" not in (*verdicts, own.verdict)
+    return "better" in verdicts and "worse" not in verdicts and own.mean >= 0
 
 
 @dataclass(frozen=True)
