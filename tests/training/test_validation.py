@@ -13,7 +13,7 @@ import scdfm
 import small
 from scdfm.data import CONTROL, targets
 from scdfm.training.checkpoint import BEST, CHECKPOINTS, read_checkpoint
-from scdfm.training.validation import Gain, monitored, summary, worth_keeping
+from scdfm.training.validation import Gain, gains_of, monitored, summary, worth_keeping
 
 WILD = {
     "panel": {"n_genes": 25}, "graph": {"k": 5}, "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
@@ -45,6 +45,14 @@ def test_no_difference_is_called_clear_more_often_than_the_level_says() -> None:
     draws = torch.randn((4000, 3), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     clear = np.mean([Gain.of(row).verdict != "unclear" for row in draws])
     assert abs(clear - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 4000)
+
+
+def test_rounding_is_no_difference() -> None:
+    """Equal values in another order have means that differ in their last digits, all to one side by chance."""
+    before = torch.tensor([[0.1, 0.2, 0.6, 0.9]]).repeat(5, 1)
+    worse = 1 + torch.tensor([1e-6, 2e-6, 1e-6, 3e-6, 2e-6])[:, None]
+    assert {gain.verdict for gain in gains_of(before, before * worse).values()} == {"unclear"}
+    assert {gain.verdict for gain in gains_of(before, before * worse**100).values()} == {"worse"}
 
 
 @pytest.mark.parametrize(

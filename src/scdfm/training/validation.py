@@ -34,6 +34,8 @@ PREDICTED = (NOT_FOLLOWED, REORDERED)
 """What may be predicted of a flow whose own means are not believed."""
 JUDGED = SCORES[:3]
 """Scores that decide between trained and untrained weights: smaller is better."""
+ROUNDING = 1e-5
+"""Share of a score below which a difference is none: as that of equal means, or of equal values in another order."""
 
 
 def population(
@@ -151,6 +153,12 @@ class Gain(NamedTuple):
         return "better" if self.low > 0 else "worse" if self.high < 0 else "unclear"
 
 
+def gains_of(before: Tensor, after: Tensor) -> dict[str, Gain]:
+    """How much smaller JUDGED became, condition by condition; both are SCORES [C, scores]."""
+    differences = torch.where((before - after).abs() > ROUNDING * before.abs(), before - after, 0)
+    return {name: Gain.of(differences[:, SCORES.index(name)].double()) for name in JUDGED}
+
+
 def worth_keeping(gains: Mapping[str, Gain], own: Gain) -> bool:
     """Whether trained weights are kept, by what they gain over the prior, and what their `own` populations gain in energy
     distance."""
@@ -175,11 +183,11 @@ class Jury:
         field.load_state_dict(kept.weights)
         own = self.populations(field)
         first = self.scores(before)
-        alone = self.gains(first, self.scores(own))[SCORES[0]]
+        alone = gains_of(first, self.scores(own))[SCORES[0]]
         judged = []
         for shrinkage in self.candidates(before, own):
             last = self.scores(own if shrinkage is None else self.populations(field, shrinkage))
-            gains = self.gains(first, last)
+            gains = gains_of(first, last)
             judged.append((worth_keeping(gains, alone), gains, last, shrinkage))
         worth, gains, last, shrinkage = next((one for one in judged if one[0]), judged[0])
         comparison = {
@@ -206,10 +214,6 @@ class Jury:
     def scores(self, populations: Sequence[Tensor]) -> Tensor:
         """SCORES [C, scores] of each condition."""
         return torch.stack([score(cells, batch) for cells, batch in zip(populations, self.batches, strict=True)])
-
-    def gains(self, before: Tensor, after: Tensor) -> dict[str, Gain]:
-        """How much smaller JUDGED became, condition by condition."""
-        return {name: Gain.of((before - after)[:, SCORES.index(name)].double()) for name in JUDGED}
 
     def candidates(self, before: Sequence[Tensor], own: Sequence[Tensor]) -> list[Shrinkage | None]:
         """How populations may be predicted of the flow that made `own` of `before`: the first that is worth it."""
