@@ -11,7 +11,7 @@ from scipy import stats
 
 import scdfm
 import small
-from scdfm.data import CONTROL, targets
+from scdfm.data import CONTROL, Split, targets
 from scdfm.training.checkpoint import BEST, CHECKPOINTS, read_checkpoint
 from scdfm.training.validation import Gain, gains_of, monitored, summary, worth_keeping
 
@@ -133,6 +133,18 @@ def test_steps_far_too_long_leave_the_prior(tmp_path: Path, seed: int) -> None:
     np.testing.assert_array_equal(run.predict(seed=1).X.toarray(), instant.predict(seed=1).X.toarray())
 
 
+@pytest.mark.parametrize(("budget", "judged"), [(384, 3), (48, 2)])
+def test_a_fit_says_how_many_conditions_judged(tmp_path: Path, budget: int, judged: int) -> None:
+    """Of three that validate, as many as the budget of cells holds."""
+    cells = scdfm.read_cells(scdfm.simulate(n_genes=30, n_targets=5, cells_per_condition=20, n_controls=40, seed=0))
+    doubles = [name for name in cells.conditions if "+" in name]
+    train = [name for name in cells.conditions if name != CONTROL and name not in doubles[:4]]
+    split = Split("named", 0, tuple(train), tuple(doubles[1:4]), (doubles[0],))
+    config = scdfm.Config().updated(WILD).updated({"training": {"validation_budget": budget}})
+    run = scdfm.fit(cells, split, config, out=tmp_path / "run", progress=False)
+    assert run.manifest.result["gain_conditions"] == judged
+
+
 def test_the_line_at_the_end() -> None:
     result = {"step": 250, "val_energy": 0.1}
     assert summary(result, 3) is None
@@ -141,6 +153,9 @@ def test_the_line_at_the_end() -> None:
     assert summary(result, 3) == (
         "training over the prior, 3 validation conditions: energy +0.02 (0.01 to 0.03, clear), "
         "wasserstein +0.005 (-0.01 to 0.02, not clear), l2 -0.2 (-0.3 to -0.1, clearly worse); trained weights are kept"
+    )
+    assert str(summary(result | {"gain_conditions": 1}, 3)).startswith(
+        "training over the prior, 1 of 3 validation conditions: "
     )
     result |= {"step": 0, "gain_l2_low": None}
     assert summary(result, 1).endswith("l2 -0.2 (no interval); the prior alone is kept")

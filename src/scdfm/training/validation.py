@@ -190,7 +190,7 @@ class Jury:
             gains = gains_of(first, last)
             judged.append((worth_keeping(gains, alone), gains, last, shrinkage))
         worth, gains, last, shrinkage = next((one for one in judged if one[0]), judged[0])
-        comparison = {
+        comparison: dict[str, float | int | None] = {"gain_conditions": len(self.batches)} | {
             f"gain_{name.removeprefix('val_')}{end}": value for name in JUDGED for end, value in _told(gains[name])
         }
         if self.config.training.keep == "best" and not worth:
@@ -246,7 +246,10 @@ def _told(gain: Gain) -> list[tuple[str, float | None]]:
 
 
 def summary(result: Mapping[str, float | int | None], n_conditions: int) -> str | None:
-    """What training added over the prior, metric by metric, in one line; none where nothing was compared."""
+    """What training added over the prior, metric by metric, in one line; none where nothing was compared.
+
+    n_conditions: how many validate. Those that judged may be fewer: nothing tells of a target, or the budget was spent.
+    """
     parts = []
     for name in (key.removeprefix("val_") for key in JUDGED):
         mean, low, high = (result.get(f"gain_{name}{end}") for end in ("", "_low", "_high"))
@@ -258,5 +261,7 @@ def summary(result: Mapping[str, float | int | None], n_conditions: int) -> str 
             clear = "clear" if low > 0 else "clearly worse" if high < 0 else "not clear"
             parts.append(f"{name} {mean:+.3g} ({low:.3g} to {high:.3g}, {clear})")
     outcome = "the prior alone is kept" if result.get("step") == 0 else "trained weights are kept"
+    judged = result.get("gain_conditions") or n_conditions  # runs of before do not say
+    some = f"{judged:.0f} of {n_conditions}" if judged < n_conditions else f"{n_conditions}"
     plural = "s" if n_conditions > 1 else ""
-    return f"training over the prior, {n_conditions} validation condition{plural}: {', '.join(parts)}; {outcome}"
+    return f"training over the prior, {some} validation condition{plural}: {', '.join(parts)}; {outcome}"
