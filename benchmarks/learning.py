@@ -58,7 +58,7 @@ SIZE: dict[str, Any] = {
 }  # fmt: skip
 """Pinned, so that a curve stays what it is when presets move on."""
 SOURCES: dict[str, dict[str, Any]] = {
-    "gaussian": {"flow": {"source": "gaussian"}, "sampling": {"steps": 4, "shrink": False}},
+    "gaussian": {"flow": {"source": "gaussian", "pairing": "random"}, "sampling": {"steps": 4, "shrink": False}},
     "prior": {"flow": {"source": "prior"}},
 }
 ALONE = "prior alone"

@@ -54,7 +54,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "run/shards.py": ("tests/run/test_cost.py", "tests/run/test_shards.py"),
     "run/extrapolation.py": ("tests/training/test_coexpression.py",),
     "benchmarking/contest.py": ("tests/benchmarking/test_commands.py",),
-    "flow/path.py": (OBJECTIVE, "tests/flow/test_loss.py", "tests/prior/test_start.py"),
+    "flow/path.py": (OBJECTIVE, "tests/flow/test_path.py", "tests/flow/test_loss.py", "tests/prior/test_start.py"),
     "flow/loss.py": (OBJECTIVE, "tests/flow/test_loss.py"),
     "flow/generate.py": (*GENERATION, OBJECTIVE),
     "prior/start.py": (

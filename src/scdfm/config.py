@@ -109,7 +109,10 @@ class FlowConfig(Section):
     counts with the training cells' mean per gene, log1p."""
     prior_means: Literal["leave_one_out", "posterior"] = "leave_one_out"
     """What a training condition starts from: the mean that the others let expect, as unsure as a test condition's, or
-    the prior's own estimate of it."""
+    the prior's own estimate of it, as a single condition does."""
+    pairing: Literal["optimal", "random"] = "optimal"
+    """Which x₀ goes to which cell. `optimal`: within each condition of a step those of the smallest squared distance in all
+    (optimal transport), so that cells keep their state. `random`: any to any, as published."""
     time: Literal["uniform", "stratified"] = "stratified"
     """`stratified` draws one t in each of B equal pieces of [0, 1]: the same law with less variance."""
     genes_per_step: Count | None = 100
@@ -231,9 +234,8 @@ class SamplingConfig(Section):
     noise: Literal["stratified", "independent"] = "stratified"
     """`stratified` spreads a population's Gaussian draws evenly (a Latin hypercube): means of few cells vary less."""
     shrink: bool = True
-    """Move predicted means toward those that the prior expects, as far as validation conditions showed that the flow's
-    own means err, or keep the prior's values in the flow's order (docs/prior.md); needs `flow.source` "prior" and
-    validation conditions."""
+    """Predicted means and values lie between the prior's and the flow's, as far as validation conditions say
+    (docs/prior.md); without these they are the prior's, in the flow's order. Needs `flow.source` "prior"."""
     guidance: Annotated[float, Field(ge=0)] = 1.0
     """w of v = v_null + w·(v − v_null), v_null without the condition; 1 is off, else needs
     `training.condition_dropout`."""

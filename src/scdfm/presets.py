@@ -14,7 +14,8 @@ PAPER: dict[str, Any] = {
         "gene_heads": 8, "layers": 4, "dropout": 0.1,
     },
     "flow": {
-        "source": "gaussian", "prior_means": "leave_one_out", "time": "uniform", "genes_per_step": 1000,
+        "source": "gaussian", "prior_means": "leave_one_out", "pairing": "random", "time": "uniform",
+        "genes_per_step": 1000,
     },
     "mmd": {"weight": 0.5, "scales": [0.5, 1.0, 2.0, 4.0]},
     "training": {

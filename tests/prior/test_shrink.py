@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import brentq
 
-from scdfm.prior.shrink import Shrinkage, moved_to
+from scdfm.prior.shrink import Shrinkage, moved_to, share_of_values
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -95,3 +95,31 @@ def test_a_flow_that_knows_nothing_is_hardly_ever_followed() -> None:
             followed[share] += found.follows > 0
     assert followed[0.0] <= 6
     assert followed[0.5] >= 54
+
+
+def test_values_follow_the_flow_as_far_as_real_cells_do() -> None:
+    """Of real values that lie a share of the way from the prior's to the flow's that share, whatever the order of cells."""
+    prior = [torch.randn((n, 8), generator=rng(n)) for n in (40, 60)]
+    flow = [cells.sort(dim=0).values * 1.5 for cells in prior]
+    for share in (0.0, 0.3, 1.0):
+        real = [torch.lerp(p.sort(dim=0).values, s, share).flip(0) for p, s in zip(prior, flow, strict=True)]
+        assert share_of_values(prior, flow, real) == pytest.approx(share, abs=1e-6)
+    assert share_of_values(prior, prior, flow) == 0.0  # a flow that changes no value
+    beyond = [2.0 * cells for cells in flow]
+    assert share_of_values(prior, flow, beyond) == 1.0
+    assert share_of_values(prior, flow, [0.5 * cells for cells in prior]) == 0.0
+
+
+def test_values_of_a_flow_that_says_nothing_new_are_hardly_followed() -> None:
+    """Its values differ from those drawn evenly by chance, as a sample's do. A flow that rightly widens a gene is."""
+    even = torch.special.ndtri((torch.arange(64.0) + 0.5) / 64)[:, None].expand(-1, 50)
+    found = [
+        share_of_values([even], *([torch.randn((64, 50), generator=rng(seed + start))] for start in (0, 1000)))
+        for seed in range(20)
+    ]
+    wider = [
+        share_of_values([even], *([2 * torch.randn((64, 50), generator=rng(seed + start))] for start in (0, 1000)))
+        for seed in range(20)
+    ]
+    assert np.mean(found) < 0.1
+    assert np.mean(wider) > 0.8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +15,8 @@ from scdfm.errors import ConditionError
 from scdfm.flow import generate, sample_normal, solve
 from scdfm.model import VelocityField
 from scdfm.prior import PriorStart, Shrinkage, Spread, fit_spread, gaussian_velocity
-from scdfm.prior.shrink import REORDERED
-from scdfm.prior.start import reordered, straightened
+from scdfm.prior.shrink import NOT_FOLLOWED, REORDERED
+from scdfm.prior.start import correlation_of_pairs, reordered, straightened
 
 G = 6
 NAMES = ("A", "B", "C")
@@ -39,35 +40,70 @@ def start(factor: float = 1.0) -> PriorStart:
     return PriorStart.around(spread(), NAMES, expected * factor, expected[[0, 0, 0]], np.ones(3))
 
 
-def test_velocity_is_the_expectation_of_the_path() -> None:
-    """v(x, t) = E[x₁ − x₀ | x_t = x] for independent ends of one Gaussian law: the slope of a regression."""
+@pytest.mark.parametrize("rho", [None, 0.4, 0.9])
+def test_velocity_is_the_expectation_of_the_path(rho: float | None) -> None:
+    """v(x, t) = E[x₁ − x₀ | x_t = x] for ends of one Gaussian law, correlated or not: the slope of a regression."""
     rng = torch.Generator().manual_seed(2)
-    start, end = torch.randn((2, 200_000, 1), generator=rng) * 1.7
+    start, other = torch.randn((2, 200_000, 1), generator=rng) * 1.7
+    end = other if rho is None else rho * start + math.sqrt(1 - rho**2) * other
+    correlation = None if rho is None else torch.tensor([rho])
     for t in (0.1, 0.35, 0.5, 0.8):
         x = (1 - t) * start + t * end
         slope = float((x * (end - start)).mean() / (x * x).mean())
-        assert float(gaussian_velocity(torch.ones(1, 1), torch.tensor([t]))) == pytest.approx(slope, abs=0.01)
+        assert float(gaussian_velocity(torch.ones(1, 1), torch.tensor([t]), correlation)) == pytest.approx(
+            slope, abs=0.01
+        )
 
 
-def test_a_field_of_zero_moves_nothing() -> None:
+@pytest.mark.parametrize(("n", "expected"), [(1, 0.0), (2, 1 / math.pi), (3, 0.75 * 2 / math.pi)])
+def test_pairs_of_one_gene_are_as_alike_as_order_statistics(n: int, expected: float) -> None:
+    """With one gene the smallest goes to the smallest: the mean square of the expected order statistics of n normals,
+    ±1/√π of two, ±3/(2√π) and 0 of three."""
+    donors = torch.randn((60_000, 1), generator=torch.Generator().manual_seed(1)).half()
+    alone = replace(spread().on(slice(0, 1)), donors=donors, settings={"control": (0, len(donors))})
+    draws = [correlation_of_pairs(alone, n, 1, torch.Generator().manual_seed(seed)).item() for seed in range(60)]
+    assert np.mean(draws) == pytest.approx(expected, abs=max(4 * np.std(draws) / math.sqrt(60), 0.03))
+
+
+def test_genes_that_tell_a_state_are_alike_in_pairs_and_others_are_not() -> None:
+    """Half of the genes tell a state of the cell; pairs of equals keep it. Donors of two settings never meet."""
+    rng, n = torch.Generator().manual_seed(2), 400
+    state = torch.where(torch.rand((n, 1), generator=rng) < 0.5, -1.0, 1.0)
+    donors = torch.randn((n, 6), generator=rng)
+    donors[:, :3] = 0.95 * state + 0.3 * donors[:, :3]
+    whole = replace(spread(), donors=donors.half(), deviation=torch.ones(6), settings={"control": (0, n)})
+    found = correlation_of_pairs(whole, 8, 6, torch.Generator().manual_seed(0))
+    assert found[:3].min() > found[3:].max() + 0.1
+    assert torch.equal(found, correlation_of_pairs(whole, 8, 6, torch.Generator().manual_seed(0)))
+    apart = torch.argsort(state.flatten(), stable=True)
+    n_low = int((state < 0).sum())
+    halves = {"a": (0, n_low), "b": (n_low, n - n_low)}
+    own = replace(whole, donors=whole.donors[apart], settings=halves)
+    assert (correlation_of_pairs(own, 1, 6, torch.Generator().manual_seed(0))[:3] > 0.6).all()
+
+
+@pytest.mark.parametrize("correlation", [None, torch.tensor([0.0, 0.3, 0.6, 0.9])])
+def test_a_field_of_zero_moves_nothing(correlation: torch.Tensor | None) -> None:
     """Without a correction u stays, so the population at t = 1 is the source itself, in any number of steps."""
     r = torch.randn((5, 4), generator=torch.Generator().manual_seed(3))
-    end = solve(straightened(lambda t, x: torch.zeros_like(x)), r, "rk4", 1, 1e-4)
+    end = solve(straightened(lambda t, x: torch.zeros_like(x), correlation), r, "rk4", 1, 1e-4)
     torch.testing.assert_close(end, r)
 
 
-def test_straightened_is_the_same_flow() -> None:
+@pytest.mark.parametrize("correlation", [None, torch.tensor([0.0, 0.5, 0.9])])
+def test_straightened_is_the_same_flow(correlation: torch.Tensor | None) -> None:
     """The solution of v = Gaussian part + correction, by many steps of the plain equation."""
 
     def correction(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return 0.3 * torch.sin(x) + t
 
     def whole(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return correction(t, x) + gaussian_velocity(x, t.expand(len(x)))
+        return correction(t, x) + gaussian_velocity(x, t.expand(len(x)), correlation)
 
     r = torch.randn((8, 3), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     exact = solve(whole, r, "rk4", 400, 1e-4)
-    torch.testing.assert_close(solve(straightened(correction), r, "rk4", 40, 1e-4), exact, atol=1e-6, rtol=1e-6)
+    found = solve(straightened(correction, correlation), r, "rk4", 40, 1e-4)
+    torch.testing.assert_close(found, exact, atol=1e-6, rtol=1e-6)
 
 
 def test_cells_there_and_back() -> None:
@@ -236,6 +272,23 @@ def test_in_the_flow_s_order_the_prior_says_which_values_and_the_flow_what_goes_
     assert spearmanr(made[:, 3], end[:, 3]).statistic > 0.95  # a gene that is on nearly everywhere
     assert spearmanr(x[:, 3], end[:, 3]).statistic < 0.5
     assert torch.equal(begin.cells(x, x, condition), own.cells(x, x, condition))  # a flow that moves nothing
+
+
+def test_values_lie_between_the_prior_s_and_the_flow_s_and_means_stay() -> None:
+    """Cell by cell in the flow's order; the spread of a gene that is never 0 grows with the share."""
+    plain = start()
+    condition = torch.zeros(400, dtype=torch.long)
+    x = plain.population(condition, torch.Generator().manual_seed(1), True)
+    end = 2 * x.flip(0)
+    mean = plain.cells(x, x, condition).mean(0)
+    spreads = []
+    for share in (0.0, 0.5, 1.0):
+        made = replace(plain, shrinkage=NOT_FOLLOWED.model_copy(update={"values": share})).cells(end, x, condition)
+        torch.testing.assert_close(made.mean(0), mean, rtol=1e-2, atol=2e-3)
+        assert spearmanr(made[:, 3], end[:, 3]).statistic > 0.95
+        spreads.append(made[:, 3].std().item())
+    assert spreads[0] < spreads[1] < spreads[2]
+    assert spreads[1] == pytest.approx((spreads[0] + spreads[2]) / 2, rel=0.1)
 
 
 def test_reordering_is_by_rank() -> None:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import scdfm
 import small
 from scdfm.errors import DataError, DiskFullError, InterruptedFitError, RunError, TrainingError
+from scdfm.prior.shrink import REORDERED
 from scdfm.training import checkpoint
 from scdfm.training.module import FlowModule
 
@@ -284,17 +285,19 @@ def test_the_loss_falls(cells, config, tmp_path):
     assert log["loss"].iloc[-3:].mean() < 0.8 * log["loss"].iloc[0]
 
 
-def test_how_far_means_are_believed_is_found_where_something_validates(cells, config, tmp_path):
-    """Whatever weights are kept; not without validation conditions, and not where it is switched off."""
+def test_how_far_means_are_believed_is_found_from_the_prior(cells, config, tmp_path):
+    """Whatever weights are kept; not where it is switched off, and not from noise. Without validation not at all."""
     none = {"split": {"validation_fraction": 0.0}}
     for name, options, found in (
         ("last", {}, True),
         ("off", {"sampling": {"shrink": False}}, False),
-        ("none", none, False),
+        ("none", none, True),
         ("noise", {"flow": {"source": "gaussian"}}, False),
     ):
         run = scdfm.fit(cells, config=config.updated(options), out=tmp_path / name, progress=False)
         assert (run.manifest.shrinkage is not None) == found, name
+        if name == "none":
+            assert run.manifest.shrinkage == REORDERED
 
 
 def test_half_precision_fits_too(cells, config, tmp_path):

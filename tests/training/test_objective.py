@@ -1,9 +1,9 @@
 """One training step is the objective of docs/method.md: beside equations written out in numpy, and where the best is known.
 
 Three of the tests need no second implementation. Where cells have standard normal scores around the expected means, as
-their donors have, the velocity is v(x, t) = (2t − 1)/(t² + (1 − t)²)·x, nothing can be corrected, and E(x₁ − x₀ − v)² is
-d²/(t² + (1 − t)²), whose mean over t is d²·π/2. Where their scores are moved by m, the correction is
-m·(1 − t)/(t² + (1 − t)²), whatever x, and generates them.
+their donors have, and any donor goes to any cell, the velocity is v(x, t) = (2t − 1)/(t² + (1 − t)²)·x, nothing can be
+corrected, and E(x₁ − x₀ − v)² is d²/(t² + (1 − t)²), whose mean over t is d²·π/2. Where their scores are moved by m, the
+correction is m·(1 − t)/(t² + (1 − t)²), whatever x, and generates them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import lightning as L
@@ -186,6 +187,12 @@ def shifted(start: PriorStart, places: np.ndarray, genes: np.ndarray) -> np.ndar
     return found
 
 
+def least(x0: np.ndarray, x1: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Of all orders of some rows of x₀ the one whose squared distances to those of x₁ have the smallest sum."""
+    orders = (rows[list(order)] for order in permutations(range(len(rows))))
+    return min(orders, key=lambda order: float(((x0[order] - x1[rows]) ** 2).sum()))
+
+
 def written_out(batch: Batch, step: int, config: Config, start: PriorStart | None) -> dict[str, float]:
     """L = E‖v − (x₁ − x₀)‖² + γ·MMD²(x̂₁, x₁) of one step, every draw from the stream (seed, "flow", step, 0)."""
     rng, n = torch_rng(SEED, "flow", step, 0), len(batch.target)
@@ -218,6 +225,8 @@ def written_out(batch: Batch, step: int, config: Config, start: PriorStart | Non
         told = 0.3 * start.expected.numpy().astype(float)[which][:, chosen][c]
         told = told + 0.4 * shifted(start, np.array(which), chosen)[c]
         known = (2 * t - 1) / (t**2 + (1 - t) ** 2)
+    if config.flow.pairing == "optimal":
+        x0 = x0[np.concatenate([least(x0, x1, np.flatnonzero(c == which)) for which in range(len(batch.conditions))])]
     x_t = (1 - t) * x0 + t * x1
     own = (tokens @ np.array([0.03, 0.011]))[c][:, None]
     control = batch.control.numpy()[:, chosen]
@@ -243,9 +252,11 @@ def written_out(batch: Batch, step: int, config: Config, start: PriorStart | Non
         ({"flow": {"genes_per_step": 7}}, True),
         ({"training": STILL | {"condition_dropout": 0.4, "id_dropout": 0.2}}, True),
         ({"flow": {"time": "uniform"}, "mmd": {"weight": 2.0, "bandwidths": [0.3, 1.0]}}, True),
-        ({"flow": {"source": "gaussian", "genes_per_step": 7}, "mmd": {"scales": [1.0]}}, False),
+        ({"flow": {"pairing": "random"}}, True),
+        ({"flow": {"source": "gaussian", "pairing": "random", "genes_per_step": 7}, "mmd": {"scales": [1.0]}}, False),
+        ({"flow": {"source": "gaussian"}}, False),
     ],
-    ids=["default", "some genes", "conditions hidden", "uniform, bandwidths", "published"],
+    ids=["default", "some genes", "conditions hidden", "uniform, bandwidths", "random pairs", "published", "from noise"],
 )  # fmt: skip
 def test_a_step_s_loss_is_the_one_written_out(sections: dict[str, Any], start: bool) -> None:
     options, given = config(**sections), start_of() if start else None
@@ -287,7 +298,7 @@ def watched_steps(
     """Losses and gradients of steps on cells whose scores are `moved` by so many deviations."""
     start, places = start_of(n_genes, zeros=0.0, n_donors=3000), (0, 1, 2, 3)
     seen = [batch_of(gaussian_cells(start, places, 100, moved, seed), places) for seed in range(n_steps)]
-    options = config(mmd={"weight": 0.0}, training=STILL | {"clip_norm": 0.0})
+    options = config(mmd={"weight": 0.0}, flow={"pairing": "random"}, training=STILL | {"clip_norm": 0.0})
     losses = steps(module_of(field, options, start, n_genes), seen)
     return losses, torch.stack(field.seen)
 

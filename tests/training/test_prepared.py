@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 import scdfm
+from scdfm.run import folder
+from scdfm.training.checkpoint import CHECKPOINTS
+from scdfm.training.prepared import START
 
 OPTIONS = {
     "panel": {"n_genes": 25}, "graph": {"k": 5}, "model": {"width": 16, "heads": 2, "gene_heads": 2, "layers": 1},
@@ -54,3 +57,20 @@ def test_a_validation_condition_is_predicted_without_its_own_cells(tmp_path: Pat
         found.append([run.predict([asked], seed=1).X.toarray() for asked in (name, test)])
     np.testing.assert_array_equal(found[0][0], found[1][0])
     assert (found[0][1] != found[1][1]).any()
+
+
+def test_a_single_condition_starts_from_its_own_mean(tmp_path: Path) -> None:
+    """Nothing is left where it is left out; of two conditions each starts from what the other lets expect."""
+    screen = scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=60, n_controls=90, seed=1)
+    cells = scdfm.read_cells(screen)
+    singles = [name for name in cells.conditions if name != "control" and "+" not in name]
+    off = []
+    for n in (1, 2):
+        split = scdfm.Split("named", 0, tuple(singles[:n]), (), ())
+        run = fitted(cells, tmp_path / f"{n}", split)
+        tensors = folder.read_tensors(tmp_path / f"{n}" / CHECKPOINTS / START)
+        real = cells.means(singles[:n])[run.genes].to_numpy()
+        shift = np.linalg.norm(real - tensors["controls"].numpy(), axis=1)
+        off.append(np.linalg.norm(real - tensors["expected"].numpy(), axis=1) / shift)
+    assert (off[0] < 0.3).all()
+    assert (off[1] > 0.5).all()

@@ -3,7 +3,7 @@
 from scdfm.flow.distance import energy, median_bandwidths, mmd2, squared_distances, wasserstein
 from scdfm.flow.generate import Keep, gene_chunks, generate
 from scdfm.flow.loss import FlowLoss, flow_loss, in_units, step
-from scdfm.flow.path import Integrate, Noise, Output, Start, interpolate, sample_normal, sample_time
+from scdfm.flow.path import Integrate, Noise, Output, Start, interpolate, paired, sample_normal, sample_time
 from scdfm.flow.solve import solve
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "interpolate",
     "median_bandwidths",
     "mmd2",
+    "paired",
     "sample_normal",
     "sample_time",
     "solve",

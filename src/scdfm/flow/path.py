@@ -10,11 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from scdfm.errors import ConfigError
+from scdfm.flow.distance import squared_distances
 
 Output = Callable[[Tensor, Tensor], Tensor]
 """What the network says at (t [], x [B, T]): a velocity, or the correction to one that is known."""
@@ -154,6 +157,19 @@ def interpolate(
     """The point x_t = (1 − t)·x₀ + t·x₁ of each cell's straight path, and its velocity u = x₁ − x₀."""
     velocity = target - source
     return torch.addcmul(source, t.unsqueeze(-1), velocity), velocity
+
+
+def paired(source: Float[Tensor, "B T"], target: Float[Tensor, "B T"], n_conditions: int) -> Float[Tensor, "B T"]:
+    """The rows of `source`, each beside the row of `target` that it goes to: Σ|x₀ − x₁|² is least within each condition.
+
+    Optimal transport between the n = B/C cells that each of the C conditions has on either side, which lie together
+    (Tong et al. 2024). Cells then keep their state on the way, and paths cross less, so the velocity at x_t says more.
+    """
+    ends = (cells.view(n_conditions, -1, cells.shape[-1]) for cells in (target, source))
+    costs = squared_distances(*ends).double().cpu().numpy()
+    n = costs.shape[-1]
+    chosen = [place * n + linear_sum_assignment(cost)[1] for place, cost in enumerate(costs)]
+    return source[torch.as_tensor(np.concatenate(chosen), device=source.device)]
 
 
 def sample_time(n: int, rng: torch.Generator, stratified: bool = False) -> Float[Tensor, " n"]:

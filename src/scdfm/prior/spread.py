@@ -49,6 +49,8 @@ class Spread:
     """First donor and number of donors of each setting."""
     screens: dict[str, Levels] = field(default_factory=dict)
     """Marginals of each screen's own, where cells of several were given; `marginals` are those of all cells."""
+    correlation: Float[Tensor, " G"] | None = None
+    """Of both ends of a training path; None where pairs are random (`correlation_of_pairs`)."""
 
     def on(self, genes: Tensor | slice) -> Spread:
         """The spread of some genes."""
@@ -58,6 +60,7 @@ class Spread:
             screens={name: own.on(genes) for name, own in self.screens.items()},
             deviation=self.deviation[genes],
             donors=self.donors[:, genes],
+            correlation=None if self.correlation is None else self.correlation[genes],
         )
 
     def to(self, device: torch.device | str) -> Spread:
@@ -68,6 +71,7 @@ class Spread:
             screens={name: own.to(device) for name, own in self.screens.items()},
             deviation=self.deviation.to(device),
             donors=self.donors.to(device),
+            correlation=None if self.correlation is None else self.correlation.to(device),
         )
 
     def donors_of(self, setting: str) -> tuple[int, int]:
@@ -94,6 +98,8 @@ class Spread:
     def save(self, path: Path) -> None:
         """Write the spread as safetensors, whole or not at all."""
         tensors = {"deviation": self.deviation, "donors": self.donors}
+        if self.correlation is not None:
+            tensors["correlation"] = self.correlation
         for end, levels in zip(("", *_ends(self.screens)), (self.marginals, *self.screens.values()), strict=True):
             tensors |= {f"{name}{end}": value for name, value in levels.tensors().items()}
         tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
@@ -120,9 +126,10 @@ class Spread:
                     for end in ("", *_ends(screens))
                 )
                 deviation, donors = handle.get_tensor("deviation"), handle.get_tensor("donors")
+                correlation = handle.get_tensor("correlation") if "correlation" in there else None
             settings = {str(name): (int(a), int(b)) for name, (a, b) in words["settings"].items()}
             laws = dict(zip(screens, own, strict=True))
-            spread = cls(marginals, float(words["size"]), deviation, donors, settings, laws)
+            spread = cls(marginals, float(words["size"]), deviation, donors, settings, laws, correlation)
             spread._check(n_genes)
             return spread
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -134,6 +141,8 @@ class Spread:
         """ValueError unless every tensor has the shape of `n_genes` genes, and values that a spread has."""
         n, laws = len(self.donors), (self.marginals, *self.screens.values())
         shapes = {"deviation": (self.deviation, (n_genes,)), "donors": (self.donors, (max(n, 1), n_genes))}
+        if self.correlation is not None:
+            shapes["correlation"] = (self.correlation, (n_genes,))
         for end, law in zip(("", *_ends(self.screens)), laws, strict=True):
             levels = (len(law.means), n_genes)
             shapes |= {f"means{end}": (law.means, levels), f"zeros{end}": (law.zeros, levels)}
@@ -151,6 +160,8 @@ class Spread:
                 raise ValueError("'means' of levels do not rise")
         if not (self.size > 0 and (self.deviation > 0).all()):
             raise ValueError("'size' or 'deviation' is not above 0")
+        if self.correlation is not None and not (self.correlation.abs() < 1).all():
+            raise ValueError("'correlation' is not between −1 and 1")
         if any(a < 0 or b < 0 or a + b > n for a, b in self.settings.values()):
             raise ValueError("'settings' lead beyond the donors")
 

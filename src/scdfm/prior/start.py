@@ -3,9 +3,9 @@
 Flow space is d ⊙ s: the scores s of a gene's value in its marginal distribution at the expected mean
 (`scdfm.prior.marginals`), times the gene's deviation d, so that genes weigh what they weigh in expression. x₀ are the
 scores of donors (`scdfm.prior.spread`). Scores are standard normal gene by gene, at the start as at the end. Between
-two populations of one centred Gaussian law the velocity along x_t = (1 − t)x₀ + t·x₁ is known,
-v = (2t − 1) / (t² + (1 − t)²) · x_t. The network learns what real cells have beyond it; one that is 0 leaves the donors
-as they are.
+two populations of one centred Gaussian law the velocity of a gene along x_t = (1 − t)x₀ + t·x₁ is known,
+v = (2t − 1)(1 − ρ) / (t² + (1 − t)² + 2ρt(1 − t)) · x_t, ρ the correlation of x₀ and x₁ (0 unless like goes to like:
+`flow.pairing`). The network learns what real cells have beyond it; one that is 0 leaves the donors as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from scdfm.data.conditions import control_of
 from scdfm.errors import ConditionError
-from scdfm.flow import Integrate, Output
+from scdfm.flow import Integrate, Output, paired
 from scdfm.prior.kernel import Floats
 from scdfm.prior.marginals import Levels, Marginals
 from scdfm.prior.shrink import Shrinkage, moved_to
@@ -29,6 +29,9 @@ from scdfm.prior.spread import Spread, normal_scores
 Read = Callable[[Marginals, Tensor], Tensor]
 """What is made of some cells, given by their places, whose condition has these marginals."""
 BY_GENE = ("expected", "rates", "control_rates")
+SEEN = 64
+"""Draws of each gene that its correlation is learned from."""
+MOST_CORRELATED = 0.99
 N_PLACES = 15
 """Places of a gene's distribution over which a shift is averaged."""
 
@@ -151,23 +154,20 @@ class PriorStart:
     def cells(
         self, end: Float[Tensor, "M G"], begin: Float[Tensor, "M G"], condition: Int[Tensor, " M"]
     ) -> Float[Tensor, "M G"]:
-        """Expression (log1p) of whole populations, as `shrinkage` has it: the flow's values, their means between those of
-        the start and their own, or the values of the start in the order of the flow's, so that the flow says which go
-        together in a cell."""
+        """Expression (log1p) of whole populations. With `shrinkage` means and values of a gene lie between those of the
+        start and the flow's; which values go together in a cell is the flow's."""
         if self.shrinkage is None:
             return self._expression(end, condition)
         weights = self.shrinkage.weights(self.doubt)
         made = torch.empty_like(end)
         for place in torch.unique(condition).tolist():
             rows = condition == place
-            if self.shrinkage.values == "prior":
-                made[rows] = self._expression(reordered(begin[rows], end[rows]), condition[rows])
-            else:
-                made[rows] = self._between(end[rows], begin[rows], place, weights[place])
+            made[rows] = self._between(end[rows], begin[rows], place, weights[place], self.shrinkage.values)
         return made
 
-    def _between(self, end: Tensor, begin: Tensor, place: int, weight: Tensor) -> Tensor:
-        """Cells of one condition, their mean `weight` of the way from that of their start to their own."""
+    def _between(self, end: Tensor, begin: Tensor, place: int, weight: Tensor, share: float) -> Tensor:
+        """Cells of one condition in the order of the flow: their mean `weight` of the way from that of their start to the
+        flow's, their values `share` of the way."""
         condition = torch.full((len(end),), place)
 
         def expression(x: Tensor) -> Tensor:
@@ -175,7 +175,8 @@ class PriorStart:
 
         expected, own = expression(begin).mean(0), expression(end).mean(0)
         goal = torch.lerp(expected, own, weight)
-        return moved_to(end, own, goal, self.spread.deviation, expression)
+        values = torch.lerp(reordered(begin, end), end, share)
+        return moved_to(values, expression(values).mean(0), goal, self.spread.deviation, expression)
 
     def _expression(self, x: Tensor, condition: Tensor) -> Tensor:
         scores, rates = x / self.spread.deviation, self.rates[condition]
@@ -220,11 +221,11 @@ class PriorStart:
 
     def velocity(self, output: Output, x_t: Float[Tensor, "B G"], t: Float[Tensor, " B"]) -> Tensor:
         """The velocity of one Gaussian law, and the correction that the network makes in standard deviations."""
-        return self._correction(output, t, x_t) + gaussian_velocity(x_t, t)
+        return self._correction(output, t, x_t) + gaussian_velocity(x_t, t, self.spread.correlation)
 
     def solve(self, output: Output, begin: Float[Tensor, "M G"], integrate: Integrate) -> Tensor:
         """The end of the flow; the Gaussian part is solved exactly."""
-        return integrate(straightened(lambda t, x: self._correction(output, t, x)), begin)
+        return integrate(straightened(lambda t, x: self._correction(output, t, x), self.spread.correlation), begin)
 
     def _correction(self, output: Output, t: Tensor, x: Tensor) -> Tensor:
         return output(t, x / self.spread.deviation) * self.spread.deviation
@@ -243,19 +244,53 @@ def reordered(values: Float[Tensor, "n G"], order: Float[Tensor, "n G"]) -> Floa
     return torch.empty_like(sorted_values).scatter_(1, places, sorted_values).T.contiguous()
 
 
-def gaussian_velocity(x_t: Float[Tensor, "B T"], t: Float[Tensor, " B"]) -> Float[Tensor, "B T"]:
-    """(2t − 1) / (t² + (1 − t)²) · x_t: the velocity between two populations of one centred Gaussian law."""
-    return x_t * ((2 * t - 1) / (t**2 + (1 - t) ** 2)).unsqueeze(-1)
+def gaussian_velocity(
+    x_t: Float[Tensor, "B T"], t: Float[Tensor, " B"], correlation: Float[Tensor, " T"] | None = None
+) -> Float[Tensor, "B T"]:
+    """(2t − 1)(1 − ρ) / a² · x_t, a² = t² + (1 − t)² + 2ρt(1 − t): the velocity of a gene between two populations of one
+    centred Gaussian law whose cells are paired with correlation ρ; without it at random."""
+    t, rho = t.unsqueeze(-1), 0.0 if correlation is None else correlation
+    return x_t * ((2 * t - 1) * (1 - rho) / _squared_scale(t, rho))
 
 
-def straightened(correction: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """The velocity of u = x / a(t), a = √(t² + (1 − t)²), where x moves by `gaussian_velocity` + `correction`.
+def straightened(
+    correction: Callable[[Tensor, Tensor], Tensor], correlation: Float[Tensor, " T"] | None = None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The velocity of u = x / a(t), a as in `gaussian_velocity`, where x moves by that and `correction`.
 
     The Gaussian part is solved exactly, since it only rescales x by a; u and x agree at t = 0 and t = 1.
     """
+    rho = 0.0 if correlation is None else correlation
 
     def velocity(t: Tensor, u: Tensor) -> Tensor:
-        a = (t**2 + (1 - t) ** 2).sqrt()
+        a = _squared_scale(t, rho).sqrt()
         return correction(t, a * u) / a
 
     return velocity
+
+
+def _squared_scale(t: Tensor, rho: Tensor | float) -> Tensor:
+    """a²: variance of (1 − t)·x₀ + t·x₁ over that of either."""
+    return t**2 + (1 - t) ** 2 + 2 * rho * t * (1 - t)
+
+
+def correlation_of_pairs(spread: Spread, n_cells: int, n_genes: int, rng: torch.Generator) -> Float[Tensor, " G"]:
+    """Correlation of a gene's scores at both ends of a path, where n_cells donors are paired with as many others.
+
+    As in a step that draws n_genes genes: each gene is drawn SEEN times or more. Donors of one setting are paired.
+    """
+    total = len(spread.deviation)
+    n_genes = min(n_genes, total)
+    products, squares = torch.zeros(total), torch.zeros(total)
+    for _ in range(-(-SEEN * total // n_genes)):
+        genes = torch.randperm(total, generator=rng)[:n_genes]
+        any_donor = int(torch.randint(len(spread.donors), (), generator=rng))
+        of = (name for name, (first, count) in spread.settings.items() if first <= any_donor < first + count)
+        first, count = spread.donors_of(next(of, ""))
+        drawn = first + torch.randint(count, (2 * n_cells,), generator=rng)
+        deviation = spread.deviation[genes]
+        start, end = (spread.donors[drawn][:, genes].float() * deviation).chunk(2)
+        start = paired(start, end, 1)
+        products[genes] += (start * end / deviation**2).sum(0)
+        squares[genes] += ((start**2 + end**2) / deviation**2).sum(0) / 2
+    return (products / squares.clamp(min=1e-12)).clamp(-MOST_CORRELATED, MOST_CORRELATED)

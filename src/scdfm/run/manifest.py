@@ -229,8 +229,13 @@ class Manifest(BaseModel):
         # What came after 0.1.0 counts where it says something: a fit that 0.1.0 began goes on.
         if not self.unmeasured:
             without["unmeasured"] = True
+        options: dict[str, set[str]] = {}
         if not self.config.training.screen_weights:
-            without["config"] = {"training": {"screen_weights"}}
+            options["training"] = {"screen_weights"}
+        if self.config.flow.pairing == "random":
+            options["flow"] = {"pairing"}
+        if options:
+            without["config"] = options
         whole = self.model_copy(update={"config": self.comparable_config})
         decides = whole.model_dump_json(exclude=without)
         return hashlib.sha256(f"{decides}{self.data['digest']}".encode()).hexdigest()
@@ -280,6 +285,7 @@ class Manifest(BaseModel):
             raise RunError(f"{path} cannot be read as JSON ({error}); fit again or restore the file") from error
         if isinstance(values, dict):
             values["format"] = _readable(values.get("format"), folder)
+            _tell_pairing(values)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -288,6 +294,13 @@ class Manifest(BaseModel):
             raise RunError(
                 f"run {folder}: {NAME} is damaged at {where} ({first['msg']}); restore it or fit again"
             ) from error
+
+
+def _tell_pairing(values: dict[str, Any]) -> None:
+    """Say of a run of 0.1.0 that its starts and cells were paired at random, which it does not."""
+    flow = values["config"].get("flow") if isinstance(values.get("config"), dict) else None
+    if isinstance(flow, dict):
+        flow.setdefault("pairing", "random")
 
 
 def _readable(number: Any, folder: Path) -> Any:

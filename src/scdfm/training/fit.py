@@ -11,6 +11,7 @@ from scdfm.config import Config
 from scdfm.data import CONTROL, CellTable, Split, make_split
 from scdfm.errors import ConfigError, RunError
 from scdfm.files import file_digest, new_folder, require_replaceable
+from scdfm.prior.shrink import REORDERED
 from scdfm.processes import in_turn, is_first, together, wait_for_all, world_size
 from scdfm.run import Run, folder
 from scdfm.run.extrapolation import unknown, untold
@@ -79,6 +80,7 @@ def fit(
     if parent:
         cells.require_all_measured("--from")
         require_kin(parent, cells, config)
+    config = _as_begun(config, out if resume else None)
     if seconds is not None:
         config = _budgeted(seconds, cells, split, config, features, out if resume else None, parent)
     with together(config.training.accelerator == "cpu", config.training.timeout):
@@ -139,6 +141,16 @@ def _require_overwritable(out: Path, resume: bool, parent: Trained | None) -> No
     if parent and parent.path == out:
         raise ConfigError(f"fit: {out} is the run to start from and cannot be overwritten; choose another --out")
     require_replaceable(out, NAME)
+
+
+def _as_begun(config: Config, resumed: Path | None) -> Config:
+    """The config for a fit that goes on: one that 0.1.0 began knew random pairs alone, and keeps them."""
+    if resumed is None or not (resumed / NAME).is_file():
+        return config
+    begun = Manifest.load(resumed)
+    if begun.versions["scdfm"] == "0.1.0" and begun.config.flow.pairing == "random":
+        return config.updated({"flow": {"pairing": "random"}})
+    return config
 
 
 def _is_finished(out: Path, expected: Manifest) -> bool:
@@ -214,6 +226,8 @@ def _train(
         kept = Kept(untrained.state_dict(), {"step": 0})  # as where validation leaves it open
     elif jury is not None:
         kept = jury.judged(kept)
+    elif start is not None and config.sampling.shrink:  # nobody says how far its means and values can be believed
+        kept = kept._replace(shrinkage=REORDERED)
     return kept, trainer.global_step
 
 

@@ -17,7 +17,7 @@ from scdfm.config import Config, TrainingConfig
 from scdfm.data import Batch
 from scdfm.data.conditions import SCREEN, covariates
 from scdfm.errors import TrainingError
-from scdfm.flow import FlowLoss, Noise, Start, in_units, sample_time, step
+from scdfm.flow import FlowLoss, Noise, Start, in_units, paired, sample_time, step
 from scdfm.model import VelocityField
 from scdfm.prior import PriorStart
 from scdfm.seeds import derive, torch_rng
@@ -140,7 +140,10 @@ class FlowModule(L.LightningModule):
         drawn = start.draw(n_whole, rng)[rows]
         uniform = torch.rand((n_whole, cells.shape[1]), generator=rng)[rows].to(cells.device)
         source = start.source(drawn, batch.condition)
-        return t.to(cells.device), source, start.to_flow(cells, batch.condition, uniform)
+        target = start.to_flow(cells, batch.condition, uniform)
+        if self.config.flow.pairing == "optimal":
+            source = paired(source, target, len(batch.conditions))
+        return t.to(cells.device), source, target
 
     def _conditions(self, batch: Batch, rng: torch.Generator) -> ConditionTensors:
         """This process's conditions, some of them or of their identities hidden at random."""

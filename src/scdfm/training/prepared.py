@@ -6,7 +6,7 @@ Graph, means, control cells, and where the flow starts from the prior, which tra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from scdfm.files import made, write_csv
 from scdfm.prior import EffectPrior, LearnedPrior, PriorStart, Spread, filled_shifts, fit_spread, learn_prior
 from scdfm.prior.kernel import Floats, every_target
 from scdfm.prior.spread import variances_around
+from scdfm.prior.start import correlation_of_pairs
 from scdfm.run import folder
 from scdfm.run.counts import learned_law
 from scdfm.run.manifest import Ancestor, Manifest
@@ -158,6 +159,7 @@ def prior_start(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> Pr
     spread = fit_spread(
         sample.cells, sample.conditions, sample.means, sample.settings, torch_rng(inputs.manifest.seed, "zeros")
     )
+    spread = _paired(spread, inputs.manifest)
     spread.save(out / folder.SPREAD)
     variances = sample.variances()
     learned = _learned(cells, split.train, variances, inputs)
@@ -176,6 +178,16 @@ def prior_start(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> Pr
     tensors = {"expected": expected, "controls": controls, "doubt": doubts} | verdict
     folder.write_tensors(out / CHECKPOINTS / START, tensors)
     return PriorStart.around(spread, names, expected, controls, doubts)
+
+
+def _paired(spread: Spread, manifest: Manifest) -> Spread:
+    """The spread with what training's pairs of donors and cells have in common, where it pairs like with like."""
+    flow, training = manifest.config.flow, manifest.config.training
+    if flow.pairing == "random" or not training.max_steps:
+        return spread
+    n_genes = flow.genes_per_step or len(spread.deviation)
+    rng = torch_rng(manifest.seed, "pairs")
+    return replace(spread, correlation=correlation_of_pairs(spread, training.cells_per_condition, n_genes, rng))
 
 
 def _learned(
@@ -279,8 +291,10 @@ def lineage_of(manifest: Manifest, out: Path) -> list[Ancestor]:
 def _expected(cells: CellTable, split: Split, inputs: Inputs, learned: LearnedPrior) -> tuple[Floats, Floats, Floats]:
     """Means [C, G], means of their control cells [C, G] and doubts [C] of training, validation and control conditions."""
     options, columns = inputs.manifest.config.flow, cells.columns(inputs.panel.genes)
-    own = learned.left_out if options.prior_means == "leave_one_out" else learned.prior.predict(split.train)
     names, n = (*split.train, *split.validation), len(split.train)
+    # A single condition has no others: where it would start from nothing, what is learned fits no prediction.
+    left_out = options.prior_means == "leave_one_out" and n > 1
+    own = learned.left_out if left_out else learned.prior.predict(split.train)
     controls = _control_means(cells, names, columns)
     validated = _validated(learned, split, inputs, controls[n:])
     untouched = [

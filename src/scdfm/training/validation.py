@@ -3,9 +3,8 @@
 The best checkpoint is that of the smallest MONITOR: the energy distance, which sees means, spreads and what genes have in
 common, of populations as they would be predicted. Its populations and the untrained ones are then compared condition by
 condition. Trained weights are kept only where they are clearly better by one of JUDGED and clearly worse by none: an
-interval of the paired differences lies on one side of 0. They may be so with the flow's values, moved to the prior's
-means, or with the prior's values in the flow's order. The flow's own populations, before either, may not be worse in
-energy distance.
+interval of the paired differences lies on one side of 0. Means and values of genes are then followed as far as those
+conditions say (`scdfm.prior.shrink`). The flow's own populations, before that, may not be worse in energy distance.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from scipy import stats
@@ -24,11 +23,13 @@ from scdfm.config import Config
 from scdfm.flow import Keep, Start, energy, generate, wasserstein
 from scdfm.model import VelocityField
 from scdfm.prior import PriorStart, Shrinkage
-from scdfm.prior.shrink import NOT_FOLLOWED, REORDERED
+from scdfm.prior.shrink import NOT_FOLLOWED, REORDERED, share_of_values
 from scdfm.seeds import torch_rng
 from scdfm.training.checkpoint import BEST, CHECKPOINTS, LAST, read_checkpoint
 from scdfm.training.steps import ValidationBatch
 
+Populations: TypeAlias = Callable[[Shrinkage | None], list[Tensor]]
+"""Cells of each validation condition, as a shrinkage has them."""
 SCORES = ("val_energy", "val_wasserstein", "val_l2", "val_pearson_delta")
 PREDICTED = (NOT_FOLLOWED, REORDERED)
 """What may be predicted of a flow whose own means are not believed."""
@@ -59,19 +60,25 @@ def condition_scores(
     field: VelocityField, batch: ValidationBatch, config: Config, genes: Tensor, start: Start
 ) -> Tensor:
     """SCORES of the population of one condition, then the energy distances of what may be predicted of it (PREDICTED)."""
-    ends: dict[str, Tensor] = {}
-
-    def keep(name: str, solve: Callable[[], Tensor]) -> Tensor:
-        if name not in ends:
-            ends[name] = solve()
-        return ends[name]
-
+    keep = _kept_in({}, batch.name)
     own = score(population(field, batch, config, genes, start, keep), batch)
     if not (isinstance(start, PriorStart) and config.sampling.shrink):
         return torch.cat([own, own[:1].expand(len(PREDICTED))])
     starts = [replace(start, shrinkage=shrinkage) for shrinkage in PREDICTED]
     made = [population(field, batch, config, genes, one, keep) for one in starts]
     return torch.cat([own, torch.stack([energy(cells, batch.target.cpu()) for cells in made])])
+
+
+def _kept_in(ends: dict[str, Tensor], condition: str) -> Keep:
+    """Blocks of a condition's flow, solved once and kept in `ends`."""
+
+    def keep(name: str, solve: Callable[[], Tensor]) -> Tensor:
+        key = f"{condition}: {name}"
+        if key not in ends:
+            ends[key] = solve()
+        return ends[key]
+
+    return keep
 
 
 def monitored(scores: Tensor, untrained: Tensor | None) -> float:
@@ -181,19 +188,17 @@ class Jury:
         field = copy.deepcopy(self.untrained)
         before = self.populations(field)
         field.load_state_dict(kept.weights)
-        own = self.populations(field)
+        flow = self.flow(field)
+        own = flow(None)
         first = self.scores(before)
         alone = gains_of(first, self.scores(own))[SCORES[0]]
-        judged = []
-        for shrinkage in self.candidates(before, own):
-            last = self.scores(own if shrinkage is None else self.populations(field, shrinkage))
-            gains = gains_of(first, last)
-            judged.append((worth_keeping(gains, alone), gains, last, shrinkage))
-        worth, gains, last, shrinkage = next((one for one in judged if one[0]), judged[0])
+        shrinkage = self.shrinkage(before, own, flow) if self.config.sampling.shrink else None
+        last = self.scores(flow(shrinkage))
+        gains = gains_of(first, last)
         comparison: dict[str, float | int | None] = {"gain_conditions": len(self.batches)} | {
             f"gain_{name.removeprefix('val_')}{end}": value for name in JUDGED for end, value in _told(gains[name])
         }
-        if self.config.training.keep == "best" and not worth:
+        if self.config.training.keep == "best" and not worth_keeping(gains, alone):
             return Kept(self.untrained.state_dict(), {"step": 0, **_means(first), **comparison})
         return Kept(kept.weights, kept.result | _means(last) | comparison, shrinkage)
 
@@ -201,29 +206,30 @@ class Jury:
         """Energy distance [C] of the prior's own populations."""
         return self.scores(self.populations(self.untrained))[:, 0]
 
-    def populations(self, field: VelocityField, shrinkage: Shrinkage | None = None) -> list[Tensor]:
-        """Cells [M, g] of each condition."""
-        return [
-            population(
-                field, batch, self.config, self.genes,
-                replace(self.start.of([batch.name]), shrinkage=shrinkage),
-            )
-            for batch in self.batches
-        ]  # fmt: skip
+    def populations(self, field: VelocityField) -> list[Tensor]:
+        """Cells [M, g] of each condition, as the field makes them."""
+        return self.flow(field)(None)
+
+    def flow(self, field: VelocityField) -> Populations:
+        """The field's populations with one shrinkage or another; it is solved once for all of them."""
+        ends: dict[str, Tensor] = {}
+
+        def populations(shrinkage: Shrinkage | None) -> list[Tensor]:
+            made = []
+            for batch in self.batches:
+                start = replace(self.start.of([batch.name]), shrinkage=shrinkage)
+                keep = _kept_in(ends, batch.name)
+                made.append(population(field, batch, self.config, self.genes, start, keep))
+            return made
+
+        return populations
 
     def scores(self, populations: Sequence[Tensor]) -> Tensor:
         """SCORES [C, scores] of each condition."""
         return torch.stack([score(cells, batch) for cells, batch in zip(populations, self.batches, strict=True)])
 
-    def candidates(self, before: Sequence[Tensor], own: Sequence[Tensor]) -> list[Shrinkage | None]:
-        """How populations may be predicted of the flow that made `own` of `before`: the first that is worth it."""
-        if not self.config.sampling.shrink:
-            return [None]
-        shrinkage = self.shrinkage(before, own)
-        return [shrinkage, REORDERED] if shrinkage == NOT_FOLLOWED else [shrinkage]
-
-    def shrinkage(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Shrinkage:
-        """How far means follow the flow that made `after` of `before`.
+    def shrinkage(self, before: Sequence[Tensor], after: Sequence[Tensor], flow: Populations) -> Shrinkage:
+        """How far means, then values follow the `flow` that made `after` of `before`.
 
         Means are of the genes that validate, doubts of all: κ takes their share, in validation as in prediction.
         """
@@ -232,7 +238,9 @@ class Jury:
         variances = torch.stack([batch.target.var(0, correction=0).sum() for batch in self.batches])
         sampling = variances / torch.tensor([batch.n_cells for batch in self.batches])
         doubt = self.start.of([batch.name for batch in self.batches]).doubt
-        return Shrinkage.fitted(expected, flowed, real, sampling, doubt)
+        means = Shrinkage.fitted(expected, flowed, real, sampling, doubt)
+        share = share_of_values(before, flow(means), [batch.target.cpu() for batch in self.batches])
+        return means.model_copy(update={"values": share})
 
 
 def _means(scores: Tensor) -> dict[str, float]:
