@@ -235,7 +235,7 @@ class SamplingConfig(Section):
     """`stratified` spreads a population's Gaussian draws evenly (a Latin hypercube): means of few cells vary less."""
     shrink: bool = True
     """Predicted means and values lie between the prior's and the flow's, as far as validation conditions say
-    (docs/prior.md); without these they are the prior's, in the flow's order. Needs `flow.source` "prior"."""
+    (docs/prior.md); without these means are the prior's. Needs `flow.source` "prior"."""
     guidance: Annotated[float, Field(ge=0)] = 1.0
     """w of v = v_null + w·(v − v_null), v_null without the condition; 1 is off, else needs
     `training.condition_dropout`."""

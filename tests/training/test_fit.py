@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import scdfm
 import small
 from scdfm.errors import DataError, DiskFullError, InterruptedFitError, RunError, TrainingError
-from scdfm.prior.shrink import REORDERED
+from scdfm.prior.shrink import NOT_FOLLOWED
 from scdfm.training import checkpoint
 from scdfm.training.module import FlowModule
 
@@ -297,7 +297,7 @@ def test_how_far_means_are_believed_is_found_from_the_prior(cells, config, tmp_p
         run = scdfm.fit(cells, config=config.updated(options), out=tmp_path / name, progress=False)
         assert (run.manifest.shrinkage is not None) == found, name
         if name == "none":
-            assert run.manifest.shrinkage == REORDERED
+            assert run.manifest.shrinkage == NOT_FOLLOWED
 
 
 def test_half_precision_fits_too(cells, config, tmp_path):

@@ -165,8 +165,9 @@ def paired(source: Float[Tensor, "B T"], target: Float[Tensor, "B T"], n_conditi
     Optimal transport between the n = B/C cells that each of the C conditions has on either side, which lie together
     (Tong et al. 2024). Cells then keep their state on the way, and paths cross less, so the velocity at x_t says more.
     """
-    ends = (cells.view(n_conditions, -1, cells.shape[-1]) for cells in (target, source))
-    costs = squared_distances(*ends).double().cpu().numpy()
+    # In double precision, so that no pair hangs on the last digits of another processor.
+    ends = (cells.double().view(n_conditions, -1, cells.shape[-1]) for cells in (target, source))
+    costs = squared_distances(*ends).cpu().numpy()
     n = costs.shape[-1]
     chosen = [place * n + linear_sum_assignment(cost)[1] for place, cost in enumerate(costs)]
     return source[torch.as_tensor(np.concatenate(chosen), device=source.device)]

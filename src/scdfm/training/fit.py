@@ -11,7 +11,7 @@ from scdfm.config import Config
 from scdfm.data import CONTROL, CellTable, Split, make_split
 from scdfm.errors import ConfigError, RunError
 from scdfm.files import file_digest, new_folder, require_replaceable
-from scdfm.prior.shrink import REORDERED
+from scdfm.prior.shrink import NOT_FOLLOWED
 from scdfm.processes import in_turn, is_first, together, wait_for_all, world_size
 from scdfm.run import Run, folder
 from scdfm.run.extrapolation import unknown, untold
@@ -226,8 +226,8 @@ def _train(
         kept = Kept(untrained.state_dict(), {"step": 0})  # as where validation leaves it open
     elif jury is not None:
         kept = jury.judged(kept)
-    elif start is not None and config.sampling.shrink:  # nobody says how far its means and values can be believed
-        kept = kept._replace(shrinkage=REORDERED)
+    elif start is not None and config.sampling.shrink:  # nobody says how far its means can be believed
+        kept = kept._replace(shrinkage=NOT_FOLLOWED)
     return kept, trainer.global_step
 
 

@@ -192,13 +192,16 @@ class Jury:
         own = flow(None)
         first = self.scores(before)
         alone = gains_of(first, self.scores(own))[SCORES[0]]
-        shrinkage = self.shrinkage(before, own, flow) if self.config.sampling.shrink else None
-        last = self.scores(flow(shrinkage))
-        gains = gains_of(first, last)
+        judged = []
+        for shrinkage in self.candidates(before, own, flow):
+            last = self.scores(flow(shrinkage))
+            gains = gains_of(first, last)
+            judged.append((worth_keeping(gains, alone), gains, last, shrinkage))
+        worth, gains, last, shrinkage = next((one for one in judged if one[0]), judged[0])
         comparison: dict[str, float | int | None] = {"gain_conditions": len(self.batches)} | {
             f"gain_{name.removeprefix('val_')}{end}": value for name in JUDGED for end, value in _told(gains[name])
         }
-        if self.config.training.keep == "best" and not worth_keeping(gains, alone):
+        if self.config.training.keep == "best" and not worth:
             return Kept(self.untrained.state_dict(), {"step": 0, **_means(first), **comparison})
         return Kept(kept.weights, kept.result | _means(last) | comparison, shrinkage)
 
@@ -228,8 +231,19 @@ class Jury:
         """SCORES [C, scores] of each condition."""
         return torch.stack([score(cells, batch) for cells, batch in zip(populations, self.batches, strict=True)])
 
-    def shrinkage(self, before: Sequence[Tensor], after: Sequence[Tensor], flow: Populations) -> Shrinkage:
-        """How far means, then values follow the `flow` that made `after` of `before`.
+    def candidates(self, before: Sequence[Tensor], own: Sequence[Tensor], flow: Populations) -> list[Shrinkage | None]:
+        """How populations may be predicted of the `flow` that made `own` of `before`: the first that is worth it.
+
+        The flow's values at the means that are believed, then values that lie between them and the prior's.
+        """
+        if not self.config.sampling.shrink:
+            return [None]
+        whole = self.shrinkage(before, own)
+        share = share_of_values(before, flow(whole), [batch.target.cpu() for batch in self.batches])
+        return [whole, whole.model_copy(update={"values": share})]
+
+    def shrinkage(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Shrinkage:
+        """How far means follow the flow that made `after` of `before`.
 
         Means are of the genes that validate, doubts of all: κ takes their share, in validation as in prediction.
         """
@@ -238,9 +252,7 @@ class Jury:
         variances = torch.stack([batch.target.var(0, correction=0).sum() for batch in self.batches])
         sampling = variances / torch.tensor([batch.n_cells for batch in self.batches])
         doubt = self.start.of([batch.name for batch in self.batches]).doubt
-        means = Shrinkage.fitted(expected, flowed, real, sampling, doubt)
-        share = share_of_values(before, flow(means), [batch.target.cpu() for batch in self.batches])
-        return means.model_copy(update={"values": share})
+        return Shrinkage.fitted(expected, flowed, real, sampling, doubt)
 
 
 def _means(scores: Tensor) -> dict[str, float]:
