@@ -71,8 +71,11 @@ def test_a_prediction_goes_on(archive: Path) -> None:
 
 def test_a_fit_goes_on(archive: Path) -> None:
     cells = scdfm.read_cells(archive / "screen.h5ad")
-    run = scdfm.fit(cells, config=make.config(), out=archive / "begun", resume=True, progress=False)
+    said: list[str] = []
+    run = scdfm.fit(cells, config=make.config(), out=archive / "begun", resume=True, progress=False, say=said.append)
     assert run.manifest.result["step"] == 4
+    assert run.config.flow.pairing == "random"
+    assert said == ["the fit was begun by scdfm 0.1.0 and goes on with its random pairs (flow.pairing)"]
     expected = np.load(archive / "fitted.npz")
     for name, value in run.field.state_dict().items():
         np.testing.assert_allclose(value.numpy(), expected[name], atol=1e-4, err_msg=name)

@@ -18,7 +18,7 @@ OPTIONS = {
     "training": {"max_steps": 4, "warmup_steps": 1, "validate_every": 2, "conditions_per_batch": 2,
                  "cells_per_condition": 4, "validation_cells": 4, "accelerator": "cpu", "keep": "last",
                  "learning_rate": 0.02, "ema_decay": 0.0},
-    "sampling": {"steps": 2, "cells": 6},
+    "sampling": {"steps": 2, "cells": 6, "shrink": False},  # nothing validates: else means are the prior's
 }  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def test_the_network_reads_the_mean_of_the_trained_contexts_by_their_likeness(ru
     one, two = (
         r.predict([name], controls=controls, context={"cell_type": NEW}, n_cells=8) for r in (run, run.untrained())
     )
-    assert np.abs(cells_of(one) - cells_of(two)).max() > 0.03  # the network takes part
+    assert np.abs(cells_of(one) - cells_of(two)).max() > 0.1  # the network takes part
 
 
 def test_a_file_of_several_types_gives_the_cells_of_the_context(runs, screen, controls) -> None:

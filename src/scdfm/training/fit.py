@@ -80,7 +80,7 @@ def fit(
     if parent:
         cells.require_all_measured("--from")
         require_kin(parent, cells, config)
-    config = _as_begun(config, out if resume else None)
+    config = _as_begun(config, out if resume else None, say)
     if seconds is not None:
         config = _budgeted(seconds, cells, split, config, features, out if resume else None, parent)
     with together(config.training.accelerator == "cpu", config.training.timeout):
@@ -143,12 +143,14 @@ def _require_overwritable(out: Path, resume: bool, parent: Trained | None) -> No
     require_replaceable(out, NAME)
 
 
-def _as_begun(config: Config, resumed: Path | None) -> Config:
+def _as_begun(config: Config, resumed: Path | None, say: Callable[[str], object] | None) -> Config:
     """The config for a fit that goes on: one that 0.1.0 began knew random pairs alone, and keeps them."""
     if resumed is None or not (resumed / NAME).is_file():
         return config
     begun = Manifest.load(resumed)
-    if begun.versions["scdfm"] == "0.1.0" and begun.config.flow.pairing == "random":
+    if begun.versions["scdfm"] == "0.1.0" and config.flow.pairing != begun.config.flow.pairing == "random":
+        if say is not None and not begun.digests:
+            say("the fit was begun by scdfm 0.1.0 and goes on with its random pairs (flow.pairing)")
         return config.updated({"flow": {"pairing": "random"}})
     return config
 

@@ -159,7 +159,7 @@ def prior_start(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> Pr
     spread = fit_spread(
         sample.cells, sample.conditions, sample.means, sample.settings, torch_rng(inputs.manifest.seed, "zeros")
     )
-    spread = _paired(spread, inputs.manifest)
+    spread = _with_correlation(spread, inputs.manifest)
     spread.save(out / folder.SPREAD)
     variances = sample.variances()
     learned = _learned(cells, split.train, variances, inputs)
@@ -180,8 +180,8 @@ def prior_start(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> Pr
     return PriorStart.around(spread, names, expected, controls, doubts)
 
 
-def _paired(spread: Spread, manifest: Manifest) -> Spread:
-    """The spread with what training's pairs of donors and cells have in common, where it pairs like with like."""
+def _with_correlation(spread: Spread, manifest: Manifest) -> Spread:
+    """The spread with the correlation of training's pairs, where like goes to like."""
     flow, training = manifest.config.flow, manifest.config.training
     if flow.pairing == "random" or not training.max_steps:
         return spread

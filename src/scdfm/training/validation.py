@@ -3,8 +3,9 @@
 The best checkpoint is that of the smallest MONITOR: the energy distance, which sees means, spreads and what genes have in
 common, of populations as they would be predicted. Its populations and the untrained ones are then compared condition by
 condition. Trained weights are kept only where they are clearly better by one of JUDGED and clearly worse by none: an
-interval of the paired differences lies on one side of 0. Means and values of genes are then followed as far as those
-conditions say (`scdfm.prior.shrink`). The flow's own populations, before that, may not be worse in energy distance.
+interval of the paired differences lies on one side of 0. Means are those that are believed (`scdfm.prior.shrink`). Weights
+may be worth it with the flow's values, or with values between these and the prior's. The flow's own populations, before
+that, may not be worse in energy distance.
 """
 
 from __future__ import annotations
