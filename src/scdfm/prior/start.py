@@ -175,7 +175,7 @@ class PriorStart:
 
         expected, own = expression(begin).mean(0), expression(end).mean(0)
         goal = torch.lerp(expected, own, weight)
-        values = torch.lerp(reordered(begin, end), end, share)
+        values = end if share == 1 else torch.lerp(reordered(begin, end), end, share)
         return moved_to(values, expression(values).mean(0), goal, self.spread.deviation, expression)
 
     def _expression(self, x: Tensor, condition: Tensor) -> Tensor:
