@@ -74,3 +74,22 @@ def test_a_single_condition_starts_from_its_own_mean(tmp_path: Path) -> None:
         off.append(np.linalg.norm(real - tensors["expected"].numpy(), axis=1) / shift)
     assert (off[0] < 0.3).all()
     assert (off[1] > 0.5).all()
+
+
+def test_the_correlation_of_pairs_is_kept_where_like_goes_to_like(tmp_path: Path) -> None:
+    """Of training's own pairs: more cells to choose from are more alike. Read from the folder as it was."""
+    screen = scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=20, n_controls=40, seed=1)
+    cells = scdfm.read_cells(screen)
+    found = {}
+    for name, over in {
+        "4": {},
+        "16": {"training": {"cells_per_condition": 16}},
+        "random": {"flow": {"pairing": "random"}},
+        "instant": {"training": {"max_steps": 0}},
+    }.items():
+        run = fitted(cells, tmp_path / name, over=over)
+        found[name] = scdfm.Run.load(tmp_path / name).spread.correlation
+        assert (found[name] is None) == (run.spread.correlation is None)
+    assert found["random"] is None
+    assert found["instant"] is None
+    assert 0.05 < found["4"].mean() < found["16"].mean() - 0.05

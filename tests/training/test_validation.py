@@ -12,6 +12,7 @@ from scipy import stats
 import scdfm
 import small
 from scdfm.data import CONTROL, Split, targets
+from scdfm.training import validation
 from scdfm.training.checkpoint import BEST, CHECKPOINTS, read_checkpoint
 from scdfm.training.validation import Gain, gains_of, monitored, summary, worth_keeping
 
@@ -196,3 +197,22 @@ def test_where_nothing_validates_means_are_the_prior_s(tmp_path: Path, n: int) -
     own = config.updated({"sampling": {"shrink": False}})
     wild = scdfm.fit(cells, split, own, out=tmp_path / "own", progress=False).predict(train, n_cells=40, seed=1)
     assert np.abs(wild.X.toarray().mean(0) - prior.mean(0)).max() > 0.1
+
+
+def test_where_the_flow_s_values_are_not_worth_keeping_a_share_of_them_may_be(tmp_path: Path, monkeypatch) -> None:
+    """The second of two that are judged: the share of least squares, which predicts other cells than the flow's values."""
+    cells = scdfm.read_cells(scdfm.simulate(n_genes=30, n_targets=5, cells_per_condition=20, n_controls=40, seed=0))
+    config = scdfm.Config().updated(WILD).updated({"training": {"learning_rate": 0.01, "max_steps": 40}})
+    runs = []
+    for verdicts in ([True, True], [False, True], [False, False]):
+        given = iter(verdicts)
+        monkeypatch.setattr(validation, "share_of_values", lambda *_: 0.25)
+        monkeypatch.setattr(validation, "worth_keeping", lambda *_, given=given: next(given))
+        runs.append(scdfm.fit(cells, config=config, out=tmp_path / f"{len(runs)}", progress=False))
+    whole, part, neither = runs
+    assert (whole.manifest.shrinkage.values, part.manifest.shrinkage.values) == (1.0, 0.25)
+    assert neither.manifest.result["step"] == 0
+    made = [run.predict(seed=1).X.toarray() for run in runs]
+    assert len({cells.tobytes() for cells in made}) == 3
+    prior, far, near = (np.sort(cells[:20], axis=0) for cells in (made[2], made[0], made[1]))
+    assert np.abs(near - prior).mean() < np.abs(far - prior).mean()
