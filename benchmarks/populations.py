@@ -6,12 +6,15 @@
 DATA is the folder of papalexi.h5ad, perturbench_devel.h5ad and kang_pbmc.h5ad. Of every condition, and of the controls, a
 random half of the cells fits. The conditions with most cells, at most --conditions, are then generated (a tenth of all,
 never judged, validates) and compared with the other half by `compare` (population_scores.py). Kang's cell types and
-McFaline's lines are not told: they are hidden states. Rows:
+McFaline's lines are not told: they are hidden states. Every row has as many cells of a condition as its fitting half, at
+most --cells: scores of few cells are not those of many. Rows:
 
 - `prior`: the closed-form prior's own populations, no network;
 - `controls`: control cells as they are; `shifted`: moved gene by gene to the mean that the prior expects and cut at 0;
   `scaled`: multiplied instead, so that zeros stay zeros (genes that would be more than tripled are then moved);
 - `floor`: the cells of the condition that fitted;
+- `own`: these cells, each gene brought to the mean and the values that the prior expects, so that only which values go
+  together is the condition's own: the room of a flow that keeps the prior's means and values;
 - `default`, `gaussian`: the preset and its fit from noise, after each number of steps of --budgets.
 
 --set puts options over the preset in every fit. A finished row is kept in --out under a digest of data and options, and an
@@ -27,7 +30,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,14 +43,16 @@ import torch
 import scdfm
 from population_scores import EQUAL, METRICS, Axes, Cells, axes_of, compare, equalled, moved
 from scdfm.data import CONTROL
+from scdfm.data.conditions import control_of
 from scdfm.evaluation import interval
 from scdfm.files import write_json, write_text
-from scdfm.seeds import numpy_rng
+from scdfm.prior import PriorStart
+from scdfm.seeds import numpy_rng, torch_rng
 from screens import RESULTS, gaps_table, heading
 
 KEPT = "step"
 """The step whose weights the fit kept; 0 is the prior."""
-ROWS = ("prior", "controls", "shifted", "scaled", "floor", "default", "gaussian")
+ROWS = ("prior", "controls", "shifted", "scaled", "floor", "own", "default", "gaussian")
 FITTED: dict[str, dict[str, Any]] = {
     "default": {},
     "gaussian": {"flow": {"source": "gaussian"}, "sampling": {"steps": 4, "shrink": False}},
@@ -120,15 +125,15 @@ class Halved:
     def fitted(self, row: str, steps: int) -> scdfm.Run:
         """The run of FITTED after so many steps; one that was interrupted goes on."""
         config = self._configured(row, steps)
-        out = self.folder / f"run-{row}-{steps}-{self._digest(config)}"
+        out = self.folder / f"run-{row}-{steps}-{self._digest(config, self.n_conditions)}"
         out.mkdir(parents=True, exist_ok=True)
         return scdfm.fit(self.halves[0], self.split, config, out=out, resume=True, progress=False)
 
     def _configured(self, row: str, steps: int) -> scdfm.Config:
         return self.config.updated({"seed": self.seed, "training": {"max_steps": steps}}).updated(FITTED[row])
 
-    def _digest(self, config: scdfm.Config) -> str:
-        text = f"{self.data} {self.n_cells} {self.n_conditions} {config.model_dump_json()}"
+    def _digest(self, config: scdfm.Config, *numbers: int) -> str:
+        text = " ".join([self.data, *map(str, numbers), config.model_dump_json()])
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     @cached_property
@@ -143,7 +148,8 @@ class Halved:
 
     def scores(self, row: str, steps: int) -> pd.DataFrame:
         """condition, metric, value of one row, kept once they are there."""
-        path = self.folder / f"{named(row, steps)}-{self._digest(self._configured('default', steps))}.json"
+        digest = self._digest(self._configured("default", steps), self.n_cells, self.n_conditions)
+        path = self.folder / f"{named(row, steps)}-{digest}.json"
         if not path.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, [list(entry) for entry in self._scored(row, steps)])
@@ -165,16 +171,38 @@ class Halved:
         """The cells [n, G] of a row for each judged condition."""
         if row in FITTED or row == "prior":
             run = self.fitted(row, steps) if row in FITTED else self.closed_form
-            made = run.predict(self.judged, n_cells=self.n_cells, seed=self.seed)
-            labels = made.obs[run.manifest.perturbation_key].to_numpy()
-            return {name: made.X[labels == name].toarray() for name in self.judged}
+            return {name: self.predicted(run, name) for name in self.judged}
         if row == "floor":
-            return {name: self.drawn(self.halves[0], name, self.n_cells) for name in self.judged}
+            return {name: self.drawn(self.halves[0], name, self.size(name)) for name in self.judged}
+        if row == "own":
+            return {name: self.own(name) for name in self.judged}
         found = {}
         for name in self.judged:
-            cells = self.drawn(self.halves[0], CONTROL, self.n_cells, name)
+            cells = self.drawn(self.halves[0], CONTROL, self.size(name), name)
             found[name] = CHANGES[row](cells, self.expected(name))
         return found
+
+    def size(self, name: str) -> int:
+        """How many cells of a condition every row has."""
+        return min(self.n_cells, self.halves[0].n_cells(name))
+
+    def predicted(self, run: scdfm.Run, name: str) -> Cells:
+        """Cells of a condition as a run predicts them."""
+        return np.asarray(run.predict([name], n_cells=self.size(name), seed=self.seed).X.toarray())
+
+    def own(self, name: str) -> Cells:
+        """The prior's population of a condition, started by the condition's own fitting cells instead of any donors."""
+        run, rng = self.closed_form, torch_rng(self.seed, "own", name)
+        cells = torch.from_numpy(self.drawn(self.halves[0], name, self.size(name)))
+        all_alike = torch.zeros(len(cells), dtype=torch.long)
+        levels = run.spread.marginals_of(control_of(name))
+        uniform = torch.rand(cells.shape, generator=rng)
+        donors = levels.scores(cells, cells.mean(0, keepdim=True), all_alike.numpy(), uniform).half()
+        spread = replace(run.spread, donors=donors, settings={})
+        control = run.means.loc[[CONTROL]].to_numpy()
+        start = PriorStart.around(spread, [name], self.expected(name)[None], control, np.zeros(1))
+        begin = start.population(all_alike, rng, stratified=True)
+        return start.cells(begin, begin, all_alike).numpy()
 
     @cached_property
     def axes(self) -> Axes:

@@ -78,12 +78,12 @@ def test_rows_of_a_screen_are_scored_once(script, tmp_path, monkeypatch) -> None
              "flow.genes_per_step=40", "training.validation_cells=4")  # fmt: skip
     settings = [text for size in sizes for text in ("--set", size)]
     command = ["benchmarks/populations.py", str(tmp_path), "--screens", "papalexi", "--seeds", "1", "--budgets", "2",
-               "--rows", "prior,controls,shifted,scaled,floor,default", "--conditions", "2", "--cells", "30",
+               "--rows", "prior,controls,shifted,scaled,floor,own,default", "--conditions", "2", "--cells", "30",
                "--out", str(tmp_path / "out"), "--results", str(tmp_path), *settings]  # fmt: skip
     monkeypatch.setattr(sys, "argv", command)
     populations.main()
     page = (tmp_path / "populations.md").read_text()
-    for row in ("prior", "controls", "shifted", "scaled", "floor", "default 2"):
+    for row in ("prior", "controls", "shifted", "scaled", "floor", "own", "default 2"):
         assert page.count(f"\n| {row} | ") == (2 if row == "prior" else 4)
     monkeypatch.setattr(scdfm, "fit", None)
     populations.main()
