@@ -201,7 +201,7 @@ class Halved:
         spread = replace(run.spread, donors=donors, settings={})
         control = run.means.loc[[CONTROL]].to_numpy()
         start = PriorStart.around(spread, [name], self.expected(name)[None], control, np.zeros(1))
-        begin = start.population(all_alike, rng, stratified=True)
+        begin = start.population(all_alike, rng, stratified=run.config.sampling.noise == "stratified")
         return start.cells(begin, begin, all_alike).numpy()
 
     @cached_property

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from scdfm.evaluation.populations import Axes, Sample, Truth, energy_and_mmd, principal_axes, wasserstein
+from scdfm.prior.spread import normal_scores
 
 rng = np.random.default_rng(0)
 
@@ -35,6 +37,18 @@ def brute_force(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 def test_energy_and_mmd_are_the_definition():
     x, y = rng.normal(size=(9, 4)), rng.normal(0.5, 1, size=(12, 4))
     np.testing.assert_allclose(energy_and_mmd(x, truth(y)), brute_force(x, y), rtol=1e-10)
+
+
+def test_energy_and_mmd_of_evenly_drawn_cells_are_too_small():
+    """Chance that is subtracted is not there: by much for few cells, by little for many."""
+
+    def scores(n: int) -> np.ndarray:
+        even = [normal_scores(torch.from_numpy(rng.normal(size=(n, 3)))).numpy() for _ in range(200)]
+        return np.array([energy_and_mmd(x, truth(rng.normal(size=(25, 3)))) for x in even])
+
+    few, many = scores(20), scores(200)
+    assert (few.mean(0) < -3 * few.std(0) / len(few) ** 0.5).all()
+    assert (few.mean(0) < 3 * many.mean(0)).all()
 
 
 def test_energy_and_mmd_of_one_population_are_zero_on_average():

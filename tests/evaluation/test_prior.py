@@ -102,6 +102,34 @@ def test_what_is_no_seed_is_none(predicted, uns, tmp_path):
             assert opened.seed is None
 
 
+@pytest.mark.parametrize("suffix", ["", ".h5ad", ".zarr"])
+def test_evenly_drawn_cells_are_told(run, cells, tmp_path, suffix):
+    def notes(noise: str, metrics=("energy", "mmd")) -> list[str]:
+        config = run.config.updated({"sampling": {"noise": noise}})
+        other = scdfm.Run(run.path, run.manifest.model_copy(update={"config": config}))
+        made = tmp_path / f"{noise}{suffix}"
+        if not suffix:
+            made = other.predict(n_cells=N_CELLS, seed=SEED)
+        elif not made.exists():
+            other.predict_to(made, n_cells=N_CELLS, seed=SEED)
+        found = evaluate(made, cells, training=run.means, metrics=metrics, references=False)
+        return [note for note in found.attrs["notes"] if "drawn evenly" in note]
+
+    (note,) = notes("stratified")
+    assert f"energy, mmd of {N_CELLS} cells come out too small" in note
+    assert not notes("stratified", ["l2"])
+    assert not notes("independent")
+
+
+def test_what_does_not_say_how_it_was_drawn_is_not_called_even(predicted):
+    for uns in ({}, {"scdfm": {"sampling": "text"}}, {"scdfm": {"sampling": "[1]"}}, {"scdfm": {"sampling": 5}}):
+        other = ad.AnnData(predicted.X, obs=predicted.obs, var=predicted.var, uns=uns)
+        with open_source(other) as opened:
+            assert not opened.drawn_evenly
+    with open_source(predicted) as opened:
+        assert opened.drawn_evenly
+
+
 def test_a_network_that_is_zero_is_the_prior_to_the_bit(run, table, cells, monkeypatch):
     zero = scdfm.Run.load(run.path)
     for last in (zero.field.decoder.out, zero.field.response.out):

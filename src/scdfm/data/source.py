@@ -6,6 +6,7 @@ obs and var are read at once; a matrix stays on disk until its rows are asked fo
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -59,6 +60,8 @@ class Source:
     counts: pd.Series[int] | None = None
     seed: int | None = None
     """Of a prediction that scdfm made, the seed it was made with."""
+    drawn_evenly: bool = False
+    """Of such a prediction, whether its cells are no independent draws (`sampling.noise` "stratified")."""
 
     @property
     def n_cells(self) -> int:
@@ -147,6 +150,7 @@ def _from_adata(adata: Any, rank: Callable[[str], int] | None) -> Source:
         layers=tuple(adata.layers.keys()),
         open_matrix=lambda layer: adata.X if layer is None else adata.layers[layer],
         seed=_seed({"uns": getattr(adata, "uns", {})}),
+        drawn_evenly=_drawn_evenly({"uns": getattr(adata, "uns", {})}),
         raw_var=None if raw is None else tidied(raw.var),
         open_raw=None if raw is None else lambda: raw.X,
         notes=_unseen(obs),
@@ -156,12 +160,28 @@ def _from_adata(adata: Any, rank: Callable[[str], int] | None) -> Source:
 
 def _seed(root: Any) -> int | None:
     """The seed that `scdfm.run.predict` left in uns; None where nobody did, or it is no seed."""
+    seed = _said(root, "seed")
+    whole = seed is not None and seed.shape == () and seed.dtype.kind in "iu"
+    return int(seed) if whole and seed >= 0 else None
+
+
+def _drawn_evenly(root: Any) -> bool:
+    """Whether `scdfm.run.predict` says in uns that it drew evenly."""
+    text = _said(root, "sampling")
     try:
-        value = root["uns"]["scdfm"]["seed"]
-        seed = np.asarray(value[()] if hasattr(value, "shape") else value)
+        options = json.loads(text.item()) if text is not None and text.shape == () else {}
+        return bool(options["noise"] == "stratified")
+    except (TypeError, ValueError, KeyError):
+        return False
+
+
+def _said(root: Any, key: str) -> npt.NDArray[Any] | None:
+    """What uns holds of how scdfm made a prediction; None where nobody left it."""
+    try:
+        value = root["uns"]["scdfm"][key]
+        return np.asarray(value[()] if hasattr(value, "shape") else value)
     except (*READ_ERRORS, IndexError):
         return None
-    return int(seed) if seed.shape == () and seed.dtype.kind in "iu" and seed >= 0 else None
 
 
 @contextlib.contextmanager
@@ -231,6 +251,7 @@ def _from_group(group: Any, path: Path, rank: Callable[[str], int] | None) -> So
     return Source(
         path.name, path, obs, var, _genes(var), layers, open_matrix, raw_var,
         None if raw is None else lambda: _opened(raw[0]), notes, counts, _seed(group),
+        _drawn_evenly(group),
     )  # fmt: skip
 
 

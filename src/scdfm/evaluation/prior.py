@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 PRIOR: Final = "prior"
 BLOCK_CELLS: Final = 4096
 """Cells that are predicted together at most, or those of one condition."""
+EVEN_CELLS: Final = 1000
+"""Cells of a condition from which it no longer matters that they were drawn evenly."""
+UNBIASED: Final = ("energy", "mmd", "mse_corrected")
+"""Metrics of cells that take off what chance adds where the cells are independent."""
 NO_PRIOR: Final = f"no row '{PRIOR}': the flow of this run starts from noise, which predicts nothing before training"
 
 
@@ -81,6 +85,21 @@ def prior_population(
     if len(failed) == len(pair.conditions):
         return None, [f"no row '{PRIOR}': {next(iter(failed.values()))}"]
     return Population(X, pair.real.genes, rows), _told(failed)
+
+
+def of_even_cells(predicted: Cells, pair: Pair, metrics: Iterable[str]) -> Iterator[str]:
+    """A note where scdfm drew the predicted cells evenly, and too few of them for UNBIASED."""
+    told = [name for name in UNBIASED if name in metrics]
+    if not told or pair.predicted is None or isinstance(predicted, CellTable):
+        return
+    with open_source(predicted) as source:
+        evenly = source.drawn_evenly
+    least = min(pair.predicted.n_cells(name) for name in pair.conditions)
+    if evenly and least < EVEN_CELLS:
+        yield (
+            f"the predicted cells are drawn evenly, so beside methods that draw them independently {', '.join(told)} of "
+            f"{least} cells come out too small; predict more cells, or fit with sampling.noise=independent (docs/evaluation.md)"
+        )
 
 
 def _seed(predicted: Cells, default: int) -> int:
