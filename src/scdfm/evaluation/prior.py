@@ -98,7 +98,7 @@ def of_even_cells(predicted: Cells, pair: Pair, metrics: Iterable[str]) -> Itera
     if evenly and least < EVEN_CELLS:
         yield (
             f"the predicted cells are drawn evenly, so beside methods that draw them independently {', '.join(told)} of "
-            f"{least} cells come out too small; predict more cells, or fit with sampling.noise=independent (docs/evaluation.md)"
+            f"{least} cells come out too small; predict more, or fit with sampling.noise=independent (docs/evaluation.md)"
         )
 
 
