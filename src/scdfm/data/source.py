@@ -161,8 +161,9 @@ def _from_adata(adata: Any, rank: Callable[[str], int] | None) -> Source:
 def _seed(root: Any) -> int | None:
     """The seed that `scdfm.run.predict` left in uns; None where nobody did, or it is no seed."""
     seed = _said(root, "seed")
-    whole = seed is not None and seed.shape == () and seed.dtype.kind in "iu"
-    return int(seed) if whole and seed >= 0 else None
+    if seed is None or seed.shape != () or seed.dtype.kind not in "iu":
+        return None
+    return int(seed) if seed >= 0 else None
 
 
 def _drawn_evenly(root: Any) -> bool:
