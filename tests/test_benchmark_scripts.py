@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 
 import scdfm
 from scdfm.data import CONTROL
@@ -100,6 +101,24 @@ def test_the_halves_share_no_cell_and_no_judged_condition_validates(script, tmp_
     assert all(abs(fits.n_cells(name) - judges.n_cells(name)) <= 1 for name in cells.conditions)
     assert set(half.judged) == set(cells.conditions) - {CONTROL} - set(half.split.validation)
     assert half.split.validation
+
+
+def test_a_condition_s_own_cells_keep_what_goes_together_at_the_prior_s_means(script, tmp_path) -> None:
+    populations = script("populations")
+    config = scdfm.Config.preset("instant").updated({"panel": {"n_genes": 40}})
+    half = populations.Halved(scdfm.read_cells(scdfm.simulate(seed=0)), 0, config, tmp_path, 25, 3)
+    alike = {"own": [], "prior": []}
+    for name in half.judged:
+        cells = half.drawn(half.halves[0], name, half.size(name))
+        often = (cells > 0).mean(0) > 0.9
+        pairs = np.triu_indices(often.sum(), 1)
+        for row, made in (("own", half.own(name)), ("prior", half.predicted(half.closed_form, name))):
+            assert len(made) == len(cells) == half.size(name)
+            assert np.abs(made.mean(0) - half.expected(name)).mean() < 0.1
+            ranks = [spearmanr(some[:, often]).statistic[pairs] for some in (cells, made)]
+            alike[row].append(np.corrcoef(ranks)[0, 1])
+    assert min(alike["own"]) > 0.8
+    assert max(alike["prior"]) < 0.5
 
 
 def test_a_fit_beside_others_is_the_one_that_the_benchmark_scores(script, tmp_path, monkeypatch) -> None:
