@@ -6,8 +6,9 @@ import sys
 import tomllib
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -106,7 +107,7 @@ def test_the_halves_share_no_cell_and_no_judged_condition_validates(script, tmp_
 def test_a_condition_s_own_cells_keep_what_goes_together_at_the_prior_s_means(script, tmp_path) -> None:
     populations = script("populations")
     config = scdfm.Config.preset("instant").updated({"panel": {"n_genes": 40}})
-    half = populations.Halved(scdfm.read_cells(scdfm.simulate(seed=0)), 0, config, tmp_path, 25, 3)
+    half = populations.Halved(scdfm.read_cells(scdfm.simulate(seed=0)), 0, config, tmp_path, 1000, 3)
     alike = {"own": [], "prior": []}
     for name in half.judged:
         cells = half.drawn(half.halves[0], name, half.size(name))
@@ -119,6 +120,31 @@ def test_a_condition_s_own_cells_keep_what_goes_together_at_the_prior_s_means(sc
             alike[row].append(np.corrcoef(ranks)[0, 1])
     assert min(alike["own"]) > 0.8
     assert max(alike["prior"]) < 0.5
+
+
+def test_hidden_states_are_judged_by_independent_cells(script, monkeypatch) -> None:
+    """As the true ones are: those that a run draws by itself are even, and score too low."""
+    hidden, asked = script("hidden_states"), []
+    law = hidden.Law.drawn(0)
+    truth = hidden.table(law, {"control": 40, "T0": 30}, np.random.default_rng(0))
+
+    class Judged:
+        def __init__(self, path, manifest) -> None:
+            self.noise = manifest["config"].sampling.noise
+
+        def predict(self, conditions, n_cells, seed, genes) -> ad.AnnData:
+            asked.append((self.noise, seed))
+            cells = truth.X[truth.rows("T0")][:, truth.columns(genes)] * (1 + seed)
+            names = [str(row) for row in range(cells.shape[0])]
+            return ad.AnnData(cells, obs=pd.DataFrame({"perturbation": "T0"}, index=names))
+
+    monkeypatch.setattr(hidden.scdfm, "Run", Judged)
+    manifest = SimpleNamespace(model_copy=lambda update: update)
+    run = SimpleNamespace(path=None, config=scdfm.Config(), manifest=manifest)
+    scores = hidden.judged(run, truth, SimpleNamespace(test=["T0"]))["T0"]
+    assert asked == [("independent", seed) for seed in range(hidden.DRAWS)]
+    length = np.linalg.norm(truth.X[truth.rows("T0")].toarray().mean(0))
+    assert scores["l2"] == pytest.approx(length * np.mean(range(hidden.DRAWS)), rel=1e-4)
 
 
 def test_a_fit_beside_others_is_the_one_that_the_benchmark_scores(script, tmp_path, monkeypatch) -> None:

@@ -39,7 +39,7 @@ from scdfm.evaluation.prior import (
     PRIOR,
     Fitted,
     Predictor,
-    of_even_cells,
+    notes_of_even_cells,
     prior_of,
     prior_population,
     training_control_of,
@@ -168,7 +168,7 @@ def evaluate(
     )
     setting, notes = _setting(pair, training, protocol, metric_names, genes, seed, progress)
     generated, more = _generated(pair, predicted, name, prior, training if references else None, seed, progress)
-    notes += [*more, *of_even_cells(predicted, pair, metric_names)]
+    notes += [*more, *notes_of_even_cells(predicted, pair, metric_names)]
     values = {model: _score_cells(setting, cells, release) for model, cells in generated.items()}
     means, halves = {}, None
     if references or predicted is None:

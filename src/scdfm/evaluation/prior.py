@@ -27,7 +27,7 @@ PRIOR: Final = "prior"
 BLOCK_CELLS: Final = 4096
 """Cells that are predicted together at most, or those of one condition."""
 EVEN_CELLS: Final = 1000
-"""Cells of a condition from which it no longer matters that they were drawn evenly."""
+"""Cells of a condition from which being drawn evenly makes no more than a fiftieth (docs/evaluation.md)."""
 UNBIASED: Final = ("energy", "mmd", "mse_corrected")
 """Metrics of cells that take off what chance adds where the cells are independent."""
 NO_PRIOR: Final = f"no row '{PRIOR}': the flow of this run starts from noise, which predicts nothing before training"
@@ -87,7 +87,7 @@ def prior_population(
     return Population(X, pair.real.genes, rows), _told(failed)
 
 
-def of_even_cells(predicted: Cells, pair: Pair, metrics: Iterable[str]) -> Iterator[str]:
+def notes_of_even_cells(predicted: Cells, pair: Pair, metrics: Iterable[str]) -> Iterator[str]:
     """A note where scdfm drew the predicted cells evenly, and too few of them for UNBIASED."""
     told = [name for name in UNBIASED if name in metrics]
     if not told or pair.predicted is None or isinstance(predicted, CellTable):
