@@ -7,15 +7,17 @@ ones: it gives gene sets the weight 0 where they lower the error of unseen targe
 description is the one that predicts best where it is needed: a target that nobody measured.
 
 How large its response is: most perturbations do little and a few do much, so the mean of the measured ones is more than a
-new one is likely to show. A new target alone counts as if it were given at the dose typical · ratio. `typical` is what
-lowers the error of the training targets, each predicted without any of its conditions. `ratio` is what its own description
-and its expression tell of the size: exp of a Gaussian process over log sizes, with a term for each description and one for
-the expression in control cells. Each has the share that makes the measured sizes most likely, and none where they are not
-clearly likelier. Uncertainty is scaled by `ratio` alone: variances are those of root mean squares.
+new one is likely to show. A new target alone counts as if it were given at the dose typical · ratio^power. `ratio` is what
+its own description and its expression tell of the size: exp of a Gaussian process over log sizes, with a term for each
+description and one for the expression in control cells. Each has the share that makes the measured sizes most likely, and
+none where they are not clearly likelier. `typical` and `power` are what lowers the error of the training targets, each
+predicted without any of its conditions: a description may have told the size with the direction, and once is enough.
+Uncertainty is scaled by `ratio` alone: variances are those of root mean squares.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -95,6 +97,7 @@ def _climbed(
 EXPRESSION = "expression"
 """The term of the expression in control cells."""
 TYPICAL = (0.25, 0.5, 0.75, 1.0)
+POWERS = (0.0, 0.5, 1.0)
 SHARES = (0.1, 0.3, 1.0, 3.0)
 """Variances of a term that are tried, relative to what no term explains."""
 LIKELIER = 2.0
@@ -108,13 +111,15 @@ SMALLEST = 0.05
 @dataclass(frozen=True)
 class Sizes:
     """What is known of the sizes of responses: `typical`, the `shares` of terms, and for each of the measured `targets` the
-    weight `dual` of its likeness in the log of `ratio`, which `level` brings to the root mean square."""
+    weight `dual` of its likeness in the log of `ratio`, which `level` brings to the root mean square; `power` is that of
+    `ratio` in what is expected."""
 
     typical: float = 1.0
     shares: Mapping[str, float] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
     dual: tuple[float, ...] = ()
     level: float = 0.0
+    power: float = 1.0
 
     def ratios(self, likeness: Mapping[str, Floats]) -> Floats:
         """`ratio` [n] of new targets by their `likeness` [n, m] to the measured ones, for each term."""
@@ -138,26 +143,39 @@ def sized_alike(
 
 
 def fitted_sizes(
-    targets: Sequence[str], sizes: Floats, likeness: Mapping[str, Floats], real: Floats, expected: Floats
+    targets: Sequence[str], sizes: Floats, likeness: Mapping[str, Floats], real: Sequence[Floats], expected: Sequence[Floats]
 ) -> Sizes:
-    """From m targets measured alone: their `sizes` [m], `likeness` [m, m] in each term, and responses [m, J], `real` ones
-    and those `expected` of each without its own conditions."""
+    """From m targets measured alone: their `sizes` [m], `likeness` [m, m] in each term, and the responses [rows, J] of
+    each, `real` ones and those `expected` without its own conditions."""
     if len(targets) < LEAST_TARGETS:
         return Sizes()
-    errors = [np.linalg.norm(real - share * expected, axis=1).mean() for share in TYPICAL]
-    typical = TYPICAL[int(np.argmin(errors))]
     root = float(np.sqrt(np.square(sizes).mean())) or 1.0
     logs = np.log(np.maximum(sizes / root, SMALLEST))
     shares = _shares(logs - logs.mean(), likeness)
     if not shares:
-        return Sizes(typical)
+        return Sizes(_most_like(real, expected, np.ones(len(logs)), (1.0,))[0])
     inverse = np.linalg.inv(np.eye(len(logs)) + sum(share * likeness[name] for name, share in shares.items()))
     dual = inverse @ (logs - logs.mean())
     predictions = (
         logs - logs.mean() - dual / np.diag(inverse)
     )  # of each by the others (Rasmussen & Williams 2006, eq. 5.12)
     level = 0.5 * float(np.log(np.exp(2 * predictions).mean()))
-    return Sizes(typical, shares, tuple(targets), tuple(dual.tolist()), level)
+    typical, power = _most_like(real, expected, np.exp(predictions - level), POWERS)
+    return Sizes(typical, shares, tuple(targets), tuple(dual.tolist()), level, power)
+
+
+def _most_like(
+    real: Sequence[Floats], expected: Sequence[Floats], ratios: Floats, powers: Sequence[float]
+) -> tuple[float, float]:
+    """The one of TYPICAL and of `powers` that bring what is `expected` of m targets of `ratios` [m] nearest to `real`."""
+    of_row = np.repeat(ratios, [len(rows) for rows in real])[:, None]
+    reals, alike = np.concatenate(list(real)), np.concatenate(list(expected))
+
+    def error(choice: tuple[float, float]) -> float:
+        typical, power = choice
+        return float(np.linalg.norm(reals - typical * of_row**power * alike, axis=1).mean())
+
+    return min(itertools.product(TYPICAL, powers), key=error)
 
 
 def _shares(logs: Floats, likeness: Mapping[str, Floats]) -> dict[str, float]:

@@ -87,7 +87,7 @@ class EffectPrior:
         return np.concatenate([np.zeros((0, len(self.genes))), *parts])
 
     def _shifts(self, names: list[str]) -> Floats:
-        covariance = self._covariance(names, self.sizes.typical)[2]
+        covariance = self._covariance(names, self.sizes.typical, self.sizes.power)[2]
         shifts = covariance @ self.dual
         for row, name in enumerate(names):
             for target in targets(name):
@@ -104,15 +104,17 @@ class EffectPrior:
         left = np.maximum(before[:, None] - explained, 0) * self.scale
         return np.asarray(np.sqrt(left @ self.components**2))
 
-    def _covariance(self, names: list[str], typical: float = 1.0) -> tuple[ConditionKernel, Encoded, Floats]:
+    def _covariance(
+        self, names: list[str], typical: float = 1.0, power: float = 1.0
+    ) -> tuple[ConditionKernel, Encoded, Floats]:
         """The kernel, the conditions `names`, and their covariance with those measured.
 
-        A new target alone counts as its size, of which `typical` is the best guess: sizes were learned from targets alone,
-        while those that somebody combined were chosen.
+        A new target alone counts as its size, of which `typical` · ratio^`power` is the best guess: sizes were learned from
+        targets alone, while those that somebody combined were chosen.
         """
         whole = self.knowing(every_target(names))
         alone = [targets(name)[0] if len(targets(name)) == 1 else "" for name in names]
-        size = np.array([typical * whole.ratios[one] if one in whole.ratios else 1.0 for one in alone])
+        size = np.array([typical * whole.ratios[one] ** power if one in whole.ratios else 1.0 for one in alone])
         kernel = whole.kernel
         encoded, measured = kernel.encode(names).scaled(size), self._measured.among(len(kernel.targets))
         return kernel, encoded, kernel.matrix(encoded, measured, self.weights)

@@ -4,8 +4,9 @@ The shifts Y [n, G] are written in their principal components, Y = Z V. Componen
 the covariance K of `scdfm.prior.kernel`, common to all, and W = diag(1/cells) / mean, the relative noise of the
 measured means. The weights of K, each s_j and each λ_j maximise the posterior: the marginal likelihood (Rasmussen &
 Williams 2006, eq. 5.8) times what is expected before. The noise s_j λ_j is that of averaging cells, m_j = Σ_g V_jg² var_g
-/ cells, times a factor u_j around 1 (log-normal), which many conditions can override and few cannot; the weights lie
-around EXPECTED: pairs mostly add up, unless the screen says otherwise. No test condition takes part.
+/ cells + b, times a factor u_j around 1 (log-normal), which many conditions can override and few cannot. b brings Σ_j m_j
+to Σ_g var_g / cells: the components of fewer conditions than genes follow the noise (a spiked covariance, Johnstone 2001).
+The weights lie around EXPECTED: pairs mostly add up, unless the screen says otherwise. No test condition takes part.
 A target's own expression lies outside of the common components: it takes the noise of the leading ones.
 """
 
@@ -126,7 +127,10 @@ class _Screen:
         signs = np.sign(components[np.arange(len(components)), np.abs(components).argmax(1)])
         signs[signs == 0] = 1
         components = components * signs[:, None]
-        measured = np.maximum(components**2 @ variances, 1e-12)
+        along = components**2 @ variances
+        # Fewer conditions than genes: axes bend towards the noise, and between them they hold all that each row has of it.
+        bent = max(float(variances.sum() - along.sum()), 0) / len(along)
+        measured = np.maximum(along + bent, 1e-12)
         scores = left * sizes * signs
         return cls(conditions, shifts, noise / noise.mean(), genes, scores, components, sizes, measured)
 
@@ -298,7 +302,7 @@ def _sizes(screen: _Screen, kernel: ConditionKernel, weights: Weights, control: 
     sizes = np.array([np.sqrt(np.square(lengths[rows]).mean()) for rows in alone.values()])
     names = [*alone]
     alike = sized_alike(kernel, names, names, screen.genes, control)
-    return fitted_sizes(names, sizes, alike, np.concatenate(real), np.concatenate(real) - np.concatenate(own))
+    return fitted_sizes(names, sizes, alike, real, [rows - error for rows, error in zip(real, own, strict=True)])
 
 
 def _as_weights(values: Floats, free: Sequence[str]) -> Weights:
