@@ -11,13 +11,13 @@ new one is likely to show. A new target alone counts as if it were given at the 
 its own description and its expression tell of the size: exp of a Gaussian process over log sizes, with a term for each
 description and one for the expression in control cells. Each has the share that makes the measured sizes most likely, and
 none where they are not clearly likelier. `typical` and `power` are what lowers the error of the training targets, each
-predicted without any of its conditions: a description may have told the size with the direction, and once is enough.
+predicted without any of its conditions: a description may have told the size with the direction, and once is enough, so
+`power` is less than 1 where that is clearly better.
 Uncertainty is scaled by `ratio` alone: variances are those of root mean squares.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -97,7 +97,7 @@ def _climbed(
 EXPRESSION = "expression"
 """The term of the expression in control cells."""
 TYPICAL = (0.25, 0.5, 0.75, 1.0)
-POWERS = (0.0, 0.5, 1.0)
+POWERS = (1.0, 0.5, 0.0)
 SHARES = (0.1, 0.3, 1.0, 3.0)
 """Variances of a term that are tried, relative to what no term explains."""
 LIKELIER = 2.0
@@ -153,29 +153,32 @@ def fitted_sizes(
     logs = np.log(np.maximum(sizes / root, SMALLEST))
     shares = _shares(logs - logs.mean(), likeness)
     if not shares:
-        return Sizes(_most_like(real, expected, np.ones(len(logs)), (1.0,))[0])
+        return Sizes(_nearest(real, expected, np.ones(len(logs)))[0])
     inverse = np.linalg.inv(np.eye(len(logs)) + sum(share * likeness[name] for name, share in shares.items()))
     dual = inverse @ (logs - logs.mean())
     predictions = (
         logs - logs.mean() - dual / np.diag(inverse)
     )  # of each by the others (Rasmussen & Williams 2006, eq. 5.12)
     level = 0.5 * float(np.log(np.exp(2 * predictions).mean()))
-    typical, power = _most_like(real, expected, np.exp(predictions - level), POWERS)
+    typical, power = _nearest(real, expected, np.exp(predictions - level))
     return Sizes(typical, shares, tuple(targets), tuple(dual.tolist()), level, power)
 
 
-def _most_like(
-    real: Sequence[Floats], expected: Sequence[Floats], ratios: Floats, powers: Sequence[float]
-) -> tuple[float, float]:
-    """The one of TYPICAL and of `powers` that bring what is `expected` of m targets of `ratios` [m] nearest to `real`."""
-    of_row = np.repeat(ratios, [len(rows) for rows in real])[:, None]
-    reals, alike = np.concatenate(list(real)), np.concatenate(list(expected))
+def _nearest(real: Sequence[Floats], expected: Sequence[Floats], ratios: Floats) -> tuple[float, float]:
+    """Of TYPICAL and POWERS those that bring what is `expected` of m targets of `ratios` [m] nearest to `real`; the first
+    of POWERS unless another is nearer by CLEAR standard errors of the mean over targets."""
 
-    def error(choice: tuple[float, float]) -> float:
-        typical, power = choice
-        return float(np.linalg.norm(reals - typical * of_row**power * alike, axis=1).mean())
+    def errors(typical: float, power: float) -> Floats:
+        scaled = [typical * ratio**power * rows for ratio, rows in zip(ratios, expected, strict=True)]
+        return np.array([np.linalg.norm(a - b, axis=1).mean() for a, b in zip(real, scaled, strict=True)])
 
-    return min(itertools.product(TYPICAL, powers), key=error)
+    best = [min((errors(typical, power) for typical in TYPICAL), key=np.mean) for power in POWERS]
+    place = int(np.argmin([one.mean() for one in best]))
+    gain = best[0] - best[place]
+    if gain.mean() < CLEAR * gain.std(ddof=1) / len(gain) ** 0.5:
+        place = 0
+    typical = min(TYPICAL, key=lambda one: float(errors(one, POWERS[place]).mean()))
+    return typical, POWERS[place]
 
 
 def _shares(logs: Floats, likeness: Mapping[str, Floats]) -> dict[str, float]:
