@@ -179,6 +179,44 @@ def test_a_description_tells_sizes_and_a_shuffled_one_does_not(seed: int) -> Non
             assert np.ptp(expected) < 0.3 * expected.mean()
 
 
+def test_a_size_that_the_direction_told_is_not_told_twice() -> None:
+    """Features that are alike where sizes are tell both: of an unseen target the doubt still takes its size."""
+    errors, ratios = [], []
+    for seed in range(6):
+        features, shifts, _ = described(seed)
+        table, new = {"table": features}, TARGETS[30:]
+        prior = learn_prior(TARGETS[:30], shifts[:30], [200] * 30, np.full(60, 0.02), GENES, table).prior
+        assert prior.sizes.shares
+        assert prior.sizes.power < 1
+        twice, once = (replace(prior, sizes=replace(prior.sizes, power=power)) for power in (1.0, prior.sizes.power))
+        missed = [np.linalg.norm(one.knowing(new, table).predict(new) - shifts[30:], axis=1) for one in (twice, once)]
+        errors.append([one.mean() for one in missed])
+        ratios.append(np.median(missed[1] ** 2 / once.knowing(new, table).doubt(new)))
+    gain = -np.diff(np.array(errors), axis=1)[:, 0]
+    assert gain.mean() > 2 * gain.std(ddof=1) / len(gain) ** 0.5
+    assert 0.3 < np.median(ratios) < 3
+
+
+def test_a_size_that_nothing_else_told_has_its_whole_power() -> None:
+    """Expression is no description: the direction knows nothing of it, and sizes lower the error of left-out targets."""
+    errors = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        control = np.concatenate([np.full(20, 0.0), np.full(20, 2.0), np.ones(20)])
+        names = [f"G{i}" for i in rng.permutation(40)]
+        shifts = np.array([0.1 + control[int(name[1:])] for name in names])[:, None] * rng.normal(size=60)
+        shifts += 0.02 * rng.normal(size=(40, 60))
+        prior = learn_prior(
+            names[:32], shifts[:32], [200] * 32, np.full(60, 0.02), GENES, controls=np.tile(control, (32, 1))
+        ).prior
+        assert prior.sizes.power == 1
+        without = replace(prior, sizes=replace(prior.sizes, power=0.0))
+        new = names[32:]
+        both = [one.knowing(new).predict(new) for one in (without, prior)]
+        errors.append([np.linalg.norm(one - shifts[32:], axis=1).mean() for one in both])
+    assert all(whole < none for none, whole in errors)
+
+
 def test_expression_tells_sizes() -> None:
     """Knocking down what is not expressed does nothing."""
     rng = np.random.default_rng(2)

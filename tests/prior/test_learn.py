@@ -113,6 +113,42 @@ def test_noise_is_the_most_probable() -> None:
     assert scales[1] * levels[1] < scales[0] * levels[0]
 
 
+@pytest.mark.parametrize(("n", "n_genes"), [(10, 300), (30, 300), (40, 20)])
+def test_components_hold_all_noise_between_them(n: int, n_genes: int) -> None:
+    """Σ_j m_j is the noise of a condition over all genes, also where the components span only a part of them."""
+    rng = np.random.default_rng(0)
+    variances = rng.gamma(1.0, size=n_genes)
+    names = tuple(f"T{i}" for i in range(n))
+    genes = tuple(f"G{i}" for i in range(n_genes))
+    shifts = rng.normal(size=(n, n_genes)) * np.sqrt(variances)
+    measured = module._Screen.of(names, shifts, np.ones(n), variances, genes).measured
+    np.testing.assert_allclose(measured.sum(), variances.sum())
+    assert (measured > 0).all()
+
+
+@pytest.mark.parametrize("n", [10, 30, 100])
+def test_noise_alone_is_hardly_believed_and_effects_are(n: int) -> None:
+    """Of means that are noise of 50 cells a third at most is left, of real directions beside it more than four fifths."""
+    genes = [f"G{i}" for i in range(300)]
+    names = [f"T{i}" for i in range(n)]
+    left, kept, missed = [], [], []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        variances = rng.gamma(1.0, size=300)
+        noise = rng.normal(size=(n, 300)) * np.sqrt(variances / 50)
+        effects = rng.normal(size=(n, 4)) @ rng.normal(size=(4, 300)) * np.sqrt(variances / 50).mean()
+        nothing, something = (
+            learn_prior(names, shifts, [50] * n, variances, genes).prior.predict(names)
+            for shifts in (noise, effects + noise)
+        )
+        left.append(np.linalg.norm(nothing) / np.linalg.norm(noise))
+        kept.append((something * effects).sum() / np.square(effects).sum())
+        missed.append(np.linalg.norm(something - effects) / np.linalg.norm(noise))
+    assert max(left) < 1 / 3
+    assert min(kept) > 0.8
+    assert max(missed) < 0.75
+
+
 def test_few_conditions_trust_what_was_measured() -> None:
     """Doubles whose singles were measured once, in a screen too small to tell how noisy it is, or how effects overlap.
 

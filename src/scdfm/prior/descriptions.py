@@ -143,8 +143,9 @@ def sized_alike(
 
 
 def fitted_sizes(
-    targets: Sequence[str], sizes: Floats, likeness: Mapping[str, Floats], real: Sequence[Floats], expected: Sequence[Floats]
-) -> Sizes:
+    targets: Sequence[str], sizes: Floats, likeness: Mapping[str, Floats], real: Sequence[Floats],
+    expected: Sequence[Floats],
+) -> Sizes:  # fmt: skip
     """From m targets measured alone: their `sizes` [m], `likeness` [m, m] in each term, and the responses [rows, J] of
     each, `real` ones and those `expected` without its own conditions."""
     if len(targets) < LEAST_TARGETS:
