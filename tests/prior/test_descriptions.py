@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from scdfm.prior import EffectPrior, learn_prior
-from scdfm.prior.descriptions import EXPRESSION, STEPS, Sizes, borne_out, fitted_sizes, left_out
+from scdfm.prior.descriptions import EXPRESSION, STEPS, Missed, Sizes, borne_out, fitted_sizes, left_out
 
 GENES = [f"G{i}" for i in range(60)]
 
@@ -26,12 +26,15 @@ def test_groups_are_missed_as_if_they_were_not_there() -> None:
     inverse = 1 / (powers[:, None] + levels)
     dual = axes @ (inverse * (axes.T @ values))
     groups = [[0, 3], [2], [4, 5]]
-    for rows, missed in zip(groups, left_out(axes, inverse, dual, groups), strict=True):
+    for rows, missed, variances in zip(groups, *left_out(axes, inverse, dual, groups), strict=True):
         others = [row for row in range(9) if row not in rows]
         for j, level in enumerate(levels):
             whole = covariance[np.ix_(others, others)] + level * np.eye(len(others))
             expected = covariance[np.ix_(rows, others)] @ np.linalg.solve(whole, values[others, j])
             np.testing.assert_allclose(missed[:, j], values[rows, j] - expected, rtol=1e-8)
+            known = covariance[np.ix_(rows, others)] @ np.linalg.solve(whole, covariance[np.ix_(others, rows)])
+            left = np.diag(covariance[np.ix_(rows, rows)] - known) + level
+            np.testing.assert_allclose(variances[:, j], left, rtol=1e-8)
 
 
 def screen(seed: int, size: float = 1.0) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -135,7 +138,7 @@ def test_where_most_do_little_an_unseen_target_is_expected_to_do_less_than_their
         new = TARGETS[30:]
         errors.append([np.linalg.norm(one.predict(new) - shifts[30:], axis=1).mean() for one in (prior, plain)])
         np.testing.assert_allclose(prior.predict(new), prior.sizes.typical * plain.predict(new))
-        np.testing.assert_array_equal(prior.uncertainty(new), plain.uncertainty(new))
+        np.testing.assert_allclose(prior.uncertainty(new), prior.sizes.spread * plain.uncertainty(new))
         known = [*TARGETS[:5], "T00+T01", "T00+T35"]  # what was measured, and combinations, stay as they are
         np.testing.assert_array_equal(prior.predict(known), plain.predict(known))
     gain = np.diff(np.array(errors), axis=1)[:, 0]
@@ -143,9 +146,20 @@ def test_where_most_do_little_an_unseen_target_is_expected_to_do_less_than_their
 
 
 def test_where_all_do_alike_nothing_is_taken_off() -> None:
-    rng = np.random.default_rng(0)
-    shifts = rng.normal(size=60) + 0.3 * rng.normal(size=(40, 60))
-    assert of_singles(shifts).sizes == Sizes()
+    """And doubts are as large as what is missed, half of what they would be without `spread`."""
+    over = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        shifts = rng.normal(size=60) + 0.3 * rng.normal(size=(40, 60))
+        prior = of_singles(shifts)
+        assert replace(prior.sizes, spread=1.0) == Sizes()
+        new = prior.knowing(TARGETS[30:])
+        missed = np.square(new.predict(TARGETS[30:]) - shifts[30:]).sum(1).mean()
+        doubts = [replace(new, sizes=sizes).doubt(TARGETS[30:]).mean() for sizes in (prior.sizes, Sizes())]
+        over.append([missed / doubt for doubt in doubts])
+    told, untold = np.mean(over, axis=0)
+    assert 0.85 < told < 1.15
+    assert untold < 0.6
 
 
 def described(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -246,8 +260,27 @@ def test_sizes_are_saved(tmp_path: Path) -> None:
 
 
 def test_few_sizes_tell_nothing() -> None:
-    one = np.ones((3, 2))
-    assert fitted_sizes(TARGETS[:3], np.ones(3), {"a": np.eye(3)}, one, 2 * one) == Sizes()
+    one = Missed(np.ones((1, 2)), 2 * np.ones((1, 2)), np.ones(1), np.zeros(1))
+    assert fitted_sizes(TARGETS[:3], np.ones(3), {"a": np.eye(3)}, [one] * 3) == Sizes()
+
+
+def test_doubts_are_as_large_as_what_left_out_targets_are_missed_by() -> None:
+    """Twice as far off as expected, beside noise that is known: the spread is 2; as expected: 1, to the bit."""
+    likeness = {"a": np.eye(40)}
+    for times in (1.0, 2.0):
+        spreads = []
+        for seed in range(8):
+            rng = np.random.default_rng(seed)
+            doubts, noise = rng.uniform(0.5, 2, 40), 0.3
+            errors = rng.normal(size=(40, 50)) * np.sqrt((times**2 * doubts + noise) / 50)[:, None]
+            expected = rng.normal(size=50) * 10
+            missed = [
+                Missed((expected + error)[None], expected[None], np.array([doubt]), np.array([noise]))
+                for error, doubt in zip(errors, doubts, strict=True)
+            ]
+            spreads.append(fitted_sizes(TARGETS, np.ones(40), likeness, missed).spread)
+        assert abs(np.mean(spreads) - times) < 0.1
+        assert times != 1 or np.median(spreads) == 1
 
 
 def test_a_description_is_silent_that_tells_neither_direction_nor_size_of_enough_targets() -> None:

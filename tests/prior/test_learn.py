@@ -89,28 +89,55 @@ def test_leave_one_out_is_what_the_others_let_expect() -> None:
             assert left_out[i, j] == pytest.approx(alone, rel=1e-7)
 
 
-def test_noise_is_the_most_probable() -> None:
-    """λ and s of a component maximise its Gaussian log density and that of log u = log(s λ / m), checked against scipy."""
+@pytest.mark.parametrize("excess", [1.0, 6.0])
+def test_noise_is_the_most_probable(excess: float) -> None:
+    """λ and s of all components maximise their Gaussian log densities and those of log u and log c, checked against scipy.
+
+    Where averaging cells explains the noise c is 1, and where it has a multiple of that c is near it.
+    """
     from scipy.stats import multivariate_normal, norm
 
     rng = np.random.default_rng(2)
     root = rng.normal(size=(15, 15))
     covariance, noise = root @ root.T / 15, rng.uniform(0.5, 2, 15)
-    values = rng.multivariate_normal(np.zeros(15), 3 * (covariance + 0.4 * np.diag(noise)), size=2).T
+    values = rng.multivariate_normal(np.zeros(15), 3 * (covariance + 0.4 * np.diag(noise)), size=6).T
     powers, squared, _ = module._whitened(covariance.copy(), noise, values)
-    measured = np.array([1.0, 0.01])
-    _, levels, scales = module._best_noise(powers, squared, measured)
+    measured = np.full(6, 1.2 / excess)
+    unlikely, levels, scales = module._best_noise(powers, squared, measured)
 
-    def density(level: float, scale: float, j: int) -> float:
+    def density(level: float, scale: float, j: int, log_common: float) -> float:
         likelihood = multivariate_normal.logpdf(values[:, j], cov=scale * (covariance + level * np.diag(noise)))
-        excess = np.log(scale * level / measured[j])
-        return float(likelihood + norm.logpdf(excess, scale=module.EXCESS_WIDTH))
+        apart = np.log(scale * level / measured[j]) - log_common
+        return float(likelihood + norm.logpdf(apart, scale=module.EXCESS_WIDTH))
 
-    for j in range(2):
-        near = [factor * scales[j] for factor in (0.5, 0.8, 1.25, 2)]
-        best = max(density(level, scale, j) for level in module.NOISE for scale in near)
-        assert density(levels[j], scales[j], j) > best - 0.05
-    assert scales[1] * levels[1] < scales[0] * levels[0]
+    def joint(log_common: float, levels: np.ndarray, scales: np.ndarray) -> float:
+        return sum(density(levels[j], scales[j], j, log_common) for j in range(6)) + float(norm.logpdf(log_common))
+
+    grid = np.log(module.EXCESS[module.EXCESS >= 1 - 1e-9])
+    found = max(joint(c, levels, scales) for c in grid)
+    best = -np.inf
+    for c in grid[:18]:
+        each = []
+        for j in range(6):
+            near = [np.exp(c + step) * measured[j] for step in (-0.4, -0.2, 0, 0.2, 0.4)]
+            each.append(max(density(level, one / level, j, c) for level in module.NOISE[::2] for one in near))
+        best = max(best, sum(each) + float(norm.logpdf(c)))
+    assert found > best - 0.1
+    common = grid[int(np.argmax([joint(c, levels, scales) for c in grid]))]
+    assert common > np.log(2) if excess > 1 else common < np.log(1.3)
+    assert unlikely.shape == (6,)
+
+
+def test_a_component_that_the_kernel_describes_badly_is_not_all_noise() -> None:
+    """One component that a single condition has alone, strong beside the noise that all have: it is kept."""
+    rng = np.random.default_rng(0)
+    n, measured = 40, np.full(30, 1.0)
+    covariance = np.eye(n) + 0.95 * (1 - np.eye(n))
+    values = rng.normal(size=(n, 30))
+    values[:, 0] += np.where(np.arange(n) == 3, 40.0, 0.0)
+    powers, squared, _ = module._whitened(covariance, np.ones(n), values)
+    _, levels, scales = module._best_noise(powers, squared, measured)
+    assert levels[0] * scales[0] < 3
 
 
 @pytest.mark.parametrize(("n", "n_genes"), [(10, 300), (30, 300), (40, 20)])

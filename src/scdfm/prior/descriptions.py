@@ -13,13 +13,15 @@ description and one for the expression in control cells. Each has the share that
 none where they are not clearly likelier. `typical` and `power` are what lowers the error of the training targets, each
 predicted without any of its conditions: a description may have told the size with the direction, and once is enough, so
 `power` is less than 1 where that is clearly better.
-Uncertainty is scaled by `ratio` alone: variances are those of root mean squares.
+Uncertainty is scaled by `ratio`, whatever counts of it in the expected response: variances are those of root mean
+squares. It is scaled by `spread` too, which left-out targets tell: what they are missed by, over what was expected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,26 +36,31 @@ LEAST_TARGETS = 8
 """Targets, described or measured alone, below which no gain is clear and sizes tell nothing."""
 
 
-def left_out(axes: Floats, inverse: Floats, dual: Floats, groups: Sequence[Sequence[int]]) -> list[Floats]:
-    """What a Gaussian process misses of each group of its rows, predicted from all other rows: [rows, J] of each group.
+def left_out(
+    axes: Floats, inverse: Floats, dual: Floats, groups: Sequence[Sequence[int]]
+) -> tuple[list[Floats], list[Floats]]:
+    """What a Gaussian process misses of each group of its rows, predicted from all other rows, and the variances that
+    it expects of that, noise included: [rows, J] of each group.
 
     The covariance of component j is (A diag(`inverse`[:, j]) Aᵀ)⁻¹ with A the `axes` [n, n], `dual` [n, J] its inverse
-    times the measured values. The rows I of a group are missed by ((A diag Aᵀ)[I, I])⁻¹ dual[I] (the block form of
-    Rasmussen & Williams 2006, eq. 5.12).
+    times the measured values. The rows I of a group are missed by B dual[I] with their covariance
+    B = ((A diag Aᵀ)[I, I])⁻¹ (the block form of Rasmussen & Williams 2006, eq. 5.12).
     """
     residuals: list[Floats] = [np.empty((0, dual.shape[1]))] * len(groups)
+    variances = residuals.copy()
     sizes: dict[int, list[int]] = {}
     for place, rows in enumerate(groups):
         sizes.setdefault(len(rows), []).append(place)
     for size, places in sizes.items():
         members = np.array([groups[place] for place in places])
-        own, missed = axes[members], np.empty((len(places), size, dual.shape[1]))
+        own, (missed, expected) = axes[members], np.empty((2, len(places), size, dual.shape[1]))
         for j in range(dual.shape[1]):
-            blocks = (own * inverse[:, j]) @ own.transpose(0, 2, 1)
-            missed[..., j] = np.linalg.solve(blocks, dual[members, j, None])[..., 0]
-        for place, values in zip(places, missed, strict=True):
-            residuals[place] = values
-    return residuals
+            covariance = np.linalg.inv((own * inverse[:, j]) @ own.transpose(0, 2, 1))
+            missed[..., j] = (covariance @ dual[members, j, None])[..., 0]
+            expected[..., j] = covariance.diagonal(axis1=1, axis2=2)
+        for place, *values in zip(places, missed, expected, strict=True):
+            residuals[place], variances[place] = values
+    return residuals, variances
 
 
 def borne_out(
@@ -98,6 +105,9 @@ EXPRESSION = "expression"
 """The term of the expression in control cells."""
 TYPICAL = (0.25, 0.5, 0.75, 1.0)
 POWERS = (1.0, 0.5, 0.0)
+"""Values of `typical` and `power` that are tried."""
+LEAST_SPREAD = 0.25
+"""A smaller spread is not believed."""
 SHARES = (0.1, 0.3, 1.0, 3.0)
 """Variances of a term that are tried, relative to what no term explains."""
 LIKELIER = 2.0
@@ -112,7 +122,7 @@ SMALLEST = 0.05
 class Sizes:
     """What is known of the sizes of responses: `typical`, the `shares` of terms, and for each of the measured `targets` the
     weight `dual` of its likeness in the log of `ratio`, which `level` brings to the root mean square; `power` is that of
-    `ratio` in what is expected."""
+    `ratio` in what is expected, and `spread` what the standard deviation of the error is times."""
 
     typical: float = 1.0
     shares: Mapping[str, float] = field(default_factory=dict)
@@ -120,6 +130,7 @@ class Sizes:
     dual: tuple[float, ...] = ()
     level: float = 0.0
     power: float = 1.0
+    spread: float = 1.0
 
     def ratios(self, likeness: Mapping[str, Floats]) -> Floats:
         """`ratio` [n] of new targets by their `likeness` [n, m] to the measured ones, for each term."""
@@ -142,36 +153,59 @@ def sized_alike(
     return {**kernel.likeness(names, others), EXPRESSION: np.exp(-(apart**2) / 2) * known}
 
 
+class Missed(NamedTuple):
+    """Responses [rows, J] to a target, what its other conditions than its own let expect, the squared length [rows] that
+    uncertainty says its error has, and that of the noise of measuring."""
+
+    real: Floats
+    expected: Floats
+    doubt: Floats
+    noise: Floats
+
+
 def fitted_sizes(
-    targets: Sequence[str], sizes: Floats, likeness: Mapping[str, Floats], real: Sequence[Floats],
-    expected: Sequence[Floats],
+    targets: Sequence[str], sizes: Floats, likeness: Mapping[str, Floats], missed: Sequence[Missed]
 ) -> Sizes:  # fmt: skip
-    """From m targets measured alone: their `sizes` [m], `likeness` [m, m] in each term, and the responses [rows, J] of
-    each, `real` ones and those `expected` without its own conditions."""
+    """From m targets measured alone: their `sizes` [m], `likeness` [m, m] in each term, and how each is predicted without
+    its own conditions."""
     if len(targets) < LEAST_TARGETS:
         return Sizes()
     root = float(np.sqrt(np.square(sizes).mean())) or 1.0
     logs = np.log(np.maximum(sizes / root, SMALLEST))
-    shares = _shares(logs - logs.mean(), likeness)
-    if not shares:
-        return Sizes(_nearest(real, expected, np.ones(len(logs)))[0])
-    inverse = np.linalg.inv(np.eye(len(logs)) + sum(share * likeness[name] for name, share in shares.items()))
-    dual = inverse @ (logs - logs.mean())
-    predictions = (
-        logs - logs.mean() - dual / np.diag(inverse)
-    )  # of each by the others (Rasmussen & Williams 2006, eq. 5.12)
-    level = 0.5 * float(np.log(np.exp(2 * predictions).mean()))
-    typical, power = _nearest(real, expected, np.exp(predictions - level))
-    return Sizes(typical, shares, tuple(targets), tuple(dual.tolist()), level, power)
+    shares, level, ratios, dual = _shares(logs - logs.mean(), likeness), 0.0, np.ones(len(logs)), np.empty(0)
+    if shares:
+        inverse = np.linalg.inv(np.eye(len(logs)) + sum(share * likeness[name] for name, share in shares.items()))
+        dual = inverse @ (logs - logs.mean())
+        # Of each by the others (Rasmussen & Williams 2006, eq. 5.12).
+        predictions = logs - logs.mean() - dual / np.diag(inverse)
+        level = 0.5 * float(np.log(np.exp(2 * predictions).mean()))
+        ratios = np.exp(predictions - level)
+    typical, power = _nearest(missed, ratios)
+    spread = _spread(missed, ratios, typical * ratios**power)
+    return Sizes(typical, shares, tuple(targets) if shares else (), tuple(dual.tolist()), level, power, spread)
 
 
-def _nearest(real: Sequence[Floats], expected: Sequence[Floats], ratios: Floats) -> tuple[float, float]:
-    """Of TYPICAL and POWERS those that bring what is `expected` of m targets of `ratios` [m] nearest to `real`; the first
-    of POWERS unless another is nearer by CLEAR standard errors of the mean over targets."""
+def _spread(missed: Sequence[Missed], ratios: Floats, scales: Floats) -> float:
+    """How many times as far off targets of `ratios` [m] are as expected, where responses count `scales` [m] times; 1 where
+    that is not clear."""
+    over, weights = np.empty((2, len(missed)))
+    for place, (one, ratio, scale) in enumerate(zip(missed, ratios, scales, strict=True)):
+        doubt, noise = float((one.doubt * ratio**2).mean()), float(one.noise.mean())
+        squared = float(np.square(one.real - scale * one.expected).sum(1).mean())
+        over[place] = (squared - noise) / max(doubt, 1e-12)
+        weights[place] = (doubt / max(doubt + noise, 1e-12)) ** 2  # what is mostly noise tells little
+    mean = float(np.average(over, weights=weights)) if weights.sum() > 0 else 1.0
+    error = float(np.sqrt((weights**2 * (over - mean) ** 2).sum()) / max(weights.sum(), 1e-12))
+    return float(np.sqrt(max(mean, LEAST_SPREAD**2))) if abs(mean - 1) >= CLEAR * error else 1.0
+
+
+def _nearest(missed: Sequence[Missed], ratios: Floats) -> tuple[float, float]:
+    """Of TYPICAL and POWERS those that bring what is expected of m targets of `ratios` [m] nearest to what is real; the
+    first of POWERS unless another is nearer by CLEAR standard errors of the mean over targets."""
 
     def errors(typical: float, power: float) -> Floats:
-        scaled = [typical * ratio**power * rows for ratio, rows in zip(ratios, expected, strict=True)]
-        return np.array([np.linalg.norm(a - b, axis=1).mean() for a, b in zip(real, scaled, strict=True)])
+        scaled = [one.real - typical * ratio**power * one.expected for one, ratio in zip(missed, ratios, strict=True)]
+        return np.array([np.linalg.norm(rows, axis=1).mean() for rows in scaled])
 
     best = [min((errors(typical, power) for typical in TYPICAL), key=np.mean) for power in POWERS]
     place = int(np.argmin([one.mean() for one in best]))

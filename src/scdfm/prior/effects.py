@@ -98,7 +98,7 @@ class EffectPrior:
 
     def _deviations(self, names: list[str]) -> Floats:
         # The typical size is the best guess, but variances are those of root mean squares.
-        kernel, encoded, covariance = self._covariance(names)
+        kernel, encoded, covariance = self._covariance(names, self.sizes.spread)
         before = kernel.variance(encoded, self.weights)
         explained = (covariance @ self.axes) ** 2 @ (1 / (self.powers[:, None] + self.noise))
         left = np.maximum(before[:, None] - explained, 0) * self.scale
@@ -109,8 +109,8 @@ class EffectPrior:
     ) -> tuple[ConditionKernel, Encoded, Floats]:
         """The kernel, the conditions `names`, and their covariance with those measured.
 
-        A new target alone counts as its size, of which `typical` · ratio^`power` is the best guess: sizes were learned from
-        targets alone, while those that somebody combined were chosen.
+        A new target alone counts as its size, of which `typical` · ratio^`power` is the best guess, and by its errors as
+        `spread` · ratio: sizes were learned from targets alone, while those that somebody combined were chosen.
         """
         whole = self.knowing(every_target(names))
         alone = [targets(name)[0] if len(targets(name)) == 1 else "" for name in names]

@@ -4,9 +4,10 @@ The shifts Y [n, G] are written in their principal components, Y = Z V. Componen
 the covariance K of `scdfm.prior.kernel`, common to all, and W = diag(1/cells) / mean, the relative noise of the
 measured means. The weights of K, each s_j and each λ_j maximise the posterior: the marginal likelihood (Rasmussen &
 Williams 2006, eq. 5.8) times what is expected before. The noise s_j λ_j is that of averaging cells, m_j = Σ_g V_jg² var_g
-/ cells + b, times a factor u_j around 1 (log-normal), which many conditions can override and few cannot. b brings Σ_j m_j
-to Σ_g var_g / cells: the components of fewer conditions than genes follow the noise (a spiked covariance, Johnstone 2001).
-The weights lie around EXPECTED: pairs mostly add up, unless the screen says otherwise. No test condition takes part.
+/ cells + b, times a factor u_j around c (log-normal). b brings Σ_j m_j to Σ_g var_g / cells: the components of fewer
+conditions than genes follow the noise (a spiked covariance, Johnstone 2001). c ≥ 1 is what else scatters all means of a
+screen, 1 where nothing does. A component that K describes badly is not all noise: noise is much alike in all of them. The
+weights lie around EXPECTED: pairs mostly add up, unless the screen says otherwise. No test condition takes part.
 A target's own expression lies outside of the common components: it takes the noise of the leading ones.
 """
 
@@ -23,7 +24,7 @@ from scipy.optimize import minimize
 
 from scdfm.data.conditions import CONTROL, canonical, control_of, parse, targets
 from scdfm.errors import DataError
-from scdfm.prior.descriptions import Sizes, borne_out, fitted_sizes, left_out, sized_alike
+from scdfm.prior.descriptions import Missed, Sizes, borne_out, fitted_sizes, left_out, sized_alike
 from scdfm.prior.effects import Descriptions, EffectPrior, described
 from scdfm.prior.kernel import SIMILAR, ConditionKernel, Encoded, Floats, Weights, blocks, every_target, weighted
 
@@ -33,12 +34,12 @@ LEADING = 40
 MOST_CONDITIONS = 600
 """Conditions that take part in that choice, evenly over their order; all of them predict."""
 UNCERTAIN_COMPONENTS = 64
-NOISE = np.exp(np.linspace(-8, 6, 43))
+NOISE = np.exp(np.linspace(-12, 6, 55))
 """Candidates for λ."""
-EXCESS = np.exp(np.linspace(-2, 10, 37))
-"""Candidates for u, the noise of a component over that of averaging cells."""
-EXCESS_WIDTH = 1.0
-"""Standard deviation of log u."""
+EXCESS = np.exp(np.linspace(-12, 60, 73) / 6)
+"""Candidates for u, the noise of a component over that of averaging cells, and for c, that of all components."""
+EXCESS_WIDTH = 0.25
+"""Standard deviation of log u around log c."""
 PROFILE_LENGTH2 = 3.0
 """Squared length of the profile kernel, in medians of the squared distances between targets."""
 CONTROLS_LENGTH2 = 2.0
@@ -270,19 +271,22 @@ class _Choice:
 
     def errors(self, weights: Weights) -> Floats:
         """Error [T] of each target where nothing of it was measured: mean length over its conditions."""
-        return np.array([np.linalg.norm(rows, axis=1).mean() for rows in self.missed(weights)])
+        return np.array([np.linalg.norm(rows, axis=1).mean() for rows in self.missed(weights)[0]])
 
     def lengths(self) -> Floats:
         """Length [n] of each shift for one s, without what averaging cells adds (0 where that is more)."""
         squared = np.square(self.scores).sum(1) - self.noise * self.measured.sum()
         return np.asarray(np.sqrt(np.maximum(squared, 0)) / np.maximum(self.dose, 1e-12))
 
-    def missed(self, weights: Weights) -> list[Floats]:
-        """What is missed of the conditions of each target [rows, J] where none of them was measured."""
+    def missed(self, weights: Weights) -> tuple[list[Floats], list[Floats], Floats]:
+        """What is missed of the conditions of each target [rows, J] where none of them was measured, the variances that are
+        expected of it, and the part [n, J] of these that is noise."""
         powers, squared, axes = _whitened(self._covariance(weights), self.noise, self.scores)
-        inverse = 1 / (powers[:, None] + _best_noise(powers, squared, self.measured)[1])
+        _, noise, scale = _best_noise(powers, squared, self.measured)
+        inverse = 1 / (powers[:, None] + noise)
         dual = axes @ (inverse * (axes.T @ self.scores))
-        return left_out(axes, inverse, dual, list(self.groups.values()))
+        missed, variances = left_out(axes, inverse, dual, list(self.groups.values()))
+        return missed, [scale * rows for rows in variances], np.outer(self.noise, scale * noise)
 
     def _covariance(self, weights: Weights) -> Floats:
         return weighted(self.terms, self.further, self.akin, self.near, weights)
@@ -295,14 +299,19 @@ def _sizes(screen: _Screen, kernel: ConditionKernel, weights: Weights, control: 
     alone = {target: rows for target, rows in alone.items() if rows}
     if kernel.covariates or not alone:
         return Sizes()
-    missed = dict(zip(choice.groups, choice.missed(weights), strict=True))
-    own = [missed[target][[choice.groups[target].index(row) for row in rows]] for target, rows in alone.items()]
-    real = [choice.scores[rows] for rows in alone.values()]
+    errors, variances, noise = choice.missed(weights)
+    missed = []
+    for place, (target, group) in enumerate(choice.groups.items()):
+        if rows := alone.get(target, []):
+            own = [group.index(row) for row in rows]
+            real, scatter = choice.scores[rows], noise[rows].sum(1)
+            doubt = np.maximum(variances[place][own].sum(1) - scatter, 0)
+            missed.append(Missed(real, real - errors[place][own], doubt, scatter))
     lengths = choice.lengths()
     sizes = np.array([np.sqrt(np.square(lengths[rows]).mean()) for rows in alone.values()])
     names = [*alone]
     alike = sized_alike(kernel, names, names, screen.genes, control)
-    return fitted_sizes(names, sizes, alike, real, [rows - error for rows, error in zip(real, own, strict=True)])
+    return fitted_sizes(names, sizes, alike, missed)
 
 
 def _as_weights(values: Floats, free: Sequence[str]) -> Weights:
@@ -329,21 +338,25 @@ def _whitened(covariance: Floats, noise: Floats, scores: Floats) -> tuple[Floats
 def _best_noise(powers: Floats, squared: Floats, measured: Floats) -> tuple[Floats, Floats, Floats]:
     """For each component [J]: minus its best log posterior (up to a constant), the λ that gives it, and s.
 
-    Over all pairs of a λ and a noise s λ = u m (`measured`), whose log u costs (log u / EXCESS_WIDTH)² / 2.
+    Over all pairs of a λ and a noise s λ = u m (`measured`). log u costs ((log u − log c) / EXCESS_WIDTH)² / 2, and the
+    c ≥ 1 of all components, which the LEADING ones choose, log² c / 2.
     """
     variances = powers[None] + NOISE[:, None]  # [λ, n]
-    explained = 0.5 * (1 / variances) @ squared  # [λ, J]
+    explained = 0.5 * (1 / variances) @ squared * NOISE[:, None]  # [λ, J]
     volume = 0.5 * (np.log(variances).sum(1) - len(powers) * np.log(NOISE))[:, None]
-    columns = np.arange(squared.shape[1])
-    best = np.full((3, len(columns)), np.inf)
-    for excess in EXCESS:
+    unlikely, place = np.empty((2, len(EXCESS), len(measured)))
+    for row, excess in enumerate(EXCESS):
         noise = excess * measured
-        unlikely = explained * NOISE[:, None] / noise + volume + 0.5 * len(powers) * np.log(noise)
-        unlikely += 0.5 * (np.log(excess) / EXCESS_WIDTH) ** 2
-        place = unlikely.argmin(0)
-        candidate = np.stack([unlikely[place, columns], NOISE[place], noise / NOISE[place]])
-        best = np.where(candidate[0] < best[0], candidate, best)
-    return best[0], best[1], best[2]
+        of_level = explained / noise + volume + 0.5 * len(powers) * np.log(noise)
+        unlikely[row], place[row] = of_level.min(0), of_level.argmin(0)
+    apart = 0.5 * (np.subtract.outer(np.log(EXCESS), np.log(EXCESS)) / EXCESS_WIDTH) ** 2  # [c, u]
+    common = 0.5 * np.log(EXCESS) ** 2
+    totals = [(unlikely[:, :LEADING] + row[:, None]).min(0).sum() for row in apart]
+    chosen = int(np.argmin(np.where(EXCESS < 1, np.inf, totals + common)))
+    unlikely += apart[chosen][:, None] + common[chosen] / min(LEADING, len(measured))
+    rows, columns = unlikely.argmin(0), np.arange(len(measured))
+    levels = NOISE[place[rows, columns].astype(int)]
+    return unlikely[rows, columns], levels, EXCESS[rows] * measured / levels
 
 
 def _solved(screen: _Screen, kernel: ConditionKernel, weights: Weights) -> LearnedPrior:
