@@ -1,10 +1,13 @@
 """The prior's means alone, no network: L2 of test conditions beside ridge, over many splits in a minute.
 
     python benchmarks/prior.py NORMAN_LIKE.h5ad [--splits inner|outer] [--expected kept=1 pair=1] [--pull kept=1e6 pair=0.3]
+        [--width 0.25] [--simulated 0]
 
 What is believed before any data (`scdfm.prior.learn.EXPECTED`, and PULL_OF, how firmly) is chosen on the inner splits,
 which lie inside the training conditions of additive fold 0: 5 additive, 6 combinations, 3 draws of 12 unseen targets. The
 outer ones are those of accuracy.py: 5 additive, 5 combinations, 3 draws. A pull of 1e6 leaves a weight as it is expected.
+--width is how much the noise of components differs (EXCESS_WIDTH); --simulated adds so many screens of `scdfm.simulate`, in
+inner splits of seeds from 100 on, in outer ones from 0 on.
 """
 
 from __future__ import annotations
@@ -50,6 +53,13 @@ def outer(cells: scdfm.CellTable) -> Iterator[tuple[str, scdfm.Split]]:
         yield "unseen targets", unseen_targets(cells, draw)
 
 
+def simulated(seeds: Sequence[int]) -> Iterator[tuple[str, scdfm.CellTable, scdfm.Split]]:
+    """The additive fold 0 of simulated screens."""
+    for seed in seeds:
+        cells = scdfm.read_cells(scdfm.simulate(seed=seed))
+        yield "simulated", cells, scdfm.additive_split(cells, fold=0)
+
+
 def errors(cells: scdfm.CellTable, split: scdfm.Split) -> tuple[float, float, float]:
     """Mean L2 of the prior over all test conditions, and of prior and ridge over those that ridge predicts."""
     genes = select_genes(cells, split, scdfm.Config().updated(NARROW).panel).genes
@@ -84,13 +94,19 @@ def main() -> None:
     options.add_argument("--splits", choices=("inner", "outer"), default="inner")
     options.add_argument("--expected", nargs="*", default=[], metavar="NAME=VALUE")
     options.add_argument("--pull", nargs="*", default=[], metavar="NAME=VALUE")
+    options.add_argument("--width", type=float, default=learn.EXCESS_WIDTH)
+    options.add_argument("--simulated", type=int, default=0, metavar="SCREENS")
     args = options.parse_args()
     learn.EXPECTED.update(assigned(args.expected, list(learn.EXPECTED)))
     learn.PULL_OF.update(assigned(args.pull, list(learn.EXPECTED)))
+    learn.EXCESS_WIDTH = args.width
     cells = scdfm.read_cells(args.screen)
     found: dict[str, list[tuple[float, float, float]]] = {}
     for kind, split in (inner if args.splits == "inner" else outer)(cells):
         found.setdefault(kind, []).append(errors(cells, split))
+    first = 100 if args.splits == "inner" else 0
+    for kind, drawn, split in simulated(range(first, first + args.simulated)):
+        found.setdefault(kind, []).append(errors(drawn, split))
     print("| splits | prior | prior where ridge predicts | ridge | folds of the prior |")
     print("|---|---:|---:|---:|---|")
     for kind, rows in found.items():

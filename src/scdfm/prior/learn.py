@@ -338,8 +338,9 @@ def _whitened(covariance: Floats, noise: Floats, scores: Floats) -> tuple[Floats
 def _best_noise(powers: Floats, squared: Floats, measured: Floats) -> tuple[Floats, Floats, Floats]:
     """For each component [J]: minus its best log posterior (up to a constant), the λ that gives it, and s.
 
-    Over all pairs of a λ and a noise s λ = u m (`measured`). log u costs ((log u − log c) / EXCESS_WIDTH)² / 2, and the
-    c ≥ 1 of all components, which the LEADING ones choose, log² c / 2.
+    Over all pairs of a λ and a noise s λ = u m (`measured`). log u costs ((log u − log c) / EXCESS_WIDTH)² / 2, and each
+    component log² c / 2: where nothing but its strength tells an effect from noise, the noise is that of averaging cells.
+    The LEADING components choose c ≥ 1.
     """
     variances = powers[None] + NOISE[:, None]  # [λ, n]
     explained = 0.5 * (1 / variances) @ squared * NOISE[:, None]  # [λ, J]
@@ -349,11 +350,11 @@ def _best_noise(powers: Floats, squared: Floats, measured: Floats) -> tuple[Floa
         noise = excess * measured
         of_level = explained / noise + volume + 0.5 * len(powers) * np.log(noise)
         unlikely[row], place[row] = of_level.min(0), of_level.argmin(0)
-    apart = 0.5 * (np.subtract.outer(np.log(EXCESS), np.log(EXCESS)) / EXCESS_WIDTH) ** 2  # [c, u]
-    common = 0.5 * np.log(EXCESS) ** 2
-    totals = [(unlikely[:, :LEADING] + row[:, None]).min(0).sum() for row in apart]
-    chosen = int(np.argmin(np.where(EXCESS < 1, np.inf, totals + common)))
-    unlikely += apart[chosen][:, None] + common[chosen] / min(LEADING, len(measured))
+    logs = np.log(EXCESS)
+    cost = 0.5 * (np.subtract.outer(logs, logs) / EXCESS_WIDTH) ** 2 + 0.5 * logs[:, None] ** 2  # [c, u]
+    totals = [(unlikely[:, :LEADING] + row[:, None]).min(0).sum() for row in cost]
+    chosen = int(np.argmin(np.where(EXCESS < 1, np.inf, totals)))
+    unlikely += cost[chosen][:, None]
     rows, columns = unlikely.argmin(0), np.arange(len(measured))
     levels = NOISE[place[rows, columns].astype(int)]
     return unlikely[rows, columns], levels, EXCESS[rows] * measured / levels
