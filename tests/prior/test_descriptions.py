@@ -138,7 +138,7 @@ def test_where_most_do_little_an_unseen_target_is_expected_to_do_less_than_their
         new = TARGETS[30:]
         errors.append([np.linalg.norm(one.predict(new) - shifts[30:], axis=1).mean() for one in (prior, plain)])
         np.testing.assert_allclose(prior.predict(new), prior.sizes.typical * plain.predict(new))
-        np.testing.assert_allclose(prior.uncertainty(new), prior.sizes.spread * plain.uncertainty(new))
+        np.testing.assert_allclose(prior.uncertainty(new), prior.sizes.calibration * plain.uncertainty(new))
         known = [*TARGETS[:5], "T00+T01", "T00+T35"]  # what was measured, and combinations, stay as they are
         np.testing.assert_array_equal(prior.predict(known), plain.predict(known))
     gain = np.diff(np.array(errors), axis=1)[:, 0]
@@ -146,13 +146,13 @@ def test_where_most_do_little_an_unseen_target_is_expected_to_do_less_than_their
 
 
 def test_where_all_do_alike_nothing_is_taken_off() -> None:
-    """And doubts are as large as what is missed, half of what they would be without `spread`."""
+    """And doubts are as large as what is missed, half of what they would be without `calibration`."""
     over = []
     for seed in range(8):
         rng = np.random.default_rng(seed)
         shifts = rng.normal(size=60) + 0.3 * rng.normal(size=(40, 60))
         prior = of_singles(shifts)
-        assert replace(prior.sizes, spread=1.0) == Sizes()
+        assert replace(prior.sizes, calibration=1.0) == Sizes()
         new = prior.knowing(TARGETS[30:])
         missed = np.square(new.predict(TARGETS[30:]) - shifts[30:]).sum(1).mean()
         doubts = [replace(new, sizes=sizes).doubt(TARGETS[30:]).mean() for sizes in (prior.sizes, Sizes())]
@@ -211,18 +211,23 @@ def test_a_size_that_the_direction_told_is_not_told_twice() -> None:
     assert 0.3 < np.median(ratios) < 3
 
 
+def by_expression(seed: int) -> tuple[EffectPrior, list[str], np.ndarray]:
+    """40 targets among the genes, whose shifts [40, 60] are as large as they are expressed, and the prior of 32 of them."""
+    rng = np.random.default_rng(seed)
+    control = np.concatenate([np.full(20, 0.0), np.full(20, 2.0), np.ones(20)])
+    names = [f"G{i}" for i in rng.permutation(40)]
+    shifts = np.array([0.1 + control[int(name[1:])] for name in names])[:, None] * rng.normal(size=60)
+    shifts += 0.02 * rng.normal(size=(40, 60))
+    controls = np.tile(control, (32, 1))
+    prior = learn_prior(names[:32], shifts[:32], [200] * 32, np.full(60, 0.02), GENES, controls=controls).prior
+    return prior, names, shifts
+
+
 def test_a_size_that_nothing_else_told_has_its_whole_power() -> None:
     """Expression is no description: the direction knows nothing of it, and sizes lower the error of left-out targets."""
     errors = []
     for seed in range(6):
-        rng = np.random.default_rng(seed)
-        control = np.concatenate([np.full(20, 0.0), np.full(20, 2.0), np.ones(20)])
-        names = [f"G{i}" for i in rng.permutation(40)]
-        shifts = np.array([0.1 + control[int(name[1:])] for name in names])[:, None] * rng.normal(size=60)
-        shifts += 0.02 * rng.normal(size=(40, 60))
-        prior = learn_prior(
-            names[:32], shifts[:32], [200] * 32, np.full(60, 0.02), GENES, controls=np.tile(control, (32, 1))
-        ).prior
+        prior, names, shifts = by_expression(seed)
         assert prior.sizes.power == 1
         without = replace(prior, sizes=replace(prior.sizes, power=0.0))
         new = names[32:]
@@ -233,14 +238,7 @@ def test_a_size_that_nothing_else_told_has_its_whole_power() -> None:
 
 def test_expression_tells_sizes() -> None:
     """Knocking down what is not expressed does nothing."""
-    rng = np.random.default_rng(2)
-    control = np.concatenate([np.full(20, 0.0), np.full(20, 2.0), np.ones(20)])
-    names = [f"G{i}" for i in rng.permutation(40)]
-    shifts = np.array([0.1 + control[int(name[1:])] for name in names])[:, None] * rng.normal(size=60)
-    shifts += 0.02 * rng.normal(size=(40, 60))
-    prior = learn_prior(
-        names[:32], shifts[:32], [200] * 32, np.full(60, 0.02), GENES, controls=np.tile(control, (32, 1))
-    ).prior
+    prior, names, _ = by_expression(2)
     assert EXPRESSION in prior.sizes.shares
     lengths = np.linalg.norm(prior.predict(names[32:]), axis=1)
     silent = np.array([int(name[1:]) < 20 for name in names[32:]])
@@ -265,10 +263,10 @@ def test_few_sizes_tell_nothing() -> None:
 
 
 def test_doubts_are_as_large_as_what_left_out_targets_are_missed_by() -> None:
-    """Twice as far off as expected, beside noise that is known: the spread is 2; as expected: 1, to the bit."""
+    """Twice as far off as expected, beside noise that is known: the factor is 2; as expected: 1, to the bit."""
     likeness = {"a": np.eye(40)}
     for times in (1.0, 2.0):
-        spreads = []
+        factors = []
         for seed in range(8):
             rng = np.random.default_rng(seed)
             doubts, noise = rng.uniform(0.5, 2, 40), 0.3
@@ -278,9 +276,9 @@ def test_doubts_are_as_large_as_what_left_out_targets_are_missed_by() -> None:
                 Missed((expected + error)[None], expected[None], np.array([doubt]), np.array([noise]))
                 for error, doubt in zip(errors, doubts, strict=True)
             ]
-            spreads.append(fitted_sizes(TARGETS, np.ones(40), likeness, missed).spread)
-        assert abs(np.mean(spreads) - times) < 0.1
-        assert times != 1 or np.median(spreads) == 1
+            factors.append(fitted_sizes(TARGETS, np.ones(40), likeness, missed).calibration)
+        assert abs(np.mean(factors) - times) < 0.1
+        assert times != 1 or np.median(factors) == 1
 
 
 def test_a_description_is_silent_that_tells_neither_direction_nor_size_of_enough_targets() -> None:

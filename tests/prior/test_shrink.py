@@ -76,6 +76,22 @@ def test_cells_are_moved_to_a_mean_each_gene_by_one_number(scale: float) -> None
         np.testing.assert_allclose(moved[:, gene].numpy(), np.maximum(z + exact, 0), atol=2e-4)
 
 
+def test_where_a_mean_jumps_the_nearer_side_is_taken() -> None:
+    """A cell that leaves 0 has 4 at once, so a mean is off by half of its 4 / 40 at most, and the goals that some
+    number of cells reaches are reached."""
+
+    def expression(x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x > 0, 4.0, 0.0)
+
+    cells = torch.randn((40, 200), generator=rng(3))
+    goals = torch.linspace(0.05, 3.95, 200)
+    moved = moved_to(cells, expression(cells).mean(0), goals, torch.ones(200), expression)
+    assert (moved.mean(0) - goals).abs().max() <= 0.5 * 4 / 40 + 1e-5
+    reached = torch.round(goals * 10) / 10
+    again = moved_to(cells, expression(cells).mean(0), reached, torch.ones(200), expression)
+    torch.testing.assert_close(again.mean(0), reached)
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_few_conditions_tell_nothing(n: int) -> None:
     """However well a flow's means fit them; of three they can tell."""

@@ -14,7 +14,7 @@ none where they are not clearly likelier. `typical` and `power` are what lowers 
 predicted without any of its conditions: a description may have told the size with the direction, and once is enough, so
 `power` is less than 1 where that is clearly better.
 Uncertainty is scaled by `ratio`, whatever counts of it in the expected response: variances are those of root mean
-squares. It is scaled by `spread` too, which left-out targets tell: what they are missed by, over what was expected.
+squares. It is scaled by `calibration` too: how far off left-out targets are, over what was expected of that.
 """
 
 from __future__ import annotations
@@ -94,11 +94,16 @@ def _climbed(
     weight = 0.0
     for step in STEPS:
         after = errors({**weights, name: step})
-        gain = (before - after)[known]
-        if gain.mean() <= 0 or gain.mean() < CLEAR * gain.std(ddof=1) / len(gain) ** 0.5:
+        if not _clear((before - after)[known]):
             break
         weight, before = step, after
     return weight, before
+
+
+def _clear(gain: Floats) -> bool:
+    """Whether the mean of what each target gains is positive, by CLEAR standard errors."""
+    mean = float(gain.mean())
+    return mean > 0 and mean >= CLEAR * float(gain.std(ddof=1)) / len(gain) ** 0.5
 
 
 EXPRESSION = "expression"
@@ -106,8 +111,8 @@ EXPRESSION = "expression"
 TYPICAL = (0.25, 0.5, 0.75, 1.0)
 POWERS = (1.0, 0.5, 0.0)
 """Values of `typical` and `power` that are tried."""
-LEAST_SPREAD = 0.25
-"""A smaller spread is not believed."""
+LEAST_CALIBRATION = 0.25
+"""A smaller one is not believed."""
 SHARES = (0.1, 0.3, 1.0, 3.0)
 """Variances of a term that are tried, relative to what no term explains."""
 LIKELIER = 2.0
@@ -122,7 +127,7 @@ SMALLEST = 0.05
 class Sizes:
     """What is known of the sizes of responses: `typical`, the `shares` of terms, and for each of the measured `targets` the
     weight `dual` of its likeness in the log of `ratio`, which `level` brings to the root mean square; `power` is that of
-    `ratio` in what is expected, and `spread` what the standard deviation of the error is times."""
+    `ratio` in what is expected, and `calibration` the factor of the standard deviation of its error."""
 
     typical: float = 1.0
     shares: Mapping[str, float] = field(default_factory=dict)
@@ -130,7 +135,7 @@ class Sizes:
     dual: tuple[float, ...] = ()
     level: float = 0.0
     power: float = 1.0
-    spread: float = 1.0
+    calibration: float = 1.0
 
     def ratios(self, likeness: Mapping[str, Floats]) -> Floats:
         """`ratio` [n] of new targets by their `likeness` [n, m] to the measured ones, for each term."""
@@ -154,8 +159,8 @@ def sized_alike(
 
 
 class Missed(NamedTuple):
-    """Responses [rows, J] to a target, what its other conditions than its own let expect, the squared length [rows] that
-    uncertainty says its error has, and that of the noise of measuring."""
+    """Real responses [rows, J] to a target, those expected without any of its conditions, and the squared lengths [rows]
+    that are expected of the error between them (`doubt`) and of the noise of measuring."""
 
     real: Floats
     expected: Floats
@@ -181,11 +186,11 @@ def fitted_sizes(
         level = 0.5 * float(np.log(np.exp(2 * predictions).mean()))
         ratios = np.exp(predictions - level)
     typical, power = _nearest(missed, ratios)
-    spread = _spread(missed, ratios, typical * ratios**power)
-    return Sizes(typical, shares, tuple(targets) if shares else (), tuple(dual.tolist()), level, power, spread)
+    calibration = _calibration(missed, ratios, typical * ratios**power)
+    return Sizes(typical, shares, tuple(targets) if shares else (), tuple(dual.tolist()), level, power, calibration)
 
 
-def _spread(missed: Sequence[Missed], ratios: Floats, scales: Floats) -> float:
+def _calibration(missed: Sequence[Missed], ratios: Floats, scales: Floats) -> float:
     """How many times as far off targets of `ratios` [m] are as expected, where responses count `scales` [m] times; 1 where
     that is not clear."""
     over, weights = np.empty((2, len(missed)))
@@ -196,7 +201,7 @@ def _spread(missed: Sequence[Missed], ratios: Floats, scales: Floats) -> float:
         weights[place] = (doubt / max(doubt + noise, 1e-12)) ** 2  # what is mostly noise tells little
     mean = float(np.average(over, weights=weights)) if weights.sum() > 0 else 1.0
     error = float(np.sqrt((weights**2 * (over - mean) ** 2).sum()) / max(weights.sum(), 1e-12))
-    return float(np.sqrt(max(mean, LEAST_SPREAD**2))) if abs(mean - 1) >= CLEAR * error else 1.0
+    return float(np.sqrt(max(mean, LEAST_CALIBRATION**2))) if abs(mean - 1) >= CLEAR * error else 1.0
 
 
 def _nearest(missed: Sequence[Missed], ratios: Floats) -> tuple[float, float]:
@@ -209,8 +214,7 @@ def _nearest(missed: Sequence[Missed], ratios: Floats) -> tuple[float, float]:
 
     best = [min((errors(typical, power) for typical in TYPICAL), key=np.mean) for power in POWERS]
     place = int(np.argmin([one.mean() for one in best]))
-    gain = best[0] - best[place]
-    if gain.mean() < CLEAR * gain.std(ddof=1) / len(gain) ** 0.5:
+    if not _clear(best[0] - best[place]):
         place = 0
     typical = min(TYPICAL, key=lambda one: float(errors(one, POWERS[place]).mean()))
     return typical, POWERS[place]

@@ -97,24 +97,22 @@ class EffectPrior:
         return np.asarray(shifts)
 
     def _deviations(self, names: list[str]) -> Floats:
-        # The typical size is the best guess, but variances are those of root mean squares.
-        kernel, encoded, covariance = self._covariance(names, self.sizes.spread)
+        # Typical size and power are for the best guess, but variances are those of root mean squares.
+        kernel, encoded, covariance = self._covariance(names, self.sizes.calibration, 1.0)
         before = kernel.variance(encoded, self.weights)
         explained = (covariance @ self.axes) ** 2 @ (1 / (self.powers[:, None] + self.noise))
         left = np.maximum(before[:, None] - explained, 0) * self.scale
         return np.asarray(np.sqrt(left @ self.components**2))
 
-    def _covariance(
-        self, names: list[str], typical: float = 1.0, power: float = 1.0
-    ) -> tuple[ConditionKernel, Encoded, Floats]:
+    def _covariance(self, names: list[str], factor: float, power: float) -> tuple[ConditionKernel, Encoded, Floats]:
         """The kernel, the conditions `names`, and their covariance with those measured.
 
-        A new target alone counts as its size, of which `typical` · ratio^`power` is the best guess, and by its errors as
-        `spread` · ratio: sizes were learned from targets alone, while those that somebody combined were chosen.
+        A new target alone counts as if given at the dose `factor` · ratio^`power`. Not so in combinations: sizes were
+        learned from targets alone, while those that somebody combined were chosen.
         """
         whole = self.knowing(every_target(names))
         alone = [targets(name)[0] if len(targets(name)) == 1 else "" for name in names]
-        size = np.array([typical * whole.ratios[one] ** power if one in whole.ratios else 1.0 for one in alone])
+        size = np.array([factor * whole.ratios[one] ** power if one in whole.ratios else 1.0 for one in alone])
         kernel = whole.kernel
         encoded, measured = kernel.encode(names).scaled(size), self._measured.among(len(kernel.targets))
         return kernel, encoded, kernel.matrix(encoded, measured, self.weights)

@@ -345,18 +345,19 @@ def _best_noise(powers: Floats, squared: Floats, measured: Floats) -> tuple[Floa
     variances = powers[None] + NOISE[:, None]  # [λ, n]
     explained = 0.5 * (1 / variances) @ squared * NOISE[:, None]  # [λ, J]
     volume = 0.5 * (np.log(variances).sum(1) - len(powers) * np.log(NOISE))[:, None]
-    unlikely, place = np.empty((2, len(EXCESS), len(measured)))
+    unlikely = np.empty((len(EXCESS), len(measured)))  # [u, J], of the best λ of each
+    places = np.empty(unlikely.shape, dtype=np.int64)
     for row, excess in enumerate(EXCESS):
         noise = excess * measured
         of_level = explained / noise + volume + 0.5 * len(powers) * np.log(noise)
-        unlikely[row], place[row] = of_level.min(0), of_level.argmin(0)
+        unlikely[row], places[row] = of_level.min(0), of_level.argmin(0)
     logs = np.log(EXCESS)
     cost = 0.5 * (np.subtract.outer(logs, logs) / EXCESS_WIDTH) ** 2 + 0.5 * logs[:, None] ** 2  # [c, u]
     totals = [(unlikely[:, :LEADING] + row[:, None]).min(0).sum() for row in cost]
     chosen = int(np.argmin(np.where(EXCESS < 1, np.inf, totals)))
     unlikely += cost[chosen][:, None]
     rows, columns = unlikely.argmin(0), np.arange(len(measured))
-    levels = NOISE[place[rows, columns].astype(int)]
+    levels = NOISE[places[rows, columns]]
     return unlikely[rows, columns], levels, EXCESS[rows] * measured / levels
 
 

@@ -131,5 +131,6 @@ def moved_to(
         middle = (low + high) / 2
         below = expression(cells + middle).mean(0) < goal
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    shift = torch.where(still, 0.0, (low + high) / 2)
-    return expression(cells + shift)
+    # Where a cell leaves 0 the mean jumps across its goal: the nearer side, not that on which rounding ends.
+    under, over = (expression(cells + torch.where(still, 0.0, end)) for end in (low, high))
+    return torch.where(goal - under.mean(0) <= over.mean(0) - goal, under, over)
