@@ -67,6 +67,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "prior/marginals.py": ("tests/prior/test_marginals.py",),
     "prior/shrink.py": ("tests/prior/test_shrink.py",),
     "prior/descriptions.py": ("tests/prior/test_descriptions.py",),
+    "prior/learn.py": ("tests/prior/test_learn.py",),
     "model/layers.py": ("tests/model/test_velocity.py",),
     "model/velocity.py": ("tests/model/test_velocity.py",),
     "training/transfer.py": ("tests/training/test_transfer.py",),

@@ -202,9 +202,11 @@ def test_a_part_is_worth_what_its_absence_costs_seed_by_seed(script) -> None:
     assert learning.parts_table(pd.DataFrame(rows[:3])) == ""
 
 
-def test_every_mutation_is_of_a_text_that_is_there() -> None:
-    """A change of the code brings its line of mutants.toml along."""
+def test_every_mutation_is_of_a_text_that_is_there(script) -> None:
+    """A change of the code brings its line of mutants.toml along, and a file has tests that can kill."""
+    tests = script("mutants").TESTS
     for name, mutants in tomllib.loads((BENCHMARKS / "mutants.toml").read_text()).items():
+        assert all((BENCHMARKS.parent / test.split("::")[0]).exists() for test in tests[name])
         source = (BENCHMARKS.parent / "src" / "scdfm" / name).read_text()
         for mutant, (before, after) in mutants.items():
             assert source.count(before) == 1, f"{name}: {mutant}"
