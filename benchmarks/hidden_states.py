@@ -6,9 +6,11 @@ Each seed is a screen of 60 genes, 8 targets and all pairs, Poisson counts of ce
 states, and targets move genes of cells in one of them. Additive fold 0, scored on as many further cells of the true law
 as are generated. Rows: `prior`, no training; `default`, after each number of --steps; `random pairs`, the first of these
 with any start going to any cell (`flow.pairing`); `no response`, without `Response`, the number a cell that says how far
-it takes part; `again`, a second draw of true cells. `kept`: the step whose weights the fit keeps by its own rule, 0
-where that is the prior. The other columns: `population_scores.compare`, of cells that are drawn independently
-(`sampling.noise`), as true cells are: of evenly drawn ones the energy distance comes out too small.
+it takes part; `any donors`, the prior whose populations any training cells start (`Spread.lenders`); `room`, true cells
+moved to the means that the prior expects, gene by gene: what a flow that keeps these can reach; `again`, a second draw of
+true cells. `kept`: the step whose weights the fit keeps by its own rule, 0 where that is the prior. The other columns:
+`population_scores.compare`, of cells that are drawn independently (`sampling.noise`), as true cells are: of evenly drawn
+ones the energy distance comes out too small.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -28,7 +31,7 @@ import scipy.sparse as sp
 import torch
 
 import scdfm
-from population_scores import compare
+from population_scores import compare, moved
 from scdfm.data import Split
 from scdfm.files import write_text
 from scdfm.model.layers import Response
@@ -37,6 +40,8 @@ from screens import RESULTS, heading
 
 GENES, STATE_GENES, TARGETS = 60, 15, 8
 CELLS, CONTROLS = 100, 600
+MANY = 2000
+"""Cells that tell a true mean."""
 DRAWS = 3
 """Populations that a row is judged by."""
 TOTAL = 100.0
@@ -122,6 +127,12 @@ def one_seed(seed: int, args: argparse.Namespace) -> pd.DataFrame:
     with without_response():
         rows["no response"] = run = fitted(cells, split, seed, args, args.out / f"{seed}-without", args.steps[0])
         scores["no response"] = judged(run, truth, split)
+    anybody = scdfm.Run(rows["prior"].path, rows["prior"].manifest)
+    anybody.spread = replace(anybody.spread, lenders=(), lender=None)
+    scores["any donors"] = judged(anybody, truth, split)
+    scores["room"] = {
+        name: _compared(there, truth, name) for name, there in room(rows["prior"], law, again, split, seed)
+    }
     scores["again"] = {name: _compared(_of(again, name), truth, name) for name in split.test}
     found = {row: pd.DataFrame(values).T.mean() for row, values in scores.items()}
     kept = {name: run.manifest.result["step"] for name, run in rows.items()}
@@ -133,12 +144,26 @@ def judged(run: scdfm.Run, truth: scdfm.CellTable, split: Split) -> dict[str, di
     """Scores of a run's populations, by test condition: means over DRAWS draws of independent cells, as true ones are."""
     config = run.config.updated({"sampling": {"noise": "independent"}})
     independent = scdfm.Run(run.path, run.manifest.model_copy(update={"config": config}))
+    independent.spread = run.spread
     genes, found = [str(gene) for gene in truth.genes], {}
     draws = [independent.predict(list(split.test), n_cells=CELLS, seed=seed, genes=genes) for seed in range(DRAWS)]
     for name in split.test:
         scores = [_compared(cells[cells.obs["perturbation"] == name].X.toarray(), truth, name) for cells in draws]
         found[name] = {metric: float(np.mean([one[metric] for one in scores])) for metric in COLUMNS}
     return found
+
+
+def room(
+    run: scdfm.Run, law: Law, cells: scdfm.CellTable, split: Split, seed: int
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """True `cells` of each test condition, moved as far as the prior's mean is off the true one."""
+    many = table(law, {"control": MANY, **dict.fromkeys(split.test, MANY)}, numpy_rng(seed, "many"))
+    columns = [run.genes.index(str(gene)) for gene in cells.genes]
+    for name in split.test:
+        expected = run.means.loc["control"].to_numpy() + run.knowing([name]).predict([name])[0]
+        off = np.maximum(expected, 0)[columns] - _of(many, name).mean(0)
+        own = _of(cells, name)
+        yield name, moved(own, own.mean(0) + off).astype(np.float32)
 
 
 def _of(cells: scdfm.CellTable, name: str) -> npt.NDArray[np.float32]:

@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 
 import scdfm
 from scdfm.data import CONTROL
+from scdfm.seeds import numpy_rng
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 GENES, MOVED = 40, 10
@@ -130,21 +131,40 @@ def test_hidden_states_are_judged_by_independent_cells(script, monkeypatch) -> N
 
     class Judged:
         def __init__(self, path, manifest) -> None:
-            self.noise = manifest["config"].sampling.noise
+            self.noise, self.spread = manifest["config"].sampling.noise, "of the file"
 
         def predict(self, conditions, n_cells, seed, genes) -> ad.AnnData:
-            asked.append((self.noise, seed))
+            asked.append((self.noise, self.spread, seed))
             cells = truth.X[truth.rows("T0")][:, truth.columns(genes)] * (1 + seed)
             names = [str(row) for row in range(cells.shape[0])]
             return ad.AnnData(cells, obs=pd.DataFrame({"perturbation": "T0"}, index=names))
 
     monkeypatch.setattr(hidden.scdfm, "Run", Judged)
     manifest = SimpleNamespace(model_copy=lambda update: update)
-    run = SimpleNamespace(path=None, config=scdfm.Config(), manifest=manifest)
+    run = SimpleNamespace(path=None, config=scdfm.Config(), manifest=manifest, spread="its own")
     scores = hidden.judged(run, truth, SimpleNamespace(test=["T0"]))["T0"]
-    assert asked == [("independent", seed) for seed in range(hidden.DRAWS)]
+    assert asked == [("independent", "its own", seed) for seed in range(hidden.DRAWS)]
     length = np.linalg.norm(truth.X[truth.rows("T0")].toarray().mean(0))
     assert scores["l2"] == pytest.approx(length * np.mean(range(hidden.DRAWS)), rel=1e-4)
+
+
+def test_the_room_is_true_cells_as_far_off_as_the_prior(script, monkeypatch) -> None:
+    hidden = script("hidden_states")
+    monkeypatch.setattr(hidden, "MANY", 400)
+    law, split = hidden.Law.drawn(0), SimpleNamespace(test=["T0"])
+    cells = hidden.table(law, {"control": 40, "T0": 50}, np.random.default_rng(0))
+    genes = [str(gene) for gene in cells.genes][::-1]
+    true = hidden.table(law, {"control": 400, "T0": 400}, numpy_rng(3, "many")).mean("T0")[::-1]
+    means = pd.DataFrame([np.zeros(len(genes))], index=["control"], columns=genes)
+    found = {}
+    for more in (0.0, 0.25):
+        expected = SimpleNamespace(predict=lambda names, more=more: (true + more)[None])
+        run = SimpleNamespace(genes=genes, means=means, knowing=lambda names, expected=expected: expected)
+        ((name, found[more]),) = hidden.room(run, law, cells, split, 3)
+        assert name == "T0"
+    own = cells.X[cells.rows("T0")].toarray()
+    np.testing.assert_allclose(found[0.0], own, atol=1e-5)  # where the prior is right
+    np.testing.assert_allclose(found[0.25].mean(0), own.mean(0) + 0.25, atol=1e-5)
 
 
 def test_a_fit_beside_others_is_the_one_that_the_benchmark_scores(script, tmp_path, monkeypatch) -> None:
