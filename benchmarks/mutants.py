@@ -66,8 +66,6 @@ TESTS: dict[str, tuple[str, ...]] = {
     "prior/missing.py": ("tests/training/test_union.py",),
     "prior/marginals.py": ("tests/prior/test_marginals.py",),
     "prior/shrink.py": ("tests/prior/test_shrink.py",),
-    "prior/lenders.py": ("tests/prior/test_lenders.py",),
-    "prior/spread.py": ("tests/prior/test_lenders.py", "tests/prior/test_spread.py"),
     "prior/descriptions.py": ("tests/prior/test_descriptions.py",),
     "prior/learn.py": ("tests/prior/test_learn.py",),
     "model/layers.py": ("tests/model/test_velocity.py",),

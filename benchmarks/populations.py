@@ -198,7 +198,7 @@ class Halved:
         levels = run.spread.marginals_of(control_of(name))
         uniform = torch.rand(cells.shape, generator=rng)
         donors = levels.scores(cells, cells.mean(0, keepdim=True), all_alike.numpy(), uniform).half()
-        spread = replace(run.spread, donors=donors, settings={}, lender=None)
+        spread = replace(run.spread, donors=donors, settings={})
         control = run.means.loc[[CONTROL]].to_numpy()
         start = PriorStart.around(spread, [name], self.expected(name)[None], control, np.zeros(1))
         begin = start.population(all_alike, rng, stratified=run.config.sampling.noise == "stratified")

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scdfm.data.conditions import SCREEN, control_of, covariates, targets
+from scdfm.data.conditions import SCREEN, covariates
 from scdfm.errors import RunError
 from scdfm.files import written_whole
 from scdfm.prior.kernel import Floats
@@ -28,8 +26,6 @@ SMALLEST = 0.02
 MOST_DONORS = 2000
 LEAST_DONORS = 20
 """Donors that a setting of the covariates needs to be started from alone."""
-LEAST_SHARING = 100
-"""Donors of conditions that share a target with another which that needs to be started from them alone."""
 LEAST_SEEN = 5
 """Cells above 0 that tell the values of a gene in a setting."""
 
@@ -55,10 +51,6 @@ class Spread:
     """Marginals of each screen's own, where cells of several were given; `marginals` are those of all cells."""
     correlation: Float[Tensor, " G"] | None = None
     """Of both ends of a training path; None where pairs are random (`correlation_of_pairs`)."""
-    lenders: tuple[str, ...] = ()
-    """Conditions of the donors, where those that share a target lend each other theirs (`scdfm.prior.lenders`)."""
-    lender: Int[Tensor, " n"] | None = None
-    """Of each donor its condition's place among `lenders`, int32; None where any donor starts any condition."""
 
     def on(self, genes: Tensor | slice) -> Spread:
         """The spread of some genes."""
@@ -87,24 +79,6 @@ class Spread:
         first, count = self.settings.get(setting, (0, 0))
         return (first, count) if count >= LEAST_DONORS else (0, len(self.donors))
 
-    def sharing(self, condition: str) -> Int[Tensor, " k"]:
-        """Places of the donors of all other conditions that share a target with this one, in its setting; none where
-        those are not to be preferred, or too few."""
-        if self.lender is None:
-            return torch.empty(0, dtype=torch.long)
-        setting, own = control_of(condition), frozenset(targets(condition))
-        lending = [
-            name != condition and its_setting == setting and not own.isdisjoint(its_targets)
-            for name, its_setting, its_targets in self._told
-        ]
-        places = torch.nonzero(torch.tensor(lending)[self.lender.long()]).flatten()
-        return places if len(places) >= LEAST_SHARING else places[:0]
-
-    @cached_property
-    def _told(self) -> list[tuple[str, str, frozenset[str]]]:
-        """Name, setting and targets of each lender."""
-        return [(name, control_of(name), frozenset(targets(name))) for name in self.lenders]
-
     def marginals_of(self, setting: str) -> Levels:
         """The marginals of a setting: of its screen where that has its own, else of all."""
         if not self.screens:
@@ -119,22 +93,17 @@ class Spread:
         one = np.zeros(len(cells), dtype=np.int64)
         own = fit_spread(cells, one, cells.mean(0, keepdims=True), [setting], rng)
         marginals = _of_seen(own.marginals, self.marginals_of(setting), cells)
-        alone: dict[str, Any] = {"screens": {}, "lenders": (), "lender": None}
-        return replace(self, marginals=marginals, donors=own.donors, settings=own.settings, **alone)
+        return replace(self, marginals=marginals, screens={}, donors=own.donors, settings=own.settings)
 
     def save(self, path: Path) -> None:
         """Write the spread as safetensors, whole or not at all."""
         tensors = {"deviation": self.deviation, "donors": self.donors}
         if self.correlation is not None:
             tensors["correlation"] = self.correlation
-        if self.lender is not None:
-            tensors["lender"] = self.lender
         for end, levels in zip(("", *_ends(self.screens)), (self.marginals, *self.screens.values()), strict=True):
             tensors |= {f"{name}{end}": value for name, value in levels.tensors().items()}
         tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
-        words: dict[str, Any] = {"size": self.size, "settings": self.settings, "screens": list(self.screens)}
-        if self.lender is not None:
-            words["lenders"] = list(self.lenders)
+        words = {"size": self.size, "settings": self.settings, "screens": list(self.screens)}
         with written_whole(path, sum(value.nbytes for value in tensors.values())) as temporary:
             save_file(tensors, temporary, metadata={"spread": json.dumps(words)})
 
@@ -157,13 +126,10 @@ class Spread:
                     for end in ("", *_ends(screens))
                 )
                 deviation, donors = handle.get_tensor("deviation"), handle.get_tensor("donors")
-                correlation, lender = (
-                    handle.get_tensor(name) if name in there else None for name in ("correlation", "lender")
-                )
+                correlation = handle.get_tensor("correlation") if "correlation" in there else None
             settings = {str(name): (int(a), int(b)) for name, (a, b) in words["settings"].items()}
             laws = dict(zip(screens, own, strict=True))
-            size, lenders = float(words["size"]), tuple(map(str, words.get("lenders", ())))
-            spread = cls(marginals, size, deviation, donors, settings, laws, correlation, lenders, lender)
+            spread = cls(marginals, float(words["size"]), deviation, donors, settings, laws, correlation)
             spread._check(n_genes)
             return spread
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -198,30 +164,15 @@ class Spread:
             raise ValueError("'correlation' is not between −1 and 1")
         if any(a < 0 or b < 0 or a + b > n for a, b in self.settings.values()):
             raise ValueError("'settings' lead beyond the donors")
-        if self.lender is not None:
-            _check_lender(self.lender, n, len(self.lenders))
-
-
-def _check_lender(lender: Tensor, n_donors: int, n_lenders: int) -> None:
-    """ValueError unless each donor has a lender."""
-    if lender.shape != (n_donors,) or lender.dtype != torch.int32:
-        raise ValueError(f"'lender' is {lender.dtype} {list(lender.shape)}, expected torch.int32 [{n_donors}]")
-    if not ((lender >= 0) & (lender < n_lenders)).all():
-        raise ValueError("'lender' leads beyond the 'lenders'")
 
 
 def fit_spread(
-    cells: Floats,
-    conditions: npt.NDArray[np.int64],
-    means: Floats,
-    settings: Sequence[str],
-    rng: torch.Generator,
-    names: Sequence[str] = (),
+    cells: Floats, conditions: npt.NDArray[np.int64], means: Floats, settings: Sequence[str], rng: torch.Generator
 ) -> Spread:
     """The spread of `cells` [n, G] (log1p), row i of condition `conditions[i]`; NaN where a cell's screen has no such gene.
 
-    means [C, G] and `settings` [C]: mean of each condition, and the name of its control population. names [C]: of the
-    conditions, which then are lenders. `rng` draws what stands behind zeros, and the donors.
+    means [C, G] and `settings` [C]: mean of each condition, and the name of its control population. `rng` draws what
+    stands behind zeros, and the donors.
     """
     variances = variances_around(cells, means[conditions])
     size = float(np.sqrt(variances.mean())) or 1.0
@@ -243,9 +194,7 @@ def fit_spread(
         donors[mine] = normal_scores(law.scores(values, torch.from_numpy(means), of, uniform[mine])).half()
     _lend(donors, torch.from_numpy(np.isnan(cells[drawn])), rng)
     ranges = {name: (int(first[place]), int(counts[place])) for name, place in places.items()}
-    lender = torch.from_numpy(conditions[drawn].astype(np.int32)) if names else None
-    weights = torch.from_numpy(deviation.astype(np.float32))
-    return Spread(marginals, size, weights, donors, ranges, screens, lenders=tuple(names), lender=lender)
+    return Spread(marginals, size, torch.from_numpy(deviation.astype(np.float32)), donors, ranges, screens)
 
 
 def variances_around(cells: Floats, means: Floats) -> Floats:

@@ -41,9 +41,9 @@ class PriorStart:
     """The start of the C conditions `names`, over the G genes of `spread`.
 
     expected: means (log1p) that the prior expects; rates: θ of the marginals there, `control_rates` at the means of the
-    control cells; lent: places of donors; donors: where those of each condition begin among these, and their number;
-    doubt: u², the squared length of the error expected of the means, over all genes of the run. With `shrinkage` the
-    means of populations lie between those expected and the flow's.
+    control cells; donors: first and number of the donors of each condition; doubt: u², the squared length of the error
+    expected of the means, over all genes of the run. With `shrinkage` the means of populations lie between those
+    expected and the flow's.
     """
 
     names: tuple[str, ...]
@@ -51,7 +51,6 @@ class PriorStart:
     expected: Float[Tensor, "C G"]
     rates: Float[Tensor, "C G"]
     control_rates: Float[Tensor, "C G"]
-    lent: Int[Tensor, " k"]
     donors: Int[Tensor, "C 2"]
     doubt: Float[Tensor, " C"]
     shrinkage: Shrinkage | None = None
@@ -70,12 +69,12 @@ class PriorStart:
         controls: means [C, G] of their control cells, from where the response is reckoned.
         """
         means = torch.as_tensor(expected).float().clamp(min=0)
-        lent, donors = _lent(spread, names)
+        donors = torch.tensor([spread.donors_of(control_of(name)) for name in names])
         before = torch.as_tensor(controls).float().clamp(min=0)
         own, control = torch.empty_like(means), torch.empty_like(means)
         for levels, rows in _by_levels([spread.marginals_of(control_of(name)) for name in names]):
             own[rows], control[rows] = levels.rates(means[rows]), levels.rates(before[rows], near=means[rows])
-        return cls(tuple(names), spread, means, own, control, lent, donors, torch.as_tensor(doubt).float())
+        return cls(tuple(names), spread, means, own, control, donors, torch.as_tensor(doubt).float())
 
     @property
     def unit(self) -> float:
@@ -106,8 +105,7 @@ class PriorStart:
         """The start on another device."""
         if self.expected.device == torch.device(device):
             return self
-        moved = self._changed(lambda tensor: tensor.to(device))
-        return replace(moved, spread=self.spread.to(device), lent=self.lent.to(device))
+        return replace(self._changed(lambda tensor: tensor.to(device)), spread=self.spread.to(device))
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> PriorStart:
         names = (*BY_GENE, "donors", "doubt")
@@ -125,7 +123,7 @@ class PriorStart:
     def _scores(self, drawn: Tensor, condition: Tensor) -> Tensor:
         first, count = self.donors[condition].unbind(1)
         place = (drawn[:, 0].to(first.device) * count).long().clamp(max=count - 1)
-        return self.spread.donors[self.lent[first + place]].float()
+        return self.spread.donors[first + place].float()
 
     def population(self, condition: Int[Tensor, " M"], rng: torch.Generator, stratified: bool) -> Float[Tensor, "M G"]:
         """x₀ of whole populations, on the CPU.
@@ -233,17 +231,6 @@ class PriorStart:
         return output(t, x / self.spread.deviation) * self.spread.deviation
 
 
-def _lent(spread: Spread, names: Sequence[str]) -> tuple[Int[Tensor, " k"], Int[Tensor, "C 2"]]:
-    """`lent` and `donors` of a `PriorStart`: all donors in their order, then those that others lend to a condition."""
-    lent, donors, total = [torch.arange(len(spread.donors))], [], len(spread.donors)
-    for name in names:
-        own = spread.sharing(name)
-        donors.append((total, len(own)) if len(own) else spread.donors_of(control_of(name)))
-        lent.append(own)
-        total += len(own)
-    return torch.cat(lent), torch.tensor(donors)
-
-
 def _by_levels(levels: Sequence[Levels]) -> Iterator[tuple[Levels, Int[Tensor, " c"]]]:
     """Each of `levels` once, with its places there."""
     for one in dict.fromkeys(levels):
@@ -290,8 +277,7 @@ def _squared_scale(t: Tensor, rho: Tensor | float) -> Tensor:
 def correlation_of_pairs(spread: Spread, n_cells: int, n_genes: int, rng: torch.Generator) -> Float[Tensor, " G"]:
     """Correlation of a gene's scores at both ends of a path, where n_cells donors are paired with as many others.
 
-    As in a step that draws n_genes genes: each gene is drawn SEEN times or more. Donors are paired with others that may
-    start the same condition.
+    As in a step that draws n_genes genes: each gene is drawn SEEN times or more. Donors of one setting are paired.
     """
     total = len(spread.deviation)
     n_genes = min(n_genes, total)
@@ -299,19 +285,12 @@ def correlation_of_pairs(spread: Spread, n_cells: int, n_genes: int, rng: torch.
     for _ in range(-(-SEEN * total // n_genes)):
         genes = torch.randperm(total, generator=rng)[:n_genes]
         any_donor = int(torch.randint(len(spread.donors), (), generator=rng))
-        drawn = _beside(any_donor, spread, 2 * n_cells, rng)
+        of = (name for name, (first, count) in spread.settings.items() if first <= any_donor < first + count)
+        first, count = spread.donors_of(next(of, ""))
+        drawn = first + torch.randint(count, (2 * n_cells,), generator=rng)
         deviation = spread.deviation[genes]
         start, end = (spread.donors[drawn][:, genes].float() * deviation).chunk(2)
         start = paired(start, end, 1)
         products[genes] += (start * end / deviation**2).sum(0)
         squares[genes] += ((start**2 + end**2) / deviation**2).sum(0) / 2
     return (products / squares.clamp(min=1e-12)).clamp(-MOST_CORRELATED, MOST_CORRELATED)
-
-
-def _beside(donor: int, spread: Spread, n: int, rng: torch.Generator) -> Int[Tensor, " n"]:
-    """Places of n donors that may start the same condition as one, the condition of `donor` where donors have one."""
-    if spread.lender is not None and len(own := spread.sharing(spread.lenders[int(spread.lender[donor])])):
-        return own[torch.randint(len(own), (n,), generator=rng)]
-    of = (name for name, (first, count) in spread.settings.items() if first <= donor < first + count)
-    first, count = spread.donors_of(next(of, ""))
-    return first + torch.randint(count, (n,), generator=rng)

@@ -22,7 +22,6 @@ from scdfm.data.stored import in_memory, subset
 from scdfm.files import made, write_csv
 from scdfm.prior import EffectPrior, LearnedPrior, PriorStart, Spread, filled_shifts, fit_spread, learn_prior
 from scdfm.prior.kernel import Floats, every_target
-from scdfm.prior.lenders import with_lenders
 from scdfm.prior.spread import variances_around
 from scdfm.prior.start import correlation_of_pairs
 from scdfm.run import folder
@@ -158,12 +157,8 @@ def prior_start(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> Pr
         return PriorStart.around(spread, names, *(tensors[name] for name in ("expected", "controls", "doubt")))
     sample = _spread_sample(cells, split.train, inputs)
     spread = fit_spread(
-        sample.cells, sample.conditions, sample.means, sample.settings, torch_rng(inputs.manifest.seed, "zeros"),
-        sample.names,
-    )  # fmt: skip
-    rng = torch_rng(inputs.manifest.seed, "lenders")
-    if sample.names:
-        spread = with_lenders(spread, sample.cells, sample.conditions, sample.means, rng)
+        sample.cells, sample.conditions, sample.means, sample.settings, torch_rng(inputs.manifest.seed, "zeros")
+    )
     spread = _with_correlation(spread, inputs.manifest)
     spread.save(out / folder.SPREAD)
     variances = sample.variances()
@@ -312,16 +307,15 @@ def _expected(cells: CellTable, split: Split, inputs: Inputs, learned: LearnedPr
 
 
 class SpreadSample(NamedTuple):
-    """Training cells [n, G] whose spread is learned, the condition of each; means [C, G], control populations and names.
+    """Training cells [n, G] whose spread is learned, the condition of each, means [C, G] and control populations [C].
 
-    Cells and means are NaN of genes that were not measured. No names where control cells stand for conditions.
+    Cells and means are NaN of genes that were not measured.
     """
 
     cells: Floats
     conditions: npt.NDArray[np.int64]
     means: Floats
     settings: list[str]
-    names: list[str]
 
     def variances(self) -> Floats:
         """Variance of each gene [G] around the means, unbiased within each condition."""
@@ -338,7 +332,6 @@ def _spread_sample(cells: CellTable, names: Sequence[str], inputs: Inputs) -> Sp
     rng = numpy_rng(inputs.manifest.seed, "spread")
     columns = cells.columns(inputs.panel.genes)
     populations = {name: cells.rows(name) for name in names if cells.n_cells(name) > 1}
-    own = list(populations)
     means = cells.means(list(populations)).to_numpy()[:, columns]
     if not populations:
         populations = {name: cells.control_rows(name) for name in _one_of_each_control(cells, names)}
@@ -349,7 +342,7 @@ def _spread_sample(cells: CellTable, names: Sequence[str], inputs: Inputs) -> Sp
     conditions = np.repeat(np.arange(len(rows)), [len(drawn) for drawn in rows])
     if cells.measured:
         values[~np.stack([cells.measures(name)[columns] for name in populations])[conditions]] = np.nan
-    return SpreadSample(values, conditions, means, [control_of(name) for name in populations], own)
+    return SpreadSample(values, conditions, means, [control_of(name) for name in populations])
 
 
 def _one_of_each_control(cells: CellTable, names: Sequence[str]) -> list[str]:
