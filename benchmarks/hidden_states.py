@@ -6,9 +6,9 @@ Each seed is a screen of 60 genes, 8 targets and all pairs, Poisson counts of ce
 states, and targets move genes of cells in one of them. Additive fold 0, scored on as many further cells of the true law
 as are generated. Rows: `prior`, no training; `default`, after each number of --steps; `random pairs`, the first of these
 with any start going to any cell (`flow.pairing`); `no response`, without `Response`, the number a cell that says how far
-it takes part; `any donors`, the prior whose populations any training cells start (`Spread.lenders`); `room`, true cells
-moved to the means that the prior expects, gene by gene: what a flow that keeps these can reach; `again`, a second draw of
-true cells. `kept`: the step whose weights the fit keeps by its own rule, 0 where that is the prior. The other columns:
+it takes part; `room`, true cells moved to the means that the prior expects, gene by gene: what a flow that keeps these
+can reach; `again`, a second draw of true cells. `kept`: the step whose weights the fit keeps by its own rule, 0 where
+that is the prior. The other columns:
 `population_scores.compare`, of cells that are drawn independently (`sampling.noise`), as true cells are: of evenly drawn
 ones the energy distance comes out too small.
 """
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -127,9 +126,6 @@ def one_seed(seed: int, args: argparse.Namespace) -> pd.DataFrame:
     with without_response():
         rows["no response"] = run = fitted(cells, split, seed, args, args.out / f"{seed}-without", args.steps[0])
         scores["no response"] = judged(run, truth, split)
-    anybody = scdfm.Run(rows["prior"].path, rows["prior"].manifest)
-    anybody.spread = replace(anybody.spread, lenders=(), lender=None)
-    scores["any donors"] = judged(anybody, truth, split)
     scores["room"] = {
         name: _compared(there, truth, name) for name, there in room(rows["prior"], law, again, split, seed)
     }
@@ -144,7 +140,6 @@ def judged(run: scdfm.Run, truth: scdfm.CellTable, split: Split) -> dict[str, di
     """Scores of a run's populations, by test condition: means over DRAWS draws of independent cells, as true ones are."""
     config = run.config.updated({"sampling": {"noise": "independent"}})
     independent = scdfm.Run(run.path, run.manifest.model_copy(update={"config": config}))
-    independent.spread = run.spread
     genes, found = [str(gene) for gene in truth.genes], {}
     draws = [independent.predict(list(split.test), n_cells=CELLS, seed=seed, genes=genes) for seed in range(DRAWS)]
     for name in split.test:

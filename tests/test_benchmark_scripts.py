@@ -131,19 +131,19 @@ def test_hidden_states_are_judged_by_independent_cells(script, monkeypatch) -> N
 
     class Judged:
         def __init__(self, path, manifest) -> None:
-            self.noise, self.spread = manifest["config"].sampling.noise, "of the file"
+            self.noise = manifest["config"].sampling.noise
 
         def predict(self, conditions, n_cells, seed, genes) -> ad.AnnData:
-            asked.append((self.noise, self.spread, seed))
+            asked.append((self.noise, seed))
             cells = truth.X[truth.rows("T0")][:, truth.columns(genes)] * (1 + seed)
             names = [str(row) for row in range(cells.shape[0])]
             return ad.AnnData(cells, obs=pd.DataFrame({"perturbation": "T0"}, index=names))
 
     monkeypatch.setattr(hidden.scdfm, "Run", Judged)
     manifest = SimpleNamespace(model_copy=lambda update: update)
-    run = SimpleNamespace(path=None, config=scdfm.Config(), manifest=manifest, spread="its own")
+    run = SimpleNamespace(path=None, config=scdfm.Config(), manifest=manifest)
     scores = hidden.judged(run, truth, SimpleNamespace(test=["T0"]))["T0"]
-    assert asked == [("independent", "its own", seed) for seed in range(hidden.DRAWS)]
+    assert asked == [("independent", seed) for seed in range(hidden.DRAWS)]
     length = np.linalg.norm(truth.X[truth.rows("T0")].toarray().mean(0))
     assert scores["l2"] == pytest.approx(length * np.mean(range(hidden.DRAWS)), rel=1e-4)
 
