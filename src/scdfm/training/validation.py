@@ -2,7 +2,7 @@
 
 The best checkpoint is that of the smallest MONITOR: the energy distance, which sees means, spreads and what genes have in
 common, of populations as they would be predicted. Its populations and the untrained ones are then compared condition by
-condition. Trained weights are kept only where they are clearly better by one of JUDGED and clearly worse by none: an
+condition. Trained weights are kept only where they are clearly better by it and clearly worse by none of JUDGED: an
 interval of the paired differences lies on one side of 0. Means are those that are believed (`scdfm.prior.shrink`). Weights
 may be worth it with the flow's values, or with values between these and the prior's. The flow's own populations, before
 that, may not be worse in energy distance.
@@ -35,7 +35,8 @@ SCORES = ("val_energy", "val_wasserstein", "val_l2", "val_pearson_delta")
 PREDICTED = (NOT_FOLLOWED, REORDERED)
 """What may be predicted of a flow whose own means are not believed."""
 JUDGED = SCORES[:3]
-"""Scores that decide between trained and untrained weights: smaller is better."""
+"""Scores that decide between trained and untrained weights, smaller is better: the first keeps them, each may refuse them.
+One alone keeps, for of three one is often clear by chance."""
 ROUNDING = 1e-5
 """Share of a score below which a difference is none: as that of equal means, or of equal values in another order."""
 
@@ -104,8 +105,7 @@ def score(cells: Tensor, batch: ValidationBatch) -> Tensor:
     return torch.stack([energy(cells, real), wasserstein(cells, real), length, torch.corrcoef(shifts)[0, 1]])
 
 
-LEVEL = 1 - 0.05 / len(JUDGED)
-"""Of each interval. Any one of JUDGED may keep weights, so all hold together in 95 of 100 fits (Bonferroni)."""
+LEVEL = 0.95
 
 
 class Kept(NamedTuple):
@@ -171,8 +171,8 @@ def gains_of(before: Tensor, after: Tensor) -> dict[str, Gain]:
 def worth_keeping(gains: Mapping[str, Gain], own: Gain) -> bool:
     """Whether trained weights are kept, by what they gain over the prior, and what their `own` populations gain in energy
     distance."""
-    verdicts = [gains[name].verdict for name in JUDGED]
-    return "better" in verdicts and "worse" not in verdicts and own.mean >= 0
+    first, *others = (gains[name].verdict for name in JUDGED)
+    return first == "better" and "worse" not in others and own.mean >= 0
 
 
 @dataclass(frozen=True)
