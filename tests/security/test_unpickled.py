@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -90,6 +91,29 @@ def test_a_checkpoint_cut_or_scrambled_anywhere_is_read_or_refused(data: st.Data
     changed[start : start + len(noise)] = noise
     (tmp_path / "f.pt").write_bytes(changed)
     with contextlib.suppress(ScdfmError):  # nothing else may escape
+        load_plain(tmp_path / "f.pt")
+
+
+@pytest.mark.parametrize(
+    "content", [b"J", b"G", b"\x80\x02M", b"\x8a", b"X\xff\xff\xff\xff", *(bytes([byte]) for byte in range(0, 256, 17))]
+)
+def test_a_file_that_ends_within_a_number_is_refused(content: bytes, tmp_path: Path) -> None:
+    """Of which torch's reader raises struct.error, an error of no library's own."""
+    (tmp_path / "f.pt").write_bytes(content)
+    with pytest.raises(RunError, match=r"f\.pt is n"):
+        load_plain(tmp_path / "f.pt")
+
+
+def test_a_storage_of_another_name_is_refused(tmp_path: Path) -> None:
+    """Of which torch's reader raises AssertionError."""
+    buffer = io.BytesIO()
+    torch.save({"a": torch.arange(3.0)}, buffer, _use_new_zipfile_serialization=False)
+    whole = buffer.getvalue()
+    (named, again) = re.findall(rb"\d{9,}", whole)
+    assert named == again
+    place = whole.rindex(again)
+    (tmp_path / "f.pt").write_bytes(whole[:place] + b"0" * len(again) + whole[place + len(again) :])
+    with pytest.raises(RunError, match=r"f\.pt is not a file of torch.save"):
         load_plain(tmp_path / "f.pt")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import pickle  # its error is caught, nothing is unpickled  # nosec B403
+import struct  # likewise
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +36,11 @@ from scdfm.seeds import numpy_rng
 STATE_KEYS: Final = ("model_state_dict", "state_dict", "model")
 """Where checkpoints keep the parameters, the official place first."""
 PREFIXES: Final = ("module.", "_orig_mod.", "state.")
-_NOT_TORCH: Final = (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError)
+_NOT_TORCH: Final = (
+    RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, OverflowError,
+    MemoryError, struct.error,
+)  # fmt: skip
+"""What torch's reader raises of bytes that are none of its own."""
 
 
 def load_plain(path: Path) -> Any:
