@@ -8,9 +8,8 @@ as are generated. Rows: `prior`, no training; `default`, after each number of --
 with any start going to any cell (`flow.pairing`); `no response`, without `Response`, the number a cell that says how far
 it takes part; `room`, true cells moved to the means that the prior expects, gene by gene: what a flow that keeps these
 can reach; `again`, a second draw of true cells. `kept`: the step whose weights the fit keeps by its own rule, 0 where
-that is the prior. The other columns:
-`population_scores.compare`, of cells that are drawn independently (`sampling.noise`), as true cells are: of evenly drawn
-ones the energy distance comes out too small.
+that is the prior. The other columns: `population_scores.compare`, of cells that are drawn independently
+(`sampling.noise`), as true cells are: of evenly drawn ones the energy distance comes out too small.
 """
 
 from __future__ import annotations

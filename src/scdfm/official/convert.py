@@ -37,8 +37,7 @@ STATE_KEYS: Final = ("model_state_dict", "state_dict", "model")
 """Where checkpoints keep the parameters, the official place first."""
 PREFIXES: Final = ("module.", "_orig_mod.", "state.")
 _NOT_TORCH: Final = (
-    RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, OverflowError,
-    MemoryError, struct.error,
+    RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, struct.error,
 )  # fmt: skip
 """What torch's reader raises of bytes that are none of its own."""
 
