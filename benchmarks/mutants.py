@@ -85,6 +85,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "data/validation.py": ("tests/data/test_splits.py",),
     "training/validation.py": ("tests/training/test_validation.py",),
     "training/fit.py": ("tests/training/test_validation.py",),
+    "training/steps.py": ("tests/training/test_steps.py",),
+    "config.py": ("tests/test_config.py",),
     "run/predict.py": (
         "tests/run/test_predict.py",
         "tests/training/test_conditions.py::test_a_held_out_cell_type_starts_from_its_own_controls",

@@ -36,6 +36,8 @@ def test_paper_preset_carries_the_published_figures():
         ("model.latents=8", "latents 8 has no effect on backbone 'differential_perceiver'"),
         ("model.backbone=mamba", "model.backbone: .*'differential_perceiver'"),
         ("training.min_learning_rate=1", "min_learning_rate 1.0 exceeds learning_rate"),
+        ("flow.pairing_cells=5", "flow.pairing_cells 5 is below training.cells_per_condition 6"),
+        ("flow.pairing_cells=1", "flow.pairing_cells"),
         ("training.optimizer=adam", "weight_decay has no effect on optimizer 'adam'"),
         ("split.kind=file", "split.path goes with split.kind = 'file'"),
         ("split.column=fold", "split.column goes with split.kind = 'column'"),
@@ -49,6 +51,15 @@ def test_a_bad_setting_is_refused_in_one_line(setting, message):
     with pytest.raises(ConfigError, match=message) as caught:
         Config().with_settings([setting])
     assert "\n" not in str(caught.value)
+
+
+def test_pairs_are_sought_among_as_many_cells_as_are_drawn():
+    with pytest.raises(ConfigError, match="pairing_cells 48 has no effect on pairing 'random'; leave it out"):
+        Config().with_settings(["flow.pairing=random", "flow.pairing_cells=48"])
+    assert Config().drawn_cells == 48
+    assert Config().with_settings(["flow.pairing_cells=7"]).drawn_cells == 7
+    assert Config().with_settings(["training.cells_per_condition=64"]).drawn_cells == 64
+    assert Config().with_settings(["flow.pairing=random"]).drawn_cells == 6
 
 
 def test_settings_reach_the_config():

@@ -100,6 +100,10 @@ class ModelConfig(Section):
         return (self.latents or 32) if self.backbone == "linear" else None
 
 
+PAIRING_CELLS = 48
+"""Cells of a condition among which pairs are sought, unless told (docs/log.md)."""
+
+
 class FlowConfig(Section):
     """The probability path and what a step sees."""
 
@@ -113,10 +117,21 @@ class FlowConfig(Section):
     pairing: Literal["optimal", "random"] = "optimal"
     """Which x₀ goes to which cell. `optimal`: within each condition of a step those of the smallest squared distance in all
     (optimal transport), so that cells keep their state. `random`: any to any, as published."""
+    pairing_cells: Annotated[int, Field(ge=2)] | None = None
+    """Cells of each condition of a step, and as many x₀, among which `optimal` seeks pairs; the network sees the first
+    `training.cells_per_condition` pairs. None: 48, or as many as the network sees where that is more."""
     time: Literal["uniform", "stratified"] = "stratified"
     """`stratified` draws one t in each of B equal pieces of [0, 1]: the same law with less variance."""
     genes_per_step: Count | None = 100
     """T: genes drawn at random from the panel for each step; none or T ≥ G takes the whole panel."""
+
+    @model_validator(mode="after")
+    def _pairs_are_sought(self) -> FlowConfig:
+        if self.pairing == "random" and self.pairing_cells is not None:
+            raise ValueError(
+                f"pairing_cells {self.pairing_cells} has no effect on pairing 'random'; leave it out, or set 'optimal'"
+            )
+        return self
 
 
 class MMDConfig(Section):
@@ -331,7 +346,20 @@ class Config(Section):
                 f"sampling.guidance {self.sampling.guidance:g} needs a model that was trained without some conditions: "
                 "set training.condition_dropout, e.g. to 0.1"
             )
+        if (self.flow.pairing_cells or self.drawn_cells) < self.training.cells_per_condition:
+            raise ValueError(
+                f"flow.pairing_cells {self.flow.pairing_cells} is below training.cells_per_condition "
+                f"{self.training.cells_per_condition}: each cell that the network sees is of a pair; set it to that or more"
+            )
         return self
+
+    @property
+    def drawn_cells(self) -> int:
+        """Cells of each condition that a step draws: those that the network sees, and more where pairs are sought."""
+        seen = self.training.cells_per_condition
+        if self.flow.pairing == "random":
+            return seen
+        return max(self.flow.pairing_cells or PAIRING_CELLS, seen)
 
     @classmethod
     def preset(cls, name: str) -> Config:

@@ -63,6 +63,21 @@ def test_shapes_types_and_contents(cells: CellTable) -> None:
         np.testing.assert_array_equal(part.numpy(), cells.X[rows(part)][:, columns].toarray())
 
 
+def test_more_cells_than_are_seen_may_be_drawn_to_seek_pairs_among(cells: CellTable) -> None:
+    batch = sampler(cells, n_conditions=2, n_cells=3, n_drawn=8).sample()
+    assert batch.control.shape == (6, 4)
+    assert batch.target.shape == (16, 4)
+    assert batch.condition.tolist() == [0] * 3 + [1] * 3
+    labels = np.array([cells.conditions[code] for code in cells.codes])
+    assert labels[rows(batch.target)].tolist() == np.repeat(batch.conditions, 8).tolist()
+    own = batch.share(1, 2)
+    assert torch.equal(own.target, batch.target[8:])
+    assert torch.equal(own.control, batch.control[3:])
+    assert own.condition.tolist() == [0] * 3
+    with pytest.raises(DataError, match="sampler: 2 cells drawn of each condition, expected the 3 seen or more"):
+        sampler(cells, n_cells=3, n_drawn=2)
+
+
 @pytest.mark.parametrize(("part", "names"), [("train", SPLIT.train), ("validation", ("A+C",)), ("test", ("B+C",))])
 def test_a_part_sees_its_own_conditions_alone(cells: CellTable, part: str, names: tuple[str, ...]) -> None:
     drawn = sampler(cells, part=part, n_cells=40)

@@ -114,22 +114,23 @@ def law(start: PriorStart) -> Marginals:
     return start.spread.marginals.at(start.expected[0])
 
 
-def batch_of(target: Tensor, places: Sequence[int]) -> Batch:
-    rng = torch.Generator().manual_seed(3)
+def batch_of(target: Tensor, places: Sequence[int], n_seen: int | None = None) -> Batch:
+    """Of each condition the network sees `n_seen` of the cells drawn, by default all."""
+    rng, n = torch.Generator().manual_seed(3), n_seen or len(target) // len(places)
     return Batch(
-        control=torch.rand(target.shape, generator=rng),
+        control=torch.rand((n * len(places), target.shape[1]), generator=rng),
         target=target,
         perturbation=ConditionTensors(TOKENS[list(places)], described=TOKENS[list(places)] != 3),
-        condition=torch.arange(len(places)).repeat_interleave(len(target) // len(places)),
+        condition=torch.arange(len(places)).repeat_interleave(n),
         conditions=tuple(NAMES[place] for place in places),
     )
 
 
-def batches(n: int, places: Sequence[int] = (2, 0, 3)) -> list[Batch]:
-    """Cells of whom two of five values are 0."""
+def batches(n: int, places: Sequence[int] = (2, 0, 3), n_drawn: int = CELLS) -> list[Batch]:
+    """Cells of whom two of five values are 0; of each condition CELLS of `n_drawn` are seen."""
     rng = torch.Generator().manual_seed(2)
-    shape = (n, len(places) * CELLS, GENES)
-    return [batch_of(x, places) for x in (torch.rand(shape, generator=rng) * 2.5 - 1).clamp(min=0)]
+    shape = (n, len(places) * n_drawn, GENES)
+    return [batch_of(x, places, CELLS) for x in (torch.rand(shape, generator=rng) * 2.5 - 1).clamp(min=0)]
 
 
 def config(**sections: Any) -> Config:
@@ -195,7 +196,7 @@ def least(x0: np.ndarray, x1: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def written_out(batch: Batch, step: int, config: Config, start: PriorStart | None) -> dict[str, float]:
     """L = E‖v − (x₁ − x₀)‖² + γ·MMD²(x̂₁, x₁) of one step, every draw from the stream (seed, "flow", step, 0)."""
-    rng, n = torch_rng(SEED, "flow", step, 0), len(batch.target)
+    rng, n, drawn = torch_rng(SEED, "flow", step, 0), len(batch.control), len(batch.target)
     wanted = config.flow.genes_per_step or GENES
     chosen = torch.randperm(GENES, generator=rng)[:wanted].numpy() if wanted < GENES else np.arange(GENES)
     uniform, x = torch.rand(n, generator=rng).numpy(), batch.target.numpy().astype(float)[:, chosen]
@@ -204,6 +205,7 @@ def written_out(batch: Batch, step: int, config: Config, start: PriorStart | Non
         t = (torch.randperm(n, generator=rng).numpy() + uniform) / n
     t = t[:, None].astype(float)
     c = np.repeat(np.arange(len(batch.conditions)), CELLS)
+    of = np.repeat(np.arange(len(batch.conditions)), drawn // len(batch.conditions))
     hiding, options = torch_rng(SEED, "hidden conditions", step, 0), config.training
     tokens = batch.perturbation.tokens.numpy()
     if options.condition_dropout:
@@ -212,21 +214,23 @@ def written_out(batch: Batch, step: int, config: Config, start: PriorStart | Non
     tokens = np.where(hidden & (batch.perturbation.tokens.numpy() != 3), 0, tokens)
     if start is None:
         x1, told, d = x, 0.0, 1.0
-        x0, known = torch.randn((n, len(chosen)), generator=rng).numpy().astype(float), 0.0
+        x0, known = torch.randn((drawn, len(chosen)), generator=rng).numpy().astype(float), 0.0
     else:
-        donor = torch.rand((n, 1), generator=rng).numpy()[:, 0]
-        place = np.array([NAMES.index(name) for name in batch.conditions])[c]
+        donor = torch.rand((drawn, 1), generator=rng).numpy()[:, 0]
+        place = np.array([NAMES.index(name) for name in batch.conditions])[of]
         first, count = start.donors.numpy()[place].T
         d = start.spread.deviation.numpy()[chosen].astype(float)
         x0 = d * start.spread.donors.numpy().astype(float)[first + (donor * count).astype(int)][:, chosen]
-        uniform = torch.rand((n, len(chosen)), generator=rng).numpy()
+        uniform = torch.rand((drawn, len(chosen)), generator=rng).numpy()
         x1 = d * scored(x, law(start), start.rates.numpy()[place], uniform, chosen)
         which = [NAMES.index(name) for name in batch.conditions]
         told = 0.3 * start.expected.numpy().astype(float)[which][:, chosen][c]
         told = told + 0.4 * shifted(start, np.array(which), chosen)[c]
         known = (2 * t - 1) / (t**2 + (1 - t) ** 2)
     if config.flow.pairing == "optimal":
-        x0 = x0[np.concatenate([least(x0, x1, np.flatnonzero(c == which)) for which in range(len(batch.conditions))])]
+        x0 = x0[np.concatenate([least(x0, x1, np.flatnonzero(of == which)) for which in range(len(batch.conditions))])]
+    seen = np.concatenate([np.flatnonzero(of == which)[:CELLS] for which in range(len(batch.conditions))])
+    x0, x1 = x0[seen], x1[seen]
     x_t = (1 - t) * x0 + t * x1
     own = (tokens @ np.array([0.03, 0.011]))[c][:, None]
     control = batch.control.numpy()[:, chosen]
@@ -260,17 +264,27 @@ def written_out(batch: Batch, step: int, config: Config, start: PriorStart | Non
 )  # fmt: skip
 def test_a_step_s_loss_is_the_one_written_out(sections: dict[str, Any], start: bool) -> None:
     options, given = config(**sections), start_of() if start else None
-    seen = batches(3)
-    found = steps(module_of(Spoken(), options, given), seen)
+    require_written_out(options, given, batches(3))
+
+
+def require_written_out(options: Config, start: PriorStart | None, seen: Sequence[Batch]) -> None:
+    found = steps(module_of(Spoken(), options, start), seen)
     for step, batch in enumerate(seen):
-        expected = written_out(batch, step, options, given)
+        expected = written_out(batch, step, options, start)
         for term, value in expected.items():
             assert found[step][term] == pytest.approx(value, rel=1e-5, abs=1e-6), f"step {step}, {term}"
 
 
-def test_shares_of_a_batch_add_up_to_its_loss() -> None:
+@pytest.mark.parametrize("start", [True, False], ids=["default", "from noise"])
+def test_pairs_are_sought_among_more_cells_than_are_seen(start: bool) -> None:
+    options = config() if start else config(flow={"source": "gaussian"})
+    require_written_out(options, start_of() if start else None, batches(3, n_drawn=CELLS + 2))
+
+
+@pytest.mark.parametrize("n_drawn", [CELLS, CELLS + 3])
+def test_shares_of_a_batch_add_up_to_its_loss(n_drawn: int) -> None:
     """Every process draws for the whole batch, and counts by its conditions."""
-    whole = batches(1)[0]
+    whole = batches(1, n_drawn=n_drawn)[0]
     found = [
         steps(module_of(Spoken(), config(), start_of()), [part])[0]
         for part in (whole, whole.share(0, 2), whole.share(1, 2))

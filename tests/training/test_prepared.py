@@ -82,8 +82,9 @@ def test_the_correlation_of_pairs_is_kept_where_like_goes_to_like(tmp_path: Path
     cells = scdfm.read_cells(screen)
     found = {}
     for name, over in {
-        "4": {},
-        "16": {"training": {"cells_per_condition": 16}},
+        "4": {"flow": {"pairing_cells": 4}},
+        "16": {"flow": {"pairing_cells": 16}},
+        "48": {},
         "random": {"flow": {"pairing": "random"}},
         "instant": {"training": {"max_steps": 0}},
     }.items():
@@ -92,4 +93,4 @@ def test_the_correlation_of_pairs_is_kept_where_like_goes_to_like(tmp_path: Path
         assert (found[name] is None) == (run.spread.correlation is None)
     assert found["random"] is None
     assert found["instant"] is None
-    assert 0.05 < found["4"].mean() < found["16"].mean() - 0.05
+    assert 0.05 < found["4"].mean() < found["16"].mean() - 0.05 < found["48"].mean() - 0.1

@@ -13,7 +13,8 @@ import scdfm
 from scdfm.data import Batch, ConditionSampler, Vocabulary, make_split, select_genes, targets
 from scdfm.data.encoding import ConditionEncoder
 from scdfm.seeds import numpy_rng
-from scdfm.training.steps import LEAST_CELLS, Prefetched, StepBatches, ValidationConditions
+from scdfm.training.inputs import prepare
+from scdfm.training.steps import LEAST_CELLS, Prefetched, StepBatches, StepData, ValidationConditions
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,15 @@ def parts(batch: Batch) -> list[Any]:
 def equal(one: Batch, other: Batch) -> bool:
     pairs = zip(parts(one), parts(other), strict=True)
     return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
+
+
+@pytest.mark.parametrize(("flow", "n_drawn"), [({}, 48), ({"pairing_cells": 9}, 9), ({"pairing": "random"}, 6)])
+def test_a_fit_draws_the_cells_among_which_it_seeks_pairs(flow: dict[str, Any], n_drawn: int) -> None:
+    cells = scdfm.read_cells(scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=8, n_controls=20, seed=3))
+    split = make_split(cells, scdfm.Config().split, seed=0)
+    config = scdfm.Config().updated({"training": {"conditions_per_batch": 2}, "flow": flow})
+    batch = StepData(cells, split, prepare(cells, split, config, None), 0).sampler.sample()
+    assert (len(batch.control), len(batch.condition), len(batch.target)) == (12, 12, 2 * n_drawn)
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3, 20])

@@ -26,7 +26,8 @@ Rows = npt.NDArray[np.int64]
 class Batch:
     """B = C · n cells, those of one condition side by side; expression is log1p as in the table.
 
-    control, target: float32 [B, G]; perturbation: the C conditions encoded; condition: int64 [B], places in
+    control: float32 [B, G]; target: float32 [C · m, G], m ≥ n cells of each condition, of which the first n are seen where
+    more are drawn to seek pairs among; perturbation: the C conditions encoded; condition: int64 [B], places in
     `conditions` (C names).
     """
 
@@ -40,11 +41,15 @@ class Batch:
 
     def share(self, rank: int, world: int) -> Batch:
         """What process `rank` of `world` takes: neighbouring conditions, as many for each process as can be."""
-        n, cells = len(self.conditions), len(self.target) // len(self.conditions)
+        n = len(self.conditions)
         first, last = n * rank // world, n * (rank + 1) // world
-        rows = slice(first * cells, last * cells)
+
+        def own(cells: torch.Tensor) -> torch.Tensor:
+            each = len(cells) // n
+            return cells[first * each : last * each]
+
         return replace(
-            self, control=self.control[rows], target=self.target[rows], condition=self.condition[rows] - first,
+            self, control=own(self.control), target=own(self.target), condition=own(self.condition) - first,
             conditions=self.conditions[first:last], first=first,
         )  # fmt: skip
 
@@ -73,7 +78,8 @@ class ConditionSampler:
     cell. `control_populations`, such as `control|cell_type=B`, are drawn as conditions beside those of the part. It
     holds the rows of its part and of control alone: no other cell can be drawn. Where screens measured different genes the
     conditions of a batch are all of one screen, drawn by what its conditions weigh together. `screen_weights` are factors
-    of the weights of each screen's conditions (others: 1).
+    of the weights of each screen's conditions (others: 1). n_drawn: target cells of each condition, n_cells or more (None:
+    n_cells); controls are drawn for the first n_cells.
 
     Every draw comes from `rng`; `state_dict` saves and `load_state_dict` restores its state.
     """
@@ -90,6 +96,7 @@ class ConditionSampler:
         slots: int | None = None,
         n_conditions: int = 1,
         n_cells: int = 96,
+        n_drawn: int | None = None,
         weights: Literal["condition", "cell"] = "condition",
         part: Literal["train", "validation", "test"] = "train",
         control_populations: Sequence[str] = (),
@@ -100,10 +107,13 @@ class ConditionSampler:
         self.conditions = (*split.part(part), *control_populations)
         if n_conditions < 1 or n_cells < 1:
             raise DataError(f"sampler: {n_conditions} conditions × {n_cells} cells, expected at least 1 × 1")
+        if n_drawn is not None and n_drawn < n_cells:
+            raise DataError(f"sampler: {n_drawn} cells drawn of each condition, expected the {n_cells} seen or more")
         if vocabulary is None:
             vocabulary = Vocabulary.build(panel.genes, (t for c in split.conditions for t in targets(c)))
         self.n_conditions = n_conditions
         self.n_cells = n_cells
+        self.n_drawn = n_drawn or n_cells
         self.rng = rng
         self._encoder = encoder or ConditionEncoder(vocabulary)
         self._slots = self._encoder.slots(self.conditions) if slots is None else slots
@@ -133,12 +143,12 @@ class ConditionSampler:
         rng = rng or self.rng
         places = self._chosen(rng)
         rows_of = [self._rows[place] for place in places]
-        target = np.concatenate([rows[rng.integers(len(rows), size=self.n_cells)] for rows in rows_of])
-        control = self._controls.draw(rng, target)
+        target = np.stack([rows[rng.integers(len(rows), size=self.n_drawn)] for rows in rows_of])
+        control = self._controls.draw(rng, target[:, : self.n_cells].ravel())
         conditions = tuple(self.conditions[place] for place in places)
         return Batch(
             control=self._expression(control),
-            target=self._expression(target),
+            target=self._expression(target.ravel()),
             perturbation=self._encoder.encode(conditions, self._slots),
             condition=torch.arange(self.n_conditions).repeat_interleave(self.n_cells),
             conditions=conditions,

@@ -29,8 +29,8 @@ from scdfm.prior.spread import Spread, normal_scores
 Read = Callable[[Marginals, Tensor], Tensor]
 """What is made of some cells, given by their places, whose condition has these marginals."""
 BY_GENE = ("expected", "rates", "control_rates")
-SEEN = 64
-"""Draws of each gene that its correlation is learned from."""
+SEEN, PAIRS = 24, 400
+"""Draws of each gene, and pairs of cells in these, that its correlation is learned from."""
 MOST_CORRELATED = 0.99
 N_PLACES = 15
 """Places of a gene's distribution over which a shift is averaged."""
@@ -277,12 +277,13 @@ def _squared_scale(t: Tensor, rho: Tensor | float) -> Tensor:
 def correlation_of_pairs(spread: Spread, n_cells: int, n_genes: int, rng: torch.Generator) -> Float[Tensor, " G"]:
     """Correlation of a gene's scores at both ends of a path, where n_cells donors are paired with as many others.
 
-    As in a step that draws n_genes genes: each gene is drawn SEEN times or more. Donors of one setting are paired.
+    As in a step that draws n_genes genes: each gene is drawn SEEN times or more, until PAIRS pairs are seen. Donors of one
+    setting are paired.
     """
     total = len(spread.deviation)
     n_genes = min(n_genes, total)
     products, squares = torch.zeros(total), torch.zeros(total)
-    for _ in range(-(-SEEN * total // n_genes)):
+    for _ in range(-(-max(SEEN, PAIRS // n_cells) * total // n_genes)):
         genes = torch.randperm(total, generator=rng)[:n_genes]
         any_donor = int(torch.randint(len(spread.donors), (), generator=rng))
         of = (name for name, (first, count) in spread.settings.items() if first <= any_donor < first + count)

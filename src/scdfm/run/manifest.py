@@ -233,7 +233,7 @@ class Manifest(BaseModel):
         if not self.config.training.screen_weights:
             options["training"] = {"screen_weights"}
         if self.config.flow.pairing == "random":
-            options["flow"] = {"pairing"}
+            options["flow"] = {"pairing", "pairing_cells"}
         if options:
             without["config"] = options
         whole = self.model_copy(update={"config": self.comparable_config})

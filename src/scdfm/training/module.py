@@ -131,19 +131,24 @@ class FlowModule(L.LightningModule):
     def _path(
         self, batch: Batch, places: Tensor | slice, start: Start, rng: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Times, and both ends x₀ and x₁ of the paths, of this process's cells."""
-        cells = batch.target[:, places]
-        n_cells = len(cells) // len(batch.conditions)
-        n_whole = n_cells * len(batch.perturbation)
-        rows = slice(batch.first * n_cells, batch.first * n_cells + len(cells))
-        t = sample_time(n_whole, rng, stratified=self.config.flow.time == "stratified")[rows]
-        drawn = start.draw(n_whole, rng)[rows]
-        uniform = torch.rand((n_whole, cells.shape[1]), generator=rng)[rows].to(cells.device)
-        source = start.source(drawn, batch.condition)
-        target = start.to_flow(cells, batch.condition, uniform)
+        """Times, and both ends x₀ and x₁ of the paths, of this process's cells: of the cells drawn to seek pairs among,
+        those that the network sees."""
+        cells, n_own, n_all = batch.target[:, places], len(batch.conditions), len(batch.perturbation)
+        n_seen, n_drawn = len(batch.condition) // n_own, len(cells) // n_own
+        condition = torch.arange(n_own, device=cells.device).repeat_interleave(n_drawn)
+
+        def mine(values: Tensor, each: int) -> Tensor:
+            return values[batch.first * each : (batch.first + n_own) * each]
+
+        t = mine(sample_time(n_all * n_seen, rng, stratified=self.config.flow.time == "stratified"), n_seen)
+        drawn = mine(start.draw(n_all * n_drawn, rng), n_drawn)
+        uniform = mine(torch.rand((n_all * n_drawn, cells.shape[1]), generator=rng), n_drawn).to(cells.device)
+        source = start.source(drawn, condition)
+        target = start.to_flow(cells, condition, uniform)
         if self.config.flow.pairing == "optimal":
-            source = paired(source, target, len(batch.conditions))
-        return t.to(cells.device), source, target
+            source = paired(source, target, n_own)
+        seen = torch.arange(len(cells), device=cells.device).view(n_own, n_drawn)[:, :n_seen].flatten()
+        return t.to(cells.device), source[seen], target[seen]
 
     def _conditions(self, batch: Batch, rng: torch.Generator) -> ConditionTensors:
         """This process's conditions, some of them or of their identities hidden at random."""

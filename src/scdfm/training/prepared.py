@@ -182,12 +182,12 @@ def prior_start(cells: CellTable, split: Split, inputs: Inputs, out: Path) -> Pr
 
 def _with_correlation(spread: Spread, manifest: Manifest) -> Spread:
     """The spread with the correlation of training's pairs, where like goes to like."""
-    flow, training = manifest.config.flow, manifest.config.training
-    if flow.pairing == "random" or not training.max_steps:
+    config = manifest.config
+    if config.flow.pairing == "random" or not config.training.max_steps:
         return spread
-    n_genes = flow.genes_per_step or len(spread.deviation)
+    n_genes = config.flow.genes_per_step or len(spread.deviation)
     rng = torch_rng(manifest.seed, "pairs")
-    return replace(spread, correlation=correlation_of_pairs(spread, training.cells_per_condition, n_genes, rng))
+    return replace(spread, correlation=correlation_of_pairs(spread, config.drawn_cells, n_genes, rng))
 
 
 def _learned(

@@ -198,8 +198,8 @@ class StepData(L.LightningDataModule):
         self.sampler = ConditionSampler(
             cells, split, inputs.panel, numpy_rng(config.seed, "sampler"), encoder=inputs.encoder,
             n_conditions=min(options.conditions_per_batch, len(split.train) + len(controls)),
-            n_cells=options.cells_per_condition, weights=options.sampling, control_populations=controls,
-            screen_weights=options.screen_weights,
+            n_cells=options.cells_per_condition, n_drawn=config.drawn_cells, weights=options.sampling,
+            control_populations=controls, screen_weights=options.screen_weights,
         )  # fmt: skip
         self.validation = ValidationConditions(
             cells, inputs.panel, inputs.encoder, split.validation, options, config.seed
