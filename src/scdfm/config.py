@@ -119,7 +119,8 @@ class FlowConfig(Section):
     (optimal transport), so that cells keep their state. `random`: any to any, as published."""
     pairing_cells: Annotated[int, Field(ge=2)] | None = None
     """Cells of each condition of a step, and as many x₀, among which `optimal` seeks pairs; the network sees the first
-    `training.cells_per_condition` pairs. None: 48, or as many as the network sees where that is more."""
+    `training.cells_per_condition` pairs, and the MMD compares their ends with all these cells. None: 48, or as many as the
+    network sees where that is more."""
     time: Literal["uniform", "stratified"] = "stratified"
     """`stratified` draws one t in each of B equal pieces of [0, 1]: the same law with less variance."""
     genes_per_step: Count | None = 100

@@ -230,7 +230,7 @@ def written_out(batch: Batch, step: int, config: Config, start: PriorStart | Non
     if config.flow.pairing == "optimal":
         x0 = x0[np.concatenate([least(x0, x1, np.flatnonzero(of == which)) for which in range(len(batch.conditions))])]
     seen = np.concatenate([np.flatnonzero(of == which)[:CELLS] for which in range(len(batch.conditions))])
-    x0, x1 = x0[seen], x1[seen]
+    x0, real, x1 = x0[seen], x1, x1[seen]
     x_t = (1 - t) * x0 + t * x1
     own = (tokens @ np.array([0.03, 0.011]))[c][:, None]
     control = batch.control.numpy()[:, chosen]
@@ -239,7 +239,7 @@ def written_out(batch: Batch, step: int, config: Config, start: PriorStart | Non
     cfm = ((v - (x1 - x0)) ** 2).mean()
     end, mmd = x_t + (1 - t) * v, []
     for which in range(len(batch.conditions)):
-        a, b = (torch.from_numpy(y[c == which]) for y in (end, x1))
+        a, b = torch.from_numpy(end[c == which]), torch.from_numpy(real[of == which])
         widths = reference.median_bandwidths(b, config.mmd.scales)
         if config.mmd.bandwidths is not None:
             # Given in log1p, where flow space has a unit of its own.

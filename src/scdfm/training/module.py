@@ -131,8 +131,8 @@ class FlowModule(L.LightningModule):
     def _path(
         self, batch: Batch, places: Tensor | slice, start: Start, rng: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Times, and both ends x₀ and x₁ of the paths, of this process's cells: of the cells drawn to seek pairs among,
-        those that the network sees."""
+        """Times of the cells that the network sees, and both ends x₀ and x₁ of the paths of all that are drawn, of this
+        process."""
         cells, n_own, n_all = batch.target[:, places], len(batch.conditions), len(batch.perturbation)
         n_seen, n_drawn = len(batch.condition) // n_own, len(cells) // n_own
         condition = torch.arange(n_own, device=cells.device).repeat_interleave(n_drawn)
@@ -147,8 +147,7 @@ class FlowModule(L.LightningModule):
         target = start.to_flow(cells, condition, uniform)
         if self.config.flow.pairing == "optimal":
             source = paired(source, target, n_own)
-        seen = torch.arange(len(cells), device=cells.device).view(n_own, n_drawn)[:, :n_seen].flatten()
-        return t.to(cells.device), source[seen], target[seen]
+        return t.to(cells.device), source, target
 
     def _conditions(self, batch: Batch, rng: torch.Generator) -> ConditionTensors:
         """This process's conditions, some of them or of their identities hidden at random."""
