@@ -5,7 +5,8 @@
 Each seed is a screen of 60 genes, 8 targets and all pairs, Poisson counts of cells of varying depth; 15 genes tell the
 states, and targets move genes of cells in one of them. Additive fold 0, scored on as many further cells of the true law
 as are generated. Rows: `prior`, no training; `default`, after each number of --steps; `random pairs`, the first of these
-with any start going to any cell (`flow.pairing`); `no response`, without `Response`, the number a cell that says how far
+with any start going to any cell (`flow.pairing`); `among six`, with pairs sought, and the MMD taken, among the cells alone
+that the network sees (`flow.pairing_cells`); `no response`, without `Response`, the number a cell that says how far
 it takes part; `room`, true cells moved to the means that the prior expects, gene by gene: what a flow that keeps these
 can reach; `again`, a second draw of true cells. `kept`: the step whose weights the fit keeps by its own rule, 0 where
 that is the prior. The other columns: `population_scores.compare`, of cells that are drawn independently
@@ -38,6 +39,7 @@ from screens import RESULTS, heading
 
 GENES, STATE_GENES, TARGETS = 60, 15, 8
 CELLS, CONTROLS = 100, 600
+OTHER_PAIRS: dict[str, dict[str, Any]] = {"random pairs": {"pairing": "random"}, "among six": {"pairing_cells": 6}}
 MANY = 2000
 """Cells that tell a true mean."""
 DRAWS = 3
@@ -95,13 +97,12 @@ def without_response() -> Iterator[None]:
 
 
 def fitted(
-    cells: scdfm.CellTable, split: Split, seed: int, args: argparse.Namespace, out: Path, steps: int,
-    pairing: str = "optimal",
+    cells: scdfm.CellTable, split: Split, seed: int, args: argparse.Namespace, out: Path, steps: int, **flow: Any
 ) -> scdfm.Run:  # fmt: skip
     """One fit, which keeps what validation says."""
     config = scdfm.Config.preset("default").updated(
         {"seed": seed, "model": {"width": 32, "heads": 2, "layers": 2, "perturbation": "drugs"},
-         "graph": {"enabled": False}, "flow": {"pairing": pairing}, "panel": {"n_genes": GENES},
+         "graph": {"enabled": False}, "flow": flow, "panel": {"n_genes": GENES},
          "training": {"max_steps": steps, "validate_every": 250, "ema_decay": 0.99}}
     )  # fmt: skip
     return scdfm.fit(cells, split, config.with_settings(args.set), out=out, resume=True)
@@ -119,8 +120,8 @@ def one_seed(seed: int, args: argparse.Namespace) -> pd.DataFrame:
     rows: dict[str, Any] = {"prior": fitted(cells, split, seed, args, args.out / f"{seed}-prior", 0)}
     for steps in args.steps:
         rows[f"default {steps}"] = fitted(cells, split, seed, args, args.out / f"{seed}-{steps}", steps)
-    out = args.out / f"{seed}-random"
-    rows["random pairs"] = fitted(cells, split, seed, args, out, args.steps[0], pairing="random")
+    for row, flow in OTHER_PAIRS.items():
+        rows[row] = fitted(cells, split, seed, args, args.out / f"{seed}-{row.split()[0]}", args.steps[0], **flow)
     scores = {name: judged(run, truth, split) for name, run in rows.items()}
     with without_response():
         rows["no response"] = run = fitted(cells, split, seed, args, args.out / f"{seed}-without", args.steps[0])
