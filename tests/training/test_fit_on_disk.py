@@ -46,7 +46,7 @@ def test_weights_and_predictions(tmp_path: Path) -> None:
 
 
 def test_no_pass_reads_more_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 20 cells, and a few conditions for validation: however many cells there are, no read takes in more."""
+    """Blocks of 20 cells, and a few conditions of a step: however many cells there are, no read takes more."""
     for place in ("stored.BLOCK_ROWS", "reading.BLOCK_ROWS", "cells.BLOCK_ROWS", "graph._BLOCK_ROWS"):
         monkeypatch.setattr(f"scdfm.data.{place}", 20)
     monkeypatch.setattr("scdfm.training.prepared.SPREAD_CELLS", 20)
@@ -62,6 +62,7 @@ def test_no_pass_reads_more_than_a_block(tmp_path: Path, monkeypatch: pytest.Mon
     screen = scdfm.simulate(n_genes=40, n_targets=4, cells_per_condition=30, n_controls=300, truth_cells=8, seed=3)
     screen.write_h5ad(tmp_path / "screen.h5ad")
     cells = scdfm.read_cells(tmp_path / "screen.h5ad", backed=True)
-    scdfm.fit(cells, config=scdfm.Config().updated(OPTIONS), out=tmp_path / "run", progress=False)
+    config = scdfm.Config().updated(OPTIONS).updated({"flow": {"pairing_cells": 8}})
+    scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
     assert len(reads) > 20
     assert max(reads) <= 60 < cells.n / 5
