@@ -31,13 +31,9 @@ def main() -> int:
     for name, entry in found:
         print(f"  {name}: {entry}")
     if not asked:
-        print(
-            "audit: NOT DONE, the vulnerability service could not be asked; run make audit where it can be reached"
-        )
+        print("audit: NOT DONE, the vulnerability service could not be asked; run make audit where it can be reached")
     else:
-        print(
-            f"audit: {len(found)} findings in {len(asked)} packages, {len(packages) - len(asked)} not known there"
-        )
+        print(f"audit: {len(found)} findings in {len(asked)} packages, {len(packages) - len(asked)} not known there")
     return 1 if found else 0
 
 
