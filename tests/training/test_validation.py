@@ -130,9 +130,10 @@ def test_the_best_checkpoint_is_the_one_that_is_monitored(tmp_path: Path, source
 
 @pytest.mark.parametrize("seed", range(5))
 def test_steps_far_too_long_leave_the_prior(tmp_path: Path, seed: int) -> None:
-    """Whatever the seed: the field that corrects nothing is kept, and predicts the prior's means and populations."""
+    """Whatever the seed: the field that corrects nothing is kept, and predicts the prior's means and populations. Steps of
+    few cells, so that all that they learn is noise."""
     cells = scdfm.read_cells(scdfm.simulate(n_genes=30, n_targets=5, cells_per_condition=20, n_controls=40, seed=seed))
-    config = scdfm.Config().updated(WILD).updated({"seed": seed})
+    config = scdfm.Config().updated(WILD).updated({"seed": seed, "flow": {"pairing_cells": 4}})
     run = scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
     assert run.manifest.result["step"] == 0
     assert run.field.is_zero
@@ -203,7 +204,9 @@ def test_where_nothing_validates_means_are_the_prior_s(tmp_path: Path, n: int) -
     prior = run.untrained().predict(train, n_cells=40, seed=1).X.toarray()
     made = run.predict(train, n_cells=40, seed=1).X.toarray()
     for rows in np.split(np.arange(len(made)), n):
-        np.testing.assert_allclose(made[rows].mean(0), prior[rows].mean(0), atol=0.02)
+        # The mean jumps where a cell leaves 0, by its lowest value: the nearer side is off by half of that at most.
+        jump = np.where(made[rows] > 0, made[rows], np.inf).min(0) / len(rows)
+        assert (np.abs(made[rows].mean(0) - prior[rows].mean(0)) <= jump / 2 + 0.002).all()
     assert not np.allclose(made, prior)
     own = config.updated({"sampling": {"shrink": False}})
     wild = scdfm.fit(cells, split, own, out=tmp_path / "own", progress=False).predict(train, n_cells=40, seed=1)

@@ -29,7 +29,7 @@ from scdfm.prior.spread import Spread, normal_scores
 Read = Callable[[Marginals, Tensor], Tensor]
 """What is made of some cells, given by their places, whose condition has these marginals."""
 BY_GENE = ("expected", "rates", "control_rates")
-SEEN, PAIRS = 24, 400
+SEEN, PAIRS = 24, 512
 """Draws of each gene, and pairs of cells in these, that its correlation is learned from."""
 MOST_CORRELATED = 0.99
 N_PLACES = 15
