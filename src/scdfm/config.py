@@ -347,9 +347,10 @@ class Config(Section):
                 f"sampling.guidance {self.sampling.guidance:g} needs a model that was trained without some conditions: "
                 "set training.condition_dropout, e.g. to 0.1"
             )
-        if (self.flow.pairing_cells or self.drawn_cells) < self.training.cells_per_condition:
+        sought = self.flow.pairing_cells
+        if sought is not None and sought < self.training.cells_per_condition:
             raise ValueError(
-                f"flow.pairing_cells {self.flow.pairing_cells} is below training.cells_per_condition "
+                f"flow.pairing_cells {sought} is below training.cells_per_condition "
                 f"{self.training.cells_per_condition}: each cell that the network sees is of a pair; set it to that or more"
             )
         return self

@@ -264,21 +264,22 @@ def written_out(batch: Batch, step: int, config: Config, start: PriorStart | Non
 )  # fmt: skip
 def test_a_step_s_loss_is_the_one_written_out(sections: dict[str, Any], start: bool) -> None:
     options, given = config(**sections), start_of() if start else None
-    require_written_out(options, given, batches(3))
+    seen = batches(3)
+    found = steps(module_of(Spoken(), options, given), seen)
+    assert found == expected(seen, options, given)
 
 
-def require_written_out(options: Config, start: PriorStart | None, seen: Sequence[Batch]) -> None:
-    found = steps(module_of(Spoken(), options, start), seen)
-    for step, batch in enumerate(seen):
-        expected = written_out(batch, step, options, start)
-        for term, value in expected.items():
-            assert found[step][term] == pytest.approx(value, rel=1e-5, abs=1e-6), f"step {step}, {term}"
+def expected(seen: Sequence[Batch], options: Config, start: PriorStart | None) -> list[Any]:
+    """The terms of each step's loss, to rounding."""
+    terms = [written_out(batch, step, options, start) for step, batch in enumerate(seen)]
+    return [pytest.approx(values, rel=1e-5, abs=1e-6) for values in terms]
 
 
 @pytest.mark.parametrize("start", [True, False], ids=["default", "from noise"])
 def test_pairs_are_sought_among_more_cells_than_are_seen(start: bool) -> None:
-    options = config() if start else config(flow={"source": "gaussian"})
-    require_written_out(options, start_of() if start else None, batches(3, n_drawn=CELLS + 2))
+    options, given = (config(), start_of()) if start else (config(flow={"source": "gaussian"}), None)
+    seen = batches(3, n_drawn=CELLS + 2)
+    assert steps(module_of(Spoken(), options, given), seen) == expected(seen, options, given)
 
 
 @pytest.mark.parametrize("n_drawn", [CELLS, CELLS + 3])

@@ -128,18 +128,19 @@ def test_the_best_checkpoint_is_the_one_that_is_monitored(tmp_path: Path, source
     assert chosen == log.loc[log["val_predicted"].idxmin(), "step"]
 
 
+@pytest.mark.parametrize("pairing_cells", [4, 48])
 @pytest.mark.parametrize("seed", range(5))
-def test_steps_far_too_long_leave_the_prior(tmp_path: Path, seed: int) -> None:
-    """Whatever the seed: the field that corrects nothing is kept, and predicts the prior's means and populations. Steps of
-    few cells, so that all that they learn is noise."""
+def test_steps_far_too_long_leave_the_prior(tmp_path: Path, seed: int, pairing_cells: int) -> None:
+    """Whatever the seed: the field that corrects nothing is kept, and predicts the prior's means and populations."""
     cells = scdfm.read_cells(scdfm.simulate(n_genes=30, n_targets=5, cells_per_condition=20, n_controls=40, seed=seed))
-    config = scdfm.Config().updated(WILD).updated({"seed": seed, "flow": {"pairing_cells": 4}})
+    config = scdfm.Config().updated(WILD).updated({"seed": seed, "flow": {"pairing_cells": pairing_cells}})
     run = scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
     assert run.manifest.result["step"] == 0
     assert run.field.is_zero
-    best = run.log[["val_energy", "val_wasserstein"]].min()
-    assert run.manifest.result["val_energy"] <= best["val_energy"]
-    assert run.manifest.result["val_wasserstein"] <= best["val_wasserstein"]
+    if pairing_cells == 4:  # a step of so few cells learns nothing but noise; one of more may be ahead by chance
+        best = run.log[["val_energy", "val_wasserstein"]].min()
+        assert run.manifest.result["val_energy"] <= best["val_energy"]
+        assert run.manifest.result["val_wasserstein"] <= best["val_wasserstein"]
     instant = scdfm.fit(
         cells, run.split, config.updated({"training": {"max_steps": 0}}), out=tmp_path / "instant", progress=False
     )
