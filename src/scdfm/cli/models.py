@@ -124,7 +124,7 @@ def fit(
 
 def _tell_fitted(run: Run, out: Path) -> None:
     """Say what a fit left, what an earlier run was worth to it, and what training added."""
-    from scdfm.training.transfer import told
+    from scdfm.training import headroom, transfer
     from scdfm.training.validation import summary
 
     kept = ", ".join(
@@ -136,7 +136,9 @@ def _tell_fitted(run: Run, out: Path) -> None:
         f"run {out}: {len(run.genes)} genes, {len(run.split.train)} training, {len(run.split.validation)} validation "
         f"and {len(run.split.test)} test conditions; weights kept: {kept}"
     )
-    for said in (told(run.manifest), summary(run.manifest.result, len(run.split.validation))):
+    manifest = run.manifest
+    added = summary(manifest.result, len(run.split.validation))
+    for said in (transfer.told(manifest), headroom.told(manifest.headroom), added):
         if said:
             typer.echo(said)
 

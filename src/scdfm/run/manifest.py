@@ -71,6 +71,22 @@ class Ancestor(BaseModel):
         return self.model_copy(update=dict.fromkeys(("worth", "error", "fresh_error")))
 
 
+class Headroom(BaseModel):
+    """What training can gain over the prior (`scdfm.training.headroom`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    gain: float
+    """Energy distance (log1p units) that the right order of each gene's values takes off the prior's populations."""
+    low: float
+    high: float
+    """The 95% interval of the gain over conditions."""
+    energy: float
+    """Energy distance of the prior's populations of independent cells."""
+    conditions: int
+    """Training conditions that tell it."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, strict=True)
 
@@ -150,6 +166,8 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     result: dict[str, float | int | None] = {}
     """Step and validation scores of the weights kept; empty while the fit is under way."""
+    headroom: Headroom | None = None
+    """What training can gain, where the flow starts from the prior and two conditions have cells enough."""
     shrinkage: Shrinkage | None = None
     """How far predicted means follow the flow, where it starts from the prior and conditions validated."""
     digests: dict[str, str] = {}
@@ -224,7 +242,7 @@ class Manifest(BaseModel):
         """sha256 of what decides a fit's numbers: equal where one fit continues another."""
         selection = ("subset", "min_genes", "n_cells")  # the digest of the data says which cells these are
         without: dict[str, Any] = dict.fromkeys(
-            ("data", "versions", "result", "shrinkage", "digests", *selection), True
+            ("data", "versions", "result", "headroom", "shrinkage", "digests", *selection), True
         )
         # What came after 0.1.0 counts where it says something: a fit that 0.1.0 began goes on.
         if not self.unmeasured:

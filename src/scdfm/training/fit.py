@@ -15,9 +15,10 @@ from scdfm.prior.shrink import NOT_FOLLOWED
 from scdfm.processes import in_turn, is_first, together, wait_for_all, world_size
 from scdfm.run import Run, folder
 from scdfm.run.extrapolation import unknown, untold
-from scdfm.run.manifest import NAME, Manifest
+from scdfm.run.manifest import NAME, Headroom, Manifest
 from scdfm.run.trained import Trained, build_field, source_rates
 from scdfm.training.checkpoint import CHECKPOINTS, LAST, last_good, read_checkpoint, require_finite
+from scdfm.training.headroom import headroom, told
 from scdfm.training.inputs import Features, Inputs, prepare, require_same_run
 from scdfm.training.machine import Stopwatch, require_machine, require_memory, steps_within
 from scdfm.training.module import FlowModule
@@ -53,7 +54,7 @@ def fit(
     resume: continue the fit that was interrupted in `out`; on CPU the weights are, bit for bit, those of an
         uninterrupted one. A finished run is returned as it is; an empty `out` starts a new fit.
     say: is told, before the first step, which conditions no run of this split can predict, where no validation condition
-        can judge what training adds, and which features tell nothing of the responses.
+        can judge what training adds, which features tell nothing of the responses, and what training can gain.
     seconds: a budget of time in place of `training.max_steps`: a short fit tells how many steps it holds, and the config of
         the run says how many they are. A fit that is resumed keeps the number of its start.
     start_from: a run whose weights, vocabulary, features and measured means are carried over (`scdfm.training.transfer`);
@@ -93,22 +94,26 @@ def fit(
             shutil.rmtree(out, ignore_errors=True)
             new_folder(out)
         if begins:
-            if say is not None:
-                for text in _beforehand(inputs, split, config):
-                    say(text)
+            _tell(say, _beforehand(inputs, split, config))
             inputs.manifest.save(out)
         wait_for_all()
         if begins or not _is_finished(out, inputs.manifest):
             prepared = in_turn(lambda: Prepared.load_or_make(cells, split, inputs, out))
             _require_own_checkpoint(out, inputs.manifest)
-            if begins and say is not None and prepared.silent:
-                say(f"features that tell nothing of responses, and are not read: {', '.join(sorted(prepared.silent))}")
+            found = _headroom(cells, split, prepared)
+            _tell(say if begins else None, _once_prepared(prepared, found))
             data = StepData(cells, split, prepared.inputs, first_step=last_good(out) or 0)
             trained = _train(data, prepared, out, progress)
             if trained is not None:
-                _finish(*trained, inputs.manifest, out)
+                _finish(*trained, inputs.manifest.model_copy(update={"headroom": found}), out)
             wait_for_all()
         return Run.load(out)
+
+
+def _tell(say: Callable[[str], object] | None, texts: Iterator[str]) -> None:
+    if say is not None:
+        for text in texts:
+            say(text)
 
 
 def _beforehand(inputs: Inputs, split: Split, config: Config) -> Iterator[str]:
@@ -122,6 +127,21 @@ def _beforehand(inputs: Inputs, split: Split, config: Config) -> Iterator[str]:
             "kept; raise split.validation_fraction, choose another split or seed, or keep the last weights "
             "(training.keep=last)"
         )
+
+
+def _headroom(cells: CellTable, split: Split, prepared: Prepared) -> Headroom | None:
+    """What training can gain over the prior; None where the flow starts from noise, and in processes that do not write."""
+    if prepared.start is None or not is_first():
+        return None
+    return headroom(prepared.start, cells, split, prepared.inputs.panel, prepared.inputs.manifest.config)
+
+
+def _once_prepared(prepared: Prepared, found: Headroom | None) -> Iterator[str]:
+    """Which features tell nothing, and where training follows, what it can gain."""
+    if prepared.silent:
+        yield f"features that tell nothing of responses, and are not read: {', '.join(sorted(prepared.silent))}"
+    if prepared.inputs.manifest.config.training.max_steps and (text := told(found)):
+        yield text
 
 
 def _unjudged(inputs: Inputs, config: Config) -> bool:

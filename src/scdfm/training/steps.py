@@ -126,11 +126,7 @@ class ValidationConditions(Dataset[ValidationBatch]):
         order = [conditions[place] for place in numpy_rng(seed, "validation conditions").permutation(len(conditions))]
         sizes = [min(options.validation_cells, max(cells.n_cells(name), LEAST_CELLS)) for name in order]
         n_cells = dict(zip(order[: _affordable(sizes, options.validation_budget)], sizes, strict=False))
-        genes = numpy_rng(seed, "validation genes").permutation(len(panel.genes))
-        if cells.measured:  # conditions of all screens are judged together
-            common = np.logical_and.reduce(list(cells.measured.values()))[cells.columns(panel.genes)]
-            genes = genes[common[genes]]
-        places = np.sort(genes[: options.validation_genes])
+        places = genes_to_judge(cells, panel, options, seed)
         self.batches = [
             _validation_batch(cells, panel, encoder, name, n_cells[name], places, seed)
             for name in conditions
@@ -142,6 +138,18 @@ class ValidationConditions(Dataset[ValidationBatch]):
 
     def __getitem__(self, index: int) -> ValidationBatch:
         return self.batches[index]
+
+
+def genes_to_judge(cells: CellTable, panel: GenePanel, options: TrainingConfig, seed: int) -> npt.NDArray[np.int64]:
+    """Places in the panel of the genes that populations are judged by, ascending: `validation_genes` drawn by the seed.
+
+    Of several screens that are fitted together, genes that all of them measured: their conditions are judged together.
+    """
+    genes = numpy_rng(seed, "validation genes").permutation(len(panel.genes))
+    if cells.measured:
+        common = np.logical_and.reduce(list(cells.measured.values()))[cells.columns(panel.genes)]
+        genes = genes[common[genes]]
+    return np.sort(genes[: options.validation_genes])
 
 
 def _affordable(sizes: Sequence[int], budget: int) -> int:
