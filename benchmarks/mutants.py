@@ -85,6 +85,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "data/validation.py": ("tests/data/test_splits.py",),
     "training/validation.py": ("tests/training/test_validation.py",),
     "training/fit.py": ("tests/training/test_validation.py",),
+    "training/headroom.py": ("tests/training/test_headroom.py",),
     "training/steps.py": ("tests/training/test_steps.py",),
     "config.py": ("tests/test_config.py",),
     "run/predict.py": (
