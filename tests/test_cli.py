@@ -70,6 +70,18 @@ def run(screen, tmp_path_factory):
     return scdfm.fit(cells, config=config.updated({"training": {"max_steps": 4}}), out=out, progress=False).path
 
 
+@pytest.mark.parametrize(("steps", "says"), [("0", ["out"]), ("2", ["err"])])
+def test_fit_says_once_what_training_can_gain(call, tmp_path, steps, says):
+    """A fit that trains beforehand, where it can still be stopped; one that does not with what it left."""
+    small.screen(cells_per_condition=16).write_h5ad(tmp_path / "s.h5ad")
+    code, out, err = call(
+        "fit", tmp_path / "s.h5ad", "--out", tmp_path / "run", *SMALL[:-3], "--max-steps", steps, "--quiet"
+    )
+    assert code == 0
+    assert [name for name, text in (("out", out), ("err", err)) if "headroom of training" in text] == says
+    assert (out + err).count("headroom of training") == 1
+
+
 def test_fit_predict_evaluate_from_the_command_line(call, screen, tmp_path):
     code, out, _ = call(
         "fit", screen, "--out", tmp_path / "run", "--split", "additive", "--fold", 1, "--seed", 2, *SMALL

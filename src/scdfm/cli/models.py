@@ -123,7 +123,7 @@ def fit(
 
 
 def _tell_fitted(run: Run, out: Path) -> None:
-    """Say what a fit left, what an earlier run was worth to it, and what training added."""
+    """Say what a fit left, what an earlier run was worth to it, and what training added or can gain."""
     from scdfm.training import headroom, transfer
     from scdfm.training.validation import summary
 
@@ -138,7 +138,9 @@ def _tell_fitted(run: Run, out: Path) -> None:
     )
     manifest = run.manifest
     added = summary(manifest.result, len(run.split.validation))
-    for said in (transfer.told(manifest), headroom.told(manifest.headroom), added):
+    # A fit that trained has said it before its first step.
+    room = None if manifest.config.training.max_steps else headroom.told(manifest.headroom)
+    for said in (transfer.told(manifest), room, added):
         if said:
             typer.echo(said)
 
