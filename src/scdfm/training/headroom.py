@@ -57,8 +57,10 @@ def headroom(start: PriorStart, cells: CellTable, split: Split, panel: GenePanel
     order = numpy_rng(config.seed, "headroom").permutation(len(names))[:CONDITIONS]
     places = torch.from_numpy(genes_to_judge(cells, panel, config.training, config.seed))
     columns = cells.columns([panel.genes[place] for place in places])
-    shown = {names[at]: _drawn(cells, names[at], columns, config.seed) for at in np.sort(order)}
-    found = torch.stack([_distances(start.on(places), shown, name, config.seed) for name in shown])
+    drawn = {names[at]: _drawn(cells, names[at], columns, config.seed) for at in np.sort(order)}
+    scores = {name: _scores(real, torch_rng(config.seed, "headroom ties", name)) for name, real in drawn.items()}
+    here = start.on(places)
+    found = torch.stack([_distances(here.of([name]), real, scores, config.seed) for name, real in drawn.items()])
     before, after, independent = found.double().unbind(1)
     gain = Gain.of(before - after)
     return Headroom(
@@ -72,30 +74,25 @@ def _drawn(cells: CellTable, name: str, columns: npt.NDArray[np.int64], seed: in
     return torch.from_numpy(cells.X[rows[: len(rows) // 2 * 2]][:, columns].toarray())
 
 
-def _distances(start: PriorStart, shown: Mapping[str, Tensor], name: str, seed: int) -> Tensor:
-    """Energy distances [3] of populations to one half of a condition's cells.
+def _distances(start: PriorStart, real: Tensor, scores: Mapping[str, Tensor], seed: int) -> Tensor:
+    """Energy distances [3] of populations of the condition of `start` to the second half of its `real` cells.
 
     The prior's values in the order of cells of other conditions, which is what the prior has; the same values in the order
-    of the condition's other half; and the prior's independent cells. That the prior's own donors may be the cells that
-    judge is why the first takes cells of other conditions.
+    of the first half, by the `scores` of every condition's cells; and the prior's independent cells. The prior's own donors
+    may be the very cells that judge, so cells of other conditions stand for them.
     """
-    own, other = shown[name].chunk(2)
-    here, alike, rng = start.of([name]), torch.zeros(len(own), dtype=torch.long), torch_rng(seed, "headroom", name)
+    (name,), n = start.names, len(real) // 2
+    alike, rng = torch.zeros(n, dtype=torch.long), torch_rng(seed, "headroom", name)
 
     def distance(x: Tensor) -> Tensor:
-        return energy(here.cells(x, x, alike), other)
+        return energy(start.cells(x, x, alike), real[n:])
 
-    values = here.population(alike, rng, stratified=True)
-    lent = torch.cat([_scores(shown[lender], rng) for lender in _lenders(list(shown), name)])
-    drawn = torch.cat([torch.randperm(len(lent), generator=rng) for _ in range(-(-len(own) // len(lent)))])[: len(own)]
-    draws = [distance(here.population(alike, rng, stratified=False)) for _ in range(DRAWS)]
-    return torch.stack(
-        [
-            distance(reordered(values, lent[drawn])),
-            distance(reordered(values, _scores(own, rng))),
-            torch.stack(draws).mean(),
-        ]
-    )
+    values = start.population(alike, rng, stratified=True)
+    lent = torch.cat([scores[lender] for lender in _lenders(list(scores), name)])
+    turns = [torch.randperm(len(lent), generator=rng) for _ in range(-(-n // len(lent)))]
+    orders = (lent[torch.cat(turns)[:n]], scores[name][:n])
+    draws = [distance(start.population(alike, rng, stratified=False)) for _ in range(DRAWS)]
+    return torch.stack([*(distance(reordered(values, order)) for order in orders), torch.stack(draws).mean()])
 
 
 def _lenders(names: Sequence[str], name: str) -> list[str]:
