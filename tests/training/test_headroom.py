@@ -116,10 +116,44 @@ def test_the_half_that_orders_does_not_judge(tmp_path: Path, monkeypatch: pytest
     assert abs(np.mean(common)) < 0.1
 
 
-def test_cells_of_other_conditions_stand_for_the_prior_those_of_the_same_setting_if_there_are_any() -> None:
-    names = ["A|line=x", "B|line=x", "A|line=y", "A+B|line=x"]
-    assert module._lenders(names, "B|line=x") == ["A|line=x", "A+B|line=x"]
-    assert module._lenders(names, "A|line=y") == ["A|line=x", "B|line=x", "A+B|line=x"]
+def lines(n_lines: int, sizes: dict[str, int], joint: float, seed: int) -> ad.AnnData:
+    """Cells without any effect: genes are independent, but for two factors of each line that are `joint` strong."""
+    rng, blocks, obs = np.random.default_rng(seed), [], []
+    for line in range(n_lines):
+        factors = 0.3 * joint * rng.normal(size=(2, GENES))
+        for name, n in sizes.items():
+            cells = 2.5 + 0.3 * rng.normal(size=(n, GENES)) + rng.normal(size=(n, 2)) @ factors
+            blocks.append(cells.clip(0).astype(np.float32))
+            obs += [(name, f"line{line:02d}")] * n
+    table = pd.DataFrame(obs, columns=["perturbation", "line"], index=[f"c{place}" for place in range(len(obs))])
+    return ad.AnnData(
+        np.concatenate(blocks), obs=table, var=pd.DataFrame(index=[f"G{place:02d}" for place in range(GENES)])
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_lines", "sizes", "joint"),
+    [
+        (4, {"control": 60, "G00": 260, "G01": 16}, 0.0),
+        (40, {"control": 20, "G00": 24, "G01": 24, "G02": 24}, 1.5),
+        (12, {"control": 30, "G00": 48}, 1.5),
+        (12, {"control": 60, "G00": 60, "G01": 60}, 1.5),
+    ],
+    ids=["unequal sizes", "many lines", "a condition a line", "equal sizes"],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_the_prior_of_a_setting_has_is_no_headroom(n_lines, sizes, joint, seed, tmp_path: Path) -> None:
+    """The prior starts from cells of the same line; few such cells, or conditions, make no more of it."""
+    cells = scdfm.read_cells(lines(n_lines, sizes, joint, seed), covariates=["line"])
+    split = Split("named", 0, tuple(name for name in cells.conditions if not name.startswith("control")), (), ())
+    config = scdfm.Config().updated(INSTANT).updated({"seed": seed})
+    manifest = scdfm.fit(cells, split, config, out=tmp_path / "run", progress=False).manifest
+    if len(sizes) == 2:
+        assert manifest.headroom is None
+    else:
+        assert manifest.headroom is not None
+        assert manifest.headroom.low < 0
+        assert str(told(manifest.headroom)).rsplit("; ", 1)[1] != "training pays"
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -207,5 +241,19 @@ def test_what_follows_from_it(gain: float, low: float, high: float, verdict: str
     """A tenth of the prior's distance is worth the steps."""
     assert told(Headroom(gain=gain, low=low, high=high, energy=0.2, conditions=9)) == (
         f"headroom of training, 9 training conditions: {gain} ({low} to {high}, {verdict}) of the prior's energy distance "
-        f"of 0.2; {advice}"
+        f"to real cells of 0.2; {advice}"
     )
+
+
+@pytest.mark.parametrize("energy", [0.0, -0.1])
+def test_where_the_prior_is_no_further_than_chance_nothing_can_be_gained(energy: float) -> None:
+    found = Headroom(gain=0.01, low=0.005, high=0.015, energy=energy, conditions=3)
+    assert str(told(found)).endswith("; the preset instant is enough")
+
+
+def test_equal_cells_leave_nothing_to_gain(tmp_path: Path) -> None:
+    data = screen(0, hidden=True)
+    data.X[:] = 1.5
+    result = found(data, tmp_path / "run")
+    assert (result.gain, result.low, result.high) == (0, 0, 0)
+    assert str(told(result)).endswith("; the preset instant is enough")

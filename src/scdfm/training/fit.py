@@ -54,7 +54,7 @@ def fit(
     resume: continue the fit that was interrupted in `out`; on CPU the weights are, bit for bit, those of an
         uninterrupted one. A finished run is returned as it is; an empty `out` starts a new fit.
     say: is told, before the first step, which conditions no run of this split can predict, where no validation condition
-        can judge what training adds, which features tell nothing of the responses, and what training can gain.
+        can judge what training adds, which features tell nothing of responses, and what steps that follow can gain.
     seconds: a budget of time in place of `training.max_steps`: a short fit tells how many steps it holds, and the config of
         the run says how many they are. A fit that is resumed keeps the number of its start.
     start_from: a run whose weights, vocabulary, features and measured means are carried over (`scdfm.training.transfer`);

@@ -3,19 +3,18 @@
 A flow from the prior hardly moves means. What it learns is which values of the genes go together in a cell. Real cells
 show how much there is to learn: half of the cells of a condition put the values of the prior's population in order, gene
 by gene, the smallest where the gene is smallest (Clark et al. 2004). That is the best that a flow can do which keeps the
-prior's means and values. Cells of other conditions, which is what the prior begins with, put the same values in their
-order. The other half judges both by their energy distance (log1p units).
+prior's means and values. The prior has the order of training cells of any condition; cells of other conditions put the
+same values in theirs. The other half of the cells judges both by energy distance (log1p units).
 
-Where only one of two hidden states answers, this is most of the prior's distance, and training gains much of it. Where it
-is near 0, no fit that was measured gained anything (benchmarks/results/headroom.md).
+Where only one of two hidden states answers, this is most of the prior's distance to real cells, and training gains much
+of it. Where it is near 0, fits gained 3% of the distance at most (benchmarks/results/headroom.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,7 +28,7 @@ from scdfm.prior.start import reordered
 from scdfm.run.manifest import Headroom
 from scdfm.seeds import numpy_rng, torch_rng
 from scdfm.training.steps import genes_to_judge
-from scdfm.training.validation import Gain
+from scdfm.training.validation import ROUNDING, Gain
 
 CONDITIONS = 24
 """Conditions that are looked at, at most, drawn by the seed."""
@@ -37,10 +36,12 @@ CELLS = 128
 """Cells of either half, at most."""
 FEWEST = 8
 """Cells that either half needs."""
+LENDERS = 4
+"""Other conditions, at most, whose cells stand for the prior's order."""
 DRAWS = 4
 """Populations of independent cells that tell the prior's own distance."""
 TIES = 1e-9
-"""Less than what two values of single precision differ by: equal ones, as zeros are, come in any order."""
+"""Far less than what values of different counts differ by: equal ones, as zeros are, come in any order."""
 WORTH = 0.1
 """Share of that distance below which a gain is not worth the hours."""
 
@@ -48,57 +49,75 @@ WORTH = 0.1
 def headroom(start: PriorStart, cells: CellTable, split: Split, panel: GenePanel, config: Config) -> Headroom | None:
     """What another order of each gene's values takes off the energy distance of the prior's populations.
 
-    start: of training conditions, each at the mean that the others let expect. Test conditions take no part. None where
-    fewer than two training conditions have cells for two halves.
+    start: of training conditions, by default each at the mean that the others let expect. Test and validation conditions
+    take no part. None where fewer than two training conditions have cells for two halves and others to compare with.
     """
+    known = _Drawn(cells, panel, config)
     names = [name for name in split.train if cells.n_cells(name) >= 2 * FEWEST]
+    lenders = {name: _lenders(start, names, name, config.seed) for name in names}
+    names = [name for name in names if lenders[name]]
     if len(names) < 2:
         return None
     order = numpy_rng(config.seed, "headroom").permutation(len(names))[:CONDITIONS]
-    places = torch.from_numpy(genes_to_judge(cells, panel, config.training, config.seed))
-    columns = cells.columns([panel.genes[place] for place in places])
-    drawn = {names[at]: _drawn(cells, names[at], columns, config.seed) for at in np.sort(order)}
-    scores = {name: _scores(real, torch_rng(config.seed, "headroom ties", name)) for name, real in drawn.items()}
-    here = start.on(places)
-    found = torch.stack([_distances(here.of([name]), real, scores, config.seed) for name, real in drawn.items()])
+    here, judged = start.on(known.places), [names[at] for at in np.sort(order)]
+    found = torch.stack([_distances(here.of([name]), known, lenders[name], config.seed) for name in judged])
     before, after, independent = found.double().unbind(1)
-    gain = Gain.of(before - after)
+    gain = Gain.of(torch.where((before - after).abs() > ROUNDING * before.abs(), before - after, 0))
     return Headroom(
         gain=gain.mean, low=gain.low, high=gain.high, energy=independent.mean().item(), conditions=len(found)
     )
 
 
-def _drawn(cells: CellTable, name: str, columns: npt.NDArray[np.int64], seed: int) -> Tensor:
-    """Expression [2n, g] of two halves of a condition's cells."""
-    rows = numpy_rng(seed, "headroom", name).permutation(cells.rows(name))[: 2 * CELLS]
-    return torch.from_numpy(cells.X[rows[: len(rows) // 2 * 2]][:, columns].toarray())
+def _lenders(start: PriorStart, names: Sequence[str], name: str, seed: int) -> list[str]:
+    """Some other conditions whose cells the prior of a condition may start from: of its setting, where that has donors
+    enough, else any. None where the setting's only donors are the condition's own."""
+    setting = control_of(name)
+    alone = start.spread.donors_of(setting) == start.spread.settings.get(setting)
+    pool = [other for other in names if other != name and not (alone and control_of(other) != setting)]
+    return [pool[at] for at in numpy_rng(seed, "headroom lenders", name).permutation(len(pool))[:LENDERS]]
 
 
-def _distances(start: PriorStart, real: Tensor, scores: Mapping[str, Tensor], seed: int) -> Tensor:
-    """Energy distances [3] of populations of the condition of `start` to the second half of its `real` cells.
+class _Drawn:
+    """Cells of conditions over the genes that judge, and their scores; each condition is drawn once."""
 
-    The prior's values in the order of cells of other conditions, which is what the prior has; the same values in the order
-    of the first half, by the `scores` of every condition's cells; and the prior's independent cells. The prior's own donors
-    may be the very cells that judge, so cells of other conditions stand for them.
+    def __init__(self, cells: CellTable, panel: GenePanel, config: Config) -> None:
+        self.cells, self.seed = cells, config.seed
+        self.places = torch.from_numpy(genes_to_judge(cells, panel, config.training, config.seed))
+        self.columns = cells.columns([panel.genes[place] for place in self.places])
+        self._kept: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def of(self, name: str) -> tuple[Tensor, Tensor]:
+        """Expression [2n, g] of two halves of a condition's cells, and their scores."""
+        if name not in self._kept:
+            rows = numpy_rng(self.seed, "headroom", name).permutation(self.cells.rows(name))[: 2 * CELLS]
+            real = torch.from_numpy(self.cells.X[rows[: len(rows) // 2 * 2]][:, self.columns].toarray())
+            self._kept[name] = real, _scores(real, torch_rng(self.seed, "headroom ties", name))
+        return self._kept[name]
+
+
+def _distances(start: PriorStart, drawn: _Drawn, lenders: Sequence[str], seed: int) -> Tensor:
+    """Energy distances [3] of populations of the condition of `start` to the second half of its cells.
+
+    The prior's values in the order of cells of the `lenders`, which the prior has too; the same values in the order of the
+    first half; and independent cells of the prior. Its own donors may be the very cells that judge, so cells of the lenders
+    stand for them.
     """
-    (name,), n = start.names, len(real) // 2
-    alike, rng = torch.zeros(n, dtype=torch.long), torch_rng(seed, "headroom", name)
+    (name,) = start.names
+    (real, scores), lent = drawn.of(name), torch.cat([drawn.of(lender)[1] for lender in lenders])
+    half, rng = len(real) // 2, torch_rng(seed, "headroom", name)
+    n = min(half, len(lent))
+    alike = torch.zeros(n, dtype=torch.long)
 
     def distance(x: Tensor) -> Tensor:
-        return energy(start.cells(x, x, alike), real[n:])
+        return energy(start.cells(x, x, alike), real[half:])
+
+    def lent_cells() -> Tensor:
+        return lent[torch.randperm(len(lent), generator=rng)[:n]]
 
     values = start.population(alike, rng, stratified=True)
-    lent = torch.cat([scores[lender] for lender in _lenders(list(scores), name)])
-    turns = [torch.randperm(len(lent), generator=rng) for _ in range(-(-n // len(lent)))]
-    orders = (lent[torch.cat(turns)[:n]], scores[name][:n])
-    draws = [distance(start.population(alike, rng, stratified=False)) for _ in range(DRAWS)]
+    orders = (lent_cells(), scores[:n])
+    draws = [distance(lent_cells() * start.spread.deviation) for _ in range(DRAWS)]
     return torch.stack([*(distance(reordered(values, order)) for order in orders), torch.stack(draws).mean()])
-
-
-def _lenders(names: Sequence[str], name: str) -> list[str]:
-    """Other conditions, of the same setting of the covariates where there are any."""
-    others = [other for other in names if other != name]
-    return [other for other in others if control_of(other) == control_of(name)] or others
 
 
 def _scores(cells: Tensor, rng: torch.Generator) -> Tensor:
@@ -113,14 +132,12 @@ def told(found: Headroom | None) -> str | None:
     clear = "clear" if found.low > 0 else "not clear"
     return (
         f"headroom of training, {found.conditions} training conditions: {found.gain:.2g} ({found.low:.2g} to "
-        f"{found.high:.2g}, {clear}) of the prior's energy distance of {found.energy:.2g}; {_advice(found)}"
+        f"{found.high:.2g}, {clear}) of the prior's energy distance to real cells of {found.energy:.2g}; {_advice(found)}"
     )
 
 
 def _advice(found: Headroom) -> str:
-    worth = WORTH * max(found.energy, 0)
-    if found.low > 0 and found.gain > worth:
-        return "training pays"
-    if found.high < worth:
+    worth = WORTH * found.energy
+    if found.energy <= 0 or found.high <= worth:
         return "the preset instant is enough"
-    return "whether training pays, validation says"
+    return "training pays" if found.low > 0 and found.gain > worth else "whether training pays, validation says"
