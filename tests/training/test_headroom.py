@@ -68,7 +68,7 @@ def test_it_is_clear_where_a_hidden_state_answers_and_only_there(seed: int, tmp_
     """The same law but for who answers."""
     hidden, seen = (found(screen(seed, hidden=state), tmp_path / str(state)) for state in (True, False))
     assert hidden.low > 0.1 * hidden.energy > 0
-    assert str(told(hidden)).endswith("; training pays")
+    assert str(told(hidden)).endswith("; training can pay")
     assert seen.low < 0
     assert abs(seen.gain) < 0.1 * hidden.gain
     assert str(told(seen)).endswith("; the preset instant is enough")
@@ -153,7 +153,7 @@ def test_what_the_prior_of_a_setting_has_is_no_headroom(n_lines, sizes, joint, s
     else:
         assert manifest.headroom is not None
         assert manifest.headroom.low < 0
-        assert str(told(manifest.headroom)).rsplit("; ", 1)[1] != "training pays"
+        assert str(told(manifest.headroom)).rsplit("; ", 1)[1] != "training can pay"
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -230,7 +230,7 @@ def test_a_fit_that_trains_says_it_beforehand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gain", "low", "high", "verdict", "advice"),
     [
-        (0.05, 0.02, 0.08, "clear", "training pays"),
+        (0.05, 0.02, 0.08, "clear", "training can pay"),
         (0.01, 0.002, 0.018, "clear", "the preset instant is enough"),
         (0.015, -0.01, 0.019, "not clear", "the preset instant is enough"),
         (0.05, -0.01, 0.11, "not clear", "whether training pays, validation says"),

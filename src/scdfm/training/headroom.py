@@ -140,4 +140,4 @@ def _advice(found: Headroom) -> str:
     worth = WORTH * found.energy
     if found.energy <= 0 or found.high <= worth:
         return "the preset instant is enough"
-    return "training pays" if found.low > 0 and found.gain > worth else "whether training pays, validation says"
+    return "training can pay" if found.low > 0 and found.gain > worth else "whether training pays, validation says"
