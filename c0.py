@@ -1,1 +1,0 @@
-from edge import *
