@@ -4,8 +4,8 @@
 
 DATA is the folder of papalexi.h5ad and perturbench_devel.h5ad; NORMAN_LIKE as in accuracy.py. Screens: two hidden states of
 which one answers (hidden_states.py); the demo's; norman-like, additive fold 0, 300 genes; and three real ones, all their
-conditions training. Each row is one seed of `fit` with the preset `instant`; the last two columns are the control: the same
-where cells of a condition are dealt anew, gene by gene, so that none knows what goes together.
+conditions training. Each row is one seed of `fit` with the preset `instant`; the last column is the control: the same
+where values of each gene are dealt anew among the cells of a condition, so that nothing goes together any more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 import scdfm
-from hidden_states import CELLS, CONTROLS, Law, table
+from hidden_states import Law, measured
 from populations import SCREENS
 from scdfm.data import CONTROL, Split
 from scdfm.files import write_text
@@ -34,10 +34,7 @@ REAL = ("papalexi", "norman", "mcfaline")
 
 def screens(args: argparse.Namespace, seed: int) -> Iterator[tuple[str, scdfm.CellTable, Split, int | None]]:
     """Name, cells, split and number of genes (None: the preset's) of each screen."""
-    law, rng = Law.drawn(seed), numpy_rng(seed, "cells")
-    targets = list(law.effects)
-    pairs = [f"{a}+{b}" for place, a in enumerate(targets) for b in targets[place + 1 :]]
-    hidden = table(law, {CONTROL: CONTROLS, **dict.fromkeys([*targets, *pairs], CELLS)}, rng)
+    hidden = measured(Law.drawn(seed), seed)
     yield "hidden states", hidden, scdfm.additive_split(hidden, fold=0, seed=seed), None
     demo = scdfm.read_cells(scdfm.simulate(seed=seed))
     yield "demo", demo, scdfm.additive_split(demo, fold=0, seed=seed), None

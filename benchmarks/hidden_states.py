@@ -85,6 +85,14 @@ def table(law: Law, sizes: dict[str, int], rng: np.random.Generator) -> scdfm.Ce
     return scdfm.read_cells(ad.AnnData(sp.csr_matrix(counts), obs=obs, var=var), target_sum=TOTAL)
 
 
+def measured(law: Law, seed: int) -> scdfm.CellTable:
+    """The screen of one seed: controls, every target alone and every pair."""
+    targets = list(law.effects)
+    pairs = [f"{a}+{b}" for place, a in enumerate(targets) for b in targets[place + 1 :]]
+    sizes = {"control": CONTROLS, **dict.fromkeys([*targets, *pairs], CELLS)}
+    return table(law, sizes, numpy_rng(seed, "cells"))
+
+
 @contextmanager
 def without_response() -> Iterator[None]:
     """Networks whose cells all take part alike, as far as the decoder does not say otherwise."""
@@ -110,10 +118,8 @@ def fitted(
 
 def one_seed(seed: int, args: argparse.Namespace) -> pd.DataFrame:
     """Scores of every row, means over test conditions."""
-    law, rng = Law.drawn(seed), numpy_rng(seed, "cells")
-    targets = list(law.effects)
-    pairs = [f"{a}+{b}" for place, a in enumerate(targets) for b in targets[place + 1 :]]
-    cells = table(law, {"control": CONTROLS, **dict.fromkeys([*targets, *pairs], CELLS)}, rng)
+    law = Law.drawn(seed)
+    cells = measured(law, seed)
     split = scdfm.additive_split(cells, fold=0, seed=seed)
     truth = table(law, {"control": CONTROLS, **dict.fromkeys(split.test, CELLS)}, numpy_rng(seed, "truth"))
     again = table(law, {"control": CONTROLS, **dict.fromkeys(split.test, CELLS)}, numpy_rng(seed, "again"))

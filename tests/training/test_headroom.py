@@ -158,8 +158,7 @@ def test_what_the_prior_of_a_setting_has_is_no_headroom(n_lines, sizes, joint, s
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_without_a_joint_law_there_is_none(seed: int, tmp_path: Path) -> None:
-    """The control: values of each gene dealt anew among the cells of a condition. Judged by cells that the prior's own
-    donors are, it would lie below 0."""
+    """The control: values of each gene dealt anew among the cells of a condition."""
     data, rng = screen(seed, hidden=True), np.random.default_rng(seed)
     for name in data.obs["perturbation"].unique():
         rows = (data.obs["perturbation"] == name).to_numpy()

@@ -139,8 +139,8 @@ def _tell_fitted(run: Run, out: Path) -> None:
     manifest = run.manifest
     added = summary(manifest.result, len(run.split.validation))
     # A fit that trained has said it before its first step.
-    room = None if manifest.config.training.max_steps else headroom.told(manifest.headroom)
-    for said in (transfer.told(manifest), room, added):
+    can_gain = None if manifest.config.training.max_steps else headroom.told(manifest.headroom)
+    for said in (transfer.told(manifest), can_gain, added):
         if said:
             typer.echo(said)
 

@@ -100,12 +100,12 @@ def fit(
         if begins or not _is_finished(out, inputs.manifest):
             prepared = in_turn(lambda: Prepared.load_or_make(cells, split, inputs, out))
             _require_own_checkpoint(out, inputs.manifest)
-            found = _headroom(cells, split, prepared)
-            _tell(say if begins else None, _once_prepared(prepared, found))
+            can_gain = _headroom(cells, split, prepared)
+            _tell(say if begins else None, _once_prepared(prepared, can_gain))
             data = StepData(cells, split, prepared.inputs, first_step=last_good(out) or 0)
             trained = _train(data, prepared, out, progress)
             if trained is not None:
-                _finish(*trained, inputs.manifest.model_copy(update={"headroom": found}), out)
+                _finish(*trained, inputs.manifest.model_copy(update={"headroom": can_gain}), out)
             wait_for_all()
         return Run.load(out)
 
@@ -136,11 +136,11 @@ def _headroom(cells: CellTable, split: Split, prepared: Prepared) -> Headroom | 
     return headroom(prepared.start, cells, split, prepared.inputs.panel, prepared.inputs.manifest.config)
 
 
-def _once_prepared(prepared: Prepared, found: Headroom | None) -> Iterator[str]:
+def _once_prepared(prepared: Prepared, can_gain: Headroom | None) -> Iterator[str]:
     """Which features tell nothing, and where training follows, what it can gain."""
     if prepared.silent:
         yield f"features that tell nothing of responses, and are not read: {', '.join(sorted(prepared.silent))}"
-    if prepared.inputs.manifest.config.training.max_steps and (text := told(found)):
+    if prepared.inputs.manifest.config.training.max_steps and (text := told(can_gain)):
         yield text
 
 

@@ -52,15 +52,15 @@ def headroom(start: PriorStart, cells: CellTable, split: Split, panel: GenePanel
     start: of training conditions, by default each at the mean that the others let expect. Test and validation conditions
     take no part. None where fewer than two training conditions have cells for two halves and others to compare with.
     """
-    known = _Drawn(cells, panel, config)
+    drawn = _Drawn(cells, panel, config)
     names = [name for name in split.train if cells.n_cells(name) >= 2 * FEWEST]
     lenders = {name: _lenders(start, names, name, config.seed) for name in names}
     names = [name for name in names if lenders[name]]
     if len(names) < 2:
         return None
     order = numpy_rng(config.seed, "headroom").permutation(len(names))[:CONDITIONS]
-    here, judged = start.on(known.places), [names[at] for at in np.sort(order)]
-    found = torch.stack([_distances(here.of([name]), known, lenders[name], config.seed) for name in judged])
+    here, judged = start.on(drawn.places), [names[at] for at in np.sort(order)]
+    found = torch.stack([_distances(here.of([name]), drawn, lenders[name], config.seed) for name in judged])
     before, after, independent = found.double().unbind(1)
     gain = Gain.of(torch.where((before - after).abs() > ROUNDING * before.abs(), before - after, 0))
     return Headroom(
