@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -256,3 +258,48 @@ def test_equal_cells_leave_nothing_to_gain(tmp_path: Path) -> None:
     result = found(data, tmp_path / "run")
     assert (result.gain, result.low, result.high) == (0, 0, 0)
     assert str(told(result)).endswith("; the preset instant is enough")
+
+
+def test_of_one_gene_no_order_can_gain(tmp_path: Path) -> None:
+    """What rounding leaves is no gain."""
+    result = found(screen(0, hidden=True), tmp_path / "run", training={"max_steps": 0, "validation_genes": 1})
+    assert (result.gain, result.low, result.high) == pytest.approx((0, 0, 0), abs=1e-6)
+    assert result.energy > 0
+    assert str(told(result)).endswith("; the preset instant is enough")
+
+
+def test_equal_values_come_in_any_order_and_others_in_theirs() -> None:
+    """Zeros in the order of their rows would make genes of a cell go together that do not."""
+    rng = torch.Generator().manual_seed(0)
+    cells = torch.rand((300, 6), generator=rng) * (torch.rand((300, 6), generator=rng) < 0.2)
+    scores = module._scores(cells, rng).numpy()
+    for gene in range(6):
+        above = cells[:, gene].numpy() > 0
+        assert scores[above, gene].min() > scores[~above, gene].max()
+        assert stats.spearmanr(scores[above, gene], cells[above, gene].numpy()).statistic == pytest.approx(1)
+        assert abs(np.corrcoef(scores[~above, gene], np.flatnonzero(~above))[0, 1]) < 4 / np.sqrt((~above).sum())
+
+
+def test_every_draw_is_of_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From one start: cells, lenders and populations."""
+    given: list[tuple[Any, ...]] = []
+    fit = sys.modules["scdfm.training.fit"]
+    monkeypatch.setattr(fit, "headroom", lambda *args: given.append(args) or module.headroom(*args))
+    result = found(screen(0, hidden=True), tmp_path / "run")
+    *rest, config = given[0]
+    assert module.headroom(*rest, config) == result
+    assert module.headroom(*rest, config.updated({"seed": 1})) != result
+
+
+def test_the_cells_that_judge_do_not_stand_for_the_prior(tmp_path: Path) -> None:
+    """Three conditions of independent genes: a sixth of the prior's donors are the cells that judge. Populations begun by
+    these would be nearer, and the gain of the right order, which is any, below 0."""
+    gains = []
+    for seed in range(6):
+        cells = scdfm.read_cells(lines(1, {"control": 60, "G00": 60, "G01": 60, "G02": 60}, 0.0, seed))
+        split = Split("named", 0, ("G00", "G01", "G02"), (), ())
+        config = scdfm.Config().updated(INSTANT).updated({"seed": seed})
+        manifest = scdfm.fit(cells, split, config, out=tmp_path / str(seed), progress=False).manifest
+        assert manifest.headroom is not None
+        gains.append(manifest.headroom.gain)
+    assert abs(np.mean(gains)) < 3 * stats.sem(gains)

@@ -28,7 +28,7 @@ from scdfm.prior.start import reordered
 from scdfm.run.manifest import Headroom
 from scdfm.seeds import numpy_rng, torch_rng
 from scdfm.training.steps import genes_to_judge
-from scdfm.training.validation import ROUNDING, Gain
+from scdfm.training.validation import Gain
 
 CONDITIONS = 24
 """Conditions that are looked at, at most, drawn by the seed."""
@@ -62,7 +62,7 @@ def headroom(start: PriorStart, cells: CellTable, split: Split, panel: GenePanel
     here, judged = start.on(drawn.places), [names[at] for at in np.sort(order)]
     found = torch.stack([_distances(here.of([name]), drawn, lenders[name], config.seed) for name in judged])
     before, after, independent = found.double().unbind(1)
-    gain = Gain.of(torch.where((before - after).abs() > ROUNDING * before.abs(), before - after, 0))
+    gain = Gain.of(before - after)
     return Headroom(
         gain=gain.mean, low=gain.low, high=gain.high, energy=independent.mean().item(), conditions=len(found)
     )
