@@ -5,8 +5,9 @@
 SCREEN holds singles and doubles (log1p, obs column `perturbation`). For each seed a third of the doubles is the fixed test.
 Training starts with every single and `batch` random doubles of the rest; each round refits and adds `batch` more, chosen by
 `scdfm screen --propose` out of what is not measured yet, or at random. The table gives the error of the test doubles'
-means (L2) after each round, of the model and of ridge fitted on the same cells, and the paired difference chosen − random
-with its 95 % interval over seeds. 5 seeds of 3 further rounds are 35 fits. Finished rounds are kept: repeat the command.
+means (L2) after each round, of the model, of its prior (step 0) and of ridge fitted on the same cells, and the paired
+difference chosen − random with its 95 % interval over seeds. 5 seeds of 3 further rounds are 35 fits. Finished rounds are
+kept: repeat the command.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from scdfm.files import write_json
 from scdfm.seeds import numpy_rng
 
 ARMS = ("chosen", "random")
+MEASURES = ("model", "prior", "ridge")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -59,10 +61,7 @@ def one_round(
     # The data hold what is measured so far and the test alone, so that nothing else can be seen.
     table = cells.select(["control", *known, *test])
     run = scdfm.fit(table, split, config, out=folder / "run", resume=True, progress=False)
-    predicted = run.predict(test, n_cells=args.cells, seed=seed)
-    labels = predicted.obs["perturbation"].to_numpy()
     truth = cells.means(test)[run.genes].to_numpy()
-    means = np.stack([np.asarray(predicted.X[labels == name].mean(axis=0)).ravel() for name in test])
     ridge = baselines.ridge(
         baselines.Training(
             tuple(known), table.means(known)[run.genes].to_numpy(), table.mean("control")[table.columns(run.genes)],
@@ -78,11 +77,20 @@ def one_round(
         proposals = [name for name in screen.proposed if name in pool]
     found = {
         "doubles": len(measured), "proposed": proposals,
-        "model": float(np.linalg.norm(means - truth, axis=1).mean()),
+        "model": error(run, test, truth, seed, args.cells),
+        "prior": error(run.untrained(), test, truth, seed, args.cells),
         "ridge": float(np.linalg.norm(ridge - truth, axis=1).mean()),
     }  # fmt: skip
     write_json(path, found)
     return found
+
+
+def error(run: scdfm.Run, test: list[str], truth: np.ndarray, seed: int, n_cells: int) -> float:
+    """Mean L2 of the means that the run predicts for the conditions `test`."""
+    predicted = run.predict(test, n_cells=n_cells, seed=seed)
+    labels = predicted.obs["perturbation"].to_numpy()
+    means = np.stack([np.asarray(predicted.X[labels == name].mean(axis=0)).ravel() for name in test])
+    return float(np.linalg.norm(means - truth, axis=1).mean())
 
 
 def campaign(cells: scdfm.CellTable, seed: int, arm: str, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -92,7 +100,7 @@ def campaign(cells: scdfm.CellTable, seed: int, arm: str, args: argparse.Namespa
     for number in range(args.rounds + 1):
         name = "start" if number == 0 else f"{arm}{number}"
         found = one_round(cells, measured, test, pool, args.out / f"seed{seed}" / name, seed, args)
-        rows.append({"seed": seed, "arm": arm, **{key: found[key] for key in ("doubles", "model", "ridge")}})
+        rows.append({"seed": seed, "arm": arm, **{key: found[key] for key in ("doubles", *MEASURES)}})
         print(rows[-1], flush=True)
         if number == args.rounds:
             break
@@ -108,7 +116,7 @@ def campaign(cells: scdfm.CellTable, seed: int, arm: str, args: argparse.Namespa
 def markdown(table: pd.DataFrame) -> str:
     """Error after each round, and the paired difference of the arms."""
     lines = ["| doubles | measure | chosen | random | chosen − random (95 % interval) |", "|---|---|---|---|---|"]
-    for score in ("model", "ridge"):
+    for score in MEASURES:
         wide = table.pivot_table(index=["doubles", "seed"], columns="arm", values=score)
         for doubles, part in wide.groupby("doubles"):
             gap = (part["chosen"] - part["random"]).to_numpy()

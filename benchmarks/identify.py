@@ -8,7 +8,7 @@ The first form takes test doubles of the additive split's fold and searches amon
 targets. RUN is a run folder of that split; without it a small setting is fitted. Pairs are screened once with `--few`
 cells each (resumable; 5,356 pairs take hours on a CPU), the shortlist is compared with `--cells`. Printed: how often the
 true pair is first and among the first five, with 95 % Wilson intervals, beside chance; the mean probability given to the
-answer; and, as a reference, the same search by distance of ridge's means.
+answer; and, as references, the same search by the run at step 0, which is its prior, and by distance of ridge's means.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pandas as pd
 
 import scdfm
 from accuracy import NARROW
-from scdfm.evaluation import baselines
+from scdfm.evaluation import PRIOR, baselines
 from scdfm.screening import Candidates
 
 COMPOSED = ("MAP2K3+MAP2K6", "KLF1+MAP2K6", "KLF1+TGFBR2", "MAPK1+TGFBR2", "MAP2K3+SLC38A2")
@@ -51,28 +51,31 @@ def ridge_place(run: scdfm.Run, names: list[str], mean: np.ndarray, answer: str)
 
 
 def searched(cells: scdfm.CellTable, run: scdfm.Run, tests: list[str], args: argparse.Namespace) -> pd.DataFrame:
-    """One row for each test double: its rank, its probability, ridge's rank, number of candidates."""
+    """One row for each test double: its rank and probability, by the prior too, ridge's rank, number of candidates."""
     targets = sorted({part for name in tests for part in name.split("+")})
     if not args.norman_subset:
         targets = sorted(name for name in run.split.train if "+" not in name)
     names = [scdfm.data.canonical("+".join(pair)) for pair in itertools.combinations(targets, 2)]
-    screen = scdfm.screen(
-        run, out=args.out / "screen", conditions=names, cells=args.few, resume=True, progress=True, say=print
-    )
+    searches = {"": candidates(run, names, args.out / "screen", args)}
+    if untrained := run.untrained():
+        searches[f"{PRIOR} "] = candidates(untrained, names, args.out / "screen_prior", args)
     rows = []
-    among = Candidates.of(run, conditions=names, screen=screen, cells=args.cells)
     for name in tests:
-        found = among.identify(cells.select([name]), shortlist=args.shortlist)
-        row = found.table.set_index("condition").loc[name]
         mean = cells.mean(name)[cells.columns(run.genes)]
-        rows.append(
-            {
-                "condition": name, "rank": int(row["rank"]), "probability": float(row["probability"]),
-                "ridge": ridge_place(run, names, mean, name), "candidates": len(names),
-            }
-        )  # fmt: skip
-        print(rows[-1], flush=True)
+        row = {"condition": name, "ridge": ridge_place(run, names, mean, name), "candidates": len(names)}
+        for which, among in searches.items():
+            table = among.identify(cells.select([name]), shortlist=args.shortlist).table
+            found = table.set_index("condition").loc[name]
+            row |= {f"{which}rank": int(found["rank"]), f"{which}probability": float(found["probability"])}
+        rows.append(row)
+        print(row, flush=True)
     return pd.DataFrame(rows)
+
+
+def candidates(run: scdfm.Run, names: list[str], out: Path, args: argparse.Namespace) -> Candidates:
+    """What a search of the run looks among: `names`, screened once in the folder `out`."""
+    screen = scdfm.screen(run, out=out, conditions=names, cells=args.few, resume=True, progress=True, say=print)
+    return Candidates.of(run, conditions=names, screen=screen, cells=args.cells)
 
 
 def wilson(hits: int, n: int) -> str:
@@ -83,10 +86,11 @@ def wilson(hits: int, n: int) -> str:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Accuracy beside chance and ridge."""
+    """Accuracy beside prior, ridge and chance."""
     n, candidates = len(table), int(table["candidates"].iloc[0])
     lines = [f"{n} doubles among {candidates:,} candidates", "", "| search | top 1 | top 5 |", "|---|---|---|"]
-    for label, column in (("scdfm", "rank"), ("ridge, by mean", "ridge")):
+    shown = {"scdfm": "rank", PRIOR: f"{PRIOR} rank", "ridge, by mean": "ridge"}
+    for label, column in ((label, column) for label, column in shown.items() if column in table):
         hits = [wilson(int((table[column] <= k).sum()), n) for k in (1, 5)]
         lines.append(f"| {label} | {hits[0]} | {hits[1]} |")
     lines.append(f"| chance | {1 / candidates:.2g} | {min(1.0, 5 / candidates):.2g} |")

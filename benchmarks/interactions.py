@@ -6,8 +6,9 @@
 SCREEN is a screen of singles and doubles (log1p, obs column `perturbation`). Fold i is the additive split's; its run is
 DIR/fold<i> of --runs where given, else a small setting is fitted. Test doubles are predicted with their singles, and scored
 as in Norman et al. 2019 on one list of genes (those the measured singles move most) beside the same scores of their
-cells; ridge predicts singles and doubles too, additive predicts c₁ = c₂ = 1 and so no order. Printed: Spearman correlation
-over test doubles of all folds with a 95 % interval (bootstrap over doubles), and the share of classes that agree.
+cells; `prior` is the run at step 0; ridge predicts singles and doubles too, additive predicts c₁ = c₂ = 1 and so no order.
+Printed: Spearman correlation over test doubles of all folds with a 95 % interval (bootstrap over doubles), and the share of
+classes that agree.
 The second form compares the formula alone, on measured effects, with the authors' coefficients. Finished folds are kept.
 """
 
@@ -22,7 +23,7 @@ from scipy.stats import spearmanr
 
 import scdfm
 from accuracy import NARROW
-from scdfm.evaluation import baselines
+from scdfm.evaluation import PRIOR, baselines
 from scdfm.screening.interaction import informative_genes
 from scdfm.seeds import numpy_rng
 
@@ -45,11 +46,12 @@ def one_fold(cells: scdfm.CellTable, fold: int, args: argparse.Namespace) -> pd.
     run = run_of(cells, fold, args)
     singles = [name for name in run.split.train if "+" not in name]
     tests = [name for name in run.split.test if all(part in singles for part in name.split("+"))]
-    screen = scdfm.screen(
-        run, out=args.out / f"screen{fold}", conditions=tests, cells=args.cells, resume=True, progress=True, say=print
-    )
+    kept = {"conditions": tests, "cells": args.cells, "resume": True, "progress": True, "say": print}
+    screens = {"scdfm": scdfm.screen(run, out=args.out / f"screen{fold}", **kept)}
+    if untrained := run.untrained():
+        screens[PRIOR] = scdfm.screen(untrained, out=args.out / f"screen{fold}_prior", **kept)
     known = run.means
-    wanted = list(dict.fromkeys([*screen.conditions]))
+    wanted = list(dict.fromkeys(screens["scdfm"].conditions))
     genes = informative_genes(known.loc[singles] - known.loc["control"])
     measured = cells.means(["control", *wanted])[run.genes]
     control = pd.Series(run.controls.mean("control")[run.controls.columns(run.genes)], index=run.genes)
@@ -60,7 +62,7 @@ def one_fold(cells: scdfm.CellTable, fold: int, args: argparse.Namespace) -> pd.
     ridge = pd.DataFrame(baselines.ridge(training, wanted), index=wanted, columns=run.genes)
     parts = {
         "measured": scdfm.interactions(measured, pairs=tests, genes=genes),
-        "scdfm": scdfm.interactions(screen.means(wanted), control, tests, genes),
+        **{model: scdfm.interactions(one.means(wanted), control, tests, genes) for model, one in screens.items()},
         "ridge": scdfm.interactions(ridge, known.loc["control"], tests, genes),
     }
     return pd.concat([part.assign(model=model, fold=fold) for model, part in parts.items()]).reset_index()
@@ -93,7 +95,7 @@ def markdown(table: pd.DataFrame) -> str:
     """One row per model."""
     lines = ["| model | " + " | ".join(SCORES) + " | same class |", "|---" * (len(SCORES) + 2) + "|"]
     real = table[table["model"] == "measured"].set_index(["fold", "condition"])["kind"]
-    for model in ("scdfm", "ridge"):
+    for model in (name for name in table["model"].unique() if name != "measured"):
         rng = numpy_rng(0, "interactions", model)
         cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*agreement(table, model, score, rng)) for score in SCORES]
         kinds = table[table["model"] == model].set_index(["fold", "condition"])["kind"]
