@@ -6,7 +6,8 @@
 DATA is the folder of papalexi.h5ad, perturbench_devel.h5ad and kang_pbmc.h5ad. Of every condition, and of the controls, a
 random half of the cells fits. The conditions with most cells, at most --conditions, are then generated (a tenth of all,
 never judged, validates) and compared with the other half by `compare` (population_scores.py). Kang's cell types and
-McFaline's lines are not told: they are hidden states. Every row has as many cells of a condition as its fitting half, at
+McFaline's lines are not told: they are hidden states; `kang-told` and `mcfaline-told` have them as covariates (rows
+prior, floor, default). Every row has as many cells of a condition as its fitting half, at
 most --cells: scores of few cells are not those of many. Rows:
 
 - `prior`: the closed-form prior's own populations, no network;
@@ -72,17 +73,19 @@ def _norman(data: Path) -> scdfm.CellTable:
     return scdfm.read_cells(data / "perturbench_devel.h5ad", subset={"dataset": "norman19"})
 
 
-def _mcfaline(data: Path) -> scdfm.CellTable:
-    return scdfm.read_cells(data / "perturbench_devel.h5ad", subset={"dataset": "mcfaline23"})
+def _mcfaline(data: Path, covariates: Sequence[str] = ()) -> scdfm.CellTable:
+    return scdfm.read_cells(data / "perturbench_devel.h5ad", subset={"dataset": "mcfaline23"}, covariates=covariates)
 
 
-def _kang(data: Path) -> scdfm.CellTable:
-    return scdfm.read_cells(data / "kang_pbmc.h5ad", "group_id", "ctrl", target_sum=10_000)
+def _kang(data: Path, covariates: Sequence[str] = ()) -> scdfm.CellTable:
+    return scdfm.read_cells(data / "kang_pbmc.h5ad", "group_id", "ctrl", target_sum=10_000, covariates=covariates)
 
 
 SCREENS: dict[str, Callable[[Path], scdfm.CellTable]] = {
     "papalexi": _papalexi, "norman": _norman, "mcfaline": _mcfaline, "kang": _kang,
+    "mcfaline-told": lambda data: _mcfaline(data, ["cell_type"]), "kang-told": lambda data: _kang(data, ["cluster_id"]),
 }  # fmt: skip
+TOLD = tuple(name for name in SCREENS if name.endswith("-told"))
 
 
 @dataclass(frozen=True)
@@ -291,7 +294,7 @@ def arguments() -> argparse.Namespace:
     """The command line, `lines` among it: the rows with their steps."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("data", type=Path)
-    options.add_argument("--screens", default=",".join(SCREENS))
+    options.add_argument("--screens", default=",".join(name for name in SCREENS if name not in TOLD))
     options.add_argument("--rows", default=",".join(ROWS))
     options.add_argument("--budgets", default="250,1000,4000", help="training steps of the fitted rows")
     options.add_argument("--seeds", type=int, default=3)
@@ -306,6 +309,11 @@ def arguments() -> argparse.Namespace:
     for what, names, known in (("screen", args.screens, SCREENS), ("row", args.rows, ROWS)):
         if unknown := [name for name in names if name not in known]:
             options.error(f"{what} '{unknown[0]}': expected some of {', '.join(known)}")
+    hidden = [row for row in args.rows if row not in ("prior", "floor", "default")]
+    if hidden and set(args.screens) & set(TOLD):
+        options.error(
+            f"row '{hidden[0]}' is of screens that tell no covariates; with {', '.join(TOLD)} give --rows prior,floor"
+        )
     budgets = [int(text) for text in args.budgets.split(",")]
     if min(budgets) < 1:
         options.error(f"budget {min(budgets)}: expected steps from 1 on; row 'prior' is that of no step")

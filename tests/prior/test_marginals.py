@@ -195,3 +195,48 @@ def test_sorting_levels_together_is_sorting_each() -> None:
         own = Marginals.fitted(x[conditions == c])
         torch.testing.assert_close(levels.values[c, 0], own.values[0])
         torch.testing.assert_close(levels.zeros[c, [0, 1, 3]], own.zeros[[0, 1, 3]])
+
+
+def test_moved_marginals_are_those_of_the_rate() -> None:
+    """Read at rate 0 they give what the law gives at the rate, but for what lies between two knots."""
+    law = Marginals.fitted(mixed())
+    wanted = law.means.unsqueeze(0) * 1.4
+    rates = law.rates(wanted)
+    moved = law.moved(rates[0])
+    scores = spread_evenly(2000, 6)
+    torch.testing.assert_close(
+        moved.expression(scores, torch.zeros(2000, 6)),
+        law.expression(scores, rates.expand(2000, -1)),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+    reached = [0, 1, 2, 5]
+    torch.testing.assert_close(moved.means[reached], wanted[0, reached], rtol=2e-3, atol=1e-4)
+
+
+def test_ordered_values_are_the_quantiles_at_the_mean() -> None:
+    cells = mixed()
+    levels, mean = Levels.single(Marginals.fitted(cells)), torch.from_numpy(cells.mean(0)).float()
+    values = levels.ordered(mean, 500)
+    assert (values.diff(dim=0) >= 0).all()
+    places = (np.arange(500) + 0.5) / 500
+    for gene in (1, 2, 3):
+        assert np.abs(values[:, gene].numpy() - np.quantile(cells[:, gene], places)).mean() < 0.02
+
+
+def test_levels_go_towards_others_at_the_same_mean() -> None:
+    """Share 0 leaves them, share 1 has the other's shape and the own mean; between lies between."""
+    rng = np.random.default_rng(0)
+    narrow, wide = rng.normal(3, 0.2, (N, 1)), rng.normal(2.5, 0.8, (N, 1)).clip(min=0)
+    own, other = (Levels.single(Marginals.fitted(cells)) for cells in (narrow, wide))
+    mean, scores = torch.tensor([3.0]), spread_evenly(4000, 1)
+    deviations = []
+    for share in (0.0, 0.5, 1.0):
+        found = own.towards(other, share)
+        values = found.at(mean).expression(scores, found.rates(mean[None]).expand(4000, -1))
+        assert float(values.mean()) == pytest.approx(3.0, abs=0.01)
+        deviations.append(float(values.std()))
+    there = other.at(mean).expression(scores, other.rates(mean[None]).expand(4000, -1))
+    assert deviations[0] == pytest.approx(0.2, rel=0.05)
+    assert deviations[2] == pytest.approx(float(there.std()), rel=0.02)
+    assert deviations[0] + 0.15 < deviations[1] < deviations[2] - 0.15

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
-from scipy.stats import kstest
+from scipy.stats import kstest, wasserstein_distance
 
 from scdfm.errors import RunError
 from scdfm.prior import Marginals, PriorStart, Spread, fit_spread
-from scdfm.prior.spread import MOST_DONORS, normal_scores
+from scdfm.prior.marginals import Levels
+from scdfm.prior.spread import LEAST_DONORS, MOST_DONORS, MOST_LAWS, _share_of_own, normal_scores
 
 
 def cells(n: int = 1200, n_genes: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -178,7 +182,7 @@ def test_each_screen_has_marginals_of_its_own(tmp_path: Path) -> None:
 
 def test_a_damaged_file_of_two_screens_is_told(tmp_path: Path) -> None:
     _, found = of_two_screens()
-    found.screens["b"].values[0, 0] = found.screens["b"].values[0, 0].flip(0)
+    found.laws["b"].values[0, 0] = found.laws["b"].values[0, 0].flip(0)
     found.save(tmp_path / "spread.safetensors")
     with pytest.raises(RunError, match="are those of no distribution"):
         Spread.load(tmp_path / "spread.safetensors", 4)
@@ -208,3 +212,104 @@ def test_genes_that_a_screen_did_not_measure() -> None:
     begin = start.population(rows, torch.Generator().manual_seed(2), True)
     cells = start.cells(begin, begin, rows).numpy()
     np.testing.assert_allclose(cells[:, 2].std(), x[:600, 2].std(), rtol=0.1)
+
+
+def lines(n: int, alike: bool, seed: int = 0, n_genes: int = 30) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Two lines of the same means, n cells each in two conditions; unless `alike` one has a few cells with much in them."""
+    rng = np.random.default_rng(seed)
+    x = np.log1p(rng.poisson(4.0, (2 * n, n_genes))).astype(float)
+    if not alike:
+        x[n:] = np.where(rng.random((n, n_genes)) < 0.35, 4.2 + 0.2 * rng.standard_normal((n, n_genes)), 0)
+    settings = [f"control|line={line}" for line in "AABB"]
+    return x, np.repeat(np.arange(4), n // 2), settings
+
+
+def of_lines(n: int, alike: bool, seed: int = 0) -> tuple[np.ndarray, Spread]:
+    x, conditions, settings = lines(n, alike, seed)
+    means = np.stack([x[conditions == place].mean(0) for place in range(4)])
+    return x, fit_spread(x, conditions, means, settings, torch.Generator().manual_seed(0))
+
+
+def population(found: Spread, name: str, mean: np.ndarray) -> np.ndarray:
+    start = PriorStart.around(found, [name], mean[None], mean[None], [0.0])
+    rows = torch.zeros(2000, dtype=torch.long)
+    begin = start.population(rows, torch.Generator().manual_seed(2), True)
+    return np.asarray(start.cells(begin, begin, rows))
+
+
+def distance(cells: np.ndarray, real: np.ndarray) -> float:
+    return float(np.mean([wasserstein_distance(cells[:, gene], real[:, gene]) for gene in range(cells.shape[1])]))
+
+
+def test_a_line_whose_cells_differ_has_marginals_of_its_own() -> None:
+    """Populations of either line have its zeros and its spread; those that all cells tell have neither."""
+    x, found = of_lines(600, alike=False)
+    common = replace(found, laws={})
+    for line, real in (("A", x[:600]), ("B", x[600:])):
+        own = population(found, f"X|line={line}", real.mean(0))
+        mixed = population(common, f"X|line={line}", real.mean(0))
+        np.testing.assert_allclose((own == 0).mean(0), (real == 0).mean(0), atol=0.06)
+        np.testing.assert_allclose(own.std(0), real.std(0), rtol=0.12)
+        assert distance(own, real) < 0.3 * distance(mixed, real)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_line_has_its_own_marginals_as_far_as_its_cells_differ(seed: int) -> None:
+    """Half of the cells tell, the others judge: all where lines differ. Of lines that are alike the more of its cells the
+    cells in common are, the less is gained by its own; what is taken then makes no population worse by a twentieth."""
+    shares = {}
+    for alike in (False, True):
+        x, conditions, _ = lines(400, alike, seed)
+        group = np.arange(800) < 400
+        means = np.stack([x[conditions == place].mean(0) for place in range(4)])
+        basis = Levels.fitted(x, conditions, means)
+        shares[alike] = _share_of_own(x[group], conditions[group], basis)
+        real, _, _ = lines(4000, alike, seed + 10)
+        _, found = of_lines(400, alike, seed)
+        mean = real[:4000].mean(0)
+        own = distance(population(found, "X|line=A", mean), real[:4000])
+        common = distance(population(replace(found, laws={}), "X|line=A", mean), real[:4000])
+        assert own < (1.05 if alike else 0.5) * common
+    assert shares[False] > 0.9
+    assert shares[True] < 0.6
+
+
+def test_one_setting_alone_has_the_marginals_of_all() -> None:
+    assert spread(("control|line=A", "control|line=A")).laws == {}
+    assert set(of_two_screens()[1].laws) == {"a", "b"}
+
+
+def test_so_many_settings_have_their_own_and_those_of_most_cells() -> None:
+    """Settings of few cells, and those beyond the largest MOST_LAWS, have the marginals of all cells."""
+    sizes = [LEAST_DONORS - 1, *range(30, 30 + MOST_LAWS + 3)]
+    rng = np.random.default_rng(0)
+    conditions = np.repeat(np.arange(len(sizes)), sizes)
+    x = np.where(
+        rng.random((len(conditions), 40)) < 0.1 + 0.04 * conditions[:, None], 2 + rng.random((len(conditions), 40)), 0
+    )
+    settings = [f"control|line={place}" for place in range(len(sizes))]
+    means = np.stack([x[conditions == place].mean(0) for place in range(len(sizes))])
+    found = fit_spread(x, conditions, means, settings, torch.Generator().manual_seed(0))
+    assert set(found.laws) <= set(settings[-MOST_LAWS:])
+    assert len(found.laws) >= MOST_LAWS - 2
+    assert found.marginals_of(settings[0]) is found.marginals
+    for first, count in list(found.settings.values())[-3:]:
+        assert kstest(found.donors[first : first + count, 0].float().numpy(), "norm").pvalue > 0.01
+
+
+def test_laws_of_settings_are_saved_and_read(tmp_path: Path) -> None:
+    """As are those of screens that runs of before named `screens`."""
+    path = tmp_path / "spread.safetensors"
+    for found in (of_lines(200, alike=False)[1], of_two_screens()[1]):
+        found.save(path)
+        with safe_open(path, framework="pt") as handle:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            words = json.loads(handle.metadata()["spread"])
+        old = tmp_path / "old.safetensors"
+        words["screens"] = words.pop("laws")
+        save_file(tensors, old, metadata={"spread": json.dumps(words)})
+        for file in (path, old):
+            again = Spread.load(file, found.donors.shape[1])
+            assert list(again.laws) == list(found.laws)
+            for name, law in found.laws.items():
+                assert torch.equal(again.laws[name].values, law.values)

@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
+import pytest
+import torch
 
 import scdfm
+from scdfm.prior import fit_spread
 from scdfm.run import folder
+from scdfm.training import prepared
 from scdfm.training.checkpoint import CHECKPOINTS
+from scdfm.training.inputs import prepare
 from scdfm.training.prepared import START
 
 OPTIONS = {
@@ -28,7 +34,7 @@ def fitted(
 
 
 def test_one_cell_each_takes_the_spread_of_the_controls(tmp_path: Path) -> None:
-    """No condition has two cells: the donors are control cells then, as many as there are."""
+    """Ten cells in all are too few: the donors are control cells then, as many as there are."""
     screen = scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=6, n_controls=90, seed=1)
     cells = scdfm.read_cells(screen)
     names = [name for name in cells.conditions if name != "control"]
@@ -38,6 +44,47 @@ def test_one_cell_each_takes_the_spread_of_the_controls(tmp_path: Path) -> None:
     assert len(few.spread.donors) == 90
     whole = fitted(cells, tmp_path / "whole")
     assert len(whole.spread.donors) == 6 * len(whole.split.train)
+
+
+def two_lines(each: int, seed: int, n: int = 800) -> tuple[ad.AnnData, np.ndarray]:
+    """Cells of two lines in conditions of `each` cells that do nothing, and the deviation of genes in a line."""
+    rng = np.random.default_rng(seed)
+    lines = np.repeat(["A", "B"], n)
+    centre = np.where(lines[:, None] == "A", 4.0, 2.5) + np.zeros(30)
+    names = [f"D{place // each}" for place in range(n)] * 2
+    adata = ad.AnnData((centre + 0.4 * rng.standard_normal((2 * n, 30))).astype(np.float32))
+    adata.obs["perturbation"], adata.obs["line"] = names, lines
+    controls = ad.AnnData((centre + 0.4 * rng.standard_normal((2 * n, 30))).astype(np.float32)[::8])
+    controls.obs["perturbation"], controls.obs["line"] = "control", lines[::8]
+    return ad.concat([adata, controls], index_unique="-"), np.full(30, 0.4)
+
+
+def deviation_of(adata: ad.AnnData) -> tuple[float, int]:
+    """Deviation of genes at the mean of line A by the marginals of all cells, and how many cells told it."""
+    cells = scdfm.read_cells(adata, covariates=["line"])
+    names = tuple(name for name in cells.conditions if not name.startswith("control"))
+    config = scdfm.Config.preset("instant").updated({"training": {"min_cells": 1}, "model": {"perturbation": "drugs"}})
+    inputs = prepare(cells, scdfm.Split("named", 0, names, (), ()), config, None)
+    sample = prepared._spread_sample(cells, names, inputs)
+    spread = fit_spread(*sample, torch.Generator().manual_seed(0))
+    return float(spread.marginals.ordered(torch.full((30,), 4.0), 400).std(0).mean()), len(sample.cells)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_cells_of_small_conditions_are_taken_together(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cells lie nearer to their own mean than cells do: by that populations were too narrow. Of many cells each
+    condition tells its own spread, as before."""
+    adata, real = two_lines(2, seed)
+    together, n = deviation_of(adata)
+    assert together == pytest.approx(real.mean(), rel=0.05)
+    assert n == 1600
+    monkeypatch.setattr(prepared, "FEW", 2)
+    alone, _ = deviation_of(adata)
+    assert alone < 0.9 * real.mean()
+    monkeypatch.undo()
+    many, n = deviation_of(two_lines(40, seed)[0])
+    assert many == pytest.approx(real.mean(), rel=0.05)
+    assert n == 1600
 
 
 def test_a_validation_condition_is_predicted_without_its_own_cells(tmp_path: Path) -> None:

@@ -72,6 +72,16 @@ class Marginals:
         """The marginals on another device."""
         return replace(self, zeros=self.zeros.to(device), values=self.values.to(device))
 
+    def moved(self, rates: Float[Tensor, " G"]) -> Marginals:
+        """The marginals at the rates θ, as if they had been found there."""
+        values = torch.log1p(torch.expm1(self.values) * torch.exp(rates * (1 - self.zeros)).unsqueeze(1))
+        return Marginals(self.share_of_zeros(rates), values)
+
+    @property
+    def means(self) -> Float[Tensor, " G"]:
+        """The mean (log1p) of each gene at rate 0."""
+        return self._means[:, N_RATES // 2].float()
+
     def rates(self, means: Float[Tensor, "C G"]) -> Float[Tensor, "C G"]:
         """θ at which each gene has the mean (log1p), within ± LARGEST_RATE."""
         table, grid = self._means, _grid()
@@ -198,6 +208,23 @@ class Levels:
         n = max(len(self.means), len(other.means))
         pairs = zip(self.repeated(n).tensors().values(), other.repeated(n).tensors().values(), strict=True)
         return Levels(*(torch.where(genes if a.ndim == 2 else genes.unsqueeze(1), a, b) for a, b in pairs))
+
+    def towards(self, other: Levels, share: float) -> Levels:
+        """Each law `share` of the way, in zeros and values, to the one that `other` has at the same mean."""
+        found = []
+        for law in self._laws:
+            near = other.at(law.means)
+            same = near.moved(near.rates(law.means.unsqueeze(0))[0])
+            found.append((torch.lerp(law.zeros, same.zeros, share), torch.lerp(law.values, same.values, share)))
+        zeros, values = (torch.stack(part) for part in zip(*found, strict=True))
+        return Levels(self.means.clone(), zeros, values)
+
+    def ordered(self, mean: Float[Tensor, " G"], n: int) -> Float[Tensor, "n G"]:
+        """What n cells with this mean (log1p) are expected to hold of each gene, lowest value first."""
+        places = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+        scores = torch.special.ndtri(places).float().unsqueeze(1).expand(-1, len(mean))
+        rates = self.rates(mean.unsqueeze(0)).expand(n, -1)
+        return self.at(mean).expression(scores, rates)
 
     @classmethod
     def loaded(cls, tensors: Mapping[str, Tensor]) -> Levels:

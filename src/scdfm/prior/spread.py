@@ -28,6 +28,12 @@ LEAST_DONORS = 20
 """Donors that a setting of the covariates needs to be started from alone."""
 LEAST_SEEN = 5
 """Cells above 0 that tell the values of a gene in a setting."""
+JUDGED_GENES = 1000
+"""Genes that say how far a setting's marginals are its own."""
+GROUP_CELLS, MOST_GROUPS = 16, 50
+"""Cells of a setting that are judged together, and how many such groups there are at most."""
+MOST_LAWS = 16
+"""Settings with marginals of their own, those of most cells: each takes 7 MB of a file of 5,000 genes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +53,9 @@ class Spread:
     """Scores, float16."""
     settings: dict[str, tuple[int, int]]
     """First donor and number of donors of each setting."""
-    screens: dict[str, Levels] = field(default_factory=dict)
-    """Marginals of each screen's own, where cells of several were given; `marginals` are those of all cells."""
+    laws: dict[str, Levels] = field(default_factory=dict)
+    """Marginals of single screens, by name, where cells of several were given, and of single settings; `marginals` are
+    those of all cells."""
     correlation: Float[Tensor, " G"] | None = None
     """Of both ends of a training path; None where pairs are random (`correlation_of_pairs`)."""
 
@@ -57,7 +64,7 @@ class Spread:
         return replace(
             self,
             marginals=self.marginals.on(genes),
-            screens={name: own.on(genes) for name, own in self.screens.items()},
+            laws={name: law.on(genes) for name, law in self.laws.items()},
             deviation=self.deviation[genes],
             donors=self.donors[:, genes],
             correlation=None if self.correlation is None else self.correlation[genes],
@@ -68,7 +75,7 @@ class Spread:
         return replace(
             self,
             marginals=self.marginals.to(device),
-            screens={name: own.to(device) for name, own in self.screens.items()},
+            laws={name: law.to(device) for name, law in self.laws.items()},
             deviation=self.deviation.to(device),
             donors=self.donors.to(device),
             correlation=None if self.correlation is None else self.correlation.to(device),
@@ -80,10 +87,8 @@ class Spread:
         return (first, count) if count >= LEAST_DONORS else (0, len(self.donors))
 
     def marginals_of(self, setting: str) -> Levels:
-        """The marginals of a setting: of its screen where that has its own, else of all."""
-        if not self.screens:
-            return self.marginals
-        return self.screens.get(covariates(setting).get(SCREEN, ""), self.marginals)
+        """The marginals of a setting: its own or its screen's where there are such, else those of all cells."""
+        return _law_of(setting, self.laws, self.marginals)
 
     def at_home(self, controls: Floats, setting: str, rng: torch.Generator) -> Spread:
         """This spread in a setting that training never had, as its `controls` [n, G] (log1p) tell it: they are the donors,
@@ -93,17 +98,17 @@ class Spread:
         one = np.zeros(len(cells), dtype=np.int64)
         own = fit_spread(cells, one, cells.mean(0, keepdims=True), [setting], rng)
         marginals = _of_seen(own.marginals, self.marginals_of(setting), cells)
-        return replace(self, marginals=marginals, screens={}, donors=own.donors, settings=own.settings)
+        return replace(self, marginals=marginals, laws={}, donors=own.donors, settings=own.settings)
 
     def save(self, path: Path) -> None:
         """Write the spread as safetensors, whole or not at all."""
         tensors = {"deviation": self.deviation, "donors": self.donors}
         if self.correlation is not None:
             tensors["correlation"] = self.correlation
-        for end, levels in zip(("", *_ends(self.screens)), (self.marginals, *self.screens.values()), strict=True):
+        for end, levels in zip(("", *_ends(self.laws)), (self.marginals, *self.laws.values()), strict=True):
             tensors |= {f"{name}{end}": value for name, value in levels.tensors().items()}
         tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
-        words = {"size": self.size, "settings": self.settings, "screens": list(self.screens)}
+        words = {"size": self.size, "settings": self.settings, "laws": list(self.laws)}
         with written_whole(path, sum(value.nbytes for value in tensors.values())) as temporary:
             save_file(tensors, temporary, metadata={"spread": json.dumps(words)})
 
@@ -113,7 +118,8 @@ class Spread:
         try:
             with safe_open(path, framework="pt") as handle:
                 words = json.loads(handle.metadata()["spread"])
-                screens = [str(name) for name in words.get("screens", ())]
+                # Before 0.2 screens alone had laws of their own.
+                names = [str(name) for name in words.get("laws", words.get("screens", ()))]
                 there = set(handle.keys())
                 marginals, *own = (
                     Levels.loaded(
@@ -123,12 +129,12 @@ class Spread:
                             if f"{name}{end}" in there
                         }
                     )
-                    for end in ("", *_ends(screens))
+                    for end in ("", *_ends(names))
                 )
                 deviation, donors = handle.get_tensor("deviation"), handle.get_tensor("donors")
                 correlation = handle.get_tensor("correlation") if "correlation" in there else None
             settings = {str(name): (int(a), int(b)) for name, (a, b) in words["settings"].items()}
-            laws = dict(zip(screens, own, strict=True))
+            laws = dict(zip(names, own, strict=True))
             spread = cls(marginals, float(words["size"]), deviation, donors, settings, laws, correlation)
             spread._check(n_genes)
             return spread
@@ -139,11 +145,11 @@ class Spread:
 
     def _check(self, n_genes: int) -> None:
         """ValueError unless every tensor has the shape of `n_genes` genes, and values that a spread has."""
-        n, laws = len(self.donors), (self.marginals, *self.screens.values())
+        n, laws = len(self.donors), (self.marginals, *self.laws.values())
         shapes = {"deviation": (self.deviation, (n_genes,)), "donors": (self.donors, (max(n, 1), n_genes))}
         if self.correlation is not None:
             shapes["correlation"] = (self.correlation, (n_genes,))
-        for end, law in zip(("", *_ends(self.screens)), laws, strict=True):
+        for end, law in zip(("", *_ends(self.laws)), laws, strict=True):
             levels = (len(law.means), n_genes)
             shapes |= {f"means{end}": (law.means, levels), f"zeros{end}": (law.zeros, levels)}
             shapes |= {f"values{end}": (law.values, (*levels, N_KNOTS))}
@@ -177,9 +183,8 @@ def fit_spread(
     variances = variances_around(cells, means[conditions])
     size = float(np.sqrt(variances.mean())) or 1.0
     deviation = np.maximum(np.sqrt(variances) / size, SMALLEST)
-    of_screen = np.array([covariates(setting).get(SCREEN, "") for setting in settings])
     marginals = Levels.fitted(cells, conditions, means)
-    screens = _own_marginals(cells, conditions, means, of_screen[conditions], marginals)
+    laws = _laws(cells, conditions, means, settings, marginals)
     drawn = torch.randperm(len(cells), generator=rng)[:MOST_DONORS].numpy()
     places = {name: place for place, name in enumerate(dict.fromkeys(settings))}
     own = np.array([places[settings[condition]] for condition in conditions[drawn]])
@@ -188,13 +193,13 @@ def fit_spread(
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
     uniform = torch.rand((len(drawn), cells.shape[1]), generator=rng)
     donors = torch.empty(uniform.shape, dtype=torch.float16)
-    for name, law in (screens or {"": marginals}).items():
-        mine = np.flatnonzero(of_screen[conditions[drawn]] == name) if screens else np.arange(len(drawn))
+    for name, place in places.items():
+        law, mine = _law_of(name, laws, marginals), np.flatnonzero(np.sort(own) == place)
         values, of = torch.from_numpy(cells[drawn[mine]].astype(np.float32)), conditions[drawn[mine]]
         donors[mine] = normal_scores(law.scores(values, torch.from_numpy(means), of, uniform[mine])).half()
     _lend(donors, torch.from_numpy(np.isnan(cells[drawn])), rng)
     ranges = {name: (int(first[place]), int(counts[place])) for name, place in places.items()}
-    return Spread(marginals, size, torch.from_numpy(deviation.astype(np.float32)), donors, ranges, screens)
+    return Spread(marginals, size, torch.from_numpy(deviation.astype(np.float32)), donors, ranges, laws)
 
 
 def variances_around(cells: Floats, means: Floats) -> Floats:
@@ -220,16 +225,71 @@ def _lend(donors: Tensor, missing: Tensor, rng: torch.Generator) -> None:
             donors[:, genes] = torch.randn((len(donors), len(genes)), generator=rng).to(donors.dtype)
 
 
-def _own_marginals(
-    cells: Floats, conditions: npt.NDArray[np.int64], means: Floats, of_screen: npt.NDArray[np.str_], common: Levels
+def _law_of(setting: str, laws: dict[str, Levels], common: Levels) -> Levels:
+    """The marginals of a setting: its own or its screen's where there are such, else those in common."""
+    for name in (setting, _screen(setting)):
+        if name in laws:
+            return laws[name]
+    return common
+
+
+def _screen(setting: str) -> str:
+    return covariates(setting).get(SCREEN, "")
+
+
+def _laws(
+    cells: Floats, conditions: npt.NDArray[np.int64], means: Floats, settings: Sequence[str], common: Levels
 ) -> dict[str, Levels]:
-    """Marginals of each screen by its own cells [n, G]; none where there is one screen."""
-    names, found = np.unique(of_screen), {}
-    for name in names if len(names) > 1 else ():
-        own = of_screen == name
-        present, places = np.unique(conditions[own], return_inverse=True)
-        found[str(name)] = _of_seen(Levels.fitted(cells[own], places, means[present]), common, cells[own])
-    return found
+    """Marginals of each screen by its own cells [n, G], where there are several, and of each setting beside others.
+
+    Those of a setting lie between those of its cells and those in common, as `_share_of_own` says.
+    """
+
+    def own(group: npt.NDArray[np.bool_], basis: Levels) -> Levels:
+        present, places = np.unique(conditions[group], return_inverse=True)
+        return _of_seen(Levels.fitted(cells[group], places, means[present]), basis, cells[group])
+
+    laws: dict[str, Levels] = {}
+    screens, names = np.array([_screen(setting) for setting in settings])[conditions], np.array(settings)[conditions]
+    for name in np.unique(screens) if len(np.unique(screens)) > 1 else ():
+        laws[str(name)] = own(screens == name, common)
+    found, counts = np.unique(names, return_counts=True)
+    for place in np.argsort(-counts, kind="stable")[:MOST_LAWS]:
+        setting, basis, group = str(found[place]), _law_of(found[place], laws, common), names == found[place]
+        if counts[place] < LEAST_DONORS or (screens == _screen(setting)).sum() == counts[place]:
+            continue
+        genes = np.linspace(0, cells.shape[1] - 1, min(cells.shape[1], JUDGED_GENES)).astype(np.int64)
+        share = _share_of_own(cells[np.ix_(group, genes)], conditions[group], basis.on(torch.from_numpy(genes)))
+        if share > 0:
+            laws[setting] = basis.towards(own(group, basis), share)
+    return laws
+
+
+def _share_of_own(cells: Floats, conditions: npt.NDArray[np.int64], basis: Levels) -> float:
+    """How far the marginals of a setting are its own, 0 to 1, by its cells [n, G]: least squares.
+
+    Each half of the cells of a condition tells the setting's marginals, s, and is judged by the other half; conditions of
+    few cells are taken together. With r the sorted values of the other half, and p those that `basis` has there at the
+    same mean, w minimises Σ (r − p − w(s − p))².
+    """
+    present, places = np.unique(conditions, return_inverse=True)
+    n_groups = int(np.clip(len(cells) // GROUP_CELLS, 1, min(len(present), MOST_GROUPS)))
+    places = places * n_groups // len(present)
+    order = np.argsort(places, kind="stable")
+    first = np.searchsorted(places[order], places[order])
+    half = np.empty(len(cells), dtype=bool)
+    half[order] = (np.arange(len(cells)) - first) % 2 == 0
+    product = square = 0.0
+    for told, judged in ((half, ~half), (~half, half)):
+        present, of = np.unique(places[told], return_inverse=True)
+        centres = np.stack([cells[told][of == place].mean(0) for place in range(len(present))])
+        own = _of_seen(Levels.fitted(cells[told], of, centres), basis, cells[told])
+        for place in np.unique(places[judged]):
+            real = torch.from_numpy(np.sort(cells[judged & (places == place)], axis=0)).float().nan_to_num()
+            common, mine = (law.ordered(real.mean(0), len(real)) for law in (basis, own))
+            product += float(((real - common) * (mine - common)).sum())
+            square += float(((mine - common) ** 2).sum())
+    return float(np.clip(product / square, 0, 1)) if square else 0.0
 
 
 def _of_seen(own: Levels, common: Levels, cells: Floats) -> Levels:
@@ -238,9 +298,9 @@ def _of_seen(own: Levels, common: Levels, cells: Floats) -> Levels:
     return own.where(seen, common)
 
 
-def _ends(screens: Iterable[str]) -> list[str]:
-    """How the names of the arrays of screens' marginals end in a file."""
-    return [f".{place}" for place, _ in enumerate(screens)]
+def _ends(laws: Iterable[str]) -> list[str]:
+    """How the names of the arrays of single marginals end in a file."""
+    return [f".{place}" for place, _ in enumerate(laws)]
 
 
 def normal_scores(values: Float[Tensor, "n G"], inside: Float[Tensor, "n G"] | None = None) -> Tensor:

@@ -22,7 +22,7 @@ from scdfm.data.stored import in_memory, subset
 from scdfm.files import made, write_csv
 from scdfm.prior import EffectPrior, LearnedPrior, PriorStart, Spread, filled_shifts, fit_spread, learn_prior
 from scdfm.prior.kernel import Floats, every_target
-from scdfm.prior.spread import variances_around
+from scdfm.prior.spread import LEAST_DONORS, variances_around
 from scdfm.prior.start import correlation_of_pairs
 from scdfm.run import folder
 from scdfm.run.counts import learned_law
@@ -34,6 +34,8 @@ from scdfm.training.transfer import WORTH, Earlier, Joined, best_of
 
 SPREAD_CELLS = 4000
 """Training cells whose spread is learned."""
+FEW = 5
+"""Cells that a condition needs to tell their spread by itself."""
 START = "start.safetensors"
 JUDGED = ("worth", "error", "fresh_error")
 """What is kept of a prior of two screens."""
@@ -327,22 +329,46 @@ class SpreadSample(NamedTuple):
 def _spread_sample(cells: CellTable, names: Sequence[str], inputs: Inputs) -> SpreadSample:
     """As many training cells of each condition as come to SPREAD_CELLS, drawn by the config's seed.
 
-    Where no condition has two cells, their control populations tell the spread.
+    The mean of a condition of fewer than FEW cells follows these, so that they seem to spread less than they do: cells of
+    such conditions are taken together, by setting. Where all are few, control populations tell it.
     """
     rng = numpy_rng(inputs.manifest.seed, "spread")
     columns = cells.columns(inputs.panel.genes)
-    populations = {name: cells.rows(name) for name in names if cells.n_cells(name) > 1}
-    means = cells.means(list(populations)).to_numpy()[:, columns]
-    if not populations:
-        populations = {name: cells.control_rows(name) for name in _one_of_each_control(cells, names)}
-        means = np.stack([cells.control_mean(name)[columns] for name in populations])
-    each = max(2, SPREAD_CELLS // len(populations))
-    rows = [rng.permutation(group)[:each] for group in populations.values()]
+    groups = _told_together(cells, names)
+    populations = [np.concatenate([cells.rows(name) for name in group]) for group in groups]
+    centres = _centres(cells.means(names).iloc[:, columns], groups, cells)
+    if not groups:
+        groups = [[name] for name in _one_of_each_control(cells, names)]
+        populations = [cells.control_rows(name) for (name,) in groups]
+        centres = [cells.control_mean(name)[columns] for (name,) in groups]
+    each = max(2, SPREAD_CELLS // sum(map(len, groups)))
+    rows = [rng.permutation(one)[: each * len(group)] for one, group in zip(populations, groups, strict=True)]
     values = in_memory(subset(cells.X, np.concatenate(rows), columns)).toarray().astype(np.float64)
     conditions = np.repeat(np.arange(len(rows)), [len(drawn) for drawn in rows])
     if cells.measured:
-        values[~np.stack([cells.measures(name)[columns] for name in populations])[conditions]] = np.nan
-    return SpreadSample(values, conditions, means, [control_of(name) for name in populations])
+        values[~np.stack([cells.measures(group[0])[columns] for group in groups])[conditions]] = np.nan
+    return SpreadSample(values, conditions, np.stack(centres), [control_of(group[0]) for group in groups])
+
+
+def _centres(means: pd.DataFrame, groups: Sequence[list[str]], cells: CellTable) -> list[Floats]:
+    """The mean of the cells of each group, from those of their conditions."""
+    own = [means.loc[group].to_numpy() for group in groups]
+    weights = [[cells.n_cells(name) for name in group] for group in groups]
+    return [
+        np.average(part, axis=0, weights=n) if len(n) > 1 else part[0] for part, n in zip(own, weights, strict=True)
+    ]
+
+
+def _told_together(cells: CellTable, names: Sequence[str]) -> list[list[str]]:
+    """The conditions whose cells tell their spread: each by itself, those of fewer than FEW cells by setting. None where
+    all of them have fewer than LEAST_DONORS cells."""
+    groups = [[name] for name in names if cells.n_cells(name) >= FEW]
+    few: dict[str, list[str]] = {}
+    for name in names:
+        if cells.n_cells(name) < FEW:
+            few.setdefault(control_of(name), []).append(name)
+    groups += [group for group in few.values() if sum(map(cells.n_cells, group)) > 1]
+    return groups if sum(cells.n_cells(name) for group in groups for name in group) >= LEAST_DONORS else []
 
 
 def _one_of_each_control(cells: CellTable, names: Sequence[str]) -> list[str]:
