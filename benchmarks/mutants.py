@@ -65,6 +65,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "prior/missing.py": ("tests/training/test_union.py",),
     "prior/marginals.py": ("tests/prior/test_marginals.py",),
+    "prior/spread.py": ("tests/prior/test_spread.py",),
     "prior/shrink.py": ("tests/prior/test_shrink.py",),
     "prior/descriptions.py": ("tests/prior/test_descriptions.py",),
     "prior/learn.py": ("tests/prior/test_learn.py",),

@@ -240,3 +240,18 @@ def test_levels_go_towards_others_at_the_same_mean() -> None:
     assert deviations[0] == pytest.approx(0.2, rel=0.05)
     assert deviations[2] == pytest.approx(float(there.std()), rel=0.02)
     assert deviations[0] + 0.15 < deviations[1] < deviations[2] - 0.15
+
+
+def test_a_law_that_no_rate_brings_there_leaves_it_to_the_other() -> None:
+    """Of a gene that few cells of other lines hold nothing is known where all hold it: there it is as its own cells say."""
+    rng = np.random.default_rng(0)
+    rare = np.where(rng.random((N, 1)) < 0.02, 1 + 0.1 * rng.random((N, 1)), 0)
+    own = rng.normal(2.5, 0.3, (N, 1))
+    basis, other = (Levels.single(Marginals.fitted(cells)) for cells in (rare, own))
+    found, mean, scores = basis.towards(other, 0.5), torch.tensor([2.5]), spread_evenly(4000, 1)
+    values = found.at(mean).expression(scores, found.rates(mean[None]).expand(4000, -1))
+    assert float(values.mean()) == pytest.approx(2.5, abs=0.01)
+    assert float(values.std()) == pytest.approx(0.3, rel=0.05)
+    back = other.towards(basis, 0.5)
+    again = back.at(mean).expression(scores, back.rates(mean[None]).expand(4000, -1))
+    torch.testing.assert_close(again, values, atol=0.01, rtol=0)

@@ -313,3 +313,21 @@ def test_laws_of_settings_are_saved_and_read(tmp_path: Path) -> None:
             assert list(again.laws) == list(found.laws)
             for name, law in found.laws.items():
                 assert torch.equal(again.laws[name].values, law.values)
+
+
+def test_lines_of_a_screen_that_lacks_genes() -> None:
+    """Two lines of screen b, which has no values of two genes: their own laws are of the others, and all is finite."""
+    x, _ = of_two_screens()
+    x[600:, 2:] = np.nan
+    x[900:, :2] = 3 * x[900:, :2]
+    conditions = np.repeat([0, 1, 2], [600, 300, 300])
+    settings = ["control|screen=a", "control|line=A|screen=b", "control|line=B|screen=b"]
+    means = np.stack([x[conditions == place].mean(0) for place in range(3)])
+    found = fit_spread(x, conditions, means, settings, torch.Generator().manual_seed(0))
+    assert set(found.laws) == {"a", "b", *settings[1:]}
+    assert found.marginals_of("control|line=C|screen=b") is found.laws["b"]
+    for law in found.laws.values():
+        assert all(part.isfinite().all() for part in law.tensors().values())
+    assert found.donors.isfinite().all()
+    own, basis = found.laws[settings[1]], found.laws["b"]
+    assert torch.equal(own.at(torch.ones(4)).values[2:], basis.at(torch.ones(4)).values[2:])

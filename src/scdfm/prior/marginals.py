@@ -210,14 +210,29 @@ class Levels:
         return Levels(*(torch.where(genes if a.ndim == 2 else genes.unsqueeze(1), a, b) for a, b in pairs))
 
     def towards(self, other: Levels, share: float) -> Levels:
-        """Each law `share` of the way, in zeros and values, to the one that `other` has at the same mean."""
-        found = []
-        for law in self._laws:
-            near = other.at(law.means)
-            same = near.moved(near.rates(law.means.unsqueeze(0))[0])
-            found.append((torch.lerp(law.zeros, same.zeros, share), torch.lerp(law.values, same.values, share)))
-        zeros, values = (torch.stack(part) for part in zip(*found, strict=True))
-        return Levels(self.means.clone(), zeros, values)
+        """Laws `share` of the way, in zeros and values, from these to those that `other` has at the same mean.
+
+        There is one at the mean of each level of either. Where a law cannot be brought to that mean, the other one counts
+        alone.
+        """
+        means = torch.stack([law.means for law in (*self._laws, *other._laws)]).sort(dim=0).values
+        zeros, values = [], []
+        for mean in means:
+            (one, one_there), (two, two_there) = self.moved(mean), other.moved(mean)
+            weight = torch.full_like(mean, share)
+            weight[~one_there] = 1.0
+            weight[~two_there] = 0.0
+            zeros.append(torch.lerp(one.zeros, two.zeros, weight))
+            values.append(torch.lerp(one.values, two.values, weight.unsqueeze(1)))
+        return Levels(means, torch.stack(zeros), torch.stack(values))
+
+    def moved(self, mean: Float[Tensor, " G"]) -> tuple[Marginals, Bool[Tensor, " G"]]:
+        """The marginals of genes at `mean` (log1p) as if they had been found there, and whether a rate leads there."""
+        level, genes, laws = self.nearest(mean.unsqueeze(0))[0], torch.arange(len(mean)), self._laws
+        rates = self.rates(mean.unsqueeze(0))[0]
+        found = [law.moved(rates) for law in laws]
+        zeros, values = torch.stack([law.zeros for law in found]), torch.stack([law.values for law in found])
+        return Marginals(zeros[level, genes], values[level, genes]), rates.abs() < LARGEST_RATE
 
     def ordered(self, mean: Float[Tensor, " G"], n: int) -> Float[Tensor, "n G"]:
         """What n cells with this mean (log1p) are expected to hold of each gene, lowest value first."""

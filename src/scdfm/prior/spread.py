@@ -92,12 +92,12 @@ class Spread:
 
     def at_home(self, controls: Floats, setting: str, rng: torch.Generator) -> Spread:
         """This spread in a setting that training never had, as its `controls` [n, G] (log1p) tell it: they are the donors,
-        and the marginals of genes that LEAST_SEEN of them hold are theirs. The units of the flow stay."""
+        and its marginals are theirs as far as they differ (`_own_law`). The units of the flow stay."""
         drawn = torch.randperm(len(controls), generator=rng)[:MOST_DONORS].numpy()
         cells = controls[drawn]
         one = np.zeros(len(cells), dtype=np.int64)
         own = fit_spread(cells, one, cells.mean(0, keepdims=True), [setting], rng)
-        marginals = _of_seen(own.marginals, self.marginals_of(setting), cells)
+        marginals = _own_law(cells, one, cells.mean(0, keepdims=True), self.marginals_of(setting))
         return replace(self, marginals=marginals, laws={}, donors=own.donors, settings=own.settings)
 
     def save(self, path: Path) -> None:
@@ -242,27 +242,32 @@ def _laws(
 ) -> dict[str, Levels]:
     """Marginals of each screen by its own cells [n, G], where there are several, and of each setting beside others.
 
-    Those of a setting lie between those of its cells and those in common, as `_share_of_own` says.
+    Those of a setting lie between those of its cells and those in common (`_own_law`).
     """
 
-    def own(group: npt.NDArray[np.bool_], basis: Levels) -> Levels:
+    def of(group: npt.NDArray[np.bool_]) -> tuple[Floats, npt.NDArray[np.int64], Floats]:
         present, places = np.unique(conditions[group], return_inverse=True)
-        return _of_seen(Levels.fitted(cells[group], places, means[present]), basis, cells[group])
+        return cells[group], places, means[present]
 
     laws: dict[str, Levels] = {}
     screens, names = np.array([_screen(setting) for setting in settings])[conditions], np.array(settings)[conditions]
     for name in np.unique(screens) if len(np.unique(screens)) > 1 else ():
-        laws[str(name)] = own(screens == name, common)
+        own = of(screens == name)
+        laws[str(name)] = _of_seen(Levels.fitted(*own), common, own[0])
     found, counts = np.unique(names, return_counts=True)
     for place in np.argsort(-counts, kind="stable")[:MOST_LAWS]:
-        setting, basis, group = str(found[place]), _law_of(found[place], laws, common), names == found[place]
-        if counts[place] < LEAST_DONORS or (screens == _screen(setting)).sum() == counts[place]:
-            continue
-        genes = np.linspace(0, cells.shape[1] - 1, min(cells.shape[1], JUDGED_GENES)).astype(np.int64)
-        share = _share_of_own(cells[np.ix_(group, genes)], conditions[group], basis.on(torch.from_numpy(genes)))
-        if share > 0:
-            laws[setting] = basis.towards(own(group, basis), share)
+        setting, several = str(found[place]), (screens == _screen(str(found[place]))).sum() > counts[place]
+        if counts[place] >= LEAST_DONORS and several:
+            laws[setting] = _own_law(*of(names == setting), _law_of(setting, laws, common))
     return laws
+
+
+def _own_law(cells: Floats, conditions: npt.NDArray[np.int64], means: Floats, basis: Levels) -> Levels:
+    """The marginals of a setting by its cells [n, G] around the `means` of their conditions: `basis`, which more cells
+    tell, and as much of its own as `_share_of_own` says; those of `basis` of genes that are not seen in it."""
+    genes = np.linspace(0, cells.shape[1] - 1, min(cells.shape[1], JUDGED_GENES)).astype(np.int64)
+    share = _share_of_own(cells[:, genes], conditions, basis.on(torch.from_numpy(genes)))
+    return _of_seen(basis.towards(Levels.fitted(cells, conditions, means), share), basis, cells)
 
 
 def _share_of_own(cells: Floats, conditions: npt.NDArray[np.int64], basis: Levels) -> float:
