@@ -34,7 +34,7 @@ from scdfm.training.transfer import WORTH, Earlier, Joined, best_of
 
 SPREAD_CELLS = 4000
 """Training cells whose spread is learned."""
-FEW = 5
+FEW = 4
 """Cells that a condition needs to tell their spread by itself."""
 START = "start.safetensors"
 JUDGED = ("worth", "error", "fresh_error")
