@@ -8,7 +8,7 @@ import torch
 from scipy.stats import f_oneway, kstest, poisson, wasserstein_distance
 
 from scdfm.prior import Marginals
-from scdfm.prior.marginals import DIFFER, Levels
+from scdfm.prior.marginals import DIFFER, N_KNOTS, Levels
 
 N = 4000
 
@@ -255,3 +255,9 @@ def test_a_law_that_no_rate_brings_there_leaves_it_to_the_other() -> None:
     back = other.towards(basis, 0.5)
     again = back.at(mean).expression(scores, back.rates(mean[None]).expand(4000, -1))
     torch.testing.assert_close(again, values, atol=0.01, rtol=0)
+
+
+def test_a_gene_moved_to_next_to_nothing_is_still_seen() -> None:
+    """Shares of zeros stay below 1, which a file of them needs, however seldom the gene and low the mean."""
+    law = Marginals(torch.tensor([1 - 1e-5]), torch.linspace(0.5, 2, N_KNOTS).unsqueeze(0))
+    assert (law.moved(torch.tensor([-6.0])).zeros < 1).all()

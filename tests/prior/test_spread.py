@@ -331,3 +331,21 @@ def test_lines_of_a_screen_that_lacks_genes() -> None:
     assert found.donors.isfinite().all()
     own, basis = found.laws[settings[1]], found.laws["b"]
     assert torch.equal(own.at(torch.ones(4)).values[2:], basis.at(torch.ones(4)).values[2:])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_laws_of_rare_genes_and_equal_values_are_read_again(tmp_path: Path, seed: int) -> None:
+    """Genes of few cells and of few values, in lines of very different means: what is written is a distribution."""
+    rng = np.random.default_rng(seed)
+    rates = np.exp(rng.normal(-2, 2.5, (3, 60)))
+    x = np.vstack([np.log1p(rng.poisson(rate, (150, 60))) for rate in rates]).astype(float)
+    conditions, settings = np.repeat(np.arange(3), 150), [f"control|line={line}" for line in "ABC"]
+    means = np.stack([x[conditions == place].mean(0) for place in range(3)])
+    found = fit_spread(x, conditions, means, settings, torch.Generator().manual_seed(0))
+    assert set(found.laws) == set(settings)
+    found.save(tmp_path / "spread.safetensors")
+    again = Spread.load(tmp_path / "spread.safetensors", 60)
+    for place, name in enumerate(settings):
+        assert torch.equal(again.laws[name].values, found.laws[name].values)
+        values = again.laws[name].ordered(torch.from_numpy(means[place]).float(), 2000)
+        np.testing.assert_allclose(values.mean(0), means[place], rtol=0.02, atol=2e-3)

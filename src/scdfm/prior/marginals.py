@@ -75,7 +75,7 @@ class Marginals:
     def moved(self, rates: Float[Tensor, " G"]) -> Marginals:
         """The marginals at the rates θ, as if they had been found there."""
         values = torch.log1p(torch.expm1(self.values) * torch.exp(rates * (1 - self.zeros)).unsqueeze(1))
-        return Marginals(self.share_of_zeros(rates), values)
+        return Marginals(self.share_of_zeros(rates).clamp(max=1 - SMALLEST_SHARE), values)
 
     @property
     def means(self) -> Float[Tensor, " G"]:
@@ -224,7 +224,8 @@ class Levels:
             weight[~two_there] = 0.0
             zeros.append(torch.lerp(one.zeros, two.zeros, weight))
             values.append(torch.lerp(one.values, two.values, weight.unsqueeze(1)))
-        return Levels(means, torch.stack(zeros), torch.stack(values))
+        # A last digit may fall where values were equal.
+        return Levels(means, torch.stack(zeros), torch.stack(values).cummax(dim=2).values)
 
     def moved(self, mean: Float[Tensor, " G"]) -> tuple[Marginals, Bool[Tensor, " G"]]:
         """The marginals of genes at `mean` (log1p) as if they had been found there, and whether a rate leads there."""
