@@ -212,10 +212,12 @@ class Levels:
     def towards(self, other: Levels, share: float) -> Levels:
         """Laws `share` of the way, in zeros and values, from these to those that `other` has at the same mean.
 
-        There is one at the mean of each level of either. Where a law cannot be brought to that mean, the other one counts
-        alone.
+        There is one at the mean of each level of `other`, and of as many of these as make MOST_LEVELS together. Where a
+        law cannot be brought to that mean, the other one counts alone.
         """
-        means = torch.stack([law.means for law in (*self._laws, *other._laws)]).sort(dim=0).values
+        n = min(len(self.means), MOST_LEVELS - len(other.means))
+        some = [self._laws[place] for place in torch.linspace(0, len(self.means) - 1, n).round().int().tolist()]
+        means = torch.stack([law.means for law in (*some, *other._laws)]).sort(dim=0).values
         zeros, values = [], []
         for mean in means:
             (one, one_there), (two, two_there) = self.moved(mean), other.moved(mean)

@@ -28,7 +28,7 @@ LEAST_DONORS = 20
 """Donors that a setting of the covariates needs to be started from alone."""
 LEAST_SEEN = 5
 """Cells above 0 that tell the values of a gene in a setting."""
-JUDGED_GENES = 1000
+JUDGED_GENES = 300
 """Genes that say how far a setting's marginals are its own."""
 GROUP_CELLS, MOST_GROUPS = 16, 50
 """Cells of a setting that are judged together, and how many such groups there are at most."""
