@@ -298,7 +298,7 @@ def test_so_many_settings_have_their_own_and_those_of_most_cells() -> None:
 
 
 def test_laws_of_settings_are_saved_and_read(tmp_path: Path) -> None:
-    """As are those of screens that runs of before named `screens`."""
+    """A file of before says nothing of mixing: marginals of a context that it meets are those of its own cells."""
     path = tmp_path / "spread.safetensors"
     for found in (of_lines(200, alike=False)[1], of_two_screens()[1]):
         found.save(path)
@@ -306,13 +306,18 @@ def test_laws_of_settings_are_saved_and_read(tmp_path: Path) -> None:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
             words = json.loads(handle.metadata()["spread"])
         old = tmp_path / "old.safetensors"
-        words["screens"] = words.pop("laws")
+        assert words.pop("mixed") is True
         save_file(tensors, old, metadata={"spread": json.dumps(words)})
         for file in (path, old):
             again = Spread.load(file, found.donors.shape[1])
             assert list(again.laws) == list(found.laws)
+            assert again.mixed is (file == path)
             for name, law in found.laws.items():
                 assert torch.equal(again.laws[name].values, law.values)
+            controls = np.log1p(np.random.default_rng(1).poisson(2.0, (60, found.donors.shape[1]))).astype(float)
+            home = again.at_home(controls, "control|line=Z", torch.Generator().manual_seed(0))
+            alone = Marginals.fitted(controls)
+            assert torch.equal(home.marginals.values[0], alone.values) is (file == old)
 
 
 def test_lines_of_a_screen_that_lacks_genes() -> None:
@@ -349,3 +354,39 @@ def test_laws_of_rare_genes_and_equal_values_are_read_again(tmp_path: Path, seed
         assert torch.equal(again.laws[name].values, found.laws[name].values)
         values = again.laws[name].ordered(torch.from_numpy(means[place]).float(), 2000)
         np.testing.assert_allclose(values.mean(0), means[place], rtol=0.02, atol=2e-3)
+
+
+@pytest.mark.parametrize(("n_settings", "each"), [(60, 2), (200, 4)])
+def test_donors_of_many_small_settings_are_standard_normal_together(n_settings: int, each: int) -> None:
+    """Two donors have no ranks to speak of: scored by themselves all genes would have the same two numbers."""
+    rng = np.random.default_rng(0)
+    conditions = np.repeat(np.arange(n_settings), each)
+    x = np.log1p(rng.poisson(4.0, (len(conditions), 40))).astype(float)
+    means = x.reshape(n_settings, each, 40).mean(1)
+    settings = [f"control|line={place}" for place in range(n_settings)]
+    found = fit_spread(x, conditions, means, settings, torch.Generator().manual_seed(0))
+    assert found.laws == {}
+    donors = found.donors.float()
+    torch.testing.assert_close(donors.std(0), torch.ones(40), atol=0.03, rtol=0)
+    start = PriorStart.around(found, [f"X|line={place}" for place in range(1)], means[:1], means[:1], [0.0])
+    cells = start.population(torch.zeros(500, dtype=torch.long), torch.Generator().manual_seed(1), True)
+    correlation = torch.corrcoef(cells.T)
+    assert abs(float(correlation[~torch.eye(40, dtype=torch.bool)].mean())) < 0.03
+
+
+def test_a_start_keeps_the_laws_of_its_settings() -> None:
+    _, found = of_lines(200, alike=False)
+    names = ["X|line=A", "X|line=B"]
+    start = PriorStart.around(found, names, np.ones((2, 30)), np.ones((2, 30)), [0.0, 0.0])
+    kept = start.of(["X|line=B"])
+    assert set(kept.spread.laws) == {"control|line=B"}
+    rows = torch.zeros(50, dtype=torch.long)
+    begin = kept.population(rows, torch.Generator().manual_seed(0), True)
+    assert torch.equal(kept.cells(begin, begin, rows), start.cells(begin, begin, rows + 1))
+
+
+def test_a_single_control_cell_says_nothing_of_marginals() -> None:
+    found = spread()
+    home = found.at_home(np.ones((1, 8)), "control|line=X", torch.Generator().manual_seed(0))
+    assert home.donors.shape == (1, 8)
+    assert all(part.isfinite().all() for part in home.marginals.tensors().values())

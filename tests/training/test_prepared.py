@@ -66,7 +66,7 @@ def deviation_of(adata: ad.AnnData) -> tuple[float, int]:
     config = scdfm.Config.preset("instant").updated({"training": {"min_cells": 1}, "model": {"perturbation": "drugs"}})
     inputs = prepare(cells, scdfm.Split("named", 0, names, (), ()), config, None)
     sample = prepared._spread_sample(cells, names, inputs)
-    spread = fit_spread(*sample, torch.Generator().manual_seed(0))
+    spread = fit_spread(*sample[:4], torch.Generator().manual_seed(0))
     return float(spread.marginals.ordered(torch.full((30,), 4.0), 400).std(0).mean()), len(sample.cells)
 
 
@@ -85,6 +85,50 @@ def test_cells_of_small_conditions_are_taken_together(seed: int, monkeypatch: py
     many, n = deviation_of(two_lines(40, seed)[0])
     assert many == pytest.approx(real.mean(), rel=0.05)
     assert n == 1600
+
+
+def effects_of(effect: float, each: int, seed: int) -> tuple[scdfm.CellTable, np.ndarray]:
+    """150 drugs that move 60 genes, by `effect` in root mean squares, in a few cells each of deviation .4."""
+    rng = np.random.default_rng(seed)
+    shifts = effect * rng.standard_normal((150, 60))
+    x = np.vstack([6 + np.repeat(shifts, each, axis=0), np.full((200, 60), 6.0)])
+    adata = ad.AnnData((x + 0.4 * rng.standard_normal(x.shape)).clip(min=0).astype(np.float32))
+    adata.obs["perturbation"] = [f"D{place}" for place in range(150) for _ in range(each)] + ["control"] * 200
+    return scdfm.read_cells(adata, values="log1p"), shifts
+
+
+@pytest.mark.parametrize("each", [2, 3, 4])
+def test_effects_are_no_noise_where_small_conditions_are_taken_together(each: int) -> None:
+    """The noise of means is that within conditions, whatever tells their spread; effects twice as large are believed."""
+    cells, _ = effects_of(0.8, each, seed=0)
+    names = tuple(name for name in cells.conditions if name != "control")
+    config = scdfm.Config.preset("instant").updated({"training": {"min_cells": 1}, "model": {"perturbation": "drugs"}})
+    sample = prepared._spread_sample(cells, names, prepare(cells, scdfm.Split("named", 0, names, (), ()), config, None))
+    assert len(sample.settings) == (1 if each < 4 else 150)
+    assert np.mean(sample.variances()) == pytest.approx(0.16, rel=0.1)
+
+
+def test_so_many_cells_tell_the_spread_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "SPREAD_CELLS", 90)
+    for each, expected in ((1, 90), (2, 90), (4, 300)):  # two of each condition at least, where each tells its own
+        cells, _ = effects_of(0.1, each, seed=0)
+        names = tuple(name for name in cells.conditions if name != "control")
+        config = scdfm.Config.preset("instant").updated(
+            {"training": {"min_cells": 1}, "model": {"perturbation": "drugs"}}
+        )
+        inputs = prepare(cells, scdfm.Split("named", 0, names, (), ()), config, None)
+        assert len(prepared._spread_sample(cells, names, inputs).cells) == expected
+
+
+def test_few_cells_tell_the_spread_where_controls_are_fewer() -> None:
+    cells, _ = effects_of(0.1, 2, seed=0)
+    config = scdfm.Config.preset("instant").updated({"training": {"min_cells": 1}, "model": {"perturbation": "drugs"}})
+    names = tuple(name for name in cells.conditions if name != "control")[:4]
+    for n_controls, expected in ((2, 8), (40, 40)):
+        rows = np.concatenate([cells.rows("control")[:n_controls], *(cells.rows(name) for name in names)])
+        few = cells.take(np.sort(rows))
+        inputs = prepare(few, scdfm.Split("named", 0, names, (), ()), config, None)
+        assert len(prepared._spread_sample(few, names, inputs).cells) == expected
 
 
 def test_a_validation_condition_is_predicted_without_its_own_cells(tmp_path: Path) -> None:

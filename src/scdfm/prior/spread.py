@@ -30,6 +30,8 @@ LEAST_SEEN = 5
 """Cells above 0 that tell the values of a gene in a setting."""
 JUDGED_GENES = 300
 """Genes that say how far a setting's marginals are its own."""
+FEWEST_JUDGED = 8
+"""Cells without which nothing says how far marginals are a setting's own."""
 GROUP_CELLS, MOST_GROUPS = 16, 50
 """Cells of a setting that are judged together, and how many such groups there are at most."""
 MOST_LAWS = 16
@@ -58,6 +60,8 @@ class Spread:
     those of all cells."""
     correlation: Float[Tensor, " G"] | None = None
     """Of both ends of a training path; None where pairs are random (`correlation_of_pairs`)."""
+    mixed: bool = True
+    """Whether marginals of a setting lie between its own and those in common; in a run of before they are its own."""
 
     def on(self, genes: Tensor | slice) -> Spread:
         """The spread of some genes."""
@@ -81,6 +85,11 @@ class Spread:
             correlation=None if self.correlation is None else self.correlation.to(device),
         )
 
+    def of(self, settings: Iterable[str]) -> Spread:
+        """The spread without the laws that none of these settings has."""
+        needed = {name for setting in settings for name in (setting, _screen(setting))}
+        return replace(self, laws={name: law for name, law in self.laws.items() if name in needed})
+
     def donors_of(self, setting: str) -> tuple[int, int]:
         """First donor and number of those that start the conditions of a setting: its own where there are enough."""
         first, count = self.settings.get(setting, (0, 0))
@@ -97,7 +106,11 @@ class Spread:
         cells = controls[drawn]
         one = np.zeros(len(cells), dtype=np.int64)
         own = fit_spread(cells, one, cells.mean(0, keepdims=True), [setting], rng)
-        marginals = _own_law(cells, one, cells.mean(0, keepdims=True), self.marginals_of(setting))
+        basis = self.marginals_of(setting)
+        if self.mixed:
+            marginals = _own_law(cells, one, cells.mean(0, keepdims=True), basis)
+        else:
+            marginals = _of_seen(own.marginals, basis, cells)
         return replace(self, marginals=marginals, laws={}, donors=own.donors, settings=own.settings)
 
     def save(self, path: Path) -> None:
@@ -108,7 +121,7 @@ class Spread:
         for end, levels in zip(("", *_ends(self.laws)), (self.marginals, *self.laws.values()), strict=True):
             tensors |= {f"{name}{end}": value for name, value in levels.tensors().items()}
         tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
-        words = {"size": self.size, "settings": self.settings, "laws": list(self.laws)}
+        words = {"size": self.size, "settings": self.settings, "screens": list(self.laws), "mixed": self.mixed}
         with written_whole(path, sum(value.nbytes for value in tensors.values())) as temporary:
             save_file(tensors, temporary, metadata={"spread": json.dumps(words)})
 
@@ -118,8 +131,7 @@ class Spread:
         try:
             with safe_open(path, framework="pt") as handle:
                 words = json.loads(handle.metadata()["spread"])
-                # Before 0.2 screens alone had laws of their own.
-                names = [str(name) for name in words.get("laws", words.get("screens", ()))]
+                names = [str(name) for name in words.get("screens", ())]
                 there = set(handle.keys())
                 marginals, *own = (
                     Levels.loaded(
@@ -135,7 +147,8 @@ class Spread:
                 correlation = handle.get_tensor("correlation") if "correlation" in there else None
             settings = {str(name): (int(a), int(b)) for name, (a, b) in words["settings"].items()}
             laws = dict(zip(names, own, strict=True))
-            spread = cls(marginals, float(words["size"]), deviation, donors, settings, laws, correlation)
+            mixed = bool(words.get("mixed", False))
+            spread = cls(marginals, float(words["size"]), deviation, donors, settings, laws, correlation, mixed)
             spread._check(n_genes)
             return spread
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -183,20 +196,24 @@ def fit_spread(
     variances = variances_around(cells, means[conditions])
     size = float(np.sqrt(variances.mean())) or 1.0
     deviation = np.maximum(np.sqrt(variances) / size, SMALLEST)
-    marginals = Levels.fitted(cells, conditions, means)
-    laws = _laws(cells, conditions, means, settings, marginals)
     drawn = torch.randperm(len(cells), generator=rng)[:MOST_DONORS].numpy()
     places = {name: place for place, name in enumerate(dict.fromkeys(settings))}
     own = np.array([places[settings[condition]] for condition in conditions[drawn]])
-    drawn = drawn[np.argsort(own, kind="stable")]
+    drawn, own = drawn[np.argsort(own, kind="stable")], np.sort(own)
     counts = np.bincount(own, minlength=len(places))
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    marginals = Levels.fitted(cells, conditions, means)
+    enough = {name for name, place in places.items() if counts[place] >= LEAST_DONORS}
+    laws = _laws(cells, conditions, means, settings, marginals, enough)
     uniform = torch.rand((len(drawn), cells.shape[1]), generator=rng)
     donors = torch.empty(uniform.shape, dtype=torch.float16)
-    for name, place in places.items():
-        law, mine = _law_of(name, laws, marginals), np.flatnonzero(np.sort(own) == place)
-        values, of = torch.from_numpy(cells[drawn[mine]].astype(np.float32)), conditions[drawn[mine]]
-        donors[mine] = normal_scores(law.scores(values, torch.from_numpy(means), of, uniform[mine])).half()
+    of_law = [_law_of(name, laws, marginals) for name in places]
+    for law in dict.fromkeys(of_law):  # those of one law are standard normal together
+        mine = np.flatnonzero(np.isin(own, [place for place, other in enumerate(of_law) if other is law]))
+        if len(mine):
+            present, of = np.unique(conditions[drawn[mine]], return_inverse=True)
+            values, around = torch.from_numpy(cells[drawn[mine]].astype(np.float32)), torch.from_numpy(means[present])
+            donors[mine] = normal_scores(law.scores(values, around, of, uniform[mine])).half()
     _lend(donors, torch.from_numpy(np.isnan(cells[drawn])), rng)
     ranges = {name: (int(first[place]), int(counts[place])) for name, place in places.items()}
     return Spread(marginals, size, torch.from_numpy(deviation.astype(np.float32)), donors, ranges, laws)
@@ -238,11 +255,17 @@ def _screen(setting: str) -> str:
 
 
 def _laws(
-    cells: Floats, conditions: npt.NDArray[np.int64], means: Floats, settings: Sequence[str], common: Levels
+    cells: Floats,
+    conditions: npt.NDArray[np.int64],
+    means: Floats,
+    settings: Sequence[str],
+    common: Levels,
+    enough: set[str],
 ) -> dict[str, Levels]:
-    """Marginals of each screen by its own cells [n, G], where there are several, and of each setting beside others.
+    """Marginals of each screen by its own cells [n, G], where there are several, and of settings beside others in it.
 
-    Those of a setting lie between those of its cells and those in common (`_own_law`).
+    Those of a setting lie between those of its cells and those in common (`_own_law`); the MOST_LAWS that have most cells
+    have them, of those with `enough` donors.
     """
 
     def of(group: npt.NDArray[np.bool_]) -> tuple[Floats, npt.NDArray[np.int64], Floats]:
@@ -257,7 +280,7 @@ def _laws(
     found, counts = np.unique(names, return_counts=True)
     for place in np.argsort(-counts, kind="stable")[:MOST_LAWS]:
         setting, several = str(found[place]), (screens == _screen(str(found[place]))).sum() > counts[place]
-        if counts[place] >= LEAST_DONORS and several:
+        if setting in enough and several:
             laws[setting] = _own_law(*of(names == setting), _law_of(setting, laws, common))
     return laws
 
@@ -277,6 +300,8 @@ def _share_of_own(cells: Floats, conditions: npt.NDArray[np.int64], basis: Level
     few cells are taken together. With r the sorted values of the other half, and p those that `basis` has there at the
     same mean, w minimises Σ (r − p − w(s − p))².
     """
+    if len(cells) < FEWEST_JUDGED:
+        return 0.0
     present, places = np.unique(conditions, return_inverse=True)
     n_groups = int(np.clip(len(cells) // GROUP_CELLS, 1, min(len(present), MOST_GROUPS)))
     places = places * n_groups // len(present)

@@ -94,7 +94,8 @@ class PriorStart:
         """The start of some conditions."""
         rows = conditions.to(self.expected.device)
         names = tuple(self.names[place] for place in conditions.tolist())
-        return replace(self._changed(lambda tensor: tensor[rows]), names=names)
+        spread = self.spread.of(map(control_of, names))
+        return replace(self._changed(lambda tensor: tensor[rows]), names=names, spread=spread)
 
     def on(self, genes: Tensor | slice) -> PriorStart:
         """The start of some genes."""

@@ -318,36 +318,54 @@ class SpreadSample(NamedTuple):
     conditions: npt.NDArray[np.int64]
     means: Floats
     settings: list[str]
+    within: npt.NDArray[np.int64]
+    """The condition itself of each cell, where those of small ones are taken together."""
 
     def variances(self) -> Floats:
-        """Variance of each gene [G] around the means, unbiased within each condition."""
+        """Variance of each gene [G] around the means, unbiased within each condition.
+
+        Where small conditions are taken together it is that within each of them, as far as they have two cells: what tells
+        conditions apart is no noise of their means.
+        """
         counts = np.bincount(self.conditions)
-        unbiased = len(self.cells) / max(len(self.cells) - len(counts), 1)
-        return np.asarray(variances_around(self.cells, self.means[self.conditions]) * unbiased)
+        n, n_within = len(self.cells), len(np.unique(self.within))
+        if n_within == len(counts) or n - n_within < LEAST_DONORS:
+            unbiased = n / max(n - len(counts), 1)
+            return np.asarray(variances_around(self.cells, self.means[self.conditions]) * unbiased)
+        _, places, sizes = np.unique(self.within, return_inverse=True, return_counts=True)
+        member = sp.csr_matrix((np.ones(n), (places, np.arange(n))))
+        own = np.asarray(member @ self.cells) / sizes[:, None]
+        return np.asarray(variances_around(self.cells, own[places]) * n / (n - n_within))
 
 
 def _spread_sample(cells: CellTable, names: Sequence[str], inputs: Inputs) -> SpreadSample:
     """As many training cells of each condition as come to SPREAD_CELLS, drawn by the config's seed.
 
     The mean of a condition of fewer than FEW cells follows these, so that they seem to spread less than they do: cells of
-    such conditions are taken together, by setting. Where all are few, control populations tell it.
+    such conditions are taken together, by setting. Where there are fewer than LEAST_DONORS in all, and more control cells,
+    these tell it.
     """
     rng = numpy_rng(inputs.manifest.seed, "spread")
     columns = cells.columns(inputs.panel.genes)
     groups = _told_together(cells, names)
     populations = [np.concatenate([cells.rows(name) for name in group]) for group in groups]
     centres = _centres(cells.means(names).iloc[:, columns], groups, cells)
-    if not groups:
-        groups = [[name] for name in _one_of_each_control(cells, names)]
+    controls = [[name] for name in _one_of_each_control(cells, names)]
+    if sum(map(len, populations)) < min(LEAST_DONORS, sum(len(cells.control_rows(name)) for (name,) in controls)):
+        groups = controls
         populations = [cells.control_rows(name) for (name,) in groups]
         centres = [cells.control_mean(name)[columns] for (name,) in groups]
-    each = max(2, SPREAD_CELLS // sum(map(len, groups)))
-    rows = [rng.permutation(one)[: each * len(group)] for one, group in zip(populations, groups, strict=True)]
-    values = in_memory(subset(cells.X, np.concatenate(rows), columns)).toarray().astype(np.float64)
-    conditions = np.repeat(np.arange(len(rows)), [len(drawn) for drawn in rows])
+    n_names = sum(map(len, groups))
+    most = [max(2, SPREAD_CELLS * len(group) // n_names) for group in groups]
+    rows = [rng.permutation(one)[:n] for one, n in zip(populations, most, strict=True)]
+    drawn = np.concatenate(rows)
+    values = in_memory(subset(cells.X, drawn, columns)).toarray().astype(np.float64)
+    conditions = np.repeat(np.arange(len(rows)), [len(one) for one in rows])
     if cells.measured:
         values[~np.stack([cells.measures(group[0])[columns] for group in groups])[conditions]] = np.nan
-    return SpreadSample(values, conditions, np.stack(centres), [control_of(group[0]) for group in groups])
+    single = len(groups) == n_names
+    within = conditions if single else cells.codes[drawn].astype(np.int64)
+    return SpreadSample(values, conditions, np.stack(centres), [control_of(group[0]) for group in groups], within)
 
 
 def _centres(means: pd.DataFrame, groups: Sequence[list[str]], cells: CellTable) -> list[Floats]:
@@ -360,15 +378,13 @@ def _centres(means: pd.DataFrame, groups: Sequence[list[str]], cells: CellTable)
 
 
 def _told_together(cells: CellTable, names: Sequence[str]) -> list[list[str]]:
-    """The conditions whose cells tell their spread: each by itself, those of fewer than FEW cells by setting. None where
-    all of them have fewer than LEAST_DONORS cells."""
+    """The conditions whose cells tell their spread: each by itself, those of fewer than FEW cells by setting."""
     groups = [[name] for name in names if cells.n_cells(name) >= FEW]
     few: dict[str, list[str]] = {}
     for name in names:
         if cells.n_cells(name) < FEW:
             few.setdefault(control_of(name), []).append(name)
-    groups += [group for group in few.values() if sum(map(cells.n_cells, group)) > 1]
-    return groups if sum(cells.n_cells(name) for group in groups for name in group) >= LEAST_DONORS else []
+    return groups + [group for group in few.values() if sum(map(cells.n_cells, group)) > 1]
 
 
 def _one_of_each_control(cells: CellTable, names: Sequence[str]) -> list[str]:
