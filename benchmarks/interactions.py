@@ -46,10 +46,10 @@ def one_fold(cells: scdfm.CellTable, fold: int, args: argparse.Namespace) -> pd.
     run = run_of(cells, fold, args)
     singles = [name for name in run.split.train if "+" not in name]
     tests = [name for name in run.split.test if all(part in singles for part in name.split("+"))]
-    kept = {"conditions": tests, "cells": args.cells, "resume": True, "progress": True, "say": print}
-    screens = {"scdfm": scdfm.screen(run, out=args.out / f"screen{fold}", **kept)}
+    options = {"conditions": tests, "cells": args.cells, "resume": True, "progress": True, "say": print}
+    screens = {"scdfm": scdfm.screen(run, out=args.out / f"screen{fold}", **options)}
     if untrained := run.untrained():
-        screens[PRIOR] = scdfm.screen(untrained, out=args.out / f"screen{fold}_prior", **kept)
+        screens[PRIOR] = scdfm.screen(untrained, out=args.out / f"screen{fold}_prior", **options)
     known = run.means
     wanted = list(dict.fromkeys(screens["scdfm"].conditions))
     genes = informative_genes(known.loc[singles] - known.loc["control"])

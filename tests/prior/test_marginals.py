@@ -202,7 +202,7 @@ def test_moved_marginals_are_those_of_the_rate() -> None:
     law = Marginals.fitted(mixed())
     wanted = law.means.unsqueeze(0) * 1.4
     rates = law.rates(wanted)
-    moved = law.moved(rates[0])
+    moved = law.at_rates(rates[0])
     scores = spread_evenly(2000, 6)
     torch.testing.assert_close(
         moved.expression(scores, torch.zeros(2000, 6)),
@@ -260,4 +260,4 @@ def test_a_law_that_no_rate_brings_there_leaves_it_to_the_other() -> None:
 def test_a_gene_moved_to_next_to_nothing_is_still_seen() -> None:
     """Shares of zeros stay below 1, which a file of them needs, however seldom the gene and low the mean."""
     law = Marginals(torch.tensor([1 - 1e-5]), torch.linspace(0.5, 2, N_KNOTS).unsqueeze(0))
-    assert (law.moved(torch.tensor([-6.0])).zeros < 1).all()
+    assert (law.at_rates(torch.tensor([-6.0])).zeros < 1).all()

@@ -72,7 +72,7 @@ class Marginals:
         """The marginals on another device."""
         return replace(self, zeros=self.zeros.to(device), values=self.values.to(device))
 
-    def moved(self, rates: Float[Tensor, " G"]) -> Marginals:
+    def at_rates(self, rates: Float[Tensor, " G"]) -> Marginals:
         """The marginals at the rates θ, as if they had been found there."""
         values = torch.log1p(torch.expm1(self.values) * torch.exp(rates * (1 - self.zeros)).unsqueeze(1))
         return Marginals(self.share_of_zeros(rates).clamp(max=1 - SMALLEST_SHARE), values)
@@ -233,7 +233,7 @@ class Levels:
         """The marginals of genes at `mean` (log1p) as if they had been found there, and whether a rate leads there."""
         level, genes, laws = self.nearest(mean.unsqueeze(0))[0], torch.arange(len(mean)), self._laws
         rates = self.rates(mean.unsqueeze(0))[0]
-        found = [law.moved(rates) for law in laws]
+        found = [law.at_rates(rates) for law in laws]
         zeros, values = torch.stack([law.zeros for law in found]), torch.stack([law.values for law in found])
         return Marginals(zeros[level, genes], values[level, genes]), rates.abs() < LARGEST_RATE
 

@@ -101,16 +101,13 @@ class Spread:
 
     def at_home(self, controls: Floats, setting: str, rng: torch.Generator) -> Spread:
         """This spread in a setting that training never had, as its `controls` [n, G] (log1p) tell it: they are the donors,
-        and its marginals are theirs as far as they differ (`_own_law`). The units of the flow stay."""
+        and its marginals are theirs as far as they differ (`_between`). The units of the flow stay."""
         drawn = torch.randperm(len(controls), generator=rng)[:MOST_DONORS].numpy()
         cells = controls[drawn]
         one = np.zeros(len(cells), dtype=np.int64)
         own = fit_spread(cells, one, cells.mean(0, keepdims=True), [setting], rng)
         basis = self.marginals_of(setting)
-        if self.mixed:
-            marginals = _own_law(cells, one, cells.mean(0, keepdims=True), basis)
-        else:
-            marginals = _of_seen(own.marginals, basis, cells)
+        marginals = _between(own.marginals, basis, cells, one) if self.mixed else _of_seen(own.marginals, basis, cells)
         return replace(self, marginals=marginals, laws={}, donors=own.donors, settings=own.settings)
 
     def save(self, path: Path) -> None:
@@ -121,6 +118,7 @@ class Spread:
         for end, levels in zip(("", *_ends(self.laws)), (self.marginals, *self.laws.values()), strict=True):
             tensors |= {f"{name}{end}": value for name, value in levels.tensors().items()}
         tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        # "screens" are the laws' names: whatever reads runs of before knows them by this word.
         words = {"size": self.size, "settings": self.settings, "screens": list(self.laws), "mixed": self.mixed}
         with written_whole(path, sum(value.nbytes for value in tensors.values())) as temporary:
             save_file(tensors, temporary, metadata={"spread": json.dumps(words)})
@@ -199,7 +197,8 @@ def fit_spread(
     drawn = torch.randperm(len(cells), generator=rng)[:MOST_DONORS].numpy()
     places = {name: place for place, name in enumerate(dict.fromkeys(settings))}
     own = np.array([places[settings[condition]] for condition in conditions[drawn]])
-    drawn, own = drawn[np.argsort(own, kind="stable")], np.sort(own)
+    order = np.argsort(own, kind="stable")
+    drawn, own = drawn[order], own[order]
     counts = np.bincount(own, minlength=len(places))
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
     marginals = Levels.fitted(cells, conditions, means)
@@ -208,7 +207,8 @@ def fit_spread(
     uniform = torch.rand((len(drawn), cells.shape[1]), generator=rng)
     donors = torch.empty(uniform.shape, dtype=torch.float16)
     of_law = [_law_of(name, laws, marginals) for name in places]
-    for law in dict.fromkeys(of_law):  # those of one law are standard normal together
+    # By law, not by setting: two donors alone would have the same two scores in every gene.
+    for law in dict.fromkeys(of_law):
         mine = np.flatnonzero(np.isin(own, [place for place, other in enumerate(of_law) if other is law]))
         if len(mine):
             present, of = np.unique(conditions[drawn[mine]], return_inverse=True)
@@ -264,7 +264,7 @@ def _laws(
 ) -> dict[str, Levels]:
     """Marginals of each screen by its own cells [n, G], where there are several, and of settings beside others in it.
 
-    Those of a setting lie between those of its cells and those in common (`_own_law`); the MOST_LAWS that have most cells
+    Those of a setting lie between those of its cells and those in common (`_between`); the MOST_LAWS that have most cells
     have them, of those with `enough` donors.
     """
 
@@ -281,16 +281,17 @@ def _laws(
     for place in np.argsort(-counts, kind="stable")[:MOST_LAWS]:
         setting, several = str(found[place]), (screens == _screen(str(found[place]))).sum() > counts[place]
         if setting in enough and several:
-            laws[setting] = _own_law(*of(names == setting), _law_of(setting, laws, common))
+            own = of(names == setting)
+            laws[setting] = _between(Levels.fitted(*own), _law_of(setting, laws, common), *own[:2])
     return laws
 
 
-def _own_law(cells: Floats, conditions: npt.NDArray[np.int64], means: Floats, basis: Levels) -> Levels:
-    """The marginals of a setting by its cells [n, G] around the `means` of their conditions: `basis`, which more cells
-    tell, and as much of its own as `_share_of_own` says; those of `basis` of genes that are not seen in it."""
+def _between(own: Levels, basis: Levels, cells: Floats, conditions: npt.NDArray[np.int64]) -> Levels:
+    """The marginals of a setting with the `cells` [n, G]: `basis`, which more cells tell, and as much of its `own` as
+    `_share_of_own` says; those of `basis` of genes that are not seen in it."""
     genes = np.linspace(0, cells.shape[1] - 1, min(cells.shape[1], JUDGED_GENES)).astype(np.int64)
     share = _share_of_own(cells[:, genes], conditions, basis.on(torch.from_numpy(genes)))
-    return _of_seen(basis.towards(Levels.fitted(cells, conditions, means), share), basis, cells)
+    return _of_seen(basis.towards(own, share), basis, cells)
 
 
 def _share_of_own(cells: Floats, conditions: npt.NDArray[np.int64], basis: Levels) -> float:

@@ -350,11 +350,12 @@ def _spread_sample(cells: CellTable, names: Sequence[str], inputs: Inputs) -> Sp
     groups = _told_together(cells, names)
     populations = [np.concatenate([cells.rows(name) for name in group]) for group in groups]
     centres = _centres(cells.means(names).iloc[:, columns], groups, cells)
-    controls = [[name] for name in _one_of_each_control(cells, names)]
-    if sum(map(len, populations)) < min(LEAST_DONORS, sum(len(cells.control_rows(name)) for (name,) in controls)):
-        groups = controls
-        populations = [cells.control_rows(name) for (name,) in groups]
-        centres = [cells.control_mean(name)[columns] for (name,) in groups]
+    if (n_told := sum(map(len, populations))) < LEAST_DONORS:
+        matched = _one_of_each_control(cells, names)
+        controls = [cells.control_rows(name) for name in matched]
+        if n_told < sum(map(len, controls)):
+            groups, populations = [[name] for name in matched], controls
+            centres = [cells.control_mean(name)[columns] for name in matched]
     n_names = sum(map(len, groups))
     most = [max(2, SPREAD_CELLS * len(group) // n_names) for group in groups]
     rows = [rng.permutation(one)[:n] for one, n in zip(populations, most, strict=True)]
