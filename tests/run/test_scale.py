@@ -68,6 +68,29 @@ def test_strong_perturbations_are_on_the_scale(run, screen):
             read_observed(given(observed, lambda X: np.log1p(3 * np.expm1(X))), Ensemble.of(run))
 
 
+def of_a_strong_perturbation(X):
+    """The nine genes of twenty that are expressed most at eight times their counts; the median gene as it was."""
+    linear = np.expm1(X)
+    most = linear.mean(axis=0) > np.quantile(linear.mean(axis=0), 0.55)
+    return np.log1p(np.where(most, 8, 1) * linear)
+
+
+def of_another_line(X):
+    """Two genes of three at a fifth, the others up, so that the total of all cells stays."""
+    linear, low = np.expm1(X), np.random.default_rng(2).random(X.shape[1]) < 2 / 3
+    kept = (linear.sum() - 0.2 * linear[:, low].sum()) / linear[:, ~low].sum()
+    return np.log1p(np.where(low, 0.2, kept) * linear)
+
+
+@pytest.mark.parametrize("change, factor", [(of_a_strong_perturbation, 4), (of_another_line, 0.1)])
+def test_cells_whose_total_alone_or_whose_median_gene_alone_is_off_are_on_the_scale(run, screen, change, factor):
+    """Over the genes that respond most, totals of many of Norman's conditions are several times the controls'."""
+    observed = screen[(screen.obs["perturbation"] == run.split.train[0]).to_numpy()].copy()
+    read_observed(given(observed, change), Ensemble.of(run))
+    with pytest.raises(DataError, match="another scale"):
+        read_observed(given(observed, lambda X: np.log1p(factor * np.expm1(change(X)))), Ensemble.of(run))
+
+
 def test_cells_of_fewer_counts_are_on_the_scale(run, screen):
     """A third of the counts of each cell, normalised as before: means of logarithms fall, totals do not."""
     counts = np.asarray(screen.layers["counts"].todense(), dtype=int)

@@ -16,16 +16,20 @@ from scdfm.run.trained import Trained
 
 SCALE_CELLS: Final = 1000
 """Cells that stand for all, evenly spaced."""
-AS_MUCH, FAR, LESS = 1.5, 2.5, 0.9
-"""Totals of cells agree with a factor within AS_MUCH of theirs; a factor of FAR tells another scale where that leaves LESS
-of the difference to the control mean. Perturbations and cell types change totals over a run's genes too, but less."""
+AS_MUCH, FAR, FAR_GENES, LESS = 1.5, 2.5, 2, 0.9
+"""Cells agree with a factor within AS_MUCH. Totals off by FAR, and half of the genes by FAR_GENES, tell another scale where
+that leaves LESS of the difference to the control mean: a strong perturbation changes totals by some genes, a cell line
+that is not the controls' changes many genes, but hardly their total."""
+EXPECTED_SEEN, FEWEST_GENES = 3, 10
+"""A gene tells a factor where so many of the cells would hold it as control cells do; the genes seen most do anyway."""
+TINY = 1e-9
 
 
 def require_scale(run: Trained, X: Matrix, genes: list[str], where: str) -> None:
     """Raise DataError where the cells `X` [N, A] of `genes` look to be in another scale than the run's control cells.
 
-    Their mean per gene is compared with the run's control mean, and their totals of normalised counts with those of the
-    control cells that the run stores, over the genes of both. Fewer counts a cell lower means of logarithms, not totals.
+    Their mean per gene is compared with the run's control mean, and their normalised counts with those of the control
+    cells that the run stores, in total and in the median gene. Fewer counts a cell lower means of logarithms, not these.
     """
     column = {gene: at for at, gene in enumerate(genes)}
     shared = [place for place, gene in enumerate(run.genes) if gene in column]
@@ -38,11 +42,11 @@ def require_scale(run: Trained, X: Matrix, genes: list[str], where: str) -> None
     candidate = rescaling(reference[shared], cells, np.full(len(rows), 1 / len(rows)), bases)
     if "controls.h5ad" in run.manifest.digests:
         columns = run.controls.columns([run.genes[place] for place in shared])
-        total = _total(run.controls.X[:, columns])
+        factors = _factors(run.controls.X[:, columns], cells)
         if candidate is not None and candidate.factor is not None:
-            agree = 1 / AS_MUCH < total / max(_total(cells), 1e-9) / candidate.factor < AS_MUCH
+            agree = all(1 / AS_MUCH < factor / candidate.factor < AS_MUCH for factor in factors)
             candidate = candidate if agree else None
-        candidate = candidate or _of_totals(reference[shared], cells, total, bases)
+        candidate = candidate or _of_counts(reference[shared], cells, factors, bases)
     if candidate is None:
         return
     per = run.manifest.scale["target_sum"]
@@ -62,24 +66,36 @@ def _control_mean(run: Trained) -> np.ndarray | None:
     return None
 
 
-def _total(cells: sp.csr_matrix) -> float:
-    """Normalised counts of a cell, on average."""
-    return float(np.expm1(cells.data.astype(np.float64)).sum() / cells.shape[0])
+def _factors(controls: sp.csr_matrix, cells: sp.csr_matrix) -> tuple[float, float]:
+    """What brings normalised counts of `cells` [n, A] to those of `controls` [N, A]: by their total, and by the median gene."""
+    seen = np.bincount(controls.indices, minlength=controls.shape[1]) / controls.shape[0]
+    n_told = max(FEWEST_GENES, int((seen * cells.shape[0] >= EXPECTED_SEEN).sum()))
+    told = np.argsort(-seen, kind="stable")[:n_told]
+    wanted, found = _counts(controls), _counts(cells)
+    ratio = wanted[told] / np.maximum(found[told], TINY)
+    return float(wanted.sum() / max(found.sum(), TINY)), float(np.median(ratio))
 
 
-def _of_totals(
-    reference: np.ndarray, cells: sp.csr_matrix, total: float, bases: Mapping[str, float]
+def _counts(cells: sp.csr_matrix) -> np.ndarray:
+    """Normalised counts of each gene in a cell, on average [A]."""
+    linear = np.expm1(cells.data.astype(np.float64))
+    return np.bincount(cells.indices, weights=linear, minlength=cells.shape[1]) / cells.shape[0]
+
+
+def _of_counts(
+    reference: np.ndarray, cells: sp.csr_matrix, factors: tuple[float, float], bases: Mapping[str, float]
 ) -> Rescaling | None:
-    """What brings `cells` to the `total` of control cells, if they are far from it and come nearer to their mean."""
-    factor = total / max(_total(cells), 1e-9)
-    if 1 / FAR < factor < FAR:
+    """What brings `cells` to the counts of control cells, if both factors are far and they come nearer to their mean."""
+    total, typical = factors
+    if not (total >= FAR and typical >= FAR_GENES) and not (total <= 1 / FAR and typical <= 1 / FAR_GENES):
         return None
 
-    changed = mapped(cells, lambda x: np.log1p(factor * np.expm1(x)))
-    candidates = {Rescaling(f"counts multiplied by about {factor:.2g}", factor): changed}
+    changed = mapped(cells, lambda x: np.log1p(total * np.expm1(x)))
+    candidates = {Rescaling(f"counts multiplied by about {total:.2g}", total): changed}
+    wanted = total * _counts(cells).sum()
     for base, ln in bases.items():
         natural = sp.csr_matrix(cells * ln)
-        if 1 / AS_MUCH < _total(natural) / total < AS_MUCH:
+        if 1 / AS_MUCH < _counts(natural).sum() / wanted < AS_MUCH:
             candidates[Rescaling(f"values taken as log{base}(1 + x)", None)] = natural
     gaps = {candidate: _gap(reference, changed) for candidate, changed in candidates.items()}
     best = min(gaps, key=lambda candidate: gaps[candidate])
