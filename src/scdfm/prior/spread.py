@@ -262,27 +262,25 @@ def _laws(
     common: Levels,
     enough: set[str],
 ) -> dict[str, Levels]:
-    """Marginals of each screen by its own cells [n, G], where there are several, and of settings beside others in it.
+    """Marginals of each screen by its cells [n, G], where there are several, and of settings beside others in it.
 
-    Those of a setting lie between those of its cells and those in common (`_between`); the MOST_LAWS that have most cells
-    have them, of those with `enough` donors.
+    They lie between those of the group's own cells and the `basis` (`_between`): those of all cells, of a setting those of
+    its screen. The MOST_LAWS settings that have most cells have them, of those with `enough` donors.
     """
 
-    def of(group: npt.NDArray[np.bool_]) -> tuple[Floats, npt.NDArray[np.int64], Floats]:
+    def of(group: npt.NDArray[np.bool_], basis: Levels) -> Levels:
         present, places = np.unique(conditions[group], return_inverse=True)
-        return cells[group], places, means[present]
+        return _between(Levels.fitted(cells[group], places, means[present]), basis, cells[group], places)
 
     laws: dict[str, Levels] = {}
     screens, names = np.array([_screen(setting) for setting in settings])[conditions], np.array(settings)[conditions]
     for name in np.unique(screens) if len(np.unique(screens)) > 1 else ():
-        own = of(screens == name)
-        laws[str(name)] = _of_seen(Levels.fitted(*own), common, own[0])
+        laws[str(name)] = of(screens == name, common)
     found, counts = np.unique(names, return_counts=True)
     for place in np.argsort(-counts, kind="stable")[:MOST_LAWS]:
         setting, several = str(found[place]), (screens == _screen(str(found[place]))).sum() > counts[place]
         if setting in enough and several:
-            own = of(names == setting)
-            laws[setting] = _between(Levels.fitted(*own), _law_of(setting, laws, common), *own[:2])
+            laws[setting] = of(names == setting, _law_of(setting, laws, common))
     return laws
 
 
