@@ -82,7 +82,7 @@ def of_another_line(X):
     return np.log1p(np.where(low, 0.2, kept) * linear)
 
 
-@pytest.mark.parametrize("change, factor", [(of_a_strong_perturbation, 4), (of_another_line, 0.1)])
+@pytest.mark.parametrize(("change", "factor"), [(of_a_strong_perturbation, 4), (of_another_line, 0.1)])
 def test_cells_whose_total_alone_or_whose_median_gene_alone_is_off_are_on_the_scale(run, screen, change, factor):
     """Over the genes that respond most, totals of many of Norman's conditions are several times the controls'."""
     observed = screen[(screen.obs["perturbation"] == run.split.train[0]).to_numpy()].copy()

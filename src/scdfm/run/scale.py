@@ -67,7 +67,7 @@ def _control_mean(run: Trained) -> np.ndarray | None:
 
 
 def _factors(controls: sp.csr_matrix, cells: sp.csr_matrix) -> tuple[float, float]:
-    """What brings normalised counts of `cells` [n, A] to those of `controls` [N, A]: by their total, and by the median gene."""
+    """What brings normalised counts of `cells` [n, A] to those of `controls` [N, A]: in total, and in the median gene."""
     seen = np.bincount(controls.indices, minlength=controls.shape[1]) / controls.shape[0]
     n_told = max(FEWEST_GENES, int((seen * cells.shape[0] >= EXPECTED_SEEN).sum()))
     told = np.argsort(-seen, kind="stable")[:n_told]
@@ -87,7 +87,7 @@ def _of_counts(
 ) -> Rescaling | None:
     """What brings `cells` to the counts of control cells, if both factors are far and they come nearer to their mean."""
     total, typical = factors
-    if not (total >= FAR and typical >= FAR_GENES) and not (total <= 1 / FAR and typical <= 1 / FAR_GENES):
+    if min(total / FAR, typical / FAR_GENES) < 1 < max(total * FAR, typical * FAR_GENES):
         return None
 
     changed = mapped(cells, lambda x: np.log1p(total * np.expm1(x)))
