@@ -33,17 +33,59 @@ def fitted(
     return scdfm.fit(cells, split, config, out=out, progress=False)
 
 
-def test_one_cell_each_takes_the_spread_of_the_controls(tmp_path: Path) -> None:
-    """Ten cells in all are too few: the donors are control cells then, as many as there are."""
+def test_control_cells_are_donors_where_training_has_few(tmp_path: Path) -> None:
+    """One cell of each condition, or six: the controls' cells come beside them, as many as there are."""
     screen = scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=6, n_controls=90, seed=1)
     cells = scdfm.read_cells(screen)
     names = [name for name in cells.conditions if name != "control"]
     kept = [cells.rows("control"), *(cells.rows(name)[:1] for name in names)]
     one_each = {"training": {"min_cells": 1}, "split": {"validation_fraction": 0.0}}
     few = fitted(cells.take(np.sort(np.concatenate(kept))), tmp_path / "few", over=one_each)
-    assert len(few.spread.donors) == 90
+    assert len(few.spread.donors) == len(few.split.train) + 90
     whole = fitted(cells, tmp_path / "whole")
-    assert len(whole.spread.donors) == 6 * len(whole.split.train)
+    assert len(whole.spread.donors) == 6 * len(whole.split.train) + 90
+
+
+def test_conditions_of_many_cells_are_donors_alone(tmp_path: Path) -> None:
+    """Their own cells know better which values go together than control cells do, though there are few in all."""
+    screen = scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=40, n_controls=90, seed=1)
+    cells = scdfm.read_cells(screen)
+    names = [name for name in cells.conditions if name != "control"][:4]
+    for each, donors in ((29, 4 * 29 + 90), (30, 4 * 30)):
+        kept = [cells.rows("control"), *(cells.rows(name)[:each] for name in names)]
+        table = cells.take(np.sort(np.concatenate(kept)))
+        run = fitted(table, tmp_path / f"{each}", scdfm.Split("named", 0, tuple(names), (), ()))
+        assert len(run.spread.donors) == donors
+
+
+def errors_of_few(seed: int, enough: int, out: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """Five cells of each of 25 conditions fit, 300 controls beside them, which count where fewer than `enough` cells are
+    there: error of variances and of correlations of genes [25, 2] of populations beside 245 real cells."""
+    monkeypatch.setattr(prepared, "ENOUGH_CELLS", enough)
+    screen = scdfm.simulate(n_genes=60, n_targets=8, cells_per_condition=250, n_controls=300, seed=seed)
+    cells = scdfm.read_cells(screen)
+    names = tuple(name for name in cells.conditions if name != "control")
+    few = cells.take(np.sort(np.concatenate([cells.rows("control"), *(cells.rows(name)[:5] for name in names)])))
+    config = scdfm.Config.preset("instant").updated({"sampling": {"noise": "independent"}})
+    run = scdfm.fit(few, scdfm.Split("named", 0, names, (), ()), config, out=out, progress=False)
+    found = []
+    for name in names:
+        made = run.predict([name], n_cells=250, seed=seed).X.toarray()
+        real = cells.X[cells.rows(name)[5:]][:, cells.columns(run.genes)].toarray()
+        varying = (made.std(0) > 0) & (real.std(0) > 0)
+        correlations = [np.corrcoef(one[:, varying].T) for one in (made, real)]
+        found.append([np.abs(made.var(0) - real.var(0)).mean(), np.abs(np.subtract(*correlations)).mean()])
+    return np.array(found)
+
+
+def test_control_cells_make_populations_of_few_cells_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gains = []
+    for seed in range(3):
+        without, joined = (errors_of_few(seed, n, tmp_path / f"{seed}-{n}", monkeypatch) for n in (0, 500))
+        assert (joined.mean(0) < without.mean(0)).all()
+        gains.append(without - joined)
+    gain = np.concatenate(gains)
+    assert (gain.mean(0) > 5 * gain.std(0, ddof=1) / np.sqrt(len(gain))).all()
 
 
 def two_lines(each: int, seed: int, n: int = 800) -> tuple[ad.AnnData, np.ndarray]:
@@ -104,12 +146,13 @@ def test_effects_are_no_noise_where_small_conditions_are_taken_together(each: in
     names = tuple(name for name in cells.conditions if name != "control")
     config = scdfm.Config.preset("instant").updated({"training": {"min_cells": 1}, "model": {"perturbation": "drugs"}})
     sample = prepared._spread_sample(cells, names, prepare(cells, scdfm.Split("named", 0, names, (), ()), config, None))
-    assert len(sample.settings) == (1 if each < 4 else 150)
+    assert len(sample.settings) == (2 if each < 4 else 150)  # taken together, beside the controls
     assert np.mean(sample.variances()) == pytest.approx(0.16, rel=0.1)
 
 
 def test_so_many_cells_tell_the_spread_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepared, "SPREAD_CELLS", 90)
+    monkeypatch.setattr(prepared, "ENOUGH_CELLS", 0)
     for each, expected in ((1, 90), (2, 90), (4, 300)):  # two of each condition at least, where each tells its own
         cells, _ = effects_of(0.1, each, seed=0)
         names = tuple(name for name in cells.conditions if name != "control")
@@ -120,11 +163,11 @@ def test_so_many_cells_tell_the_spread_and_no_more(monkeypatch: pytest.MonkeyPat
         assert len(prepared._spread_sample(cells, names, inputs).cells) == expected
 
 
-def test_few_cells_tell_the_spread_where_controls_are_fewer() -> None:
+def test_controls_tell_the_spread_of_few_cells_where_they_are_four_or_more() -> None:
     cells, _ = effects_of(0.1, 2, seed=0)
     config = scdfm.Config.preset("instant").updated({"training": {"min_cells": 1}, "model": {"perturbation": "drugs"}})
     names = tuple(name for name in cells.conditions if name != "control")[:4]
-    for n_controls, expected in ((2, 8), (40, 40)):
+    for n_controls, expected in ((3, 8), (4, 12), (40, 48)):
         rows = np.concatenate([cells.rows("control")[:n_controls], *(cells.rows(name) for name in names)])
         few = cells.take(np.sort(rows))
         inputs = prepare(few, scdfm.Split("named", 0, names, (), ()), config, None)

@@ -130,14 +130,17 @@ def told(found: Headroom | None) -> str | None:
     if found is None:
         return None
     clear = "clear" if found.low > 0 else "not clear"
+    of = " of" if found.energy > found.gain else ", which few cells put at"
     return (
         f"headroom of training, {found.conditions} training conditions: {found.gain:.2g} ({found.low:.2g} to "
-        f"{found.high:.2g}, {clear}) of the prior's energy distance to real cells of {found.energy:.2g}; {_advice(found)}"
+        f"{found.high:.2g}, {clear}) of the prior's energy distance to real cells{of} {found.energy:.2g}; {_advice(found)}"
     )
 
 
 def _advice(found: Headroom) -> str:
-    worth = WORTH * found.energy
-    if found.energy <= 0 or found.high <= worth:
+    clear = found.low > 0
+    # Few cells measure the distance; what an order gains of it is paired, and never more than there is.
+    distance = max(found.energy, found.gain if clear else 0)
+    if distance <= 0 or found.high <= WORTH * distance:
         return "the preset instant is enough"
-    return "training can pay" if found.low > 0 and found.gain > worth else "whether training pays, validation says"
+    return "training can pay" if clear and found.gain > WORTH * distance else "whether training pays, validation says"

@@ -36,6 +36,8 @@ SPREAD_CELLS = 4000
 """Training cells whose spread is learned."""
 FEW = 4
 """Cells that a condition needs to tell their spread by itself."""
+ENOUGH_CELLS, ENOUGH_EACH = 500, 30
+"""Training cells that tell their spread without control cells, in all or of each condition on average."""
 START = "start.safetensors"
 JUDGED = ("worth", "error", "fresh_error")
 """What is kept of a prior of two screens."""
@@ -342,29 +344,30 @@ def _spread_sample(cells: CellTable, names: Sequence[str], inputs: Inputs) -> Sp
     """As many training cells of each condition as come to SPREAD_CELLS, drawn by the config's seed.
 
     The mean of a condition of fewer than FEW cells follows these, so that they seem to spread less than they do: cells of
-    such conditions are taken together, by setting. Where there are fewer than LEAST_DONORS in all, and more control cells,
-    these tell it.
+    such conditions are taken together, by setting. Where there are fewer than ENOUGH_CELLS in all, and ENOUGH_EACH of
+    each, control cells tell it too.
     """
     rng = numpy_rng(inputs.manifest.seed, "spread")
     columns = cells.columns(inputs.panel.genes)
     groups = _told_together(cells, names)
     populations = [np.concatenate([cells.rows(name) for name in group]) for group in groups]
     centres = _centres(cells.means(names).iloc[:, columns], groups, cells)
-    if (n_told := sum(map(len, populations))) < LEAST_DONORS:
-        matched = _one_of_each_control(cells, names)
-        controls = [cells.control_rows(name) for name in matched]
-        if n_told < sum(map(len, controls)):
-            groups, populations = [[name] for name in matched], controls
-            centres = [cells.control_mean(name)[columns] for name in matched]
-    n_names = sum(map(len, groups))
+    n_told, n_names = sum(map(len, populations)), sum(map(len, groups))
     most = [max(2, SPREAD_CELLS * len(group) // n_names) for group in groups]
+    if n_told < min(ENOUGH_CELLS, ENOUGH_EACH * n_names):
+        matched = _one_of_each_control(cells, names)
+        matched = [name for name in matched if len(cells.control_rows(name)) >= FEW] if groups else matched
+        groups += [[name] for name in matched]
+        populations += [cells.control_rows(name) for name in matched]
+        centres += [cells.control_mean(name)[columns] for name in matched]
+        most += [(SPREAD_CELLS - n_told) // max(len(matched), 1)] * len(matched)
     rows = [rng.permutation(one)[:n] for one, n in zip(populations, most, strict=True)]
     drawn = np.concatenate(rows)
     values = in_memory(subset(cells.X, drawn, columns)).toarray().astype(np.float64)
     conditions = np.repeat(np.arange(len(rows)), [len(one) for one in rows])
     if cells.measured:
         values[~np.stack([cells.measures(group[0])[columns] for group in groups])[conditions]] = np.nan
-    single = len(groups) == n_names
+    single = all(len(group) == 1 for group in groups)
     within = conditions if single else cells.codes[drawn].astype(np.int64)
     return SpreadSample(values, conditions, np.stack(centres), [control_of(group[0]) for group in groups], within)
 
