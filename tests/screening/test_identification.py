@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import scdfm
+import small
 from scdfm.errors import ConditionError, ConfigError, DataError, RunError
 from scdfm.screening import identify
 from scdfm.screening.ensemble import Ensemble
@@ -185,3 +186,33 @@ def test_whitening_takes_out_the_errors_that_the_run_is_known_for(run, cells):
         assert names[rows[0]] == name
     few = Candidates(ensemble, run.controls, names[:3], 4, 0, None, False)
     np.testing.assert_array_equal(Search(few, np.arange(len(run.genes)), 3).whitening(), np.eye(len(shrunk)))
+
+
+@pytest.fixture(scope="module")
+def of_two_lines(tmp_path_factory) -> tuple[scdfm.Run, ad.AnnData]:
+    """A run of two lines, and its screen."""
+    screen = small.screen(cells_per_condition=12)
+    screen.obs["line"] = np.where(np.arange(screen.n_obs) % 2 == 0, "A", "B")
+    out = tmp_path_factory.mktemp("lines") / "run"
+    cells = scdfm.read_cells(screen, covariates=["line"])
+    return small.run(out, cells, training={"max_steps": 0}), screen
+
+
+def test_candidates_have_the_setting_of_the_condition_that_is_asked_about(of_two_lines):
+    run, screen = of_two_lines
+    target = run.manifest.targets[0]
+    asked = {"order": 1, "cells": 4, "calibrate": 0}
+    found = identify(run, screen, condition=f"{target}|line=B", **asked)
+    assert set(found.table["condition"]) == {f"{name}|line=B" for name in run.manifest.targets}
+    given = identify(run, screen, condition=f"{target}|line=B", setting="line=A", **asked)
+    assert set(given.table["condition"]) == {f"{name}|line=A" for name in run.manifest.targets}
+
+
+def test_a_setting_without_a_covariate_is_told(of_two_lines, tmp_path):
+    run, screen = of_two_lines
+    says = r"setting '': covariate 'line' is missing, .*; expected one of 'A', 'B': --setting line=A"
+    some = screen[(screen.obs["perturbation"] == run.manifest.targets[0]).to_numpy()].copy()
+    with pytest.raises(ConditionError, match=says):
+        identify(run, some)
+    with pytest.raises(ConditionError, match=says):
+        scdfm.screen(run, out=tmp_path / "screen", order=1)

@@ -173,6 +173,8 @@ def test_the_line_at_the_end() -> None:
     )
     result |= {"step": 0, "gain_l2_low": None}
     assert summary(result, 1).endswith("l2 -0.2 (no interval); the prior alone is kept")
+    assert str(summary({"step": 40}, 0)).startswith("no condition validates: the weights of the last step are kept")
+    assert summary({"step": 0}, 0) is None
 
 
 @pytest.mark.parametrize(("keep", "step"), [("best", 0), ("last", 8)])

@@ -93,11 +93,17 @@ def identify(
         Path, typer.Argument(help="Cells of one population (.h5ad, .zarr), observed or desired.", show_default=False)
     ],
     condition: Annotated[
-        str | None, typer.Option(help="Only the cells with this label under the run's perturbation key.")
+        str | None,
+        typer.Option(help="Only the cells of this condition, e.g. A, or A|cell_line=K562 where it has covariates."),
     ] = None,
     order: Annotated[int, typer.Option(help="Candidates: 1 singles, 2 and pairs, 3 and triples.")] = 2,
     targets: Annotated[str | None, typer.Option(help="Targets of the candidates; without it all trained on.")] = None,
-    setting: Annotated[str, typer.Option(help="Covariates and time of every candidate: cell_line=K562|time=24.")] = "",
+    setting: Annotated[
+        str,
+        typer.Option(
+            help="Covariates and time of candidates, cell_line=K562|time=24; without it those of --condition."
+        ),
+    ] = "",
     screen: Annotated[
         Path | None, typer.Option(help="Folder of a finished screen, which spares predicting the candidates.")
     ] = None,

@@ -135,6 +135,11 @@ def perturbation_of(condition: str) -> str:
     return str(replace(parse(condition), covariates=(), time=None))
 
 
+def setting_of(condition: str) -> str:
+    """The covariates and time of a condition: `cell_line=A549|time=24`; empty where it has none."""
+    return str(replace(parse(condition), perturbations=())).removeprefix(CONTROL).removeprefix(COVARIATE_SIGN)
+
+
 def control_of(condition: str) -> str:
     """The name of the untreated cells of a condition's covariates: `control|cell_line=A549`."""
     return str(Condition(covariates=parse(condition).covariates))

@@ -19,12 +19,13 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from tqdm.auto import tqdm
 
+from scdfm.data.conditions import setting_of
 from scdfm.errors import ConfigError, RunError
 from scdfm.evaluation.pseudobulk import Floats
 from scdfm.screening.effect import Reference, energy_distance, mean_distance
 from scdfm.screening.ensemble import Ensemble, Observed, calibrating, read_observed
 from scdfm.screening.job import untreated
-from scdfm.screening.space import all_targets, combinations, members
+from scdfm.screening.space import combined, members
 from scdfm.screening.store import Screen
 from scdfm.seeds import derive, numpy_rng
 
@@ -59,8 +60,12 @@ def identify(
     shortlist: candidates compared cell by cell, the nearest by mean. calibrate: conditions with a known answer that fit the
         temperature; 0 leaves probabilities undefined.
     options: which candidates there are and how they are predicted, see `Candidates.of`, which serves many populations.
+        Without a `setting` candidates have that of `condition`.
     """
-    among = Candidates.of(runs, **options)
+    ensemble = Ensemble.of(runs)
+    if condition is not None and not options.get("setting") and ensemble.first.encoder.schema.covariates:
+        options["setting"] = setting_of(condition)
+    among = Candidates.of(ensemble.runs, **options)
     return among.identify(observed, condition=condition, shortlist=shortlist, calibrate=calibrate)
 
 
@@ -116,7 +121,7 @@ class Candidates:
             raise ConfigError(f"identify: cells {cells}, expected at least 2")
         ensemble = Ensemble.of(runs)
         if conditions is None:
-            names = combinations(all_targets(ensemble.first) if targets is None else targets, order, setting)
+            names = combined(ensemble.first, targets, order, setting)
         else:
             names = list(dict.fromkeys(ensemble.first.manifest.naming.canonical(name) for name in conditions))
         ensemble.check(names)

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from scdfm.data.conditions import CONTROL, COVARIATE_SIGN, SEPARATOR, canonical, parse
+from scdfm.data.conditions import CONTROL, COVARIATE_SIGN, SEPARATOR, canonical, covariates, parse
+from scdfm.data.labels import listed
 from scdfm.errors import ConditionError
 
 if TYPE_CHECKING:
@@ -60,6 +61,20 @@ def all_targets(run: Run) -> list[str]:
     return list(run.manifest.targets)
 
 
+def combined(run: Run, targets: Iterable[str] | None, order: int, setting: str = "") -> list[str]:
+    """`combinations` of the targets, by default all that the run was trained on; ConditionError where `setting` lacks one
+    of its covariates."""
+    names = combinations(all_targets(run) if targets is None else targets, order, setting)
+    given = covariates(names[0])
+    for key, values in run.encoder.schema.covariates.items():
+        if key not in given:
+            raise ConditionError(
+                f"setting '{setting}': covariate '{key}' is missing, which the run was trained with; expected one of "
+                f"{listed(values)}: --setting {key}={values[0]} (setting='{key}={values[0]}')"
+            )
+    return names
+
+
 def genome(run: Run, setting: str = "") -> list[str]:
     """Every gene that the run models and can predict, as a single of its own, sorted; those never perturbed among them."""
     end = f"{COVARIATE_SIGN}{setting}" if setting else ""
@@ -76,7 +91,7 @@ def chosen(
     unseen: beside those, every gene of the run as a single (`genome`).
     """
     if conditions is None:
-        names = combinations(all_targets(run) if targets is None else targets, order, setting)
+        names = combined(run, targets, order, setting)
         return list(dict.fromkeys([*names, *genome(run, setting)])) if unseen else names
     if unseen:
         raise ConditionError("genome: every gene is asked for, and conditions are named; give one of both")

@@ -271,7 +271,10 @@ def summary(result: Mapping[str, float | int | None], n_conditions: int) -> str 
     """What training added over the prior, metric by metric, in one line; none where nothing was compared.
 
     n_conditions: how many validate. Those that judged may be fewer: nothing tells of a target, or the budget was spent.
+    Where none does and a trained flow is kept, the line says so.
     """
+    if not n_conditions and result.get("step"):
+        return "no condition validates: the weights of the last step are kept, and nothing says what training added"
     parts = []
     for name in (key.removeprefix("val_") for key in JUDGED):
         mean, low, high = (result.get(f"gain_{name}{end}") for end in ("", "_low", "_high"))
