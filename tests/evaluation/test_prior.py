@@ -182,6 +182,13 @@ def test_a_run_from_noise_has_no_row_and_says_so_once(run, predicted, cells):
     ]
 
 
+def test_without_a_run_the_missing_row_is_told(predicted, cells):
+    found = evaluate(predicted, cells, metrics=["l2"])
+    assert found.attrs["notes"].count("no row 'prior': that of the run; give it (--run RUN, training=run)") == 1
+    alone = evaluate(predicted, cells, metrics=["l2"], references=False)
+    assert not any("no row 'prior'" in note for note in alone.attrs["notes"])
+
+
 class Stand:
     """Predicts all conditions but `unknown`, and keeps what it was asked."""
 

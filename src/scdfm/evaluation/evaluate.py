@@ -167,7 +167,7 @@ def evaluate(
         backed=backed,
     )
     setting, notes = _setting(pair, training, protocol, metric_names, genes, seed, progress)
-    generated, more = _generated(pair, predicted, name, prior, training if references else None, seed, progress)
+    generated, more = _generated(pair, predicted, name, prior, training, references, seed, progress)
     notes += [*more, *notes_of_even_cells(predicted, pair, metric_names)]
     values = {model: _score_cells(setting, cells, release) for model, cells in generated.items()}
     means, halves = {}, None
@@ -209,6 +209,7 @@ def _generated(
     name: str,
     prior: Predictor | None,
     training: Fitted | pd.DataFrame | None,
+    references: bool,
     seed: int,
     progress: bool,
 ) -> tuple[dict[str, Population], list[str]]:
@@ -216,7 +217,7 @@ def _generated(
     if predicted is None or pair.predicted is None:
         return {}, []
     generated = {name: pair.predicted}
-    before, notes = (prior, []) if prior is not None else prior_of(training)
+    before, notes = prior_of(training) if prior is None and references else (prior, [])
     if before is not None:
         cells, notes = prior_population(before, predicted, pair, seed, progress)
         generated |= {} if cells is None else {PRIOR: cells}

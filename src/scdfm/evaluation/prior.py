@@ -32,6 +32,8 @@ UNBIASED: Final = ("energy", "mmd", "mse_corrected")
 """Metrics of cells that take off what chance adds where the cells are independent."""
 NO_PRIOR: Final = f"no row '{PRIOR}': the flow of this run starts from noise, which predicts nothing before training"
 
+NO_RUN: Final = f"no row '{PRIOR}': that of the run; give it (--run RUN, training=run)"
+
 
 class Predictor(Protocol):
     """What predicts whole populations: cells [conditions · n_cells, genes] (log1p), condition after condition."""
@@ -49,9 +51,9 @@ class Fitted(Protocol):
 
 
 def prior_of(training: Fitted | pd.DataFrame | None) -> tuple[Predictor | None, list[str]]:
-    """What predicts the row `prior` where `training` is a run, and a note where a run has none."""
+    """What predicts the row `prior` where `training` is a run, and a note where there is no run or it has none."""
     if training is None or isinstance(training, pd.DataFrame):
-        return None, []
+        return None, [NO_RUN] if training is None else []
     prior = training.untrained()
     return prior, [NO_PRIOR] if prior is None else []
 
