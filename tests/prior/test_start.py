@@ -253,6 +253,13 @@ def test_stratified_draws() -> None:
     assert torch.equal(drawn, again)
 
 
+def test_stratified_draws_reach_the_tails() -> None:
+    drawn = sample_normal((1000, 20), torch.Generator().manual_seed(3), torch.zeros(1000, dtype=torch.long)).numpy()
+    pieces = np.sort(np.floor(norm.cdf(drawn.astype(float)) * 1000).astype(int), axis=0)
+    assert (np.abs(pieces - np.arange(1000)[:, None]) <= 1).all()  # the last digit may fall into the next piece
+    assert (np.abs(drawn).max(0) > 3).all()
+
+
 def test_stratified_means_vary_less() -> None:
     rng = torch.Generator().manual_seed(8)
     strata = torch.zeros(64, dtype=torch.long)

@@ -311,9 +311,9 @@ def test_half_precision_fits_too(cells, config, tmp_path):
     assert any(not torch.equal(weights(a)[name], value) for name, value in weights(b).items())
 
 
-def test_early_stopping_ends_before_the_last_step(cells, config, tmp_path):
-    stuck = config.updated(
-        {"training": {"patience": 1, "learning_rate": 1e-9, "min_learning_rate": 0.0, "max_steps": 40}}
-    )
+@pytest.mark.parametrize("patience", [1, 3])
+def test_early_stopping_ends_after_so_many_validations_without_a_gain(cells, config, tmp_path, patience):
+    options = {"patience": patience, "learning_rate": 1e-30, "min_learning_rate": 0.0, "max_steps": 40}
+    stuck = config.updated({"training": options | {"validate_every": 2}})
     log = scdfm.fit(cells, config=stuck, out=tmp_path / "run", progress=False).log
-    assert log["step"].max() < 40
+    assert log["val_predicted"].count() == 1 + patience

@@ -131,3 +131,19 @@ def test_few_real_cells_are_faced_by_a_few_more() -> None:
     names = tuple(name for name in cells.conditions if name != "control")[:3]
     for batch in validated(cells, names).batches:
         assert (len(batch.control), len(batch.target)) == (LEAST_CELLS, 2)
+
+
+def test_validation_draws_its_cells() -> None:
+    """A file may be sorted, by depth or batch: its first cells are no sample."""
+    cells = scdfm.read_cells(scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=40, n_controls=40, seed=3))
+    names = tuple(name for name in cells.conditions if name != "control")
+    columns = cells.columns(select_genes(cells, scdfm.Split("by hand", 0, names, (), ())).genes)
+    found = []
+    for batch in validated(cells, names, validation_cells=10).batches:
+        own = torch.from_numpy(cells.X[cells.rows(batch.name)][:, columns[batch.places]].toarray())
+        rows = [int((own == cell).all(1).nonzero()[0, 0]) for cell in batch.target]
+        assert len(set(rows)) == 10
+        found += rows
+    # Uniform over the 40 cells of a condition: (n² − 1) / 12 is their variance.
+    error = ((40**2 - 1) / 12 / len(found)) ** 0.5
+    assert abs(sum(found) / len(found) - 19.5) < 4 * error

@@ -14,6 +14,8 @@ import small
 from scdfm.data import CONTROL, Split, targets
 from scdfm.training import validation
 from scdfm.training.checkpoint import BEST, CHECKPOINTS, read_checkpoint
+from scdfm.prior.shrink import Shrinkage
+from scdfm.training import module
 from scdfm.training.validation import JUDGED, Gain, gains_of, monitored, summary, worth_keeping
 
 WILD = {
@@ -115,7 +117,16 @@ def test_populations_that_are_worse_by_a_point_are_put_behind() -> None:
 
 
 @pytest.mark.parametrize(("source", "shrink"), [("prior", True), ("prior", False), ("gaussian", True)])
-def test_the_best_checkpoint_is_the_one_that_is_monitored(tmp_path: Path, source: str, shrink: bool) -> None:
+def test_the_best_checkpoint_is_the_one_that_is_monitored(
+    tmp_path: Path, source: str, shrink: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside_prior: set[bool] = set()
+
+    def seen(scores: torch.Tensor, untrained: torch.Tensor | None) -> float:
+        beside_prior.add(untrained is not None)
+        return monitored(scores, untrained)
+
+    monkeypatch.setattr(module, "monitored", seen)
     steps = {"max_steps": 10, "validate_every": 2, "keep": "best"}
     options = {"flow": {"source": source}, "training": steps, "sampling": {"shrink": shrink}}
     config = small.config().updated(options)
@@ -124,6 +135,7 @@ def test_the_best_checkpoint_is_the_one_that_is_monitored(tmp_path: Path, source
     assert len(log) == 5
     if source == "gaussian":
         assert (log["val_predicted"] == log["val_energy"]).all()
+    assert beside_prior == {source == "prior"}
     chosen = read_checkpoint(tmp_path / "run" / CHECKPOINTS / BEST)["global_step"]
     assert chosen == log.loc[log["val_predicted"].idxmin(), "step"]
 
@@ -233,3 +245,23 @@ def test_where_the_flow_s_values_are_not_worth_keeping_a_share_of_them_may_be(tm
     assert len({cells.tobytes() for cells in made}) == 3
     prior, far, near = (np.sort(cells[:20], axis=0) for cells in (made[2], made[0], made[1]))
     assert np.abs(near - prior).mean() < np.abs(far - prior).mean()
+
+
+def test_means_are_believed_by_the_noise_of_all_cells_that_measured_them(tmp_path, monkeypatch) -> None:
+    """Eight cells of each condition are looked at, thirty measured its mean."""
+    asked: list[tuple[torch.Tensor, ...]] = []
+    fitted = Shrinkage.fitted
+
+    def seen(*parts: torch.Tensor) -> Shrinkage:
+        asked.append(parts)
+        return fitted(*parts)
+
+    monkeypatch.setattr(Shrinkage, "fitted", seen)
+    cells = scdfm.read_cells(small.screen(cells_per_condition=30))
+    config = small.config(training={"validation_cells": 8, "keep": "last"})
+    run = scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
+    names = run.split.validation
+    assert {cells.n_cells(name) for name in names} == {30}
+    columns = cells.columns(run.genes)
+    whole = [float(cells.X[cells.rows(name)][:, columns].toarray().var(0).sum()) for name in names]
+    assert asked[-1][3].sum().item() == pytest.approx(sum(whole) / 30, rel=0.3)
