@@ -38,6 +38,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         OBJECTIVE,
         "tests/training/test_schedule.py",
         "tests/training/test_compiling.py::test_on_a_gpu_only_a_long_fit_is_compiled",
+        "tests/training/test_validation.py::test_the_best_checkpoint_is_the_one_that_is_monitored",
     ),
     "training/inputs.py": ("tests/training/test_inputs.py", "tests/training/test_coexpression.py"),
     "training/prepared.py": (
@@ -88,6 +89,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     "training/fit.py": ("tests/training/test_validation.py",),
     "training/headroom.py": ("tests/training/test_headroom.py",),
     "training/steps.py": ("tests/training/test_steps.py",),
+    "training/trainer.py": ("tests/training/test_fit.py",),
+    "run/scale.py": ("tests/run/test_scale.py",),
+    "screening/identification.py": ("tests/screening/test_identification.py",),
     "config.py": ("tests/test_config.py",),
     "run/predict.py": (
         "tests/run/test_predict.py",
