@@ -12,10 +12,9 @@ from scipy import stats
 import scdfm
 import small
 from scdfm.data import CONTROL, Split, targets
-from scdfm.training import validation
-from scdfm.training.checkpoint import BEST, CHECKPOINTS, read_checkpoint
 from scdfm.prior.shrink import Shrinkage
-from scdfm.training import module
+from scdfm.training import module, validation
+from scdfm.training.checkpoint import BEST, CHECKPOINTS, read_checkpoint
 from scdfm.training.validation import JUDGED, Gain, gains_of, monitored, summary, worth_keeping
 
 WILD = {
