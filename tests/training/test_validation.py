@@ -212,7 +212,7 @@ def test_where_nothing_validates_means_are_the_prior_s(tmp_path: Path, n: int) -
     cells = scdfm.read_cells(scdfm.simulate(n_genes=30, n_targets=5, cells_per_condition=20, n_controls=40, seed=0))
     train = [name for name in cells.conditions if name != CONTROL and "+" not in name][:n]
     split = Split("named", 0, tuple(train), (), ())
-    config = scdfm.Config().updated(WILD).updated({"training": {"learning_rate": 0.01, "max_steps": 40}})
+    config = scdfm.Config().updated(WILD).updated({"training": {"learning_rate": 0.03, "max_steps": 40}})
     run = scdfm.fit(cells, split, config, out=tmp_path / "run", progress=False)
     assert run.manifest.result["step"] == 40
     prior = run.untrained().predict(train, n_cells=40, seed=1).X.toarray()
