@@ -210,7 +210,7 @@ def test_candidates_have_the_setting_of_the_condition_that_is_asked_about(of_two
 
 def test_a_setting_without_a_covariate_is_told(of_two_lines, tmp_path):
     run, screen = of_two_lines
-    says = r"setting '': covariate 'line' is missing, .*; expected one of 'A', 'B': --setting line=A"
+    says = r"setting '' has no covariate 'line', .*; expected one of 'A', 'B': --setting 'line=A'"
     some = screen[(screen.obs["perturbation"] == run.manifest.targets[0]).to_numpy()].copy()
     with pytest.raises(ConditionError, match=says):
         identify(run, some)

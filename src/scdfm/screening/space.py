@@ -69,8 +69,8 @@ def combined(run: Run, targets: Iterable[str] | None, order: int, setting: str =
     for key, values in run.encoder.schema.covariates.items():
         if key not in given:
             raise ConditionError(
-                f"setting '{setting}': covariate '{key}' is missing, which the run was trained with; expected one of "
-                f"{listed(values)}: --setting {key}={values[0]} (setting='{key}={values[0]}')"
+                f"setting '{setting}' has no covariate '{key}', which the run was trained with; expected one of "
+                f"{listed(values)}: --setting '{key}={values[0]}' (setting='{key}={values[0]}')"
             )
     return names
 
