@@ -174,6 +174,18 @@ def test_controls_tell_the_spread_of_few_cells_where_they_are_four_or_more() -> 
         assert len(prepared._spread_sample(few, names, inputs).cells) == expected
 
 
+def test_controls_alone_tell_the_spread_where_every_setting_has_one_cell(tmp_path: Path) -> None:
+    """One cell is its own mean: it tells no spread, and there is none to take it together with."""
+    screen = scdfm.simulate(n_genes=30, n_targets=4, cells_per_condition=6, n_controls=60, seed=1)
+    screen.obs["line"] = np.where(np.arange(screen.n_obs) % 2 == 0, "A", "B")
+    cells = scdfm.read_cells(screen, covariates=["line"])
+    names = [next(name for name in cells.conditions if name.endswith(f"line={line}")) for line in "AB"]
+    table = cells.take(np.sort(np.concatenate([cells.rows("control"), *(cells.rows(name)[:1] for name in names)])))
+    over = {"training": {"max_steps": 0, "min_cells": 1}, "model": {"perturbation": "drugs"}}
+    run = fitted(table, tmp_path / "run", scdfm.Split("named", 0, tuple(names), (), ()), over)
+    assert len(run.spread.donors) == 60
+
+
 def test_a_validation_condition_is_predicted_without_its_own_cells(tmp_path: Path) -> None:
     """Other cells of it change what is predicted of others, and nothing of what is predicted of it."""
     screen = scdfm.simulate(n_genes=30, n_targets=5, cells_per_condition=8, n_controls=20, seed=3)

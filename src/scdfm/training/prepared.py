@@ -354,7 +354,7 @@ def _spread_sample(cells: CellTable, names: Sequence[str], inputs: Inputs) -> Sp
     centres = _centres(cells.means(names).iloc[:, columns], groups, cells)
     n_told, n_names = sum(map(len, populations)), sum(map(len, groups))
     most = [max(2, SPREAD_CELLS * len(group) // n_names) for group in groups]
-    if n_told < min(ENOUGH_CELLS, ENOUGH_EACH * n_names):
+    if n_told < min(ENOUGH_CELLS, ENOUGH_EACH * len(names)):
         matched = _one_of_each_control(cells, names)
         matched = [name for name in matched if len(cells.control_rows(name)) >= FEW] if groups else matched
         groups += [[name] for name in matched]
