@@ -195,6 +195,7 @@ def main() -> None:
     args = options.parse_args()
     scores = pd.concat([one_seed(seed, args) for seed in range(args.seeds)], ignore_index=True)
     text = page(scores)
+    args.results.mkdir(parents=True, exist_ok=True)
     write_text(args.results / "hidden_states.md", text)
     print(text)
 
