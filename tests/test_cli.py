@@ -327,6 +327,15 @@ def test_a_fit_that_keeps_the_prior_says_so(call, screen, tmp_path):
     assert (code, "step 0:" in out) == (0, False)
 
 
+@pytest.mark.parametrize(("patience", "said"), [(1, "stopped at step 4 of 8: nothing better in 1 validation"), (0, "")])
+def test_a_fit_that_ends_early_says_where_and_why(call, screen, tmp_path, patience, said):
+    still = ("learning_rate=1e-30", "min_learning_rate=0", "warmup_steps=0", "validate_every=2", f"patience={patience}")
+    settings = [text for one in still for text in ("--set", f"training.{one}")]
+    out = call("fit", screen, "--out", tmp_path, "--split", "additive", *SMALL, "--max-steps", 8, *settings)[1]
+    assert said in out
+    assert ("stopped at" in out) == bool(patience)
+
+
 def test_named_targets_go_with_a_split_of_the_command_line(call, screen, tmp_path):
     target = sorted(scdfm.read_cells(screen).conditions)[0].split("+")[0]
     (tmp_path / "c.toml").write_text(f'[split]\ntargets = ["{target}"]\n', encoding="utf-8-sig")

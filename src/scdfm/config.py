@@ -199,7 +199,7 @@ class TrainingConfig(Section):
     only if clearly better than the prior alone, which is kept otherwise (manifest: step 0). `last`: the last weights.
     Where no validation condition can be predicted the prior is kept too. Without validation conditions the last are."""
     patience: Annotated[int, Field(ge=0)] = 0
-    """Stop after this many validations without a better one; 0 never stops early."""
+    """Stop after this many validations without a better one, those of the warm-up aside; 0 never stops early."""
     precision: Literal["32", "bf16"] = "32"
     """`bf16` computes products in bfloat16, weights stay float32: for a GPU."""
     compile: Literal["auto", "on", "off"] = "auto"

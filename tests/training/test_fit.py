@@ -311,9 +311,10 @@ def test_half_precision_fits_too(cells, config, tmp_path):
     assert any(not torch.equal(weights(a)[name], value) for name, value in weights(b).items())
 
 
-@pytest.mark.parametrize("patience", [1, 3])
-def test_early_stopping_ends_after_so_many_validations_without_a_gain(cells, config, tmp_path, patience):
+@pytest.mark.parametrize(("patience", "warmup"), [(1, 0), (3, 0), (1, 6)])
+def test_early_stopping_ends_after_so_many_validations_without_a_gain(cells, config, tmp_path, patience, warmup):
+    """Those of the warm-up, the last of which is at its end, do not count."""
     options = {"patience": patience, "learning_rate": 1e-30, "min_learning_rate": 0.0, "max_steps": 40}
-    stuck = config.updated({"training": options | {"validate_every": 2}})
+    stuck = config.updated({"training": options | {"validate_every": 2, "warmup_steps": warmup}})
     log = scdfm.fit(cells, config=stuck, out=tmp_path / "run", progress=False).log
-    assert log["val_predicted"].count() == 1 + patience
+    assert log["val_predicted"].count() == warmup // 2 + 1 + patience

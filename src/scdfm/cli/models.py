@@ -140,9 +140,18 @@ def _tell_fitted(run: Run, out: Path) -> None:
     added = summary(manifest.result, len(run.split.validation))
     # A fit that trained has said it before its first step.
     can_gain = None if manifest.config.training.max_steps else headroom.told(manifest.headroom)
-    for said in (transfer.told(manifest), can_gain, added):
+    for said in (_ended_early(run), transfer.told(manifest), can_gain, added):
         if said:
             typer.echo(said)
+
+
+def _ended_early(run: Run) -> str | None:
+    """That validation had stopped gaining before the last step, and where."""
+    options, log = run.config.training, run.log
+    if not options.patience or log.empty or (last := int(log["step"].max())) >= options.max_steps:
+        return None
+    validations = "1 validation" if options.patience == 1 else f"{options.patience} validations"
+    return f"stopped at step {last:,} of {options.max_steps:,}: nothing better in {validations} (training.patience)"
 
 
 @app.command()

@@ -69,7 +69,7 @@ def make_trainer(options: TrainingConfig, out: Path, validated: bool, progress: 
     callbacks: list[Callback] = [AveragedWeights(options.ema_decay)] if options.ema_decay else []
     callbacks += [Curves(out / folder.LOG, options.max_steps), *_checkpoints(out, validate_every, validated)]
     if options.patience and validated:
-        callbacks.append(EarlyStopping(MONITOR, patience=options.patience, check_on_train_epoch_end=False))
+        callbacks.append(Patience(options.patience, options.warmup_steps))
     callbacks.append(Interruption(out / CHECKPOINTS / LAST))
     if progress:
         callbacks.append(StepBar(refresh_rate=10))
@@ -135,6 +135,19 @@ def _logger(kind: str, out: Path) -> Any:
 
         return WandbLogger(project="scdfm", save_dir=out)
     return False
+
+
+class Patience(EarlyStopping):
+    """Ends a fit after `patience` validations in a row that were no better; those of the warm-up do not count."""
+
+    def __init__(self, patience: int, warmup_steps: int) -> None:
+        super().__init__(MONITOR, patience=patience, check_on_train_epoch_end=False)
+        self.warmup_steps = warmup_steps
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count this validation, once steps have their full length."""
+        if trainer.global_step > self.warmup_steps:
+            super().on_validation_end(trainer, pl_module)
 
 
 class AveragedWeights(WeightAveraging):
