@@ -104,16 +104,20 @@ def without_response() -> Iterator[None]:
         yield
 
 
-def fitted(
-    cells: scdfm.CellTable, split: Split, seed: int, args: argparse.Namespace, out: Path, steps: int, **flow: Any
-) -> scdfm.Run:  # fmt: skip
-    """One fit, which keeps what validation says."""
-    config = scdfm.Config.preset("default").updated(
+def options(seed: int, steps: int, **flow: Any) -> scdfm.Config:
+    """The preset at the size of these screens."""
+    return scdfm.Config.preset("default").updated(
         {"seed": seed, "model": {"width": 32, "heads": 2, "layers": 2, "perturbation": "drugs"},
          "graph": {"enabled": False}, "flow": flow, "panel": {"n_genes": GENES},
          "training": {"max_steps": steps, "validate_every": 250, "ema_decay": 0.99}}
     )  # fmt: skip
-    return scdfm.fit(cells, split, config.with_settings(args.set), out=out, resume=True)
+
+
+def fitted(
+    cells: scdfm.CellTable, split: Split, seed: int, args: argparse.Namespace, out: Path, steps: int, **flow: Any
+) -> scdfm.Run:  # fmt: skip
+    """One fit, which keeps what validation says."""
+    return scdfm.fit(cells, split, options(seed, steps, **flow).with_settings(args.set), out=out, resume=True)
 
 
 def one_seed(seed: int, args: argparse.Namespace) -> pd.DataFrame:
@@ -186,13 +190,13 @@ def page(scores: pd.DataFrame) -> str:
 
 def main() -> None:
     """Fit, score, write the page."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--steps", type=lambda text: [int(part) for part in text.split(",")], default=[1000])
-    options.add_argument("--set", action="append", default=[], metavar="section.key=value")
-    options.add_argument("--out", type=Path, default=Path("runs/hidden_states"))
-    options.add_argument("--results", type=Path, default=RESULTS)
-    args = options.parse_args()
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--seeds", type=int, default=3)
+    asked.add_argument("--steps", type=lambda text: [int(part) for part in text.split(",")], default=[1000])
+    asked.add_argument("--set", action="append", default=[], metavar="section.key=value")
+    asked.add_argument("--out", type=Path, default=Path("runs/hidden_states"))
+    asked.add_argument("--results", type=Path, default=RESULTS)
+    args = asked.parse_args()
     scores = pd.concat([one_seed(seed, args) for seed in range(args.seeds)], ignore_index=True)
     text = page(scores)
     args.results.mkdir(parents=True, exist_ok=True)

@@ -148,6 +148,23 @@ def test_hidden_states_are_judged_by_independent_cells(script, monkeypatch) -> N
     assert scores["l2"] == pytest.approx(length * np.mean(range(hidden.DRAWS)), rel=1e-4)
 
 
+def test_a_changed_option_is_told_beside_the_preset(script) -> None:
+    """Each row is another fit, and a gain is positive where the change is better."""
+    options, plain = script("training_options"), script("hidden_states").options(0, 1000)
+    fits = [plain.with_settings([*options.COMMON, *change]) for change in options.CHANGES.values()]
+    assert all(a != b for place, a in enumerate(fits) for b in fits[:place])
+    energy = {"as it is": (0.5, 0.7), "learning rate 6e-3": (0.4, 0.5)}
+    rows = [
+        dict.fromkeys(options.SCORED, value) | {"seed": seed, "row": row}
+        for row, values in energy.items()
+        for seed, value in enumerate(values)
+    ]
+    page = options.page(pd.DataFrame(rows), 1000)
+    assert "| as it is | 2 | 0.6000 |" in page
+    assert "| learning rate 6e-3 | 2 | 0.4500 |" in page
+    assert page.count("| +0.1500 ± 0.0500 | +0.1500 ± 0.0500 |") == 1
+
+
 def test_the_room_is_true_cells_as_far_off_as_the_prior(script, monkeypatch) -> None:
     hidden = script("hidden_states")
     monkeypatch.setattr(hidden, "MANY", 400)
