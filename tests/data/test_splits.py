@@ -512,3 +512,15 @@ def test_a_split_without_a_test_trains_on_everything_but_validation() -> None:
     assert make_split(names, SplitConfig(kind="none", validation_fraction=0.0)).validation == ()
     assert SplitConfig.named("none") == {"kind": "none"}
     assert Split.from_dict(split.to_dict()) == split
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_without_a_test_no_drug_and_no_line_is_lost_to_validation(seed: int) -> None:
+    """Whole drugs would be unknown to the run that was to know everything; doses and lines between them are not."""
+    doses = [f"{drug}@{dose}" for drug in ("A", "B", "C") for dose in (0.1, 1, 10)]
+    lines = [f"{drug}|line={line}" for drug in ("A", "B", "C", "D") for line in ("K", "L")]
+    for names in (doses, [*lines, "A|line=M", "B|line=N", "C|line=O"]):
+        split = make_split(names, SplitConfig(kind="none"), seed=seed)
+        assert len(split.validation) >= 2
+        for held in (targets, lambda name: covariates(name).get("line")):
+            assert {held(name) for name in split.train} == {held(name) for name in names}

@@ -243,7 +243,10 @@ def named_split(
 def no_test_split(
     conditions: CellTable | Iterable[str], validation_fraction: float | None = None, seed: int = 0
 ) -> Split:
-    """Every condition trains, but for the share that validates: the model of a screen once its method is chosen."""
+    """Every condition trains, but for the share that validates: the model of a screen once its method is chosen.
+
+    Validation takes single doses and settings, and no target or covariate whole, as far as there are such conditions.
+    """
     return finish(EVERYTHING, 0, _spelled(conditions), (), validation_fraction, seed)
 
 

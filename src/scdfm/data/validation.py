@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from scdfm.data.conditions import targets
+from scdfm.data.conditions import covariates, targets
 from scdfm.data.split import Split
 from scdfm.errors import DataError
 from scdfm.seeds import numpy_rng
@@ -57,10 +57,11 @@ def validation_like(
 ) -> Iterator[str]:
     """Training conditions of as many targets as the test's combinations have; any, where there are none.
 
-    Those of the same targets go together, unless the test, too, has some of them alone. Where training knows every
-    target of the test, it keeps those of the validation too, as far as there are such conditions.
+    Those of the same targets go together, unless the test, too, has some of them alone, or there is none. Where training
+    knows every target of the test, it keeps targets and covariates of the validation too, as far as there are such
+    conditions.
     """
-    together = not {targets(name) for name in train}.intersection(map(targets, tested))
+    together = bool(tested) and not {targets(name) for name in train}.intersection(map(targets, tested))
     units: dict[object, list[str]] = {}
     for name in train:
         units.setdefault(targets(name) if together else name, []).append(name)
@@ -72,20 +73,25 @@ def validation_like(
     drawn = [alike[place] for place in rng.permutation(len(alike))]
     trained_targets = {target for name in train for target in targets(name)}
     if trained_targets.issuperset(target for name in tested for target in targets(name)):
-        drawn = _leaving_targets(drawn, train) or drawn
+        drawn = _spare(drawn, train) or drawn
     yield from (name for unit in drawn[:n_units] for name in unit)
 
 
-def _leaving_targets(units: Iterable[list[str]], train: Iterable[str]) -> list[list[str]]:
-    """Those of the `units` that can be taken out of `train`, one after the other, without taking out a target."""
-    left = Counter(target for name in train for target in targets(name))
+def _spare(units: Iterable[list[str]], train: Iterable[str]) -> list[list[str]]:
+    """Those of the `units` that can be taken out of `train`, one after the other, so that it still has all that they have."""
+    left = _held(train)
     spare_units = []
     for unit in units:
-        taken = Counter(target for name in unit for target in targets(name))
-        if all(left[target] > count for target, count in taken.items()):
+        taken = _held(unit)
+        if all(left[part] > count for part, count in taken.items()):
             left -= taken
             spare_units.append(unit)
     return spare_units
+
+
+def _held(names: Iterable[str]) -> Counter[object]:
+    """How many of the names hold each target and each value of a covariate."""
+    return Counter(part for name in names for part in (*targets(name), *covariates(name).items()))
 
 
 def validation_targets(
