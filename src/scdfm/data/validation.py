@@ -78,7 +78,7 @@ def validation_like(
 
 
 def _spare(units: Iterable[list[str]], train: Iterable[str]) -> list[list[str]]:
-    """Those of the `units` that can be taken out of `train`, one after the other, so that it still has all that they have."""
+    """Those of the `units` that can leave `train`, one after the other, so that it still has all that they have."""
     left = _held(train)
     spare_units = []
     for unit in units:
