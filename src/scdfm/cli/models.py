@@ -148,7 +148,9 @@ def _tell_fitted(run: Run, out: Path) -> None:
 def _ended_early(run: Run) -> str | None:
     """That validation had stopped gaining before the last step, and where."""
     options, log = run.config.training, run.log
-    if not options.patience or log.empty or (last := int(log["step"].max())) >= options.max_steps:
+    if not options.patience or log.empty or not log["val_predicted"].count():
+        return None
+    if (last := int(log["step"].max())) >= options.max_steps:  # the last step of all is validated
         return None
     validations = "1 validation" if options.patience == 1 else f"{options.patience} validations"
     return f"stopped at step {last:,} of {options.max_steps:,}: nothing better in {validations} (training.patience)"

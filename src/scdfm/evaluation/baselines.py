@@ -114,6 +114,7 @@ class Training:
 
     `matched`: control means [A] of conditions, or of `control|key=value`, where control cells are matched. `linked`: what
     control cells say of targets (`scdfm.evaluation.prior`), where a scored target is in no training condition.
+    `scored`: scored conditions that were given as training's, and left out.
     """
 
     conditions: tuple[str, ...]
@@ -122,6 +123,7 @@ class Training:
     genes: tuple[str, ...]
     matched: Mapping[str, Floats] = field(default_factory=dict)
     linked: Mapping[str, Floats] = field(default_factory=dict)
+    scored: tuple[str, ...] = ()
 
     def controls(self, conditions: Sequence[str]) -> Floats:
         """The control mean of each of `conditions` [K, A]; one [A] for all where controls are not matched."""

@@ -371,6 +371,7 @@ def _attributes(setting: Setting, notes: list[str], release: str) -> dict[str, A
         "protocol": setting.protocol,
         "notes": notes,
         "training_conditions": list(setting.training.conditions),
+        "scored_in_training": list(setting.training.scored),
         "effect_size": dict(zip(setting.pair.conditions, np.linalg.norm(shift, axis=1).tolist(), strict=True)),
         "provenance": {
             "n_genes": len(setting.pair.real.genes),

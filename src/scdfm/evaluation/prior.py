@@ -189,7 +189,10 @@ def training_means(training: Fitted | pd.DataFrame | None, pair: Pair, control: 
     whole = table[genes].notna().all(axis=1)
     conditions = tuple(c for c in named if c not in scored and whole[c])
     notes = (
-        [f"{len(leaked)} scored conditions were left out of the training means: {', '.join(leaked[:5])}"]
+        [
+            f"{len(leaked)} scored conditions were left out of the training means (no score of a model that learned from "
+            f"them is a test): {', '.join(leaked[:5])}"
+        ]
         if leaked
         else []
     )
@@ -209,7 +212,7 @@ def training_means(training: Fitted | pd.DataFrame | None, pair: Pair, control: 
             f"a row `{control_of(astray[0])}` of the training means would tell (first: {astray[0]})"
         )
     links = linked(pair.real, conditions, pair.conditions)
-    return Training(conditions, means, control, tuple(genes), matched, links), notes
+    return Training(conditions, means, control, tuple(genes), matched, links, tuple(leaked)), notes
 
 
 def _matched_means(pair: Pair, names: Sequence[str], own: Mapping[str, Floats]) -> dict[str, Floats]:

@@ -250,7 +250,8 @@ def stratified(table: pd.DataFrame, by: str, n_bootstrap: int = 1000, seed: int 
 def _strata(table: pd.DataFrame, attrs: Mapping[Hashable, Any], by: str) -> dict[str, str]:
     conditions = [str(name) for name in table["condition"].unique()]
     if by == "targets":
-        seen = {target for name in _attribute(attrs, "training_conditions") for target in targets(name)}
+        known = [*_attribute(attrs, "training_conditions"), *attrs.get("scored_in_training", [])]
+        seen = {target for name in known for target in targets(name)}
         return {c: _kind(targets(c), seen) for c in conditions}
     if by == "effect":
         size = _attribute(attrs, "effect_size")

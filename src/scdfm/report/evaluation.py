@@ -179,7 +179,7 @@ def compose(
     log = run.log if run is not None else pd.DataFrame()
     return Page(
         model=model,
-        verdict=verdict(results, model),
+        verdict=verdict(results, model, _n_trained(run, table)),
         facts=_facts(table, model, populations),
         notes=[
             *([PAPER_NOTE] if table.attrs.get("protocol") == "paper" else []),
@@ -201,6 +201,11 @@ def compose(
         training=figures.curves(log) if len(log) else None,
         provenance=facts_of(given, table.attrs.get("provenance", {}), run),
     )
+
+
+def _n_trained(run: Run | None, table: pd.DataFrame) -> int:
+    """How many of the scored conditions `run` knows from their own cells."""
+    return 0 if run is None else len(set(table["condition"].astype(str)).intersection(run.known))
 
 
 def _beyond(run: Run | None, conditions: pd.Series) -> list[str]:

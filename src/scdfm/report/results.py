@@ -149,16 +149,20 @@ class Verdict:
     trained: str = ""
 
 
-def verdict(results: Sequence[MetricResult], model: str) -> Verdict:
-    """Judge `model` by its headline metric against the best baseline, and count the others."""
+def verdict(results: Sequence[MetricResult], model: str, n_trained: int = 0) -> Verdict:
+    """Judge `model` by its headline metric against the best baseline, and count the others.
+
+    n_trained: how many of the scored conditions trained it.
+    """
     first = headline(results)
     if first is None:
         return Verdict(f"No metric is defined for {model}: nothing can be said of it.", "", "undefined")
     rows = [result.beside for result in results if result.beside is not None]
     priors = [result.prior for result in results if result.prior is not None]
     against = f"{first.baseline} on" if first.chosen else "the best baseline of each of"
+    known = f"This is no test of {model}: {n_trained} of the scored conditions were in its training." if n_trained else ""
     return Verdict(
-        " ".join(filter(None, [_sentence(first, model), _beside_prior(first)])),
+        " ".join(filter(None, [known, _sentence(first, model), _beside_prior(first)])),
         _counted(f"Against {against}", rows),
         first.outcome,
         _counted("What training added to it, over", priors),

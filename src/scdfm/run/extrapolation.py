@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import TypeAlias
 
-from scdfm.data.conditions import Condition, Perturbation, control_of, number_text, parse
+from scdfm.data.conditions import Condition, Perturbation, canonical, control_of, number_text, parse
 from scdfm.data.encoding import ConditionEncoder
 from scdfm.data.split import UNKNOWN
 from scdfm.run.trained import Trained
@@ -19,8 +19,13 @@ def extrapolated(run: Trained, names: Iterable[str]) -> dict[str, str]:
     """
     if run.split.kind == UNKNOWN:
         return {}
-    seen = _Seen(run)
-    reasons = {name: "; ".join(seen.reasons(parse(name))) for name in names}
+    with_validation = run.config.flow.source == "prior"  # which that prior has learned from, but of these themselves
+    seen = _Seen(run, run.split.train + run.split.validation if with_validation else run.split.train)
+    of_training = _Seen(run, run.split.train)
+    itself = set(run.split.validation).difference(run.known)
+    reasons = {
+        name: "; ".join((of_training if canonical(name) in itself else seen).reasons(parse(name))) for name in names
+    }
     return {name: why for name, why in reasons.items() if why}
 
 
@@ -65,12 +70,12 @@ def _held(names: tuple[str, ...]) -> tuple[list[Condition], dict[str, list[float
 
 
 class _Seen:
-    """What the training conditions of a run held."""
+    """What the conditions that a run has learned from held."""
 
-    def __init__(self, run: Trained) -> None:
+    def __init__(self, run: Trained, names: tuple[str, ...]) -> None:
         self.run = run
-        self.conditions, self.doses, self.settings = _held(run.split.train)
-        self.targets = frozenset(run.manifest.targets)
+        self.conditions, self.doses, self.settings = _held(names)
+        self.targets = frozenset([*run.manifest.targets, *self.doses])
 
     def reasons(self, condition: Condition) -> list[str]:
         """Why a condition is an extrapolation, in words."""

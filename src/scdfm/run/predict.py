@@ -16,7 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from scdfm.data import CONTROL, CellTable
-from scdfm.data.conditions import control_of, perturbation_of
+from scdfm.data.conditions import canonical, control_of, perturbation_of
 from scdfm.data.stored import in_memory, subset
 from scdfm.errors import ConditionError, DataError
 from scdfm.flow import Keep, Noise, Start, generate
@@ -256,11 +256,12 @@ def _start(run: Trained, table: CellTable, genes: list[str]) -> Callable[[str], 
     shrinkage = run.manifest.shrinkage if run.config.sampling.shrink else None
     # run.means rest on more cells than those stored, but know no covariates.
     whole = not run.manifest.conditions.covariates and _is_stored(run, table)
+    known = set(run.known)
 
     def start(name: str) -> Start:
         control = run.means.loc[CONTROL].to_numpy()[places] if whole else table.control_mean(name)[columns]
         # One by one: what a condition starts from must not depend, in any bit, on what else is asked.
-        prior = run.knowing([name], table)
+        prior = run.knowing([name], table, blind=canonical(name) not in known)
         expected = control + prior.predict([name])[:, places]
         setting = control_of(name)
         rows = table.control_rows(name)

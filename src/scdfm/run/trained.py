@@ -133,14 +133,22 @@ class Trained:
             )
         return prior
 
-    def knowing(self, conditions: Sequence[str], controls: CellTable | None = None) -> EffectPrior:
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Conditions whose own cells tell what is predicted of them: training's, and validation's if there is no test."""
+        blind = self.split.test or self.config.flow.source != "prior"
+        return self.split.train if blind else self.split.train + self.split.validation
+
+    def knowing(
+        self, conditions: Sequence[str], controls: CellTable | None = None, blind: bool = True
+    ) -> EffectPrior:
         """The prior with places for the targets of `conditions`, described by the run's features, and for settings of
         the covariates that training did not have, by their cells among `controls` (default: those stored).
 
-        With a validation condition among them it is that of training alone: what a prior has learned from is predicted
-        too well to tell how wrong predictions are.
+        blind: with a validation condition among them it is that of training alone: what a prior has learned from is
+            predicted too well to tell how wrong predictions are.
         """
-        validated = not set(map(canonical, conditions)).isdisjoint(self.split.validation)
+        validated = blind and not set(map(canonical, conditions)).isdisjoint(self.split.validation)
         prior = self.training_prior if validated else self.prior
         prior_settings = prior.kernel.settings
         new = {

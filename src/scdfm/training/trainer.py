@@ -68,6 +68,8 @@ def make_trainer(options: TrainingConfig, out: Path, validated: bool, progress: 
     validate_every = min(options.validate_every, options.max_steps)
     callbacks: list[Callback] = [AveragedWeights(options.ema_decay)] if options.ema_decay else []
     callbacks += [Curves(out / folder.LOG, options.max_steps), *_checkpoints(out, validate_every, validated)]
+    if validated:
+        callbacks.append(LastValidation())
     if options.patience and validated:
         callbacks.append(Patience(options.patience, options.warmup_steps))
     callbacks.append(Interruption(out / CHECKPOINTS / LAST))
@@ -137,12 +139,25 @@ def _logger(kind: str, out: Path) -> Any:
     return False
 
 
+class LastValidation(L.Callback):
+    """Has the last step validated, whatever lies between validations: what no one has judged cannot be kept."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *rest: Any) -> None:
+        """Ask for the end: before it Lightning validates."""
+        if trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True
+
+
 class Patience(EarlyStopping):
     """Ends a fit after `patience` validations in a row that were no better; those of the warm-up do not count."""
 
     def __init__(self, patience: int, warmup_steps: int) -> None:
         super().__init__(MONITOR, patience=patience, check_on_train_epoch_end=False)
         self.warmup_steps = warmup_steps
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A resumed fit that had ended does not go on."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count this validation, once steps have their full length."""
