@@ -146,7 +146,8 @@ def test_training_as_a_run_or_a_table(noisy, screen, held_out):
         pd.testing.assert_frame_equal(table, plain)
     leaky = evaluate(noisy, screen, metrics=MEANS, training=screen.means())
     pd.testing.assert_frame_equal(leaky, plain)
-    assert "left out of the training means" in leaky.attrs["notes"][0]
+    assert "left out of the training means (no score of a model that learned" in leaky.attrs["notes"][0]
+    assert (plain.attrs["scored_in_training"], set(leaky.attrs["scored_in_training"])) == ([], set(held_out))
 
 
 def test_training_errors(noisy, screen):

@@ -203,6 +203,8 @@ def test_strata():
         "double, 0 of 2 seen": 5,
         "triple, 2 of 3 seen": 6,
     }
+    scores.attrs["scored_in_training"] = ["D"]  # what a rule does not learn from, a model may have
+    assert "single, 1 of 1 seen" in set(stratified(scores[scores["condition"] == "D"], "targets")["stratum"])
     effects = stratified(scores, "effect").set_index("stratum")["mean"].to_dict()
     assert effects == {"1 low effect": 5.5, "2 middle effect": 3.5, "3 high effect": 1.5}
     cells = stratified(scores, "cells").set_index("stratum")["mean"].to_dict()

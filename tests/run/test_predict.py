@@ -352,3 +352,33 @@ def test_controls_without_labels_are_taken_for_what_they_are(run, screen):
     control.obs["guide"] = "non-targeting"
     with pytest.raises(DataError, match=r"'perturbation' is not in obs; .*--perturbation-key"):
         run.predict(controls=control, n_cells=3)
+
+
+@pytest.mark.parametrize("kind", ["none", "additive"])
+def test_validation_conditions_are_known_where_there_is_no_test(tmp_path, kind):
+    """Who keeps nothing for a test wants to know everything; elsewhere they judge predictions, and are not known."""
+    cells = scdfm.read_cells(small.screen(cells_per_condition=60, n_controls=200))
+    config = scdfm.Config.preset("instant").updated({"panel": {"n_genes": 40}, "split": {"kind": kind}})
+    run = scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False)
+    for name in run.split.validation:
+        shift = run.predict([name], n_cells=200, seed=0).X.toarray().mean(0) - run.means.loc["control"].to_numpy()
+        known, blind = (run.knowing([name], blind=blind).predict([name])[0] for blind in (False, True))
+        off = [np.linalg.norm(shift - expected) for expected in (known, blind)]
+        assert (off[0] < off[1]) == (kind == "none")
+    assert (set(run.known) == set(run.split.train)) == (kind == "additive")
+
+
+@pytest.mark.parametrize(("kind", "beyond"), [("none", False), ("file", True)])
+def test_a_dose_that_validates_is_within_what_a_run_without_a_test_knows(tmp_path, kind, beyond):
+    """Doses up to it are too, wherever the prior has learned from it; it is itself beyond, where it is not known."""
+    adata = scdfm.data.simulate_doses(n_genes=30, n_drugs=3, n_doses=3, cells_per_condition=10, n_controls=40, seed=0)
+    cells = scdfm.read_cells(adata, perturbation_key="drug", dose_key="dose")
+    drug = scdfm.data.targets(cells.conditions[1])[0]
+    *others, last = [name for name in cells.conditions if name.startswith(f"{drug}@")]
+    rest = [name for name in cells.conditions[1:] if name not in (*others, last)]
+    test = () if kind == "none" else (rest.pop(),)
+    split = scdfm.Split(kind, 0, (*others, *rest), (last,), test)
+    run = scdfm.fit(cells, split, scdfm.Config.preset("instant"), out=tmp_path / "run", progress=False)
+    between = f"{drug}@{float(last.split('@')[1]) * 0.99:g}"
+    predicted = run.predict([last, between], n_cells=2)
+    assert list(predicted.uns["scdfm"]["extrapolated"]) == ([last] if beyond else [])

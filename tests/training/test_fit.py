@@ -318,3 +318,29 @@ def test_early_stopping_ends_after_so_many_validations_without_a_gain(cells, con
     stuck = config.updated({"training": options | {"validate_every": 2, "warmup_steps": warmup}})
     log = scdfm.fit(cells, config=stuck, out=tmp_path / "run", progress=False).log
     assert log["val_predicted"].count() == warmup // 2 + 1 + patience
+
+
+@pytest.mark.parametrize("steps", [6, 7, 9])
+def test_the_last_step_is_validated(cells, config, tmp_path, steps):
+    """And may be kept: else the steps since the last full interval would be thrown away."""
+    odd = config.updated({"training": {"validate_every": 3, "max_steps": steps}, "flow": {"source": "gaussian"}})
+    run = scdfm.fit(cells, config=odd, out=tmp_path / "run", progress=False)
+    judged = run.log["step"][run.log["val_predicted"].notna()]
+    assert judged.tolist() == sorted({3, 6, steps} | ({9} if steps == 9 else set()))
+    assert run.log["step"].max() == steps
+    if steps == 7:  # every step is a little nearer
+        assert run.log["val_energy"].dropna().is_monotonic_decreasing == (run.manifest.result["step"] == 7)
+
+
+def test_a_fit_that_had_stopped_early_does_not_go_on(cells, config, tmp_path, monkeypatch):
+    """It was killed while it was judged: the weights are those of the fit that was not."""
+    options = {"patience": 1, "learning_rate": 1e-30, "min_learning_rate": 0.0, "warmup_steps": 0, "validate_every": 2,
+               "max_steps": 40, "keep": "last"}  # fmt: skip
+    stuck = config.updated({"training": options})
+    whole = scdfm.fit(cells, config=stuck, out=tmp_path / "whole", progress=False)
+    with monkeypatch.context() as patch, pytest.raises(InterruptedStepError):
+        patch.setattr("scdfm.training.validation.Kept.last", raises(InterruptedStepError()))
+        scdfm.fit(cells, config=stuck, out=tmp_path / "killed", progress=False)
+    again = scdfm.fit(cells, config=stuck, out=tmp_path / "killed", progress=False, resume=True)
+    pd.testing.assert_frame_equal(again.log, whole.log)
+    assert_equal_weights(again, whole)

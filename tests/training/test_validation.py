@@ -206,6 +206,27 @@ def test_where_no_validation_condition_can_be_predicted_the_prior_is_kept_and_sa
     assert (keep == "best") == any("the prior alone will be kept" in text for text in said)
 
 
+@pytest.mark.parametrize("steps", [0, 8])
+def test_what_nothing_else_tells_of_trains_and_does_not_validate(tmp_path, steps) -> None:
+    """Drugs that were measured once: of one that validates nothing would be known. Nothing judges; the prior is kept."""
+    screen = small.screen()
+    screen.var_names = [f"gene{place}" for place in range(screen.n_vars)]
+    names = [name for name in scdfm.read_cells(screen).conditions if len(targets(name)) == 1]
+    screen = screen[screen.obs["perturbation"].isin(["control", *names])].copy()
+    cells = scdfm.read_cells(screen)
+    config = scdfm.Config().updated(WILD).updated({"split": {"kind": "none"}, "training": {"max_steps": steps}})
+    said: list[str] = []
+    assert scdfm.data.make_split(cells, config.split, config.seed).validation
+    run = scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False, say=said.append)
+    assert (set(run.split.train), run.split.validation) == (set(names), ())
+    assert run.manifest.result == {"step": 0}
+    assert said[0].startswith("2 of 2 validation conditions are in training instead")
+    assert any("the prior alone will be kept" in text for text in said) == bool(steps)
+    assert run.predict(names, n_cells=2).n_obs == 2 * len(names)
+    again = scdfm.fit(cells, config=config, out=tmp_path / "run", progress=False, resume=True)
+    assert again.manifest == run.manifest
+
+
 @pytest.mark.parametrize("n", [1, 4])
 def test_where_nothing_validates_means_are_the_prior_s(tmp_path: Path, n: int) -> None:
     """Values are those of the last weights, moved; with long steps their own means are off. One condition or four."""

@@ -139,9 +139,7 @@ class Trained:
         blind = self.split.test or self.config.flow.source != "prior"
         return self.split.train if blind else self.split.train + self.split.validation
 
-    def knowing(
-        self, conditions: Sequence[str], controls: CellTable | None = None, blind: bool = True
-    ) -> EffectPrior:
+    def knowing(self, conditions: Sequence[str], controls: CellTable | None = None, blind: bool = True) -> EffectPrior:
         """The prior with places for the targets of `conditions`, described by the run's features, and for settings of
         the covariates that training did not have, by their cells among `controls` (default: those stored).
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from scdfm.config import Config
 from scdfm.data import CONTROL, CellTable, Split, make_split
+from scdfm.data.validation import EVERYTHING
 from scdfm.errors import ConfigError, RunError
 from scdfm.files import file_digest, new_folder, require_replaceable
 from scdfm.prior.shrink import NOT_FOLLOWED
@@ -27,6 +29,9 @@ from scdfm.training.steps import StepData
 from scdfm.training.trainer import run_loop
 from scdfm.training.transfer import carried_weights, require_kin, tuned
 from scdfm.training.validation import Jury, Kept
+
+DRAWN = ("additive", "holdout", "combinations", "covariate", EVERYTHING)
+"""Kinds of splits whose validation conditions are drawn and never named."""
 
 
 def fit(
@@ -89,21 +94,25 @@ def fit(
         if begins and not overwrite:
             new_folder(out)
         inputs = prepare(cells, split, config, features, parent)
+        spared = _spared(inputs, split, out if resume else None)
+        if spared is not split:
+            inputs = prepare(cells, spared, config, features, parent)
         require_memory(inputs)
         if begins and overwrite:
             shutil.rmtree(out, ignore_errors=True)
             new_folder(out)
         if begins:
-            _tell(say, _beforehand(inputs, split, config))
+            _tell(say, _beforehand(inputs, spared, split, config))
             inputs.manifest.save(out)
         wait_for_all()
+        split, unjudged = spared, _unjudged(inputs, config) or _lost(spared, split, config)
         if begins or not _is_finished(out, inputs.manifest):
             prepared = in_turn(lambda: Prepared.load_or_make(cells, split, inputs, out))
             _require_own_checkpoint(out, inputs.manifest)
             can_gain = _headroom(cells, split, prepared)
             _tell(say if begins else None, _once_prepared(prepared, can_gain))
             data = StepData(cells, split, prepared.inputs, first_step=last_good(out) or 0)
-            trained = _train(data, prepared, out, progress)
+            trained = _train(data, prepared, out, progress, unjudged)
             if trained is not None:
                 _finish(*trained, inputs.manifest.model_copy(update={"headroom": can_gain}), out)
             wait_for_all()
@@ -116,17 +125,41 @@ def _tell(say: Callable[[str], object] | None, texts: Iterator[str]) -> None:
             say(text)
 
 
-def _beforehand(inputs: Inputs, split: Split, config: Config) -> Iterator[str]:
-    """What a fit will not predict, and where nothing can judge it."""
+def _spared(inputs: Inputs, split: Split, resumed: Path | None) -> Split:
+    """The split with those of the drawn validation conditions in training of which nothing would be known without them.
+
+    They could judge nothing, and other conditions need what they tell. Named ones stay, and those of a fit that goes on.
+    """
+    lost = set(unknown(inputs.encoder, split.validation))
+    if not lost or split.kind not in DRAWN:
+        return split
+    if resumed is not None and (resumed / NAME).is_file() and Manifest.load(resumed).split == inputs.manifest.split:
+        return split
+    left = tuple(name for name in split.validation if name not in lost)
+    return replace(split, train=split.train + tuple(lost), validation=left)
+
+
+def _beforehand(inputs: Inputs, split: Split, drawn: Split, config: Config) -> Iterator[str]:
+    """What a fit will not predict, and where nothing can judge it. drawn: the split before any condition was spared."""
+    if spared := sorted(set(drawn.validation).difference(split.validation)):
+        yield (
+            f"{len(spared)} of {len(drawn.validation)} validation conditions are in training instead, since nothing else "
+            f"tells of a target, dose, time or covariate of theirs: {', '.join(spared[:5])}{', ...' if spared[5:] else ''}"
+        )
     for names, what in ((split.test, "test conditions"), (split.validation, "validation conditions")):
         if text := untold(unknown(inputs.encoder, names), len(names), what):
             yield text
-    if config.training.max_steps and _unjudged(inputs, config):
+    if config.training.max_steps and (_unjudged(inputs, config) or _lost(split, drawn, config)):
         yield (
             "no validation condition can be predicted, so nothing can judge what training adds and the prior alone will be "
-            "kept; raise split.validation_fraction, choose another split or seed, or keep the last weights "
+            "kept; fit with features of their targets (--features), choose another split or seed, or keep the last weights "
             "(training.keep=last)"
         )
+
+
+def _lost(split: Split, drawn: Split, config: Config) -> bool:
+    """Whether weights would be kept by their validation, and every condition that was drawn for it is in training."""
+    return _against_prior(config) and bool(drawn.validation) and not split.validation
 
 
 def _headroom(cells: CellTable, split: Split, prepared: Prepared) -> Headroom | None:
@@ -150,8 +183,11 @@ def _unjudged(inputs: Inputs, config: Config) -> bool:
     Who asks for no validation at all gets the last weights.
     """
     validation = inputs.manifest.split["validation"]
-    against_prior = config.flow.source == "prior" and config.training.keep == "best"
-    return against_prior and 0 < len(validation) == len(unknown(inputs.encoder, validation))
+    return _against_prior(config) and 0 < len(validation) == len(unknown(inputs.encoder, validation))
+
+
+def _against_prior(config: Config) -> bool:
+    return config.flow.source == "prior" and config.training.keep == "best"
 
 
 def _require_overwritable(out: Path, resume: bool, parent: Trained | None) -> None:
@@ -221,9 +257,17 @@ def _budgeted(
 
 
 def _train(
-    data: StepData, prepared: Prepared, out: Path, progress: bool, watch: Stopwatch | None = None
+    data: StepData,
+    prepared: Prepared,
+    out: Path,
+    progress: bool,
+    unjudged: bool = False,
+    watch: Stopwatch | None = None,
 ) -> tuple[Kept, int] | None:
-    """Train, unless there is nothing to train: the weights that are kept, and the last step; None in other processes."""
+    """Train, unless there is nothing to train: the weights that are kept, and the last step; None in other processes.
+
+    unjudged: nothing can tell whether training pays, so the prior is kept.
+    """
     config, encoder, start = data.config, data.inputs.encoder, prepared.start
     field = build_field(config, encoder, prepared.graph)
     if not config.training.max_steps:
@@ -244,7 +288,7 @@ def _train(
         return None
     best = config.training.keep == "best" and validated
     kept = Kept.best(out) if best else Kept.last(module.field, trainer.global_step, out)
-    if untrained is not None and _unjudged(data.inputs, config):
+    if untrained is not None and unjudged:
         kept = Kept(untrained.state_dict(), {"step": 0})  # as where validation leaves it open
     elif jury is not None:
         kept = jury.judged(kept)
