@@ -425,7 +425,8 @@ def test_a_fit_on_everything(call, screen, tmp_path):
     assert (code, "the run's split keeps no test condition" in err) == (2, True)
     trained = scdfm.Run.load(tmp_path / "run").split.train[0]
     assert call("predict", tmp_path / "run", "--out", tmp_path / "p.h5ad", "--conditions", trained)[0] == 0
-    out = call("evaluate", tmp_path / "p.h5ad", screen, "--run", tmp_path / "run", "--out", tmp_path / "e", "--metrics", "l2")[1]
+    scored = ("evaluate", tmp_path / "p.h5ad", screen, "--run", tmp_path / "run", "--metrics", "l2")
+    out = call(*scored, "--out", tmp_path / "e")[1]
     assert "This is no test of model: 1 of the scored conditions trained it." in " ".join(out.split())
     code, _, err = call("benchmark", screen, "--out", tmp_path / "bench", "--split", "none", "--models", "instant")
     assert (code, "keeps no test condition, expected some to score" in err) == (2, True)

@@ -160,9 +160,7 @@ def verdict(results: Sequence[MetricResult], model: str, n_trained: int = 0) -> 
     rows = [result.beside for result in results if result.beside is not None]
     priors = [result.prior for result in results if result.prior is not None]
     against = f"{first.baseline} on" if first.chosen else "the best baseline of each of"
-    known = (
-        f"This is no test of {model}: {n_trained} of the scored conditions trained it." if n_trained else ""
-    )
+    known = f"This is no test of {model}: {n_trained} of the scored conditions trained it." if n_trained else ""
     return Verdict(
         " ".join(filter(None, [known, _sentence(first, model), _beside_prior(first)])),
         _counted(f"Against {against}", rows),
