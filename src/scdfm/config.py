@@ -186,7 +186,7 @@ class TrainingConfig(Section):
     ema_decay: Fraction = 0.999
     """Decay of the averaged weights that validate and predict; 0 uses the raw weights."""
     validate_every: Count = 250
-    """Steps between validations; each also saves the checkpoint `last`."""
+    """Steps between validations; each also saves the checkpoint `last`. The last step of a fit is validated too."""
     validation_cells: Annotated[int, Field(ge=2)] = 64
     """Cells generated for each validation condition, at most (of few real cells, as many); their distance to as many real
     ones chooses the weights."""

@@ -180,7 +180,7 @@ def test_run_adds_curves_and_its_provenance(tmp_path: Path) -> None:
         result={"step": 300, "val_wasserstein": 1.25}, versions={"torch": "2.13.0"},
     )  # fmt: skip
     log = pd.DataFrame({"step": [1, 20, 40], "loss": [3.0, 2.0, 1.0], "val_wasserstein": [np.nan, np.nan, 2.0]})
-    run: Any = SimpleNamespace(manifest=manifest, log=log, split=SimpleNamespace(kind=UNKNOWN))
+    run: Any = SimpleNamespace(manifest=manifest, log=log, split=SimpleNamespace(kind=UNKNOWN), known=())
     text = write(tmp_path, scores(["scdfm", "ridge"], ["A", "B"]), run=run).read_text(encoding="utf-8")
     assert (tmp_path / "figures" / "training.png").is_file()
     said = html.unescape(text)

@@ -19,8 +19,8 @@ def extrapolated(run: Trained, names: Iterable[str]) -> dict[str, str]:
     """
     if run.split.kind == UNKNOWN:
         return {}
-    with_validation = run.config.flow.source == "prior"  # which that prior has learned from, but of these themselves
-    seen = _Seen(run, run.split.train + run.split.validation if with_validation else run.split.train)
+    alone = run.manifest.result.get("step") == 0  # the prior, which has learned from validation conditions too
+    seen = _Seen(run, run.split.train + run.split.validation if alone else run.split.train)
     of_training = _Seen(run, run.split.train)
     itself = set(run.split.validation).difference(run.known)
     reasons = {
