@@ -28,6 +28,7 @@ from scdfm.data import (
     holdout_split,
     make_split,
     named_split,
+    parse,
     read_cells,
     targets,
 )
@@ -519,8 +520,10 @@ def test_without_a_test_no_drug_and_no_line_is_lost_to_validation(seed: int) -> 
     """Whole drugs would be unknown to the run that was to know everything; doses and lines between them are not."""
     doses = [f"{drug}@{dose}" for drug in ("A", "B", "C") for dose in (0.1, 1, 10)]
     lines = [f"{drug}|line={line}" for drug in ("A", "B", "C", "D") for line in ("K", "L")]
-    for names in (doses, [*lines, "A|line=M", "B|line=N", "C|line=O"]):
+    times = [f"{drug}|time={time}" for drug in ("A", "B", "C", "D") for time in (6, 24)]
+    lone = ([*lines, "A|line=M", "B|line=N", "C|line=O"], [*times, "A|time=1", "B|time=2", "C|time=3"])
+    for names in (doses, *lone):
         split = make_split(names, SplitConfig(kind="none"), seed=seed)
         assert len(split.validation) >= 2
-        for held in (targets, lambda name: covariates(name).get("line")):
+        for held in (targets, lambda name: covariates(name).get("line"), lambda name: parse(name).time):
             assert {held(name) for name in split.train} == {held(name) for name in names}

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from scdfm.data.conditions import covariates, targets
+from scdfm.data.conditions import covariates, parse, targets
 from scdfm.data.split import Split
 from scdfm.errors import DataError
 from scdfm.seeds import numpy_rng
@@ -90,8 +90,8 @@ def _spare(units: Iterable[list[str]], train: Iterable[str]) -> list[list[str]]:
 
 
 def _held(names: Iterable[str]) -> Counter[object]:
-    """How many of the names hold each target and each value of a covariate."""
-    return Counter(part for name in names for part in (*targets(name), *covariates(name).items()))
+    """How many of the names hold each target, each value of a covariate, and each time."""
+    return Counter(part for name in names for part in (*targets(name), *covariates(name).items(), parse(name).time))
 
 
 def validation_targets(
