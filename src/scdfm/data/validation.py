@@ -15,6 +15,8 @@ from scdfm.seeds import numpy_rng
 
 EVERYTHING: Final = "none"
 """The kind of a split that keeps nothing for a test."""
+DRAWN: Final = ("additive", "holdout", "combinations", "covariate", EVERYTHING)
+"""Kinds of splits whose validation conditions are always drawn; of others somebody may have named them."""
 SHARE: Final = 0.1
 """Share of training that validates where nobody says how much."""
 ENOUGH: Final = 5

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scdfm.config import Config
 from scdfm.data import CONTROL, CellTable, Split, make_split
-from scdfm.data.validation import EVERYTHING
+from scdfm.data.validation import DRAWN
 from scdfm.errors import ConfigError, RunError
 from scdfm.files import file_digest, new_folder, require_replaceable
 from scdfm.prior.shrink import NOT_FOLLOWED
@@ -29,9 +29,6 @@ from scdfm.training.steps import StepData
 from scdfm.training.trainer import run_loop
 from scdfm.training.transfer import carried_weights, require_kin, tuned
 from scdfm.training.validation import Jury, Kept
-
-DRAWN = ("additive", "holdout", "combinations", "covariate", EVERYTHING)
-"""Kinds of splits whose validation conditions are drawn and never named."""
 
 
 def fit(
@@ -93,19 +90,19 @@ def fit(
         begins = is_first() and not (resume and (out / NAME).is_file())
         if begins and not overwrite:
             new_folder(out)
-        inputs = prepare(cells, split, config, features, parent)
-        spared = _spared(inputs, split, out if resume else None)
-        if spared is not split:
-            inputs = prepare(cells, spared, config, features, parent)
+        drawn, inputs = split, prepare(cells, split, config, features, parent)
+        split = _spared(inputs, drawn, out if resume else None)
+        if split is not drawn:
+            inputs = prepare(cells, split, config, features, parent)
+        unjudged = _unjudged(inputs, drawn, config)
         require_memory(inputs)
         if begins and overwrite:
             shutil.rmtree(out, ignore_errors=True)
             new_folder(out)
         if begins:
-            _tell(say, _beforehand(inputs, spared, split, config))
+            _tell(say, _beforehand(inputs, split, drawn, unjudged))
             inputs.manifest.save(out)
         wait_for_all()
-        split, unjudged = spared, _unjudged(inputs, config) or _lost(spared, split, config)
         if begins or not _is_finished(out, inputs.manifest):
             prepared = in_turn(lambda: Prepared.load_or_make(cells, split, inputs, out))
             _require_own_checkpoint(out, inputs.manifest)
@@ -139,7 +136,7 @@ def _spared(inputs: Inputs, split: Split, resumed: Path | None) -> Split:
     return replace(split, train=split.train + tuple(lost), validation=left)
 
 
-def _beforehand(inputs: Inputs, split: Split, drawn: Split, config: Config) -> Iterator[str]:
+def _beforehand(inputs: Inputs, split: Split, drawn: Split, unjudged: bool) -> Iterator[str]:
     """What a fit will not predict, and where nothing can judge it. drawn: the split before any condition was spared."""
     if spared := sorted(set(drawn.validation).difference(split.validation)):
         yield (
@@ -149,17 +146,12 @@ def _beforehand(inputs: Inputs, split: Split, drawn: Split, config: Config) -> I
     for names, what in ((split.test, "test conditions"), (split.validation, "validation conditions")):
         if text := untold(unknown(inputs.encoder, names), len(names), what):
             yield text
-    if config.training.max_steps and (_unjudged(inputs, config) or _lost(split, drawn, config)):
+    if unjudged and inputs.manifest.config.training.max_steps:
         yield (
             "no validation condition can be predicted, so nothing can judge what training adds and the prior alone will be "
             "kept; fit with features of their targets (--features), choose another split or seed, or keep the last weights "
             "(training.keep=last)"
         )
-
-
-def _lost(split: Split, drawn: Split, config: Config) -> bool:
-    """Whether weights would be kept by their validation, and every condition that was drawn for it is in training."""
-    return _against_prior(config) and bool(drawn.validation) and not split.validation
 
 
 def _headroom(cells: CellTable, split: Split, prepared: Prepared) -> Headroom | None:
@@ -177,17 +169,14 @@ def _once_prepared(prepared: Prepared, can_gain: Headroom | None) -> Iterator[st
         yield text
 
 
-def _unjudged(inputs: Inputs, config: Config) -> bool:
-    """Whether weights would be kept by their validation, and no validation condition can be predicted.
+def _unjudged(inputs: Inputs, drawn: Split, config: Config) -> bool:
+    """Whether weights would be kept by their validation, and no condition that validates can be predicted.
 
-    Who asks for no validation at all gets the last weights.
+    drawn: the split before any condition was spared. Who asks for no validation at all gets the last weights.
     """
     validation = inputs.manifest.split["validation"]
-    return _against_prior(config) and 0 < len(validation) == len(unknown(inputs.encoder, validation))
-
-
-def _against_prior(config: Config) -> bool:
-    return config.flow.source == "prior" and config.training.keep == "best"
+    against_prior = config.flow.source == "prior" and config.training.keep == "best"
+    return against_prior and bool(drawn.validation) and len(validation) == len(unknown(inputs.encoder, validation))
 
 
 def _require_overwritable(out: Path, resume: bool, parent: Trained | None) -> None:
