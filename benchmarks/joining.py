@@ -113,7 +113,8 @@ def page(table: pd.DataFrame) -> list[str]:
     """Means over conditions and seeds, and the gain of together over alone, condition by condition."""
     lines = [
         "Preset instant; test conditions of each screen are drawn anew for each seed. `gain` is together against",
-        "alone, paired by condition and seed, positive is better, with the standard error over conditions.",
+        "alone, paired by condition and seed, positive is better, with the standard error over conditions. Seeds that",
+        "score one condition are averaged first, in all rows.",
         "",
         "| screen | fitted with | model | conditions | " + " | ".join(METRICS) + " |",
         "|---|---|---|---:|" + "---:|" * len(METRICS),
@@ -121,16 +122,17 @@ def page(table: pd.DataFrame) -> list[str]:
     for (screen, pair), part in table.groupby(["screen", "pair"]):
         other = next(name for name in str(pair).split(" + ") if name != screen)
         values = part.pivot_table(index=["condition", "seed"], columns=["model", "metric"], values="value")
+        by_condition = values.groupby("condition").mean()
         for model in ("no change", "training mean", "alone", "together"):
-            means = [values.get((model, metric), pd.Series(dtype=float)).mean() for metric in METRICS]
+            means = [by_condition.get((model, metric), pd.Series(dtype=float)).mean() for metric in METRICS]
             told = " | ".join("–" if np.isnan(mean) else f"{mean:.4g}" for mean in means)
-            lines.append(f"| {screen} | {other} | {model} | {len(values)} | {told} |")
+            lines.append(f"| {screen} | {other} | {model} | {len(by_condition)} | {told} |")
         gains = []
         for metric in METRICS:
             gain = values["alone", metric] - values["together", metric]
             gain = (-gain if metric == "pearson_delta" else gain).groupby("condition").mean().dropna()
             gains.append(f"{gain.mean():.3g} ± {gain.std() / np.sqrt(max(len(gain), 1)):.2g}")
-        lines.append(f"| {screen} | {other} | gain | {len(values)} | {' | '.join(gains)} |")
+        lines.append(f"| {screen} | {other} | gain | {len(by_condition)} | {' | '.join(gains)} |")
     return lines
 
 

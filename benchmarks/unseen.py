@@ -260,15 +260,15 @@ def papalexi(args: argparse.Namespace) -> Iterator[str]:
         told = f"weights of GO: {weights(priors['GO'])}; typical size {priors['GO'].sizes.typical}"
         yield f"draw {draw}: {', '.join(tests)}; {told}  "
     yield "\nOver the 25 targets, intervals too:\n"
-    yield "| | L2 | gain over no change | gain over the training mean |"
-    yield "|---|---:|---:|---:|"
+    yield "| | targets it knows | L2 of these | gain over no change | gain over the training mean |"
+    yield "|---|---:|---:|---:|---:|"
     for name in rows[0]:
         values = np.concatenate([row[name] for row in rows])
         others = [np.concatenate([row[rule] for row in rows]) for rule in ("no change", "training mean")]
         if np.isfinite(values).any():
             here = np.isfinite(values)
             yield (
-                f"| {name} | {values[here].mean():.3f} | "
+                f"| {name} | {here.sum()} | {values[here].mean():.3f} | "
                 + " | ".join(interval((other - values)[here]) for other in others)
                 + " |"
             )

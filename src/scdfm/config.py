@@ -108,7 +108,7 @@ class FlowConfig(Section):
     """The probability path and what a step sees."""
 
     source: Literal["prior", "gaussian", "poisson"] = "prior"
-    """Distribution of x₀. `prior`: a Gaussian with the spread of training cells, around the mean that a closed-form prior
+    """Distribution of x₀. `prior`: training cells, moved gene by gene to the mean and spread that a closed-form prior
     expects of the condition; the field learns what is left. `gaussian`: N(0, I), as published. `poisson`: Poisson
     counts with the training cells' mean per gene, log1p."""
     prior_means: Literal["leave_one_out", "posterior"] = "leave_one_out"

@@ -244,6 +244,26 @@ def test_uncertainty_is_of_the_size_of_the_error() -> None:
     assert measured < np.median(deviation)
 
 
+def test_errors_covary_as_each_component_is_left_after_the_measured_conditions() -> None:
+    """Σ_j s_j ‖V_j‖² (K** − K*m (Kmm + λ_j)⁻¹ Km*), all conditions having the same number of cells; a condition's own is
+    its doubt, also where a target was never measured."""
+    shifts, held = screen(interaction=0.5)
+    prior = learned(shifts, held).prior
+    kernel, weights = prior.kernel, prior.weights
+    asked, measured = kernel.encode(held), kernel.encode(prior.conditions)
+    before, across = kernel.matrix(asked, asked, weights), kernel.matrix(asked, measured, weights)
+    within, expected = kernel.matrix(measured, measured, weights), np.zeros_like(before)
+    for component, scale, noise in zip(prior.components, prior.scale, prior.noise, strict=True):
+        told = across @ np.linalg.solve(within + noise * np.eye(len(within)), across.T)
+        expected += scale * (component @ component) * (before - told)
+    close = {"rtol": 1e-6, "atol": 1e-8 * expected.max()}
+    np.testing.assert_allclose(prior.covariance(held, held), expected, **close)
+    names = [*held[:5], "new", "T03+new"]
+    np.testing.assert_allclose(np.diag(prior.covariance(names, names)), prior.doubt(names), **close)
+    np.testing.assert_allclose(prior.covariance(names[:2], names[3:5]), expected[:2, 3:5], **close)
+    assert prior.measuring == pytest.approx(sum(prior.noise * prior.scale * (prior.components**2).sum(1)))
+
+
 def test_own_expression_is_kept() -> None:
     """A target that is a gene keeps what its perturbation does to itself, which no other condition shares."""
     rng = np.random.default_rng(3)

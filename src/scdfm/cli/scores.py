@@ -143,7 +143,7 @@ def benchmark(
     models: Annotated[
         list[str] | None,
         typer.Option(
-            help="Presets (default, tiny, paper), file:NAME=PRED.h5ad with {fold} and {seed} for their numbers, "
+            help="Presets (default, instant, tiny, paper), file:NAME=PRED.h5ad with {fold} and {seed} for their numbers, "
             "command:NAME=COMMAND, peers (cellflow, state, gears, cpa, scgpt, geneformer), or baselines for these alone; "
             "separated by commas, may be repeated. Without it default."
         ),

@@ -270,8 +270,8 @@ def _fingerprint(generator: FingerprintGenerator64, name: str, text: object) -> 
 def table(source: str | Path | pd.DataFrame, axis: Literal["obs", "var"] = "obs") -> FeatureTable:
     """The features of a table with names in its first column or index and numbers in all others.
 
-    source: a DataFrame, or a file: .csv and .tsv (names in the first column), .parquet (needs pyarrow: pip install
-        'scdfm[tables]'), or .h5ad, whose X is read, with the names of `axis`: cells' (obs) or genes' (var).
+    source: a DataFrame, or a file: .csv and .tsv (names in the first column), .parquet, or .h5ad, whose X is read,
+        with the names of `axis`: cells' (obs) or genes' (var).
     """
     if isinstance(source, pd.DataFrame):
         return _of_frame(source, "DataFrame")
@@ -382,9 +382,5 @@ def _read_csv(path: Path) -> pd.DataFrame:
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path, engine="pyarrow")
-    except ImportError as error:
-        raise DataError(
-            f"features {path}: parquet needs pyarrow, which is not installed: pip install 'scdfm[tables]'"
-        ) from error
     except (OSError, ValueError) as error:
         raise DataError(f"features {path} cannot be read as parquet ({error}); check the file") from error

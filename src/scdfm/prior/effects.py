@@ -81,6 +81,31 @@ class EffectPrior:
         """Squared length [C] of the error expected of `predict`, over all genes."""
         return np.asarray(np.square(self.uncertainty(conditions)).sum(1))
 
+    def covariance(self, conditions: Sequence[str], others: Sequence[str]) -> Floats:
+        """Covariance [C, D] of the errors expected of `predict`, summed over genes. Of one with itself: its `doubt`.
+
+        Memory: as many values as are asked for, and BLOCK of `others` at a time.
+        """
+        whole = self.knowing(every_target([*conditions, *others]))
+        sides = [list(map(canonical, names)) for names in (conditions, others)]
+        (kernel, left, known), (_, right, told) = (
+            whole._covariance(names, self.sizes.calibration, 1.0) for names in sides
+        )
+        lengths = self._lengths
+        explained = 1 / (self.powers[:, None] + self.noise) @ lengths
+        before = kernel.matrix(right, left, self.weights).T * lengths.sum()
+        return np.asarray(before - (known @ self.axes * explained) @ (told @ self.axes).T)
+
+    @property
+    def measuring(self) -> float:
+        """Squared length of the noise in the measured mean of a condition with as many cells as most, over all genes."""
+        return float(self.noise @ self._lengths)
+
+    @cached_property
+    def _lengths(self) -> Floats:
+        """Variance [J] of a component over all genes, where K is 1."""
+        return np.asarray(self.scale * np.square(self.components).sum(1))
+
     def _in_blocks(self, rows_of: Callable[[list[str]], Floats], conditions: Sequence[str]) -> Floats:
         names = list(map(canonical, conditions))
         parts = [rows_of(names[part]) for part in blocks(len(names))]

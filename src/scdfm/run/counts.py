@@ -83,7 +83,7 @@ class CountLaw:
 def learned_law(cells: CellTable, split: Split, columns: npt.NDArray[np.int64], seed: int) -> CountLaw | None:
     """The law of the training cells' counts on the genes at `columns`; None where their values are none of counts.
 
-    log1p values of counts give the counts back (`data.scales.size_factors`), so it is the same whichever were read.
+    log1p values of counts give the counts back (`data.kinds.size_factors`), so it is the same whichever were read.
     """
     names = [CONTROL, *split.train]
     each = max(2, LAW_CELLS // len(names))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scdfm.data import CellTable
+    from scdfm.prior import EffectPrior
     from scdfm.run import Run
 
 
@@ -157,6 +158,10 @@ class Ensemble:
         priors = [run.knowing(conditions, _start_of(run, controls)) for run in runs]
         errors = [self._on_shared(run, prior.uncertainty(conditions)) for run, prior in zip(runs, priors, strict=True)]
         return np.asarray(np.sqrt(np.mean([np.square(error).sum(axis=1) for error in errors], axis=0)))
+
+    def prior(self, conditions: Sequence[str], controls: CellTable) -> EffectPrior:
+        """What the first run knows in closed form, with places for the targets and settings of `conditions`."""
+        return self.first.knowing(conditions, _start_of(self.first, controls), blind=False)
 
     def _on_shared(self, run: Run, values: Floats) -> Floats:
         """Columns of the genes that all runs model."""

@@ -25,7 +25,8 @@ from scdfm.screening.effect import Effect, Reference, Untreated
 from scdfm.screening.ensemble import Calibration, Ensemble, calibrating
 from scdfm.screening.interaction import GENES, interaction
 from scdfm.screening.page import write_page
-from scdfm.screening.ranking import Ranking, Tabulator, proposed
+from scdfm.screening.proposal import proposed
+from scdfm.screening.ranking import Ranking, Tabulator
 from scdfm.screening.space import chosen, members
 from scdfm.screening.store import CALIBRATION, PROPOSED, RECORD, TABLE, Screen, Store
 from scdfm.seeds import numpy_rng
@@ -87,7 +88,7 @@ def screen(
     genome: every gene of the run too, as a single, those that nobody perturbed with the uncertainty that the prior has.
     cells: cells generated for each condition (by each run).
     rank_by: effect, interaction, uncertainty, toward:CELLS.h5ad or signature:UP.txt,DOWN.txt.
-    propose: how many conditions to propose for the next experiment (`scdfm.screening.ranking`).
+    propose: how many conditions to propose for the next experiment (`scdfm.screening.proposal`).
     keep_cells: keep the predicted cells too, not only their means.
     controls: control cells to start from; None takes those stored with the (first) run.
     resume: go on in `out`, or rank a finished screen anew. say: is told the cost before the work starts, after a short
@@ -198,7 +199,7 @@ class Job:
         table = tabulator.table(self.ranking)
         picked = []
         if self.propose:
-            picked = proposed(table, self.store, self.ensemble, self.untreated.whole, self.propose)
+            picked = proposed(table, self.store, self.ensemble, self.untreated, self.propose)
         turn = {name: at + 1 for at, name in enumerate(picked)}
         table["proposed"] = [turn.get(name, 0) for name in table["condition"]]
         write_json(self.store.folder / CALIBRATION, asdict(calibration))
