@@ -330,6 +330,31 @@ def test_proposals_are_unmeasured_and_in_the_table(run, finished):
     assert [turns[name] for name in finished.proposed] == [1, 2]
 
 
+def test_the_first_proposal_leaves_least_doubt_where_test_conditions_count_as_measured(run, finished):
+    free = [name for name in finished.conditions if name not in run.split.conditions]
+    everything = [*free, *run.split.test]
+    prior = run.knowing(everything)
+    covariance = prior.covariance(everything, everything)
+
+    def left(name: str) -> float:
+        known = [everything.index(one) for one in (*run.split.test, name)]
+        told = np.linalg.solve(
+            covariance[np.ix_(known, known)] + prior.measuring * np.eye(len(known)), covariance[known]
+        )
+        return float(np.trace((covariance - covariance[:, known] @ told)[: len(free), : len(free)]))
+
+    assert finished.proposed[0] == min(free, key=left)
+
+
+def test_a_run_from_noise_proposes_by_what_it_predicts(cells, options, tmp_path):
+    noise = {"flow": {"source": "gaussian", "pairing": "random"}, "sampling": {"shrink": False}}
+    config = scdfm.Config().updated(options).updated(noise)
+    run = scdfm.fit(cells, scdfm.additive_split(cells, fold=0), config, out=tmp_path / "run", progress=False)
+    found = scdfm.screen(run, out=tmp_path / "s", cells=6, propose=2)
+    assert len(set(found.proposed)) == 2
+    assert set(found.proposed).isdisjoint(run.split.conditions)
+
+
 def test_a_setting_compares_with_its_own_controls(options, tmp_path):
     """Conditions of a cell type stand against that type's control cells, measured and predicted alike."""
     screen = scdfm.simulate(n_genes=40, n_targets=4, n_doubles=4, cells_per_condition=16, n_controls=30,
@@ -338,7 +363,8 @@ def test_a_setting_compares_with_its_own_controls(options, tmp_path):
     cells = scdfm.read_cells(screen, covariates=["kind"])
     run = scdfm.fit(cells, config=scdfm.Config().updated(options), out=tmp_path / "run", progress=False)
     a, b = run.manifest.targets[:2]
-    found = scdfm.screen(run, out=tmp_path / "s", targets=[a, b], setting="kind=odd", cells=4)
+    found = scdfm.screen(run, out=tmp_path / "s", targets=[a, b], setting="kind=odd", cells=4, propose=1)
+    assert found.proposed[0] in found.conditions
     assert sorted(found.conditions) == sorted(f"{name}|kind=odd" for name in (a, b, f"{a}+{b}"))
     name = f"{a}+{b}|kind=odd"
     control = run.controls.control_mean(name)[run.controls.columns(run.genes)]
