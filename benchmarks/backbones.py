@@ -19,6 +19,7 @@ import scdfm
 from ablation import METRICS, against, scores
 from scdfm.benchmarking import Contender, benchmark
 from scdfm.files import write_text
+from screens import heading
 
 PUBLISHED = "published"
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -75,7 +76,8 @@ def main() -> None:
     others = [name for name in BACKBONES if name != PUBLISHED]
     text = "\n\n".join(
         [
-            f"# Backbones\nSize {args.size}: {base.training.max_steps} steps, width {base.model.width}, "
+            "\n".join(heading("Backbones"))
+            + f"\nSize {args.size}: {base.training.max_steps} steps, width {base.model.width}, "
             f"{base.flow.genes_per_step} genes a step, folds {args.folds}, {args.seeds} seeds. Means over test "
             "conditions with 95% intervals.",
             scores(result),

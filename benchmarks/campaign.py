@@ -27,10 +27,10 @@ from accuracy import NARROW
 from scdfm.evaluation import baselines
 from scdfm.files import write_json
 from scdfm.seeds import numpy_rng
+from screens import RESULTS, heading
 
 ARMS = ("chosen", "random")
 MEASURES = ("model", "prior", "ridge")
-RESULTS = Path(__file__).parent / "results"
 
 
 def narrow(path: Path) -> scdfm.CellTable:
@@ -160,7 +160,7 @@ def main() -> None:
     table = pd.DataFrame(rows)
     RESULTS.mkdir(exist_ok=True)
     table.to_csv(RESULTS / "campaign.csv", index=False)
-    text = markdown(table)
+    text = "\n".join([*heading("Choosing the next doubles"), markdown(table)])
     print(text)
     (RESULTS / "campaign.md").write_text(text, encoding="utf-8")
 

@@ -25,6 +25,7 @@ import scdfm
 from scdfm.data.kinds import size_factors
 from scdfm.evaluation import LOWER_IS_BETTER, evaluate
 from scdfm.seeds import numpy_rng
+from screens import heading
 
 
 def main() -> None:
@@ -56,8 +57,7 @@ def main() -> None:
         )
         shutil.rmtree(Path(folder) / "run")
     text = "\n".join([
-        f"# Predicted counts: {args.screen.stem}",
-        "",
+        *heading(f"Predicted counts: {args.screen.stem}"),
         f"{cells.n:,} cells, {len(run.genes):,} genes of the panel, {len(test)} test conditions ({', '.join(test)}), "
         f"{args.cells} predicted cells each, {args.steps} training steps; {counted.uns['scdfm']['counts']}.",
         "",

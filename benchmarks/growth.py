@@ -10,7 +10,6 @@ kept: repeat the command to go on, `--fresh` begins anew. Sizes are small, so th
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import statistics
 import time
@@ -28,10 +27,10 @@ from scdfm.files import write_json, write_text
 from scdfm.flow import flow_loss, generate
 from scdfm.model import VelocityField
 from scdfm.seeds import numpy_rng, torch_rng
+from screens import RESULTS, heading
 from speed import hardware
 from speed_worker import made_table
 
-RESULTS = Path(__file__).resolve().parent / "results"
 TOKENS = 2100
 WIDTH, LAYERS, HEADS = 64, 2, 2
 
@@ -158,8 +157,13 @@ def main() -> None:
         whole, last = exponents(SIZES[letter], costs)
         found[name] = {"sizes": SIZES[letter], "costs": costs, "exponent": whole, "last": last}
         write_json(record, found)
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    text = f"# How cost grows\n{hardware('cpu')}; {date}. Processor seconds, or GFLOP of one cell's evaluation.\n\n"
+    first = [
+        *heading("How cost grows"),
+        f"{hardware('cpu')}. Processor seconds, or GFLOP of one cell's evaluation.",
+        "",
+        "",
+    ]
+    text = "\n".join(first)
     text += "| cost | sizes | costs | **exponent** | of the last doubling |\n|---|---|---|---:|---:|\n"
     for name, curve in found.items():
         sizes, costs = (", ".join(map(str, curve["sizes"])), ", ".join(f"{cost:.3g}" for cost in curve["costs"]))

@@ -24,9 +24,9 @@ import scdfm
 from accuracy import NARROW
 from scdfm.evaluation import PRIOR, baselines
 from scdfm.screening import Candidates
+from screens import RESULTS, heading
 
 COMPOSED = ("MAP2K3+MAP2K6", "KLF1+MAP2K6", "KLF1+TGFBR2", "MAPK1+TGFBR2", "MAP2K3+SLC38A2")
-RESULTS = Path(__file__).parent / "results"
 
 
 def run_of(cells: scdfm.CellTable, split: scdfm.Split, args: argparse.Namespace) -> scdfm.Run:
@@ -126,7 +126,7 @@ def main() -> None:
     run = run_of(cells, split, args)
     singles = {name for name in run.split.train if "+" not in name}
     tests = [name for name in run.split.test if set(name.split("+")) <= singles][: args.doubles]
-    text = markdown(searched(cells, run, tests, args))
+    text = "\n".join([*heading("Which perturbation made these cells?"), markdown(searched(cells, run, tests, args))])
     print(text)
     name = "identify_norman_subset" if args.norman_subset else "identify"
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")

@@ -26,9 +26,9 @@ from accuracy import NARROW
 from scdfm.evaluation import PRIOR, baselines
 from scdfm.screening.interaction import informative_genes
 from scdfm.seeds import numpy_rng
+from screens import RESULTS, heading
 
 SCORES = ("c", "magnitude", "dominance", "dcor_singles", "dcor_double", "dcor_fit", "dcor_residual", "departure")
-RESULTS = Path(__file__).parent / "results"
 
 
 def run_of(cells: scdfm.CellTable, fold: int, args: argparse.Namespace) -> scdfm.Run:
@@ -156,7 +156,9 @@ def main() -> None:
     args = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     if args.effects and args.authors:
-        text = against_authors(args.effects, args.authors)
+        text = "\n".join(
+            [*heading("Interaction scores beside the authors'"), against_authors(args.effects, args.authors)]
+        )
         print(text)
         (RESULTS / "interactions_authors.md").write_text(text, encoding="utf-8")
     if args.screen:
@@ -168,7 +170,7 @@ def main() -> None:
                 one_fold(cells, fold, args).to_csv(path, index=False)
         table = pd.concat([pd.read_csv(args.out / f"fold{fold}.csv") for fold in args.folds])
         table.to_csv(RESULTS / "interactions.csv", index=False)
-        text = markdown(table)
+        text = "\n".join([*heading("Interactions of unseen doubles"), markdown(table)])
         print(text)
         (RESULTS / "interactions.md").write_text(text, encoding="utf-8")
 

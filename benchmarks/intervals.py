@@ -26,6 +26,7 @@ from scipy import stats
 from scdfm.data import CellTable, read_cells, simulate
 from scdfm.evaluation import differences, evaluate, interval
 from scdfm.seeds import numpy_rng
+from screens import heading
 
 METRICS = ("l2", "mse", "pearson_delta", "ds", "de_spearman")
 SIZES = (3, 4, 5, 6, 8, 10, 15, 30, 60)
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     parts = [
-        "# Intervals of the mean over conditions",
+        "\n".join(heading("Intervals of the mean over conditions")).rstrip(),
         f"Shares of {5 * args.draws} draws (laws) and {args.draws} test sets (screen); 0.950 and 0.050 are right. A dash: "
         "no interval is given in any draw. Where some draws get none (fewer than ten equal values), shares are of the "
         "intervals given.",

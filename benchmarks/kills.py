@@ -32,6 +32,7 @@ from safetensors.numpy import load_file
 
 from forked import forked, scdfm
 from scdfm.seeds import numpy_rng
+from screens import heading
 
 SETTINGS = (
     "panel.n_genes=24", "graph.k=5", "model.width=16", "model.heads=2", "model.gene_heads=2", "model.layers=1",
@@ -240,8 +241,9 @@ def main() -> None:
         table = run(Path(folder), args.kills, args.seed, tuple(args.commands.split(",")))
     args.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(args.out / "kills.csv", index=False)
-    (args.out / "kills.md").write_text(report(table), encoding="utf-8")
-    print(report(table))
+    text = "\n".join([*heading("Kills and resumed work"), report(table)])
+    (args.out / "kills.md").write_text(text, encoding="utf-8")
+    print(text)
     if np.any((table["broken"] != "") | (table["differing"] != "")):
         sys.exit("a kill broke a file or changed a result")
 

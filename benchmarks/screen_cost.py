@@ -21,13 +21,13 @@ from pathlib import Path
 import scdfm
 from scdfm.screening.job import Job
 from scdfm.seeds import numpy_rng
+from screens import RESULTS, heading
 
 AGAIN = """
 import sys, scdfm
 run, out, cells, shard, *names = sys.argv[1:]
 scdfm.screen(scdfm.Run.load(run), out=out, conditions=names, cells=int(cells), shard=int(shard), resume=True)
 """
-RESULTS = Path(__file__).parent / "results"
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -98,6 +98,7 @@ def main() -> None:
     )
     if args.kills:
         text += killed(args, names, took) + "\n"
+    text = "\n".join([*heading("What a screen costs, and its estimate"), text])
     print(text)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "screen_cost.md").write_text(text, encoding="utf-8")

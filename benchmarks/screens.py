@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import shlex
 import sys
 from collections.abc import Sequence
@@ -80,10 +81,11 @@ def gaps(scores: pd.DataFrame, models: list[str]) -> pd.DataFrame:
 
 
 def heading(title: str) -> list[str]:
-    """The first lines of a page: its title, and the command that made it, with names of files for where they lie."""
+    """The first lines of a page: its title, the command that made it, with names of files for where they lie, the day."""
     given = [Path(text).name if Path(text).exists() else text for text in sys.argv[1:]]
     command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
-    return [f"# {title}", "", f"`{command}` (scdfm {scdfm.__version__})", ""]
+    day = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return [f"# {title}", "", f"`{command}` (scdfm {scdfm.__version__}, {day})", ""]
 
 
 def write_page(

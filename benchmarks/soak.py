@@ -27,6 +27,7 @@ from scipy import stats
 
 import scdfm
 from scdfm.plots.style import INK, PREDICTED, REAL, house_style, new_figure, render
+from screens import heading
 
 STRETCHES = 20
 SETTINGS = (
@@ -48,7 +49,7 @@ def main() -> None:
         samples, code = soak(Path(folder), args.minutes * 60, args.every)
     args.out.mkdir(parents=True, exist_ok=True)
     samples.to_csv(args.out / "soak.csv", index=False)
-    text = report(samples, code)
+    text = "\n".join([*heading("Two hours of training: memory and open files"), report(samples, code)])
     (args.out / "soak.md").write_text(text, encoding="utf-8")
     (args.out / "soak.png").write_bytes(figure(samples))
     print(text)

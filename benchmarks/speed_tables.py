@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from screens import heading
+
 Column = tuple[str, str, str]
 """Key of a measurement, title, format."""
 
@@ -54,7 +56,7 @@ TABLES = ((STEP, STEP_COLUMNS), (SAMPLING, SAMPLING_COLUMNS), (DATA, DATA_COLUMN
 def tables(found: dict[str, Any]) -> str:
     """All rows found, as Markdown."""
     stamps = sorted({f"{row['hardware']}; torch {row['torch']}; {row['date']}" for row in found.values()})
-    parts = ["# Speed beside the plain formulation", *stamps]
+    parts = ["\n".join(heading("Speed beside the plain formulation")).rstrip(), *stamps]
     for head, columns in TABLES:
         chosen = {name: row for name, row in found.items() if columns[0][0] in row}
         if chosen:

@@ -15,7 +15,6 @@ cases that are not run again stay.
 from __future__ import annotations
 
 import argparse
-import datetime
 import itertools
 import json
 import resource
@@ -34,6 +33,7 @@ import scipy.sparse as sp
 import scdfm
 from scdfm.evaluation import CEILING, DUPLICATE
 from scdfm.seeds import numpy_rng
+from screens import heading
 from speed import hardware
 
 CASES = {  # singles, doubles, cells of each, genes, genes of the panel
@@ -172,8 +172,7 @@ def main() -> None:
         rows += [json.loads(line) for line in done.stdout.splitlines()]
         print(done.stdout, flush=True)
     pd.DataFrame(rows).to_csv(kept, index=False)
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    lines = [f"# Wide screens\n`python benchmarks/wide.py`, {date}. {hardware('cpu')}.\n"]
+    lines = [*heading("Wide screens"), f"{hardware('cpu')}.", ""]
     lines += ["| case | stage | seconds | processor s | peak resident MiB |", "|---|---|---:|---:|---:|"]
     lines += [
         f"| {r['case']} | {r['stage']} | {r['seconds']:.1f} | {r['processor_s']:.1f} | {r['peak_mib']:,} |"
