@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def kernel(
     return ConditionKernel(
         targets=names, covariates=covariates, profiles=rng.normal(size=(len(names), 3)),
         descriptors={SIMILAR: descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True)},
-        dose_reference=2.0, profile_length2=3.0,
+        dose_reference=2.0, dose_onset=2.0, profile_length2=3.0,
         settings=settings, controls=np.arange(len(settings))[:, None] * np.ones((len(settings), 4)), controls_length2=8.0,
     )  # fmt: skip
 
@@ -91,6 +92,9 @@ def test_nothing_done_is_unlike_everything(name: str) -> None:
 def test_log_dose() -> None:
     made = kernel()
     assert [made.log_dose(dose) for dose in (None, 0.0, 2.0, 6.0)] == pytest.approx([1, 0, 1, 2])
+    low = replace(made, dose_onset=0.5)  # by 5 to the power of s − 1 from the reference
+    assert [low.log_dose(dose) for dose in (None, 0.0, 2.0, 12.0)] == pytest.approx([1, 0, 1, 2])
+    assert low.log_dose(0.5) == pytest.approx(np.log(2) / np.log(5))
 
 
 def test_covariates_and_times_part_conditions() -> None:

@@ -314,6 +314,23 @@ def test_doses_grow_from_nothing() -> None:
     assert np.linalg.norm(between - effect["A"] * np.log1p(3.0)) < 0.2 * np.linalg.norm(between)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_doses_that_saturate_are_met_between_and_beyond_the_measured_ones(seed: int) -> None:
+    """Hill curves, doses a factor of ten apart, the lowest of which do next to nothing."""
+    rng, measured = np.random.default_rng(seed), (0.01, 0.1, 1.0, 10.0)
+    effects, half = rng.normal(size=(10, len(GENES))), 10 ** rng.uniform(-1.5, 0.5, 10)
+
+    def shifts(dose: float) -> np.ndarray:
+        return effects * (dose**1.2 / (dose**1.2 + half**1.2))[:, None]
+
+    names = [f"D{drug}@{dose:g}" for dose in measured for drug in range(10)]
+    noisy = np.concatenate([shifts(dose) for dose in measured]) + 0.05 * rng.normal(size=(40, len(GENES)))
+    prior = learn_prior(names, noisy, [100] * 40, np.full(len(GENES), 0.25), GENES).prior
+    for dose, most in ((0.3, 0.2), (3.0, 0.1), (30.0, 0.25)):
+        missed = prior.predict([f"D{drug}@{dose:g}" for drug in range(10)]) - shifts(dose)
+        assert np.linalg.norm(missed) < most * np.linalg.norm(shifts(dose)), dose
+
+
 def test_same_bits_and_saved(tmp_path: Path) -> None:
     shifts, held = screen(interaction=0.3)
     first, second = learned(shifts, held).prior, learned(shifts, held).prior

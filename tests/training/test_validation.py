@@ -248,15 +248,14 @@ def test_where_nothing_validates_means_are_the_prior_s(tmp_path: Path, n: int) -
     assert np.abs(wild.X.toarray().mean(0) - prior.mean(0)).max() > 0.1
 
 
-def test_where_the_flow_s_values_are_not_worth_keeping_a_share_of_them_may_be(tmp_path: Path, monkeypatch) -> None:
-    """The second of two that are judged: the share of least squares, which predicts other cells than the flow's values."""
+def test_the_flow_s_values_are_believed_by_a_share(tmp_path: Path, monkeypatch) -> None:
+    """The share of least squares is what is judged and predicted: nearer to the prior's values than the flow's own are."""
     cells = scdfm.read_cells(scdfm.simulate(n_genes=30, n_targets=5, cells_per_condition=20, n_controls=40, seed=0))
     config = scdfm.Config().updated(WILD).updated({"training": {"learning_rate": 0.01, "max_steps": 40}})
     runs = []
-    for verdicts in ([True, True], [False, True], [False, False]):
-        given = iter(verdicts)
-        monkeypatch.setattr(validation, "share_of_values", lambda *_: 0.25)
-        monkeypatch.setattr(validation, "worth_keeping", lambda *_, given=given: next(given))
+    for share, worth in ((1.0, True), (0.25, True), (0.25, False)):
+        monkeypatch.setattr(validation, "share_of_values", lambda *_, share=share: share)
+        monkeypatch.setattr(validation, "worth_keeping", lambda *_, worth=worth: worth)
         runs.append(scdfm.fit(cells, config=config, out=tmp_path / f"{len(runs)}", progress=False))
     whole, part, neither = runs
     assert (whole.manifest.shrinkage.values, part.manifest.shrinkage.values) == (1.0, 0.25)

@@ -208,6 +208,7 @@ class EffectPrior:
                 sizes = Sizes(**{name: _tuples(value) for name, value in words.get("sizes", {}).items()})
                 descriptions = enumerate(words.get("descriptions", [SIMILAR]))
                 descriptors = {str(name): handle.get_tensor(_array(k)) for k, name in descriptions}
+            words["kernel"].setdefault("dose_onset", words["kernel"]["dose_reference"])  # of older files
             named: dict[str, Any] = {name: _tuples(words["kernel"][name]) for name in _KERNEL_WORDS}
             kernel_arrays: dict[str, Any] = {name: arrays.pop(name) for name in _KERNEL_ARRAYS}
             kernel = ConditionKernel(**named, **kernel_arrays, descriptors=descriptors)
@@ -250,7 +251,9 @@ _ARRAYS = (
     "dual", "own", "own_dual", "components", "responses", "noise", "scale", "axes", "powers", "control",
 )  # fmt: skip
 _KERNEL_ARRAYS = ("profiles", "controls")
-_KERNEL_WORDS = ("targets", "covariates", "dose_reference", "profile_length2", "settings", "controls_length2")
+_KERNEL_WORDS = (
+    "targets", "covariates", "dose_reference", "dose_onset", "profile_length2", "settings", "controls_length2",
+)  # fmt: skip
 
 
 def _array(place: int) -> str:

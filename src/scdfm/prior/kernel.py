@@ -127,6 +127,8 @@ class ConditionKernel:
     descriptors: Mapping[str, Floats]
     dose_reference: float
     """The dose whose s is 1, in the user's unit."""
+    dose_onset: float
+    """The dose above which s grows with its logarithm, below with the dose: the lowest that was measured."""
     profile_length2: float
     settings: tuple[str, ...]
     controls: Floats
@@ -206,8 +208,14 @@ class ConditionKernel:
         return self.settings.index(setting)
 
     def log_dose(self, dose: float | None) -> float:
-        """s = log(1 + dose/reference) / log 2: 0 without the drug, 1 at the reference, and 1 where no dose is known."""
-        return 1.0 if dose is None else float(np.log1p(dose / self.dose_reference) / np.log(2))
+        """s = log(1 + dose/onset) / log(1 + reference/onset): 0 without the drug, 1 at the reference and where no dose is known.
+
+        Measured doses are far apart in s, and alike in how far: with an onset among them those below would all be nearly 0,
+        and what they tell, divided by next to nothing, would swing between and beyond the others.
+        """
+        if dose is None:
+            return 1.0
+        return float(np.log1p(dose / self.dose_onset) / np.log1p(self.dose_reference / self.dose_onset))
 
     def terms(self, left: Encoded, right: Encoded) -> dict[str, Floats]:
         """Each term [C, C'] before weighting, the factors of covariates and of κ left out."""

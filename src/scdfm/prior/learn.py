@@ -166,6 +166,7 @@ def _kernel(screen: _Screen, features: Descriptions, settings: Mapping[str, Floa
         profiles=profiles,
         descriptors=_descriptors(screen, names, k, features),
         dose_reference=float(np.median(doses)) if doses else 1.0,
+        dose_onset=float(min(doses)) if doses else 1.0,
         profile_length2=PROFILE_LENGTH2 * _median_distance2(profiles[profiles.any(1)]),
         settings=tuple(settings),
         controls=controls,

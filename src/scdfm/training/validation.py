@@ -194,16 +194,13 @@ class Jury:
         own = flow(None)
         first = self.scores(before)
         alone = gains_of(first, self.scores(own))[SCORES[0]]
-        judged = []
-        for shrinkage in self.candidates(before, own, flow):
-            last = self.scores(flow(shrinkage))
-            gains = gains_of(first, last)
-            judged.append((worth_keeping(gains, alone), gains, last, shrinkage))
-        worth, gains, last, shrinkage = next((one for one in judged if one[0]), judged[0])
+        shrinkage = self.believed(before, own, flow)
+        last = self.scores(flow(shrinkage))
+        gains = gains_of(first, last)
         comparison: dict[str, float | int | None] = {"gain_conditions": len(self.batches)} | {
             f"gain_{name.removeprefix('val_')}{end}": value for name in JUDGED for end, value in _told(gains[name])
         }
-        if self.config.training.keep == "best" and not worth:
+        if self.config.training.keep == "best" and not worth_keeping(gains, alone):
             return Kept(self.untrained.state_dict(), {"step": 0, **_means(first), **comparison})
         return Kept(kept.weights, kept.result | _means(last) | comparison, shrinkage)
 
@@ -233,16 +230,13 @@ class Jury:
         """SCORES [C, scores] of each condition."""
         return torch.stack([score(cells, batch) for cells, batch in zip(populations, self.batches, strict=True)])
 
-    def candidates(self, before: Sequence[Tensor], own: Sequence[Tensor], flow: Populations) -> list[Shrinkage | None]:
-        """How populations may be predicted of the `flow` that made `own` of `before`: the first that is worth it.
-
-        The flow's values at the means that are believed, then values that lie between them and the prior's.
-        """
+    def believed(self, before: Sequence[Tensor], own: Sequence[Tensor], flow: Populations) -> Shrinkage | None:
+        """How far means and values of the `flow` that made `own` of `before` are believed."""
         if not self.config.sampling.shrink:
-            return [None]
+            return None
         whole = self.shrinkage(before, own)
         share = share_of_values(before, flow(whole), [batch.target.cpu() for batch in self.batches])
-        return [whole, whole.model_copy(update={"values": share})]
+        return whole.model_copy(update={"values": share})
 
     def shrinkage(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Shrinkage:
         """How far means follow the flow that made `after` of `before`.
