@@ -208,10 +208,11 @@ class ConditionKernel:
         return self.settings.index(setting)
 
     def log_dose(self, dose: float | None) -> float:
-        """s = log(1 + dose/onset) / log(1 + reference/onset): 0 without the drug, 1 at the reference and where no dose is known.
+        """s = log(1 + dose/onset) / log(1 + reference/onset): 0 without the drug, 1 at the reference and where no dose is
+        known.
 
-        Measured doses are far apart in s, and alike in how far: with an onset among them those below would all be nearly 0,
-        and what they tell, divided by next to nothing, would swing between and beyond the others.
+        With an onset among the measured doses those below it would all be nearly 0, and what is learned from them, a
+        response divided by next to nothing, would swing between and beyond the others.
         """
         if dose is None:
             return 1.0
