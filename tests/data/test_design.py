@@ -272,3 +272,25 @@ def test_real_cell_types_and_lines(shared: Path) -> None:
     assert targets("(+)-JQ1@10000|cell_type=A549") == ("(+)-JQ1",)
     assert all(doses(name)[0] in (0, 10, 100, 1000, 10000) for name in sciplex.conditions[1:])
     assert {covariates(name)["cell_type"] for name in sciplex.conditions[1:]} == {"A549", "K562", "MCF7"}
+
+
+def test_control_cells_alone_know_the_groups_of_conditions_that_lie_elsewhere() -> None:
+    """Told of the groups, they answer as the whole table does; where not, as for a condition that nobody measured."""
+    whole = read(covariates=["line"], match_controls=["line", "batch"])
+    groups = whole.groups()
+    assert set(groups) == set(whole.conditions) - {CONTROL}
+    assert all(sum(of.values()) == whole.n_cells(name) for name, of in groups.items())
+    alone = whole.select([CONTROL])
+    told = alone.told(groups)
+    for name in groups:
+        np.testing.assert_array_equal(told.control_rows(name), whole.control_rows(name))
+        np.testing.assert_allclose(told.control_mean(name), whole.control_mean(name), rtol=1e-6)
+        shares, expected = told.control_shares(name), whole.control_shares(name)
+        assert (shares is None) == (expected is None)
+        assert shares is None or np.allclose(shares, expected)
+    np.testing.assert_array_equal(told.control_rows("Q|line=RPE1"), alone.control_rows("Q|line=RPE1"))
+    assert any(len(alone.control_rows(name)) > len(whole.control_rows(name)) for name in groups)
+    # A group without control cells here is left out, and covariates alone need no telling.
+    few = whole.take(whole.control_rows("A|line=K562")).told(groups)
+    assert few.elsewhere.keys() < groups.keys()
+    assert read(covariates=["line"]).groups() == {}

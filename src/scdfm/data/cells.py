@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,10 +29,17 @@ if TYPE_CHECKING:
 
 
 class Stratum(NamedTuple):
-    """Rows of a condition's cells in one matching group, and rows of the control cells they are compared with."""
+    """Rows of a condition's cells in one matching group, rows of the control cells they are compared with, and how many
+    cells the condition has in the group where its rows are not here."""
 
     rows: npt.NDArray[np.int64]
     controls: npt.NDArray[np.int64]
+    elsewhere: int = 0
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of the condition, wherever they are."""
+        return len(self.rows) + self.elsewhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +74,8 @@ class CellTable:
     measured: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
     """By screen, which genes [A] it measured, where several are joined on the genes of any; none: all cells have all.
     What is 0 in `X` of a gene that was not measured means nothing; it is NaN among means."""
+    elsewhere: dict[str, dict[int, int]] = field(default_factory=dict)
+    """Of conditions whose cells are not here, how many they have in each matching group, by its code."""
 
     @property
     def control(self) -> str:
@@ -145,7 +154,8 @@ class CellTable:
     def control_rows(self, condition: str) -> npt.NDArray[np.int64]:
         """The rows of the control cells that a condition, measured or not, is compared with, ascending.
 
-        Those of the matching groups that its cells belong to; of an unmeasured condition, those with its covariates.
+        Those of the matching groups that its cells belong to, here or `elsewhere`; of an unmeasured condition, those with
+        its covariates.
         """
         return np.unique(np.concatenate([stratum.controls for stratum in self.control_strata(condition)]))
 
@@ -161,14 +171,17 @@ class CellTable:
         if not self.design.match:
             return (Stratum(rows, controls),)
         of_controls = self.match[controls]
-        if not measured:
+        if not measured and condition in self.elsewhere:
+            groups = self.elsewhere[condition].items()
+            strata = [Stratum(rows, controls[of_controls == k], n) for k, n in sorted(groups)]
+        elif not measured:
             own = controls[np.isin(of_controls, self._groups_of(control_of(condition)))]
             strata = [Stratum(rows, own)]
         else:
             of_cells = self.match[rows]
             strata = [Stratum(rows[of_cells == k], controls[of_controls == k]) for k in np.unique(of_cells)]
         if self.design.control_fallback == "all":
-            return tuple(one if len(one.controls) else Stratum(one.rows, controls) for one in strata)
+            return tuple(one if len(one.controls) else one._replace(controls=controls) for one in strata)
         if controlled_strata := tuple(one for one in strata if len(one.controls)):
             return controlled_strata
         raise ConditionError(
@@ -184,16 +197,43 @@ class CellTable:
         strata = self.control_strata(condition)
         if len(strata) == 1:
             return None
-        rows, n_cells = self.control_rows(condition), sum(len(one.rows) for one in strata)
+        rows, n_cells = self.control_rows(condition), sum(one.n_cells for one in strata)
         shares = np.zeros(len(rows))
         for one in strata:
-            shares[np.searchsorted(rows, one.controls)] += len(one.rows) / n_cells / len(one.controls)
+            shares[np.searchsorted(rows, one.controls)] += one.n_cells / n_cells / len(one.controls)
         return shares
+
+    def groups(self) -> dict[str, dict[str, int]]:
+        """By perturbed condition its number of cells in each matching group (`batch=1, line=A`); nothing where controls are
+        matched by covariates alone, which names of conditions hold."""
+        if set(self.design.match) <= set(self.covariates):
+            return {}
+        labels = self._group_labels
+        pairs, counts = np.unique(np.stack([self.codes, self.match]), axis=1, return_counts=True)
+        found: dict[str, dict[str, int]] = {}
+        for code, group, n in zip(*pairs.tolist(), counts.tolist(), strict=True):
+            if self.conditions[code] != CONTROL:
+                found.setdefault(self.conditions[code], {})[labels[group]] = n
+        return found
+
+    def told(self, groups: Mapping[str, Mapping[str, int]]) -> CellTable:
+        """This table knowing of `groups` of conditions whose cells are not here."""
+        codes = {label: code for code, label in self._group_labels.items()}
+        here = {name: {codes[group]: n for group, n in of.items() if group in codes} for name, of in groups.items()}
+        return replace(self, elsewhere={name: of for name, of in here.items() if of})
+
+    @cached_property
+    def _group_labels(self) -> dict[int, str]:
+        """The values of the columns that controls are matched by, in each matching group."""
+        codes, firsts = np.unique(self.match, return_index=True)
+        values = self.obs[list(self.design.match)].iloc[firsts].astype(str)
+        named = (", ".join(f"{key}={value}" for key, value in row.items()) for _, row in values.iterrows())
+        return dict(zip(codes.tolist(), named, strict=True))
 
     def control_mean(self, condition: str) -> npt.NDArray[np.float64]:
         """Mean log1p expression [A] of a condition's `control_rows`, by their `control_shares`, in float64."""
         strata = self.control_strata(condition)
-        weights = np.array([len(one.rows) for one in strata], dtype=np.float64)
+        weights = np.array([one.n_cells for one in strata], dtype=np.float64)
         if len(strata) == 1:
             return self._control_mean(strata[0].controls)
         return np.average([self._control_mean(one.controls) for one in strata], axis=0, weights=weights)

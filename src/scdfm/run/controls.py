@@ -43,11 +43,12 @@ def read_controls(
             match = None
         _require_covariates(source, options["covariates"], options["perturbation_key"])
         design = Design(options["covariates"], None, None, match, options["control_fallback"])
-        return cells_of(
+        table = cells_of(
             source, options["perturbation_key"], naming, options["target_sum"], layer,
             {**(options.get("subset") or {}), **context}, design=design, backed=backed, strict=False,
             values=options["values"], min_genes=options.get("min_genes", 0),
         )  # fmt: skip
+        return table.told(manifest.groups) if match and manifest.groups else table
 
 
 def checked_context(manifest: Manifest, context: Mapping[str, str]) -> dict[str, str]:

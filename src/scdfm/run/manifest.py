@@ -161,6 +161,9 @@ class Manifest(BaseModel):
     """Cells of control and of each training and validation condition."""
     unmeasured: dict[str, list[str]] = {}
     """By screen, the genes of the panel that it did not measure, where screens were joined on the genes of any."""
+    groups: dict[str, dict[str, Annotated[int, Field(ge=1)]]] = {}
+    """By measured condition its number of cells in each group of matched controls (`batch=1`), where controls are matched
+    by more than covariates: predictions of a measured condition start from the controls of its groups."""
     lineage: list[Ancestor] = []
     """The runs that this one started from, the last one first."""
     versions: dict[str, str]
@@ -245,8 +248,7 @@ class Manifest(BaseModel):
             ("data", "versions", "result", "headroom", "shrinkage", "digests", *selection), True
         )
         # What came after 0.1.0 counts where it says something: a fit that 0.1.0 began goes on.
-        if not self.unmeasured:
-            without["unmeasured"] = True
+        without |= {name: True for name in ("unmeasured", "groups") if not getattr(self, name)}
         options: dict[str, set[str]] = {}
         if not self.config.training.screen_weights:
             options["training"] = {"screen_weights"}

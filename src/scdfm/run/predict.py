@@ -135,7 +135,8 @@ def populations(
     ids = torch.from_numpy(run.vocabulary.gene_ids(solved)).to(place)
     blocks, sources = [], []
     for name in tqdm(names, desc="predict", unit="condition", disable=not progress):
-        rows = own[name][_draw(len(own[name]), n_cells, numpy_rng(seed, "controls", name))]
+        rng, shares = numpy_rng(seed, "controls", name), table.control_shares(name)
+        rows = own[name][_draw(len(own[name]), n_cells, rng) if shares is None else _shared(shares, n_cells, rng)]
         control = torch.from_numpy(expression[rows].toarray()).to(place)
         population = _population(run, field, name, control, ids, seed, start(name), keep and keep(name))
         returned = population[:, columns]
@@ -235,6 +236,13 @@ def _solved_genes(run: Trained, genes: Sequence[str] | None) -> tuple[list[str],
     return run.genes, [panel[gene] for gene in requested_genes]
 
 
+def _shared(shares: np.ndarray, n_cells: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows of control cells of which each counts by its share [n]: evenly over their sum, in any order."""
+    places = (np.arange(n_cells) + rng.random()) / n_cells
+    order = rng.permutation(len(shares))
+    return rng.permutation(order[np.minimum(np.searchsorted(np.cumsum(shares[order]), places), len(shares) - 1)])
+
+
 def _draw(n_controls: int, n_cells: int, rng: np.random.Generator) -> np.ndarray:
     """Rows of control cells: without replacement as far as they go."""
     rounds = [rng.permutation(n_controls) for _ in range(-(-n_cells // n_controls))]
@@ -259,7 +267,8 @@ def _start(run: Trained, table: CellTable, genes: list[str]) -> Callable[[str], 
     known = set(run.known)
 
     def start(name: str) -> Start:
-        control = run.means.loc[CONTROL].to_numpy()[places] if whole else table.control_mean(name)[columns]
+        mean_of_all = whole and name not in table.elsewhere
+        control = run.means.loc[CONTROL].to_numpy()[places] if mean_of_all else table.control_mean(name)[columns]
         # One by one: what a condition starts from must not depend, in any bit, on what else is asked.
         prior = run.knowing([name], table, blind=canonical(name) not in known)
         expected = control + prior.predict([name])[:, places]

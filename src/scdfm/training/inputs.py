@@ -101,6 +101,7 @@ def prepare(
         min_genes=cells.min_genes,
         n_cells={name: cells.n_cells(name) for name in (CONTROL, *split.train, *split.validation)},
         unmeasured=_unmeasured(cells, split, panel),
+        groups=cells.groups(),
         lineage=ancestors(parent, cells) if parent else [],
         versions=versions(),
     )
