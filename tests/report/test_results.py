@@ -116,11 +116,15 @@ def test_tally_counts_what_training_added_apart() -> None:
     stands = [
         replace(result(0.2, 0.1, 0.3), prior=over_prior(0.1, -0.1, 0.2)),
         replace(result(0.2, 0.1, 0.3, "energy"), prior=over_prior(0.1, 0.05, 0.2, "energy")),
+        # Not counted: it allows cells that scatter more.
+        replace(result(0.2, 0.1, 0.3, "mse_corrected"), prior=over_prior(0.1, 0.05, 0.2, "mse_corrected")),
         result(0.2, 0.1, 0.3, "ds"),
     ]
     found = verdict(stands, "scdfm")
-    assert found.tally == ("Against the best baseline of each of 3 metrics: better on 3 (L2, energy distance, DS).")
+    assert found.tally == (
+        "Against the best baseline of each of 4 metrics: better on 4 (L2, energy distance, MSE less noise, DS)."
+    )
     assert found.trained == (
         "What training added to it, over 2 metrics: better on 1 (energy distance); not told apart on 1 (L2)."
     )
-    assert verdict(stands[2:], "scdfm").trained == ""
+    assert verdict(stands[3:], "scdfm").trained == ""

@@ -19,6 +19,9 @@ from scdfm.report.tables import decimals
 
 HEADLINES = ("l2", "mse", "mae", "pearson_delta")
 """Metrics that a verdict speaks of: the first of these that is defined, else the first that is."""
+ALLOWS_SPREAD = "mse_corrected"
+"""Takes off the more noise the more predicted cells scatter: of evenly drawn ones, whose means have hardly any, it would
+praise training for wider populations alone."""
 SHOWN = ("l2", "pearson_delta", "ds", "pearson_delta_hat", "energy")
 """Metrics of the tables of groups, as far as they were scored; else the first five of the table."""
 WAYS = {
@@ -158,7 +161,7 @@ def verdict(results: Sequence[MetricResult], model: str, n_trained: int = 0) -> 
     if first is None:
         return Verdict(f"No metric is defined for {model}: nothing can be said of it.", "", "undefined")
     rows = [result.beside for result in results if result.beside is not None]
-    priors = [result.prior for result in results if result.prior is not None]
+    priors = [result.prior for result in results if result.prior is not None and result.metric != ALLOWS_SPREAD]
     against = f"{first.baseline} on" if first.chosen else "the best baseline of each of"
     known = f"This is no test of {model}: {n_trained} of the scored conditions trained it." if n_trained else ""
     return Verdict(
