@@ -146,7 +146,7 @@ def test_effects_are_no_noise_where_small_conditions_are_taken_together(each: in
     names = tuple(name for name in cells.conditions if name != "control")
     config = scdfm.Config.preset("instant").updated({"training": {"min_cells": 1}, "model": {"perturbation": "drugs"}})
     sample = prepared._spread_sample(cells, names, prepare(cells, scdfm.Split("named", 0, names, (), ()), config, None))
-    assert len(sample.settings) == (2 if each < 4 else 150)  # taken together, beside the controls
+    assert len(sample.settings) == (2 if each < 4 else 151)  # taken together, beside the controls
     assert np.mean(sample.variances()) == pytest.approx(0.16, rel=0.1)
 
 

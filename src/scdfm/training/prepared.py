@@ -36,7 +36,7 @@ SPREAD_CELLS = 4000
 """Training cells whose spread is learned."""
 FEW = 4
 """Cells that a condition needs to tell their spread by itself."""
-ENOUGH_CELLS, ENOUGH_EACH = 500, 30
+ENOUGH_CELLS, ENOUGH_EACH = 1000, 30
 """Training cells that tell their spread without control cells, in all or of each condition on average."""
 START = "start.safetensors"
 JUDGED = ("worth", "error", "fresh_error")
