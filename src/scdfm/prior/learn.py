@@ -34,6 +34,8 @@ LEADING = 40
 MOST_CONDITIONS = 600
 """Conditions that take part in that choice, evenly over their order; all of them predict."""
 UNCERTAIN_COMPONENTS = 64
+MOST_DOSES = 1e9
+"""How far below the median dose the scale of doses begins at most."""
 NOISE = np.exp(np.linspace(-12, 6, 55))
 """Candidates for λ."""
 EXCESS = np.exp(np.linspace(-12, 60, 73) / 6)
@@ -158,15 +160,16 @@ def _kernel(screen: _Screen, features: Descriptions, settings: Mapping[str, Floa
     for place, target in enumerate(names):
         if rows := singles.get((target,)):
             profiles[place] = screen.scores[rows, :k].mean(0)
-    doses = [item.dose for condition in parsed for item in condition.perturbations if item.dose]
+    doses = [item.dose for condition in parsed for item in condition.perturbations if item.dose] or [1.0]
+    usual = float(np.median(doses))
     controls = np.stack([*settings.values()]) if settings else np.zeros((0, len(screen.genes)))
     return ConditionKernel(
         targets=names,
         covariates=tuple(sorted({key for condition in parsed for key, _ in condition.covariates})),
         profiles=profiles,
         descriptors=_descriptors(screen, names, k, features),
-        dose_reference=float(np.median(doses)) if doses else 1.0,
-        dose_onset=float(min(doses)) if doses else 1.0,
+        dose_reference=usual,
+        dose_onset=max(float(min(doses)), usual / MOST_DOSES),
         profile_length2=PROFILE_LENGTH2 * _median_distance2(profiles[profiles.any(1)]),
         settings=tuple(settings),
         controls=controls,
