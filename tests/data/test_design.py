@@ -281,7 +281,7 @@ def test_control_cells_alone_know_the_groups_of_conditions_that_lie_elsewhere() 
     assert set(groups) == set(whole.conditions) - {CONTROL}
     assert all(sum(of.values()) == whole.n_cells(name) for name, of in groups.items())
     alone = whole.select([CONTROL])
-    told = alone.told(groups)
+    told = alone.with_groups(groups)
     for name in groups:
         np.testing.assert_array_equal(told.control_rows(name), whole.control_rows(name))
         np.testing.assert_allclose(told.control_mean(name), whole.control_mean(name), rtol=1e-6)
@@ -291,6 +291,6 @@ def test_control_cells_alone_know_the_groups_of_conditions_that_lie_elsewhere() 
     np.testing.assert_array_equal(told.control_rows("Q|line=RPE1"), alone.control_rows("Q|line=RPE1"))
     assert any(len(alone.control_rows(name)) > len(whole.control_rows(name)) for name in groups)
     # A group without control cells here is left out, and covariates alone need no telling.
-    few = whole.take(whole.control_rows("A|line=K562")).told(groups)
+    few = whole.take(whole.control_rows("A|line=K562")).with_groups(groups)
     assert few.elsewhere.keys() < groups.keys()
     assert read(covariates=["line"]).groups() == {}

@@ -261,7 +261,7 @@ def test_errors_covary_as_each_component_is_left_after_the_measured_conditions()
     names = [*held[:5], "new", "T03+new"]
     np.testing.assert_allclose(np.diag(prior.covariance(names, names)), prior.doubt(names), **close)
     np.testing.assert_allclose(prior.covariance(names[:2], names[3:5]), expected[:2, 3:5], **close)
-    assert prior.measuring == pytest.approx(sum(prior.noise * prior.scale * (prior.components**2).sum(1)))
+    assert prior.measurement_noise == pytest.approx(sum(prior.noise * prior.scale * (prior.components**2).sum(1)))
 
 
 def test_own_expression_is_kept() -> None:

@@ -13,6 +13,7 @@ import scdfm
 import small
 from scdfm.errors import ConditionError, DataError, RunError
 from scdfm.prior import Shrinkage
+from scdfm.run.predict import _shared
 
 OPTIONS = small.options(
     panel={"n_genes": 40},
@@ -382,3 +383,12 @@ def test_a_dose_that_validates_is_within_what_a_run_without_a_test_knows(tmp_pat
     between = f"{drug}@{float(last.split('@')[1]) * 0.99:g}"
     predicted = run.predict([last, between], n_cells=2)
     assert list(predicted.uns["scdfm"]["extrapolated"]) == ([last] if beyond else [])
+
+
+@pytest.mark.parametrize("n_cells", [8, 400])
+def test_control_cells_are_drawn_by_their_shares(n_cells: int) -> None:
+    """A condition of two batches starts from the controls of each as its cells lie in them: to one cell, whatever the order."""
+    shares = np.array([0.5, 0.25, 0.125, 0.125])
+    drawn = np.bincount(_shared(shares, n_cells, np.random.default_rng(0)), minlength=4)
+    assert drawn.sum() == n_cells
+    assert (np.abs(drawn - n_cells * shares) <= 1).all()

@@ -339,7 +339,7 @@ def test_the_first_proposal_leaves_least_doubt_where_test_conditions_count_as_me
     def left(name: str) -> float:
         known = [everything.index(one) for one in (*run.split.test, name)]
         told = np.linalg.solve(
-            covariance[np.ix_(known, known)] + prior.measuring * np.eye(len(known)), covariance[known]
+            covariance[np.ix_(known, known)] + prior.measurement_noise * np.eye(len(known)), covariance[known]
         )
         return float(np.trace((covariance - covariance[:, known] @ told)[: len(free), : len(free)]))
 

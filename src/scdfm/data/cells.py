@@ -216,7 +216,7 @@ class CellTable:
                 found.setdefault(self.conditions[code], {})[labels[group]] = n
         return found
 
-    def told(self, groups: Mapping[str, Mapping[str, int]]) -> CellTable:
+    def with_groups(self, groups: Mapping[str, Mapping[str, int]]) -> CellTable:
         """This table knowing of `groups` of conditions whose cells are not here."""
         codes = {label: code for code, label in self._group_labels.items()}
         here = {name: {codes[group]: n for group, n in of.items() if group in codes} for name, of in groups.items()}

@@ -97,7 +97,7 @@ class EffectPrior:
         return np.asarray(before - (known @ self.axes * explained) @ (told @ self.axes).T)
 
     @property
-    def measuring(self) -> float:
+    def measurement_noise(self) -> float:
         """Squared length of the noise in the measured mean of a condition with as many cells as most, over all genes."""
         return float(self.noise @ self._lengths)
 

@@ -48,7 +48,7 @@ def read_controls(
             {**(options.get("subset") or {}), **context}, design=design, backed=backed, strict=False,
             values=options["values"], min_genes=options.get("min_genes", 0),
         )  # fmt: skip
-        return table.told(manifest.groups) if match and manifest.groups else table
+        return table.with_groups(manifest.groups) if match and manifest.groups else table
 
 
 def checked_context(manifest: Manifest, context: Mapping[str, str]) -> dict[str, str]:

@@ -58,7 +58,7 @@ class PriorErrors:
     @property
     def noise(self) -> float:
         """Of a condition with as many cells as the measured ones have on average."""
-        return self.prior.measuring
+        return self.prior.measurement_noise
 
     def covariance(self, places: Sequence[int]) -> Floats:
         """What a measurement at `places` would tell of all."""
@@ -108,22 +108,21 @@ def proposed(table: pd.DataFrame, store: Store, ensemble: Ensemble, untreated: U
     measured = [str(name) for name in ensemble.measured.index if targets(str(name))]
     errors: Errors
     if ensemble.first.config.flow.source == "prior":
-        errors, known = _by_prior(ensemble, untreated, free, measured)
+        errors, known = _prior_errors(ensemble, untreated, free, measured)
     else:
-        errors, known = _by_means(table, store, ensemble, untreated, free), len(measured)
-    return [free[at] for at in telling(errors, len(free), known, n)]
+        errors, known = _mean_errors(table, store, ensemble, untreated, free), len(measured)
+    return [free[at] for at in most_informative(errors, len(free), known, n)]
 
 
-def _by_prior(
+def _prior_errors(
     ensemble: Ensemble, untreated: Untreated, free: list[str], measured: list[str]
 ) -> tuple[PriorErrors, int]:  # fmt: skip
     """Errors of `free` conditions, then of those measured that the first run's prior has not learned from, and how many."""
-    prior = ensemble.prior(free, untreated.table)
-    held = sorted(set(measured) - set(prior.conditions))
+    held = sorted(set(measured) - set(ensemble.first.prior.conditions))
     return PriorErrors(ensemble.prior([*free, *held], untreated.table), (*free, *held)), len(held)
 
 
-def _by_means(
+def _mean_errors(
     table: pd.DataFrame, store: Store, ensemble: Ensemble, untreated: Untreated, free: list[str]
 ) -> MeanErrors:  # fmt: skip
     """Errors of `free` and then of measured conditions, which had the mean uncertainty before they were measured."""
@@ -135,7 +134,7 @@ def _by_means(
     return MeanErrors(np.concatenate([points, untreated.whole.project(known)]), doubt, median_distance(points))
 
 
-def telling(errors: Errors, candidates: int, known: int, n: int) -> list[int]:
+def most_informative(errors: Errors, candidates: int, known: int, n: int) -> list[int]:
     """The places of `n` of the first `candidates` conditions, the last `known` of `errors` being measured already.
 
     Of more than SAMPLE candidates an even sample stands for all, and each for itself.
@@ -143,7 +142,7 @@ def telling(errors: Errors, candidates: int, known: int, n: int) -> list[int]:
     aims = np.unique(np.linspace(0, candidates - 1, min(SAMPLE, candidates)).astype(int))
     stands_for = (candidates - 1) / max(len(aims) - 1, 1) if candidates > 1 else 1.0
     towards, variance = errors.covariance(aims.tolist()), errors.variance()
-    factors = np.zeros((0, len(variance)))
+    factors = np.zeros((known + n, len(variance)))
     picked: list[int] = []
     for step in range(known + n):
         if step < known:
@@ -155,11 +154,11 @@ def telling(errors: Errors, candidates: int, known: int, n: int) -> list[int]:
             gain[picked] = -np.inf
             chosen = int(gain.argmax())
             picked.append(chosen)
-        column = errors.covariance([chosen])[0] - factors[:, chosen] @ factors
+        column = errors.covariance([chosen])[0] - factors[:step, chosen] @ factors[:step]
         column = column / np.sqrt(max(variance[chosen], 0) + errors.noise + TINY)
         towards = towards - np.outer(column[aims], column)
         variance = np.maximum(variance - np.square(column), 0)
-        factors = np.concatenate([factors, column[None]])
+        factors[step] = column
     return picked
 
 
