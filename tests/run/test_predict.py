@@ -387,7 +387,7 @@ def test_a_dose_that_validates_is_within_what_a_run_without_a_test_knows(tmp_pat
 
 @pytest.mark.parametrize("n_cells", [8, 400])
 def test_control_cells_are_drawn_by_their_shares(n_cells: int) -> None:
-    """A condition of two batches starts from the controls of each as its cells lie in them: to one cell, whatever the order."""
+    """A condition of two batches starts from the controls of each as its cells lie in them, to one cell."""
     shares = np.array([0.5, 0.25, 0.125, 0.125])
     drawn = np.bincount(_shared(shares, n_cells, np.random.default_rng(0)), minlength=4)
     assert drawn.sum() == n_cells
